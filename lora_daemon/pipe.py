@@ -1,0 +1,269 @@
+"""The pipe between the daemon and its engine worker: message types and framing. No torch.
+
+One Unix socket pair. Each frame is a 4-byte little-endian length and a msgpack message. When the
+pipe closes, the worker ends; when the worker ends, the pipe closes: neither outlives the other.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Literal
+
+import msgspec
+
+from shared.errors import Failure
+from shared.pictures import PictureSpec
+
+MAX_FRAME = 16 * 1024 * 1024
+_LENGTH = struct.Struct("<I")
+
+
+# ── what a run freezes when it is queued ────────────────────────────────────────────────────────
+
+
+class FrozenPicture(msgspec.Struct, frozen=True, kw_only=True):
+    """One training picture as it was when the run was queued."""
+
+    item: str
+    path: str  # absolute
+    content: str  # SHA-256 of the file's bytes, hex
+    caption: str
+
+
+class Freeze(msgspec.Struct, frozen=True, kw_only=True):
+    """``freeze.json`` in the run directory: all a run needs besides its recipe, fixed at queueing.
+
+    The order of ``pictures`` is the order of the samples' indices.
+    """
+
+    run: str
+    name: str  # of the LoRA file, without suffix
+    base: str  # the base's name
+    base_path: str  # absolute path of the diffusers folder
+    dataset: str
+    pictures: list[FrozenPicture]
+    skipped: list[tuple[str, str]]  # (path, reason)
+    queued_at: float  # Unix seconds; also ss_training_started_at
+
+
+# ── daemon → worker ─────────────────────────────────────────────────────────────────────────────
+
+
+class Train(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
+    """Run (or go on with) the run in ``run_dir``: recipe.toml, freeze.json, state/ if any."""
+
+    run: str
+    run_dir: str
+    cache_dir: str
+
+
+class Steer(msgspec.Struct, frozen=True, kw_only=True, tag="steer"):
+    """Obeyed at the next step boundary (or between two pictures while caching).
+
+    pause/resume; sample and save: now, besides the recipe's own; stop: save the LoRA and finish;
+    suspend: publish a resume state and leave the run interrupted, as before a daemon's end.
+    """
+
+    run: str
+    action: Literal["pause", "resume", "sample", "save", "stop", "suspend"]
+
+
+class LoraFile(msgspec.Struct, frozen=True, kw_only=True):
+    path: str
+    weight: float
+    name: str
+
+
+class Paint(msgspec.Struct, frozen=True, kw_only=True, tag="paint"):
+    """Make one picture at ``out`` (PNG). During training it takes its turn at a step boundary."""
+
+    job: str
+    spec: PictureSpec
+    base_path: str
+    loras: list[LoraFile]
+    out: str
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
+    """Give up the picture job, within one denoising step."""
+
+    job: str
+
+
+Command = Train | Steer | Paint | Cancel
+
+
+# ── worker → daemon ─────────────────────────────────────────────────────────────────────────────
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """The worker has imported torch and can take commands."""
+
+    pid: int
+    torch: str
+    device: str  # "cpu" or "cuda:0"
+    device_name: str
+    device_uuid: str = ""  # NVML's UUID where there is one
+    precision: str  # what "auto" means here: fp32, bf16, fp16
+    threads: int
+
+
+class Phase(msgspec.Struct, frozen=True, kw_only=True, tag="phase"):
+    """What the run is doing. ``done``/``total`` count pictures while caching, else steps."""
+
+    run: str
+    phase: Literal["loading", "caching", "training", "sampling", "saving", "paused"]
+    done: int = 0
+    total: int = 0
+
+
+class Point(msgspec.Struct, frozen=True, array_like=True):
+    """One optimiser step, as ``metrics.csv`` keeps it."""
+
+    step: int  # 1-based: the number of steps done
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    time: float  # Unix seconds
+
+
+class Tick(msgspec.Struct, frozen=True, kw_only=True, tag="tick"):
+    """Progress, about 4 times a second: every step since the last tick."""
+
+    run: str
+    step: int
+    steps: int
+    epoch: int  # 1-based
+    epochs: int
+    points: list[Point]
+    speed: float  # steps per second over the last seconds, sampling excluded
+
+
+class StateSaved(msgspec.Struct, frozen=True, kw_only=True, tag="state_saved"):
+    """A resume state newer than any before is published."""
+
+    run: str
+    step: int
+
+
+class Resumed(msgspec.Struct, frozen=True, kw_only=True, tag="resumed"):
+    """The run goes on from a resume state. ``identical``: bit-identical to an unbroken run;
+    else ``why`` names what differs (build, instruction set, threads, memory format, device)."""
+
+    run: str
+    step: int
+    identical: bool
+    why: str = ""
+
+
+class CheckpointSaved(msgspec.Struct, frozen=True, kw_only=True, tag="checkpoint_saved"):
+    run: str
+    step: int
+    epoch: int
+    path: str  # relative to the run directory
+    size: int  # bytes
+    final: bool = False
+
+
+class SampleSaved(msgspec.Struct, frozen=True, kw_only=True, tag="sample_saved"):
+    run: str
+    step: int
+    path: str  # relative to the run directory
+    prompt: str
+    seed: int
+
+
+class Skipped(msgspec.Struct, frozen=True, kw_only=True, tag="skipped"):
+    """A picture could not be used; the run goes on without it."""
+
+    run: str
+    path: str
+    reason: str
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True, tag="notice"):
+    """Something the user should read in the run's log: a failed sample, a fall-back."""
+
+    run: str
+    message: str
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+    """finished: all steps; stopped: by request, LoRA saved; suspended: resume state saved."""
+
+    run: str
+    outcome: Literal["finished", "stopped", "suspended"]
+    step: int
+    loss: float  # mean over the last 100 steps
+    lora: str = ""  # relative to the run directory
+
+
+class RunFailed(msgspec.Struct, frozen=True, kw_only=True, tag="run_failed"):
+    """The run cannot go on; the worker is well."""
+
+    run: str
+    failure: Failure
+
+
+class PaintStep(msgspec.Struct, frozen=True, kw_only=True, tag="paint_step"):
+    job: str
+    step: int
+    steps: int
+
+
+class Painted(msgspec.Struct, frozen=True, kw_only=True, tag="painted"):
+    job: str
+    width: int
+    height: int
+    parameters: str
+    seconds: float
+
+
+class PaintFailed(msgspec.Struct, frozen=True, kw_only=True, tag="paint_failed"):
+    job: str
+    failure: Failure
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True, tag="memory"):
+    """The worker's own account, each second. Bytes. CPU: allocated = resident set, rest 0."""
+
+    allocated: int
+    cached: int  # reserved by torch's allocator but not allocated
+    peak: int
+
+
+Report = (
+    Ready
+    | Phase
+    | Tick
+    | StateSaved
+    | Resumed
+    | CheckpointSaved
+    | SampleSaved
+    | Skipped
+    | Notice
+    | Finished
+    | RunFailed
+    | PaintStep
+    | Painted
+    | PaintFailed
+    | Memory
+)
+
+encoder = msgspec.msgpack.Encoder()
+command_decoder = msgspec.msgpack.Decoder(Command)
+report_decoder = msgspec.msgpack.Decoder(Report)
+
+
+def frame(message: Command | Report) -> bytes:
+    """A message as it goes into the pipe."""
+    body = encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def frame_length(prefix: bytes) -> int:
+    """The body's length from its 4-byte prefix. Raises ValueError past MAX_FRAME."""
+    (length,) = _LENGTH.unpack(prefix)
+    if length > MAX_FRAME:
+        raise ValueError(f"a pipe frame of {length} bytes is more than {MAX_FRAME}")
+    return int(length)

@@ -1,0 +1,1 @@
+"""The terminal client: a Textual app and a headless command line on one wire."""

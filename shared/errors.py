@@ -1,0 +1,122 @@
+"""Every error a user can meet: a closed list of codes, and one exception that carries them."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Code(StrEnum):
+    """What went wrong. The list is closed: clients may switch on it."""
+
+    BAD_REQUEST = "bad_request"  # the message itself makes no sense
+    INCOMPATIBLE = "incompatible"  # no protocol version in common
+    UNREACHABLE = "unreachable"  # no daemon answers
+    NOT_FOUND = "not_found"
+    ALREADY_EXISTS = "already_exists"
+    CONFLICT = "conflict"  # somebody else changed it first; data.current has the present value
+    INVALID_RECIPE = "invalid_recipe"
+    INVALID_FILE = "invalid_file"  # a picture, caption, model or LoRA that cannot be used
+    WRONG_STATE = "wrong_state"  # e.g. pausing a run that has finished
+    TOO_LARGE = "too_large"
+    STORAGE = "storage"  # disk full, read-only, not permitted
+    BUSY = "busy"
+    CANCELLED = "cancelled"
+    OUT_OF_MEMORY = "out_of_memory"
+    WORKER_FAILED = "worker_failed"
+    DIVERGED = "diverged"  # the loss became NaN or infinite
+    INTERNAL = "internal"
+
+
+class Exit(IntEnum):
+    """Exit statuses of every command."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    CONFLICT = 4
+    UNREACHABLE = 5
+    INVALID = 6
+    STORAGE = 7
+    RUN_FAILED = 8
+    INTERRUPTED = 130
+
+
+_EXITS = {
+    Code.NOT_FOUND: Exit.NOT_FOUND,
+    Code.CONFLICT: Exit.CONFLICT,
+    Code.ALREADY_EXISTS: Exit.CONFLICT,
+    Code.UNREACHABLE: Exit.UNREACHABLE,
+    Code.INCOMPATIBLE: Exit.UNREACHABLE,
+    Code.INVALID_RECIPE: Exit.INVALID,
+    Code.INVALID_FILE: Exit.INVALID,
+    Code.STORAGE: Exit.STORAGE,
+    Code.OUT_OF_MEMORY: Exit.RUN_FAILED,
+    Code.WORKER_FAILED: Exit.RUN_FAILED,
+    Code.DIVERGED: Exit.RUN_FAILED,
+    Code.CANCELLED: Exit.INTERRUPTED,
+}
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as it travels: ``message`` is one or two sentences for the user."""
+
+    code: Code
+    message: str
+    data: dict[str, Any] = {}
+    retryable: bool = False
+
+
+class LoraError(Exception):
+    """An error meant for the user: what happened, which file, what to do."""
+
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        data: dict[str, Any] | None = None,
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data or {}
+        self.retryable = retryable
+
+    @property
+    def exit(self) -> Exit:
+        return _EXITS.get(self.code, Exit.FAILED)
+
+    def failure(self) -> Failure:
+        return Failure(
+            code=self.code, message=self.message, data=self.data, retryable=self.retryable
+        )
+
+    @classmethod
+    def of(cls, failure: Failure) -> LoraError:
+        return cls(
+            failure.code, failure.message, data=failure.data, retryable=failure.retryable
+        )
+
+    @classmethod
+    def storage(cls, doing: str, path: object, error: OSError) -> LoraError:
+        """A disk error said in words. ``doing`` reads on from "Could not"."""
+        import errno
+
+        advice = {
+            errno.ENOSPC: "The disk is full: free some space and try again.",
+            errno.EDQUOT: "Your disk quota is used up: free some space and try again.",
+            errno.EROFS: "That file system is mounted read-only.",
+            errno.EACCES: "Permission is denied: check who owns it.",
+            errno.EPERM: "The system does not permit it.",
+        }.get(error.errno or 0, f"{error.strerror or error}.")
+        return cls(
+            Code.STORAGE,
+            f"Could not {doing} {path}. {advice}",
+            data={"path": str(path), "errno": error.errno},
+            retryable=True,
+        )

@@ -1,0 +1,67 @@
+"""What to paint: the request for one generated picture, and its standard ``parameters`` text."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from shared.recipe import Sampler, Text
+
+Weight = Annotated[float, Meta(ge=-10, le=10)]
+
+
+class LoraUse(msgspec.Struct, frozen=True, kw_only=True):
+    """One LoRA at a weight: the factor on ΔW = (alpha / rank) · B A."""
+
+    lora: str  # a name in the library or the path of a .safetensors file
+    weight: Weight = 1.0
+
+
+class PictureSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that decides a picture's pixels."""
+
+    base: str = "starter"
+    prompt: Text = ""
+    negative: Text = ""
+    sampler: Sampler = "Euler"
+    steps: Annotated[int, Meta(ge=1, le=1000)] = 20
+    cfg: Annotated[float, Meta(ge=0, le=100)] = 7.0
+    seed: Annotated[int, Meta(ge=0, lt=2**62)] = 1025
+    width: Annotated[int, Meta(ge=0, le=8192)] = 0  # pixels, a multiple of 8; 0: the base's own
+    height: Annotated[int, Meta(ge=0, le=8192)] = 0
+    loras: list[LoraUse] = []
+
+
+def parameters_text(
+    spec: PictureSpec, *, model: str, model_hash: str, lora_hashes: dict[str, str]
+) -> str:
+    """The PNG text chunk ``parameters`` in the form the WebUI family writes and reads.
+
+    ``model_hash``: first 10 hex digits of the base's SHA-256. ``lora_hashes``: file stem → short
+    hash. LoRAs appear in the prompt as ``<lora:name:weight>``.
+    """
+    tags = "".join(f" <lora:{_stem(use.lora)}:{use.weight:g}>" for use in spec.loras)
+    lines = [spec.prompt + tags]
+    if spec.negative:
+        lines.append(f"Negative prompt: {spec.negative}")
+    fields = [
+        f"Steps: {spec.steps}",
+        f"Sampler: {spec.sampler}",
+        f"CFG scale: {spec.cfg:g}",
+        f"Seed: {spec.seed}",
+        f"Size: {spec.width}x{spec.height}",
+        f"Model hash: {model_hash}",
+        f"Model: {model}",
+    ]
+    if lora_hashes:
+        pairs = ", ".join(f"{name}: {digest}" for name, digest in lora_hashes.items())
+        fields.append(f'Lora hashes: "{pairs}"')
+    fields.append("Version: lora-tui")
+    return "\n".join([*lines, ", ".join(fields)])
+
+
+def _stem(lora: str) -> str:
+    name = lora.replace("\\", "/").rsplit("/", 1)[-1]
+    return name.removesuffix(".safetensors")
