@@ -98,9 +98,7 @@ class LoraError(Exception):
 
     @classmethod
     def of(cls, failure: Failure) -> LoraError:
-        return cls(
-            failure.code, failure.message, data=failure.data, retryable=failure.retryable
-        )
+        return cls(failure.code, failure.message, data=failure.data, retryable=failure.retryable)
 
     @classmethod
     def storage(cls, doing: str, path: object, error: OSError) -> LoraError:

@@ -32,7 +32,7 @@ class Table(
     """One ``[section]`` of the recipe."""
 
 
-class Base(Table):
+class Base(Table, frozen=True, kw_only=True):
     """The model the LoRA is trained on."""
 
     name: Annotated[
@@ -45,7 +45,7 @@ class Base(Table):
     ] = "starter"
 
 
-class Dataset(Table):
+class Dataset(Table, frozen=True, kw_only=True):
     """The pictures and how they are shown to the model."""
 
     name: Annotated[
@@ -72,7 +72,7 @@ class Dataset(Table):
     ] = 1
 
 
-class Network(Table):
+class Network(Table, frozen=True, kw_only=True):
     """The LoRA itself."""
 
     rank: Annotated[
@@ -98,7 +98,7 @@ class Network(Table):
     ] = msgspec.field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
 
 
-class Optimizer(Table):
+class Optimizer(Table, frozen=True, kw_only=True):
     """AdamW and its settings."""
 
     learning_rate: Annotated[
@@ -113,7 +113,7 @@ class Optimizer(Table):
     ] = 1.0
 
 
-class Schedule(Table):
+class Schedule(Table, frozen=True, kw_only=True):
     """How the learning rate moves."""
 
     kind: Annotated[
@@ -125,16 +125,12 @@ class Schedule(Table):
     ] = 0
 
 
-class Training(Table):
+class Training(Table, frozen=True, kw_only=True):
     """How long, how much at a time, and with which randomness."""
 
-    seed: Annotated[
-        int, Meta(ge=0, lt=2**62, description="All randomness follows from it.")
-    ] = 42
+    seed: Annotated[int, Meta(ge=0, lt=2**62, description="All randomness follows from it.")] = 42
     batch_size: Annotated[int, Meta(ge=1, le=1024, description="Pictures in one step.")] = 1
-    epochs: Annotated[
-        int, Meta(ge=1, le=100_000, description="Passes over the dataset.")
-    ] = 10
+    epochs: Annotated[int, Meta(ge=1, le=100_000, description="Passes over the dataset.")] = 10
     max_steps: Annotated[
         int, Meta(ge=0, description="Stop after this many steps whatever the epochs say; 0: no.")
     ] = 0
@@ -147,7 +143,7 @@ class Training(Table):
     ] = "auto"
 
 
-class Save(Table):
+class Save(Table, frozen=True, kw_only=True):
     """Which LoRA files are kept, and how often the run can be taken up again."""
 
     every_epochs: Annotated[
@@ -160,7 +156,7 @@ class Save(Table):
     ] = 30.0
 
 
-class Sample(Table):
+class Sample(Table, frozen=True, kw_only=True):
     """Pictures made while training, always from the same seed."""
 
     prompts: Annotated[
@@ -175,7 +171,7 @@ class Sample(Table):
     seed: Annotated[int, Meta(ge=0, lt=2**62, description="Seed of the first sample.")] = 1025
 
 
-class Output(Table):
+class Output(Table, frozen=True, kw_only=True):
     """The file you came for."""
 
     name: Annotated[
@@ -186,7 +182,7 @@ class Output(Table):
     ] = ""
 
 
-class Recipe(Table):
+class Recipe(Table, frozen=True, kw_only=True):
     """A whole training run."""
 
     title: Annotated[str, Meta(max_length=200, description="One line to know it by.")] = ""
@@ -226,9 +222,7 @@ def options() -> Iterator[Option]:
                 kind, *metas = get_args(hint)
                 help_text = next((m.description for m in metas if m.description), "")
             default = (
-                field.default_factory()
-                if field.default is msgspec.NODEFAULT
-                else field.default
+                field.default_factory() if field.default is msgspec.NODEFAULT else field.default
             )
             choices = get_args(kind) if get_origin(kind) is Literal else ()
             yield Option(f"{prefix}{field.name}", kind, default, help_text, choices)

@@ -1,0 +1,221 @@
+"""The workspace's database: one SQLite file, one writer, every change journalled with its effect.
+
+A change is one transaction that holds the rows, the events that tell of them, and the answer that
+a retry of the same request will get. Nothing is announced before it is durable.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lora_daemon.filesystem import is_network
+from shared import wire
+from shared.errors import Code, LoraError
+
+JOURNAL_KEPT = 20_000  # events; older ones are pruned and late clients get a snapshot
+EFFECTS_KEPT = 7 * 24 * 3600.0  # seconds a retry is recognised
+
+Announce = Callable[[wire.Journalled], None]
+
+
+class Change:
+    """An open transaction: run statements, emit the events that describe them."""
+
+    def __init__(self, connection: sqlite3.Connection, by: str, head: int) -> None:
+        self._connection = connection
+        self.by = by
+        self.at = time.time()
+        self.head = head
+        self.events: list[wire.Journalled] = []
+
+    def execute(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        return self._connection.execute(sql, values)
+
+    def executemany(self, sql: str, rows: list[tuple[Any, ...]]) -> None:
+        self._connection.executemany(sql, rows)
+
+    def emit(self, event: wire.AnyEvent) -> None:
+        """Journal ``event`` with this change; announced once it is durable."""
+        self.head += 1
+        entry = wire.Journalled(seq=self.head, at=self.at, by=self.by, event=event)
+        self.execute(
+            "INSERT INTO journal (seq, at, by, event) VALUES (?, ?, ?, ?)",
+            (entry.seq, entry.at, entry.by, wire.encoder.encode(event)),
+        )
+        self.events.append(entry)
+
+
+class Store:
+    """All durable state. Single-threaded: the daemon's event loop is its only user."""
+
+    def __init__(self, database: Path) -> None:
+        """Open or make the database and bring its schema up to date.
+
+        Raises LoraError(STORAGE) if it cannot be opened, or was written by a newer lora-tui.
+        """
+        self.database = database
+        self.announce: Announce = lambda _: None
+        try:
+            self._connection = sqlite3.connect(database, isolation_level=None)
+            self._connection.row_factory = sqlite3.Row
+            # WAL needs shared memory between processes' views of the file: not safe on NFS & co.
+            mode = "DELETE" if is_network(database.parent) else "WAL"
+            self._connection.execute(f"PRAGMA journal_mode = {mode}")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            self._migrate()
+        except sqlite3.Error as error:
+            raise _storage(error, database) from None
+        self.incarnation = self._meta("incarnation")
+        self._head = int(self._query_one("SELECT coalesce(max(seq), 0) FROM journal")[0])
+        self._decode_event = msgspec.msgpack.Decoder(wire.AnyEvent).decode
+
+    @property
+    def head_seq(self) -> int:
+        """Sequence number of the newest durable event."""
+        return self._head
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def query(self, sql: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+        """Rows of a SELECT. Raises LoraError(STORAGE)."""
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise _storage(error, self.database) from None
+
+    @contextmanager
+    def change(self, by: str, key: str = "") -> Iterator[Change]:
+        """One transaction, on leaving durable and then announced; an exception rolls it back.
+
+        Give ``remember`` the answer inside the block so that a retry with ``key`` finds it.
+        Must not contain an ``await``. Raises LoraError(STORAGE).
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise _storage(error, self.database) from None
+        change = Change(self._connection, by, self._head)
+        try:
+            yield change
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise _storage(error, self.database) from None
+        except BaseException:
+            self._roll_back()
+            raise
+        self._head = change.head
+        for entry in change.events:
+            self.announce(entry)
+
+    def remember(self, change: Change, key: str, answer: Any) -> None:
+        """Keep the answer of a change under the client's key, inside the change itself."""
+        if key:
+            change.execute(
+                "INSERT INTO effects (key, at, answer) VALUES (?, ?, ?)",
+                (key, change.at, wire.encoder.encode(answer)),
+            )
+
+    def remembered(self, key: str) -> bytes | None:
+        """The msgpack answer of an earlier change with this key, if there was one."""
+        rows = self.query("SELECT answer FROM effects WHERE key = ?", (key,)) if key else []
+        return bytes(rows[0]["answer"]) if rows else None
+
+    def events_after(self, seq: int) -> list[wire.Journalled] | None:
+        """Every event after ``seq`` in order; None if the journal no longer reaches back."""
+        if seq > self._head:
+            return None
+        rows = self.query("SELECT * FROM journal WHERE seq > ? ORDER BY seq", (seq,))
+        if len(rows) != self._head - seq:
+            return None
+        return [
+            wire.Journalled(
+                seq=row["seq"],
+                at=row["at"],
+                by=row["by"],
+                event=self._decode_event(row["event"]),
+            )
+            for row in rows
+        ]
+
+    def prune(self) -> None:
+        """Forget journal entries and effects that are too old to matter."""
+        with self.change("daemon") as change:
+            change.execute("DELETE FROM journal WHERE seq <= ?", (self._head - JOURNAL_KEPT,))
+            change.execute("DELETE FROM effects WHERE at < ?", (time.time() - EFFECTS_KEPT,))
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def _query_one(self, sql: str) -> sqlite3.Row:
+        row: sqlite3.Row = self._connection.execute(sql).fetchone()
+        return row
+
+    def _meta(self, key: str) -> str:
+        return str(self._query_one(f"SELECT value FROM meta WHERE key = '{key}'")[0])
+
+    def _migrate(self) -> None:
+        present = self._query_one("PRAGMA user_version")[0]
+        scripts = migrations()
+        if present > len(scripts):
+            raise LoraError(
+                Code.STORAGE,
+                f"{self.database} was written by a newer lora-tui (schema {present}, this one "
+                f"knows {len(scripts)}). Install that version or choose another LORA_TUI_HOME.",
+            )
+        for version, script in enumerate(scripts[present:], present + 1):
+            self._connection.execute("BEGIN EXCLUSIVE")
+            if version == 1:
+                self._connection.execute(
+                    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT"
+                )
+                self._connection.execute(
+                    "INSERT INTO meta VALUES ('incarnation', ?)", (uuid.uuid4().hex,)
+                )
+            for statement in _statements(script):
+                self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version = {version}")
+            self._connection.execute("COMMIT")
+
+
+def migrations() -> list[str]:
+    """The SQL of schema versions 1, 2, … in order."""
+    folder = importlib.resources.files("lora_daemon") / "migrations"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return [(folder / name).read_text("utf-8") for name in names]
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script, without executescript's hidden commit."""
+    statement = ""
+    for line in re.sub(r"--[^\n]*", "", script).splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _storage(error: sqlite3.Error, database: Path) -> LoraError:
+    text = str(error)
+    if "full" in text:
+        advice = "The disk is full: free some space and try again."
+    elif "readonly" in text or "unable to open" in text:
+        advice = "It cannot be written: is the file system mounted read-only, the folder there?"
+    elif "malformed" in text or "not a database" in text:
+        advice = "The file is damaged: restore a backup, or move it away to start anew."
+    else:
+        advice = f"SQLite says: {text}."
+    return LoraError(Code.STORAGE, f"The workspace's database {database}: {advice}", retryable=True)

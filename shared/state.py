@@ -1,0 +1,42 @@
+"""One reducer for state: a snapshot plus every later event gives the present, on either side."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shared import wire
+
+# event → (table of State, its key, the event's field). A removal's field is the key itself.
+_PUTS: dict[type[wire.Event], tuple[str, str, str]] = {
+    wire.DatasetChanged: ("datasets", "id", "dataset"),
+    wire.RunChanged: ("runs", "id", "run"),
+    wire.LoraChanged: ("loras", "name", "lora"),
+    wire.BaseChanged: ("bases", "name", "base"),
+    wire.PictureAdded: ("pictures", "id", "picture"),
+}
+_REMOVALS: dict[type[wire.Event], tuple[str, str, str]] = {
+    wire.DatasetRemoved: ("datasets", "id", "dataset"),
+    wire.RunRemoved: ("runs", "id", "run"),
+    wire.LoraRemoved: ("loras", "name", "lora"),
+    wire.PictureRemoved: ("pictures", "id", "picture"),
+}
+
+
+def apply(state: wire.State, event: wire.AnyEvent) -> wire.State:
+    """The state after ``event``. Captions are not part of it: CaptionChanged changes nothing."""
+    kind = type(event)
+    if kind in _PUTS:
+        table, key, field = _PUTS[kind]
+        value = getattr(event, field)
+        rows = list(getattr(state, table))
+        place = next((i for i, r in enumerate(rows) if getattr(r, key) == getattr(value, key)), -1)
+        if place < 0:
+            rows.append(value)
+        else:
+            rows[place] = value
+    elif kind in _REMOVALS:
+        table, key, field = _REMOVALS[kind]
+        rows = [r for r in getattr(state, table) if getattr(r, key) != getattr(event, field)]
+    else:
+        return state
+    return msgspec.structs.replace(state, **{table: rows})

@@ -1,0 +1,832 @@
+"""The wire between daemon and clients: every message is a type here, and nothing else travels.
+
+One ROUTER in the daemon, one DEALER per client. A message is ZeroMQ frames:
+
+    [magic + version]  [msgpack header: one Message]  [blob …]
+
+Pictures travel as blobs, never inside msgpack; there is no pickle anywhere. The page
+``docs/wire.md`` is generated from this module (``python -m shared.wire_page``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
+
+import msgspec
+
+from shared.errors import Code, Failure, LoraError
+from shared.pictures import PictureSpec
+
+PROTOCOL = (1, 1)  # oldest and newest version this side speaks
+MAGIC = b"LORA\x01"
+MAX_HEADER = 8 * 1024 * 1024  # bytes; a larger header is refused before it is sent
+MAX_BLOBS = 16
+MAX_BLOB = 32 * 1024 * 1024
+LIVENESS = 10.0  # seconds without any message after which a side takes the other for gone
+PING_EVERY = 3.0  # seconds of silence after which a client pings
+
+R = TypeVar("R")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A value that travels inside messages."""
+
+
+# ── what there is: the state every client sees ──────────────────────────────────────────────────
+
+CaptionState = Literal["unreviewed", "accepted", "edited", "rejected", "flagged"]
+CAPTION_STATES: tuple[CaptionState, ...] = get_args(CaptionState)
+Source = Literal["file", "person", "captioner"]
+
+
+class Caption(Record, frozen=True, kw_only=True):
+    """A picture's caption at one revision."""
+
+    text: str
+    state: CaptionState
+    rev: int  # 1 at import, one more at each change
+    source: Source
+    by: str  # the client's name, or "import"
+    at: float  # Unix seconds
+
+
+class Item(Record, frozen=True, kw_only=True):
+    """One picture of a dataset."""
+
+    id: str
+    dataset: str
+    name: str  # path relative to the dataset's folder
+    content: str  # SHA-256 of the file, hex; empty if it could not be read
+    width: int  # pixels as shown (EXIF orientation applied); 0 if unreadable
+    height: int
+    size: int  # bytes
+    problem: str  # why it cannot be trained on; empty if it can
+    caption: Caption
+
+
+class Dataset(Record, frozen=True, kw_only=True):
+    """A folder of pictures. ``counts`` has every caption state."""
+
+    id: str
+    name: str
+    path: str  # absolute folder on the daemon's machine
+    items: int
+    counts: dict[CaptionState, int]
+    empty: int  # pictures whose caption is empty
+    problems: int  # pictures that cannot be used
+    created: float
+
+
+RunState = Literal[
+    "queued", "starting", "training", "paused", "finished", "stopped", "failed", "interrupted"
+]
+FINAL_STATES: tuple[RunState, ...] = ("finished", "stopped", "failed")
+
+
+class Run(Record, frozen=True, kw_only=True):
+    """A training run, from the queue to its LoRA."""
+
+    id: str  # "r0001"
+    name: str
+    dataset: str  # the dataset's name when queued
+    base: str
+    state: RunState
+    phase: str  # loading, caching, training, sampling, saving, paused; or empty
+    done: int  # of the phase: pictures while caching, else steps
+    total: int
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    loss: float | None  # mean of the last 100 steps
+    speed: float | None  # steps per second
+    pictures: int  # that it trains on
+    skipped: int
+    restarts: int  # of the worker in a row without a newer resume state
+    message: str  # why it failed, or what the user should know
+    lora: str  # name in the library once there is one
+    by: str
+    created: float
+    started: float | None
+    finished: float | None
+    size: int  # bytes of the run directory
+    rev: int
+
+
+class Lora(Record, frozen=True, kw_only=True):
+    """A LoRA file in the library."""
+
+    name: str
+    path: str
+    size: int
+    rank: int
+    base: str
+    trigger: str
+    run: str  # the run that made it; empty if brought from elsewhere
+    step: int
+    sha256: str
+    created: float
+
+
+class BaseModel(Record, frozen=True, kw_only=True):
+    """A base the engine can load."""
+
+    name: str
+    path: str
+    family: str  # "sd1"
+    resolution: int  # pixels
+    size: int
+    problem: str  # what is missing; empty if usable
+
+
+class Picture(Record, frozen=True, kw_only=True):
+    """A generated picture or a run's sample."""
+
+    id: str
+    path: str
+    run: str  # empty if made by generate
+    step: int
+    prompt: str
+    seed: int
+    width: int
+    height: int
+    parameters: str  # the PNG's text
+    created: float
+
+
+class Job(Record, frozen=True, kw_only=True):
+    """Something long the daemon does besides runs: an import, a picture being made."""
+
+    id: str
+    kind: Literal["import", "generate"]
+    title: str
+    state: Literal["running", "done", "failed", "cancelled"]
+    done: int
+    total: int
+    message: str
+
+
+class ClientInfo(Record, frozen=True, kw_only=True):
+    """Who is attached, and from where."""
+
+    session: str
+    name: str
+    host: str
+    terminal: str
+    since: float
+
+
+class Worker(Record, frozen=True, kw_only=True):
+    """The engine worker."""
+
+    state: Literal["absent", "starting", "idle", "training", "painting", "failed"]
+    pid: int = 0
+    device: str = ""
+    device_name: str = ""
+    precision: str = ""
+    torch: str = ""
+    restarts: int = 0
+    message: str = ""
+
+
+class State(Record, frozen=True, kw_only=True):
+    """All the daemon holds, except pictures and captions of the datasets (ask for those)."""
+
+    datasets: list[Dataset] = []
+    runs: list[Run] = []
+    loras: list[Lora] = []
+    bases: list[BaseModel] = []
+    pictures: list[Picture] = []
+
+
+# ── journalled events: a state change each, numbered, replayable ────────────────────────────────
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    """A change of state. Applying all events after a snapshot gives the present state."""
+
+
+class DatasetChanged(Event, frozen=True, kw_only=True, tag="dataset"):
+    dataset: Dataset
+
+
+class DatasetRemoved(Event, frozen=True, kw_only=True, tag="dataset.removed"):
+    dataset: str
+
+
+class CaptionChanged(Event, frozen=True, kw_only=True, tag="caption"):
+    dataset: str
+    item: str
+    caption: Caption
+
+
+class RunChanged(Event, frozen=True, kw_only=True, tag="run"):
+    run: Run
+
+
+class RunRemoved(Event, frozen=True, kw_only=True, tag="run.removed"):
+    run: str
+
+
+class LoraChanged(Event, frozen=True, kw_only=True, tag="lora"):
+    lora: Lora
+
+
+class LoraRemoved(Event, frozen=True, kw_only=True, tag="lora.removed"):
+    lora: str
+
+
+class BaseChanged(Event, frozen=True, kw_only=True, tag="base"):
+    base: BaseModel
+
+
+class PictureAdded(Event, frozen=True, kw_only=True, tag="picture"):
+    picture: Picture
+
+
+class PictureRemoved(Event, frozen=True, kw_only=True, tag="picture.removed"):
+    picture: str
+
+
+AnyEvent = (
+    DatasetChanged
+    | DatasetRemoved
+    | CaptionChanged
+    | RunChanged
+    | RunRemoved
+    | LoraChanged
+    | LoraRemoved
+    | BaseChanged
+    | PictureAdded
+    | PictureRemoved
+)
+
+
+# ── live values: lossy, the latest counts ───────────────────────────────────────────────────────
+
+
+class LivePoint(msgspec.Struct, frozen=True, array_like=True):
+    """A step of a run as charts need it. ``grad_norm`` and ``loss`` may be decimated points."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    time: float  # Unix seconds
+
+
+class Live(msgspec.Struct, frozen=True, kw_only=True, tag_field="live"):
+    """A value that is conflated per client: a newer one replaces an unsent older one."""
+
+
+class RunProgress(Live, frozen=True, kw_only=True, tag="run"):
+    """Where a run is. ``points``: the steps since the last one sent to this client, at most 512,
+    decimated to each bucket's minimum and maximum loss when there were more."""
+
+    run: str
+    phase: str
+    done: int
+    total: int
+    step: int
+    epoch: int
+    speed: float
+    eta: float | None  # seconds
+    loss: float | None
+    points: list[LivePoint]
+
+
+class DeviceUse(Live, frozen=True, kw_only=True, tag="device"):
+    """One device, each second. Bytes; None where the device does not tell.
+
+    ``kind`` "cpu": total/used are the machine's RAM and ``allocated`` the worker's resident set.
+    """
+
+    device: str
+    kind: Literal["cuda", "cpu"]
+    name: str
+    total: int
+    used: int
+    allocated: int
+    cached: int
+    context: int
+    others: int  # other processes
+    utilisation: float | None  # per cent
+    power: float | None  # watts
+    temperature: float | None  # °C
+    at: float
+
+
+class Attached(Live, frozen=True, kw_only=True, tag="attached"):
+    clients: list[ClientInfo]
+
+
+class WorkerChanged(Live, frozen=True, kw_only=True, tag="worker"):
+    worker: Worker
+
+
+class JobChanged(Live, frozen=True, kw_only=True, tag="job"):
+    job: Job
+
+
+AnyLive = RunProgress | DeviceUse | Attached | WorkerChanged | JobChanged
+
+
+# ── requests: what a client asks, each with the type of its answer ──────────────────────────────
+
+
+class Request(
+    msgspec.Struct,
+    Generic[R],
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="op",
+):
+    """A question or a command; ``Request[R]`` is answered by an ``R``.
+
+    ``changes``: it has an effect, so it is remembered by its call's key and safe to retry.
+    """
+
+    changes: ClassVar[bool] = False
+
+
+class Done(Record, frozen=True, kw_only=True):
+    """The answer of commands that have nothing to tell."""
+
+
+class Status(Record, frozen=True, kw_only=True):
+    """The daemon itself."""
+
+    pid: int
+    endpoint: str
+    home: str
+    version: str
+    versions: dict[str, str]  # python, protocol, schema, pyzmq; torch… once a worker ran
+    incarnation: str
+    head_seq: int
+    started: float
+    clients: list[ClientInfo]
+    worker: Worker
+    devices: list[DeviceUse]
+    jobs: list[Job]
+    runs: list[Run]  # not yet final, in queue order
+    warnings: list[str]  # about the workspace: network or ephemeral disk, low space
+
+
+class GetStatus(Request[Status], frozen=True, kw_only=True, tag="status"):
+    pass
+
+
+class Stop(Request[Done], frozen=True, kw_only=True, tag="daemon.stop"):
+    """End the daemon: runs are suspended at the step boundary (now: at once)."""
+
+    now: bool = False
+
+
+class LogLines(Record, frozen=True, kw_only=True):
+    lines: list[str]
+
+
+class GetLog(Request[LogLines], frozen=True, kw_only=True, tag="log"):
+    """The daemon's log, or a run's."""
+
+    run: str = ""
+    lines: int = 200
+
+
+class GetState(Request[State], frozen=True, kw_only=True, tag="state"):
+    pass
+
+
+class Imported(Record, frozen=True, kw_only=True):
+    dataset: Dataset
+    added: int
+    updated: int
+    problems: list[tuple[str, str]]  # (path, reason), the first 200
+    warnings: list[str]
+
+
+class ImportDataset(Request[Imported], frozen=True, kw_only=True, tag="dataset.import"):
+    """Read a folder on the daemon's machine, by reference; again: only what is new or changed.
+
+    Reports progress. Goes on if the client leaves. Side-cars ``.txt``/``.caption`` give captions.
+    """
+
+    changes: ClassVar[bool] = True
+    path: str
+    name: str = ""  # empty: the folder's name
+
+
+class RemoveDataset(Request[Done], frozen=True, kw_only=True, tag="dataset.remove"):
+    """Forget a dataset. The pictures and their side-cars stay where they are."""
+
+    changes: ClassVar[bool] = True
+    dataset: str
+
+
+class Items(Record, frozen=True, kw_only=True):
+    items: list[Item]
+    total: int  # that match, beyond this page
+
+
+class ListItems(Request[Items], frozen=True, kw_only=True, tag="dataset.items"):
+    """A page of a dataset's pictures in order of their names."""
+
+    dataset: str
+    offset: int = 0
+    limit: int = 200
+    states: list[CaptionState] = []  # none: all
+
+
+class GetItem(Request[Item], frozen=True, kw_only=True, tag="dataset.item"):
+    dataset: str
+    item: str
+
+
+class Thumbnail(Record, frozen=True, kw_only=True):
+    """One blob: a JPEG or PNG of at most the asked size."""
+
+    width: int
+    height: int
+    media_type: str
+
+
+class GetThumbnail(Request[Thumbnail], frozen=True, kw_only=True, tag="dataset.thumbnail"):
+    """A picture scaled to fit ``width`` × ``height`` pixels, from a cache by content."""
+
+    dataset: str
+    item: str
+    width: int = 256
+    height: int = 256
+
+
+class ChangeCaption(Request[Item], frozen=True, kw_only=True, tag="caption.change"):
+    """Set text and/or state. CONFLICT with ``data.current`` (a Caption) if ``if_rev`` is not the
+    present revision. Setting a text makes the state "edited" unless one is given."""
+
+    changes: ClassVar[bool] = True
+    dataset: str
+    item: str
+    if_rev: int
+    text: str | None = None
+    state: CaptionState | None = None
+
+
+class Undone(Record, frozen=True, kw_only=True):
+    item: Item
+    what: str  # e.g. "edit of 003.png"
+
+
+class UndoCaption(Request[Undone], frozen=True, kw_only=True, tag="caption.undo"):
+    """Take back this user's last change in the dataset that is not yet taken back; CONFLICT if
+    somebody else has changed that caption since. ``redo``: the other way."""
+
+    changes: ClassVar[bool] = True
+    dataset: str
+    redo: bool = False
+
+
+class StartRun(Request[Run], frozen=True, kw_only=True, tag="run.start"):
+    """Freeze pictures and captions now and queue the run. ``recipe`` is TOML text."""
+
+    changes: ClassVar[bool] = True
+    recipe: str
+    name: str = ""
+
+
+class SteerRun(Request[Run], frozen=True, kw_only=True, tag="run.steer"):
+    """pause, resume, stop (and save), sample now, save now. ``resume`` also takes up a failed or
+    interrupted run."""
+
+    changes: ClassVar[bool] = True
+    run: str
+    action: Literal["pause", "resume", "stop", "sample", "save"]
+
+
+class RemoveRun(Request[Done], frozen=True, kw_only=True, tag="run.remove"):
+    """Delete a finished, stopped, failed or queued run and its directory (its LoRAs as well)."""
+
+    changes: ClassVar[bool] = True
+    run: str
+
+
+class Checkpoint(Record, frozen=True, kw_only=True):
+    step: int
+    epoch: int
+    path: str  # absolute
+    size: int
+    final: bool
+
+
+class RunDetail(Record, frozen=True, kw_only=True):
+    run: Run
+    recipe: str  # TOML
+    directory: str
+    samples: list[Picture]
+    checkpoints: list[Checkpoint]
+    skipped: list[tuple[str, str]]
+    warnings: list[str]
+
+
+class GetRun(Request[RunDetail], frozen=True, kw_only=True, tag="run.detail"):
+    run: str
+
+
+class Series(Record, frozen=True, kw_only=True):
+    points: list[LivePoint]
+
+
+class GetSeries(Request[Series], frozen=True, kw_only=True, tag="run.series"):
+    """The run's loss series from ``after`` on, decimated to at most ``points`` (min and max of
+    each bucket kept)."""
+
+    run: str
+    after: int = 0
+    points: int = 2000
+
+
+class History(Record, frozen=True, kw_only=True):
+    samples: list[DeviceUse]
+
+
+class GetHistory(Request[History], frozen=True, kw_only=True, tag="device.history"):
+    """Device use over the last ``seconds``, decimated to at most ``points``."""
+
+    seconds: float = 3600
+    points: int = 600
+
+
+class Generate(Request[Picture], frozen=True, kw_only=True, tag="generate"):
+    """Make one picture; reports steps as progress. Takes its turn beside a training run."""
+
+    changes: ClassVar[bool] = True
+    spec: PictureSpec
+
+
+class PictureFile(Record, frozen=True, kw_only=True):
+    """One blob: the PNG itself, or a smaller JPEG where a size was asked."""
+
+    picture: Picture
+    media_type: str
+
+
+class GetPicture(Request[PictureFile], frozen=True, kw_only=True, tag="picture.file"):
+    picture: str
+    width: int = 0  # 0: the file as it is
+    height: int = 0
+
+
+class RemovePicture(Request[Done], frozen=True, kw_only=True, tag="picture.remove"):
+    changes: ClassVar[bool] = True
+    picture: str
+
+
+class LoraInfo(Record, frozen=True, kw_only=True):
+    """What a LoRA file's header says."""
+
+    path: str
+    size: int
+    dialect: str  # kohya, peft, diffusers
+    rank: list[int]  # the ranks that occur
+    alpha: list[float]
+    modules: dict[str, int]  # "unet": 128, "text_encoder": 0
+    base_version: str
+    title: str
+    trigger: str
+    steps: int
+    epochs: int
+    sha256: str
+    metadata: dict[str, str]
+
+
+class InspectLora(Request[LoraInfo], frozen=True, kw_only=True, tag="lora.inspect"):
+    """``lora``: a name in the library or a path on the daemon's machine."""
+
+    lora: str
+
+
+class RemoveLora(Request[Done], frozen=True, kw_only=True, tag="lora.remove"):
+    changes: ClassVar[bool] = True
+    lora: str
+
+
+class AddBase(Request[BaseModel], frozen=True, kw_only=True, tag="base.add"):
+    """Reference a diffusers folder as a base."""
+
+    changes: ClassVar[bool] = True
+    path: str
+    name: str = ""
+
+
+AnyRequest = (
+    GetStatus
+    | Stop
+    | GetLog
+    | GetState
+    | ImportDataset
+    | RemoveDataset
+    | ListItems
+    | GetItem
+    | GetThumbnail
+    | ChangeCaption
+    | UndoCaption
+    | StartRun
+    | SteerRun
+    | RemoveRun
+    | GetRun
+    | GetSeries
+    | GetHistory
+    | Generate
+    | GetPicture
+    | RemovePicture
+    | InspectLora
+    | RemoveLora
+    | AddBase
+)
+
+
+def answer_type(request: type[Request[Any]]) -> Any:
+    """The ``R`` of a ``Request[R]`` subclass."""
+    return get_args(request.__orig_bases__[0])[0]  # type: ignore[attr-defined]
+
+
+# ── messages: client → daemon ───────────────────────────────────────────────────────────────────
+
+
+class Resume(Record, frozen=True, kw_only=True):
+    """What the client last knew: the journal it read and how far."""
+
+    incarnation: str
+    seq: int
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
+    """The first message of a session; anything else from a stranger is refused."""
+
+    protocol: tuple[int, int]  # oldest, newest
+    client: str  # name of the person or script
+    host: str = ""
+    terminal: str = ""
+    version: str = ""
+    subscribe: bool = True  # snapshot, events and live values; else answers only
+    resume: Resume | None = None
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
+    """One request. ``key``: for requests that change something; the same key again gives the
+    remembered answer and no second effect."""
+
+    id: int
+    request: AnyRequest
+    key: str = ""
+
+
+class CancelCall(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
+    id: int
+
+
+class Ping(msgspec.Struct, frozen=True, kw_only=True, tag="ping"):
+    pass
+
+
+class Bye(msgspec.Struct, frozen=True, kw_only=True, tag="bye"):
+    pass
+
+
+ClientMessage = Hello | Call | CancelCall | Ping | Bye
+
+
+# ── messages: daemon → client ───────────────────────────────────────────────────────────────────
+
+
+class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
+    protocol: int
+    incarnation: str  # names the journal: a restored backup has another
+    head_seq: int
+    session: str
+    version: str
+    max_header: int = MAX_HEADER
+    max_blob: int = MAX_BLOB
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
+    """The session is not accepted (INCOMPATIBLE), or not known (say hello first)."""
+
+    failure: Failure
+    protocol: tuple[int, int] = PROTOCOL
+    say_hello: bool = False
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
+    """The whole state at ``seq``; events after it follow."""
+
+    seq: int
+    state: State
+
+
+class Journalled(msgspec.Struct, frozen=True, kw_only=True, tag="event"):
+    """``by`` names the client whose request caused it, or the daemon's part."""
+
+    seq: int
+    at: float
+    by: str
+    event: AnyEvent
+
+
+class LiveUpdate(msgspec.Struct, frozen=True, kw_only=True, tag="live"):
+    values: list[AnyLive]
+
+
+class Resync(msgspec.Struct, frozen=True, kw_only=True, tag="resync"):
+    """The client did not read and its queue was dropped; a fresh snapshot follows."""
+
+    reason: str
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+    id: int
+    done: int
+    total: int
+    message: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, tag="answer"):
+    """``result`` is the request's answer type; blobs follow as frames."""
+
+    id: int
+    result: msgspec.Raw
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    id: int
+    failure: Failure
+
+
+class Pong(msgspec.Struct, frozen=True, kw_only=True, tag="pong"):
+    pass
+
+
+class Leaving(msgspec.Struct, frozen=True, kw_only=True, tag="leaving"):
+    """The daemon ends."""
+
+    reason: str
+
+
+DaemonMessage = (
+    Welcome
+    | Refused
+    | Snapshot
+    | Journalled
+    | LiveUpdate
+    | Resync
+    | Progress
+    | Answer
+    | Failed
+    | Pong
+    | Leaving
+)
+
+encoder = msgspec.msgpack.Encoder()
+_from_client = msgspec.msgpack.Decoder(ClientMessage)
+_from_daemon = msgspec.msgpack.Decoder(DaemonMessage)
+
+
+def pack(message: ClientMessage | DaemonMessage, blobs: list[bytes] | None = None) -> list[bytes]:
+    """Frames of a message. Raises LoraError(TOO_LARGE) before anything is sent: an oversize frame
+    would drop the connection without a word."""
+    header = encoder.encode(message)
+    blobs = blobs or []
+    if len(header) > MAX_HEADER or len(blobs) > MAX_BLOBS or any(len(b) > MAX_BLOB for b in blobs):
+        raise LoraError(
+            Code.TOO_LARGE,
+            f"That message is too large to send (header {len(header)} bytes of {MAX_HEADER}, "
+            f"largest attachment {max(map(len, blobs), default=0)} of {MAX_BLOB}).",
+        )
+    return [MAGIC, header, *blobs]
+
+
+def unpack_client(frames: list[bytes]) -> tuple[ClientMessage, list[bytes]]:
+    """A client's message in the daemon. Raises LoraError(BAD_REQUEST, INCOMPATIBLE, TOO_LARGE)."""
+    return _unpack(frames, _from_client)
+
+
+def unpack_daemon(frames: list[bytes]) -> tuple[DaemonMessage, list[bytes]]:
+    """The daemon's message in a client. Raises LoraError(BAD_REQUEST, INCOMPATIBLE, TOO_LARGE)."""
+    return _unpack(frames, _from_daemon)
+
+
+def _unpack(frames: list[bytes], decoder: msgspec.msgpack.Decoder[R]) -> tuple[R, list[bytes]]:
+    if len(frames) < 2 or frames[0][:4] != MAGIC[:4]:
+        raise LoraError(Code.BAD_REQUEST, "That is not a lora-tui message.")
+    if frames[0] != MAGIC:
+        raise LoraError(
+            Code.INCOMPATIBLE,
+            f"The other side frames its messages in version {frames[0][4:].hex() or '?'}, this "
+            f"one in {MAGIC[4:].hex()}. Install the same lora-tui on both machines.",
+        )
+    if len(frames) - 2 > MAX_BLOBS or sum(map(len, frames)) > MAX_HEADER + MAX_BLOBS * MAX_BLOB:
+        raise LoraError(Code.TOO_LARGE, "That message is larger than the protocol allows.")
+    try:
+        return decoder.decode(frames[1]), frames[2:]
+    except msgspec.MsgspecError as error:
+        raise LoraError(Code.BAD_REQUEST, f"That message makes no sense: {error}.") from None
