@@ -1,0 +1,98 @@
+"""A base of the Stable Diffusion shape with random weights, built in a second: for tests only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+Size = Literal["tiny", "starter"]
+_BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
+
+
+def build(path: Path, size: Size = "tiny", seed: int = 0) -> Path:
+    """Write a diffusers folder at ``path`` and return it.
+
+    ``tiny``: 0.3 M parameters, 64 px pictures. ``starter``: the starter's shape, a UNet of 4.28 M
+    parameters at 16 × 16 latents (128 px), for benchmarks.
+    """
+    torch.manual_seed(seed)
+    width = {"tiny": 32, "starter": 128}[size]
+    unet, vae = (_tiny if size == "tiny" else _starter)(width)
+    vocabulary = _write_tokenizer(path / "tokenizer")
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(vocabulary), hidden_size=width, intermediate_size=4 * width,
+            num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=77,
+            bos_token_id=vocabulary[_BOS], eos_token_id=vocabulary[_EOS],
+            pad_token_id=vocabulary[_EOS],
+        )
+    )  # fmt: skip
+    scheduler = PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
+        skip_prk_steps=True, set_alpha_to_one=False,
+    )  # fmt: skip
+    text_encoder.save_pretrained(path / "text_encoder")
+    unet.save_pretrained(path / "unet")
+    vae.save_pretrained(path / "vae")
+    scheduler.save_pretrained(path / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+    }
+    (path / "model_index.json").write_text(json.dumps(index))
+    return path
+
+
+def _tiny(width: int) -> tuple[UNet2DConditionModel, AutoencoderKL]:
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(32, 32), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=width, attention_head_dim=4,
+    )  # fmt: skip
+    return unet, _vae((8, 8, 16, 16), sample_size=64)
+
+
+def _starter(width: int) -> tuple[UNet2DConditionModel, AutoencoderKL]:
+    unet = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(64, 128), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=width, attention_head_dim=4,
+    )  # fmt: skip
+    return unet, _vae((16, 32, 64, 64), sample_size=128)
+
+
+def _vae(channels: tuple[int, ...], **more: Any) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=channels, layers_per_block=1, norm_num_groups=8, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        mid_block_add_attention=False, scaling_factor=0.18215, **more,
+    )  # fmt: skip
+
+
+def _write_tokenizer(path: Path) -> dict[str, int]:
+    """CLIP's byte-level BPE without merges: one token a byte. Returns the vocabulary."""
+    path.mkdir(parents=True, exist_ok=True)
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = [chr(byte) for byte in printable] + [chr(256 + n) for n in range(len(others))]
+    words = [*letters, *(letter + "</w>" for letter in letters), _BOS, _EOS]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    (path / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+    (path / "merges.txt").write_text("#version: 0.2\n")
+    config = {
+        "tokenizer_class": "CLIPTokenizer", "model_max_length": 77,
+        "bos_token": _BOS, "eos_token": _EOS, "unk_token": _EOS, "pad_token": _EOS,
+    }  # fmt: skip
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+    return vocabulary
