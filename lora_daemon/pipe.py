@@ -74,14 +74,27 @@ class LoraFile(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 
 
+class Canvas(msgspec.Struct, frozen=True, kw_only=True):
+    """One more picture of a job: ``spec.loras`` is ignored, the job's hold for all."""
+
+    spec: PictureSpec
+    out: str
+
+
 class Paint(msgspec.Struct, frozen=True, kw_only=True, tag="paint"):
-    """Make one picture at ``out`` (PNG). During training it takes its turn at a step boundary."""
+    """Make one picture at ``out`` (PNG). During training it takes its turn at a step boundary.
+
+    ``more``: further pictures with the same base and LoRAs, for measuring many prompts quickly.
+    Those of one size, sampler, steps and cfg are computed together, so that their last bits may
+    differ from the same picture made alone.
+    """
 
     job: str
     spec: PictureSpec
     base_path: str
     loras: list[LoraFile]
     out: str
+    more: list[Canvas] = []
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
@@ -206,17 +219,25 @@ class RunFailed(msgspec.Struct, frozen=True, kw_only=True, tag="run_failed"):
 
 
 class PaintStep(msgspec.Struct, frozen=True, kw_only=True, tag="paint_step"):
+    """Denoising steps done, counted over all pictures of the job."""
+
     job: str
     step: int
     steps: int
 
 
 class Painted(msgspec.Struct, frozen=True, kw_only=True, tag="painted"):
+    """All pictures of the job are in place; size and ``parameters`` are those of the first.
+
+    ``notes``: what the user should know, such as modules of a LoRA that this base has not.
+    """
+
     job: str
     width: int
     height: int
     parameters: str
     seconds: float
+    notes: list[str] = []
 
 
 class PaintFailed(msgspec.Struct, frozen=True, kw_only=True, tag="paint_failed"):
