@@ -20,7 +20,7 @@ class DomainStatus:
 
 
 class Domain:
-    """Registers the handlers of every request except the daemon's own (status, stop, log, state)."""
+    """Registers a handler for every request but the daemon's own (status, stop, log, state)."""
 
     def __init__(self, daemon: service.Daemon, handlers: service.Handlers) -> None:
         self._daemon = daemon

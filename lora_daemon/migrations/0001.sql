@@ -18,14 +18,14 @@ CREATE INDEX effects_at ON effects (at);
 CREATE TABLE datasets (
     id      TEXT PRIMARY KEY,
     name    TEXT NOT NULL UNIQUE,
-    path    TEXT NOT NULL UNIQUE,
+    path    TEXT NOT NULL UNIQUE,       -- absolute, as shared.filenames has it
     created REAL NOT NULL
 ) STRICT;
 
 CREATE TABLE items (
     id      TEXT PRIMARY KEY,
     dataset TEXT NOT NULL REFERENCES datasets (id) ON DELETE CASCADE,
-    name    TEXT NOT NULL,              -- relative to the dataset's folder; surrogate-escaped bytes as \xNN
+    name    TEXT NOT NULL,              -- relative to the dataset's folder, as shared.filenames has it
     content TEXT NOT NULL,              -- SHA-256, hex
     width   INTEGER NOT NULL,
     height  INTEGER NOT NULL,
@@ -39,10 +39,14 @@ CREATE TABLE items (
     by      TEXT NOT NULL,
     at      REAL NOT NULL,
     sidecar TEXT NOT NULL DEFAULT '',   -- its file name beside the picture, if it has one
-    written TEXT NOT NULL DEFAULT '',   -- SHA-256 of the side-car as last read or written
+    written TEXT NOT NULL DEFAULT '',   -- SHA-256 of the side-car's bytes as last read or written
+    pending INTEGER NOT NULL DEFAULT 0, -- 1: the caption has yet to be written to the side-car
     UNIQUE (dataset, name)
 ) STRICT;
-CREATE INDEX items_state ON items (dataset, state);
+CREATE INDEX items_state ON items (dataset, state, name);
+CREATE INDEX items_empty ON items (dataset) WHERE text = '';
+CREATE INDEX items_problem ON items (dataset) WHERE problem <> '';
+CREATE INDEX items_pending ON items (dataset) WHERE pending <> 0;
 
 -- Every revision a caption ever had; undo walks back along `op`.
 CREATE TABLE revisions (
@@ -63,9 +67,11 @@ CREATE TABLE ops (
     by      TEXT NOT NULL,
     at      REAL NOT NULL,
     what    TEXT NOT NULL,              -- "edit of 003.png"
-    undoes  INTEGER,                    -- the op this one takes back
-    undone  INTEGER NOT NULL DEFAULT 0
+    undoes  INTEGER,                    -- the op this one takes back, or does again
+    undone  INTEGER NOT NULL DEFAULT 0  -- 1: taken back; 2: somebody else's change lies on top
 ) STRICT;
+CREATE INDEX ops_by ON ops (dataset, by, op);
+CREATE INDEX revisions_op ON revisions (op);
 
 CREATE TABLE runs (
     id       TEXT PRIMARY KEY,
@@ -73,6 +79,42 @@ CREATE TABLE runs (
     run      BLOB NOT NULL              -- msgpack of wire.Run
 ) STRICT;
 
-CREATE TABLE loras    (name TEXT PRIMARY KEY, lora BLOB NOT NULL) STRICT;
-CREATE TABLE bases    (name TEXT PRIMARY KEY, base BLOB NOT NULL) STRICT;
-CREATE TABLE pictures (id TEXT PRIMARY KEY, created REAL NOT NULL, picture BLOB NOT NULL) STRICT;
+CREATE TABLE checkpoints (
+    run   TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+    path  TEXT NOT NULL,                -- relative to the run directory
+    step  INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    size  INTEGER NOT NULL,             -- bytes
+    final INTEGER NOT NULL,
+    PRIMARY KEY (run, path)
+) STRICT, WITHOUT ROWID;
+
+-- What a run's owner should know.
+CREATE TABLE notes (
+    run  TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+    kind TEXT NOT NULL,                 -- skipped, warning
+    path TEXT NOT NULL,                 -- of the skipped picture; else empty
+    text TEXT NOT NULL,
+    PRIMARY KEY (run, kind, path, text)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE loras (
+    name TEXT PRIMARY KEY,
+    run  TEXT NOT NULL,                 -- empty if brought from elsewhere
+    lora BLOB NOT NULL                  -- msgpack of wire.Lora
+) STRICT;
+CREATE INDEX loras_run ON loras (run);
+
+CREATE TABLE bases (
+    name TEXT PRIMARY KEY,
+    base BLOB NOT NULL                  -- msgpack of wire.BaseModel
+) STRICT;
+
+CREATE TABLE pictures (
+    id      TEXT PRIMARY KEY,
+    run     TEXT NOT NULL,              -- empty if made by generate
+    created REAL NOT NULL,
+    picture BLOB NOT NULL               -- msgpack of wire.Picture
+) STRICT;
+CREATE INDEX pictures_run ON pictures (run);
+CREATE INDEX pictures_created ON pictures (created);
