@@ -6,7 +6,9 @@ TUI and the page in ``docs/`` are generated from it.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import json
 import math
 import re
 import tomllib
@@ -24,6 +26,7 @@ Sampler = Literal[
     "Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ 2M Karras", "DPM++ 2M SDE", "DDIM", "UniPC"
 ]
 Text = Annotated[str, Meta(max_length=10_000)]
+MAX_NAME = 200  # bytes of output.name; file systems allow 255, and a step and suffix follow it
 
 
 class Table(
@@ -204,7 +207,8 @@ class Option(msgspec.Struct, frozen=True):
     type: Any
     default: Any
     help: str
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # of the value, or of each entry of a list
+    must: str = ""  # what it must be, in words: "a whole number from 1 to 1024"
 
 
 def options() -> Iterator[Option]:
@@ -217,17 +221,58 @@ def options() -> Iterator[Option]:
             if isinstance(hint, type) and issubclass(hint, Table):
                 yield from walk(hint, f"{prefix}{field.name}.")
                 continue
-            kind, help_text = hint, ""
-            if get_origin(hint) is Annotated:
-                kind, *metas = get_args(hint)
-                help_text = next((m.description for m in metas if m.description), "")
+            kind, metas = _taken_apart(hint)
+            help_text = next((m.description for m in metas if m.description), "")
             default = (
                 field.default_factory() if field.default is msgspec.NODEFAULT else field.default
             )
-            choices = get_args(kind) if get_origin(kind) is Literal else ()
-            yield Option(f"{prefix}{field.name}", kind, default, help_text, choices)
+            entry = get_args(kind)[0] if get_origin(kind) is list else kind
+            choices = get_args(entry) if get_origin(entry) is Literal else ()
+            must = must_be(hint)
+            yield Option(f"{prefix}{field.name}", kind, default, help_text, choices, must)
 
     yield from walk(Recipe, "")
+
+
+def must_be(hint: Any) -> str:
+    """What a value of this type must be, in words that follow "must be"."""
+    kind, metas = _taken_apart(hint)
+    bounds: dict[str, Any] = {}
+    for meta in metas:
+        for bound in ("ge", "gt", "le", "lt", "min_length", "max_length"):
+            if getattr(meta, bound) is not None:
+                bounds[bound] = getattr(meta, bound)
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if get_origin(kind) is list:
+        least = "at least one" if bounds.get("min_length") else ""
+        most = f"at most {bounds['max_length']}" if "max_length" in bounds else ""
+        rest = "".join(f", {part}" for part in (least, most) if part)
+        return f"a list, each entry {must_be(get_args(kind)[0])}{rest}"
+    if kind is bool:
+        return "true or false"
+    if kind is str:
+        words = "text that is not empty" if bounds.get("min_length") else "text"
+        length = f" of at most {bounds['max_length']} characters" if "max_length" in bounds else ""
+        return words + length
+    return {int: "a whole number", float: "a number"}[kind] + _range(bounds)
+
+
+def _range(bounds: dict[str, Any]) -> str:
+    parts = [
+        f"{word} {bounds[bound]:g}" if bounds[bound] < 1e6 else f"{word} {bounds[bound]}"
+        for bound, word in (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
+        if bound in bounds
+    ]
+    return f" {' and '.join(parts)}" if parts else ""
+
+
+def _taken_apart(hint: Any) -> tuple[Any, list[Meta]]:
+    """The bare type, and what ``Annotated`` says of it."""
+    if get_origin(hint) is not Annotated:
+        return hint, []
+    kind, *metas = get_args(hint)
+    return kind, metas
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -297,10 +342,11 @@ def _override(tree: dict[str, Any], override: str) -> None:
             Code.INVALID_RECIPE,
             f"--set takes KEY=VALUE, such as --set network.rank=16; not {override!r}.",
         )
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value  # a bare word is a string
+    parsed: Any = value  # a bare word is a string
+    with contextlib.suppress(tomllib.TOMLDecodeError):
+        tree_of_one = tomllib.loads(f"value = {value}")
+        if len(tree_of_one) == 1:  # not a line break and another key
+            parsed = tree_of_one["value"]
     *parents, leaf = key.strip().split(".")
     node = tree
     for parent in parents:
@@ -352,10 +398,11 @@ _ALIASES = {
 def _suggestion(prefix: str, key: str) -> str:
     keys = [option.key for option in options()]
     leaves = {k.rsplit(".", 1)[-1]: k for k in keys}
-    sections = {k.split(".", 1)[0]: k.split(".", 1)[0] for k in keys if "." in k}
+    sections = {k.split(".", 1)[0]: f"[{k.split('.', 1)[0]}]" for k in keys if "." in k}
     meant = _ALIASES.get(key)
     if meant is None:
-        for pool in ({k: k for k in keys if k.startswith(prefix)}, leaves, sections):
+        here = {k: k for k in keys if k.startswith(prefix)} if prefix else sections
+        for pool in (here, leaves, sections):
             names = {name.removeprefix(prefix): full for name, full in pool.items()}
             close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
             if close:
@@ -365,41 +412,58 @@ def _suggestion(prefix: str, key: str) -> str:
 
 
 def _in_words(error: str, tree: dict[str, Any], where: str) -> str:
-    match = re.fullmatch(r"(?P<what>.*?)(?: - at `\$\.?(?P<key>[^`]*)`)?", error)
-    if match is None or not match["key"]:
+    """What the converter found, said with the schema's own words."""
+    match = re.fullmatch(r".*? - at `\$\.?([^`\[]*)(?:\[(\d+)\])?`", error, re.DOTALL)
+    if match is None:
         return f"{where}: {error}."
-    key = match["key"]
+    key, index = match[1], match[2]
     value: Any = tree
-    for part in re.split(r"\.", key.split("[", 1)[0]):
+    for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    help_text = next((o for o in options() if o.key == key.split("[", 1)[0]), None)
-    what = match["what"].replace("`", "")
-    if what.startswith("Invalid enum value") and help_text:
-        close = difflib.get_close_matches(str(value), help_text.choices, n=1)
-        what = f"it must be one of {', '.join(help_text.choices)}"
-        what += f" (did you mean {close[0]}?)" if close else ""
-    elif what.startswith("Expected"):
-        what = "it must be " + what.removeprefix("Expected ").replace(", got", ", not")
-    hint = f" {help_text.help}" if help_text else ""
-    return f"{where}: {key} = {value!r}: {what}.{hint}"
+    option = next((o for o in options() if o.key == key), None)
+    if option is None:
+        keys = ", ".join(o.key.rpartition(".")[2] for o in options() if o.key.startswith(f"{key}."))
+        return f"{where}: {key} must be a section, [{key}], with {keys}; not {_shown(value)}."
+    must = option.must
+    if index is not None:
+        value = value[int(index)]
+        must = must_be(get_args(option.type)[0])
+        key = f"{key}[{index}]"
+    close = difflib.get_close_matches(str(value), option.choices, n=1)
+    meant = f" Did you mean {close[0]}?" if close and close[0] != value else ""
+    return f"{where}: {key} must be {must}; not {_shown(value)}.{meant} {option.help}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _refuse_contradictions(recipe: Recipe, where: str) -> None:
+    def refuse(why: str) -> None:
+        raise LoraError(Code.INVALID_RECIPE, f"{where}: {why}")
+
     resolution = recipe.dataset.resolution
     if resolution % 8 or 0 < resolution < 64:
-        raise LoraError(
-            Code.INVALID_RECIPE,
-            f"{where}: dataset.resolution = {resolution}: it must be a multiple of 8 and at "
-            f"least 64; {max(64, round(resolution / 8) * 8)} is near.",
+        near = max(64, round(resolution / 8) * 8)
+        refuse(
+            f"dataset.resolution must be a multiple of 8 and at least 64; not {resolution}. "
+            f"{near} is near."
         )
-    for key, number in (
-        ("optimizer.learning_rate", recipe.optimizer.learning_rate),
-        ("network.alpha", recipe.network.alpha),
-        ("sample.cfg", recipe.sample.cfg),
-    ):
-        if not math.isfinite(number):
-            raise LoraError(Code.INVALID_RECIPE, f"{where}: {key} is not a finite number.")
-    if re.search(r"[/\\\0]", recipe.output.name) or recipe.output.name in (".", ".."):
-        raise LoraError(
-            Code.INVALID_RECIPE, f"{where}: output.name is a file's name, without folders."
+    for option in options():
+        section, _, leaf = option.key.partition(".")
+        value = getattr(getattr(recipe, section), leaf) if leaf else None
+        if isinstance(value, float) and not math.isfinite(value):
+            refuse(f"{option.key} must be {option.must}; not {value}.")
+    if len(set(recipe.network.targets)) < len(recipe.network.targets):
+        refuse("network.targets names a projection twice.")
+    if 0 < recipe.training.max_steps <= recipe.schedule.warmup_steps:
+        refuse(
+            f"schedule.warmup_steps = {recipe.schedule.warmup_steps} would last the whole run: "
+            f"training.max_steps = {recipe.training.max_steps}."
         )
+    name = recipe.output.name
+    if re.search(r"[/\\\x00-\x1f\x7f]", name) or name in (".", ".."):
+        refuse("output.name must be a file's name: without folders or control characters.")
+    if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME:
+        refuse(f"output.name must be at most {MAX_NAME} bytes long, as file names are.")
