@@ -1,0 +1,153 @@
+"""Datasets and their pictures as the database has them: all the reading, none of the changing."""
+
+from __future__ import annotations
+
+import difflib
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+from lora_daemon.service import Context
+from lora_daemon.store import Store
+from shared import wire
+from shared.errors import Code, LoraError
+from shared.filenames import from_text
+
+PAGE_BYTES = 4 * 1024 * 1024  # of captions and names in one answer, so that it fits a header
+
+
+class Catalog:
+    """Reads of datasets and items. A dataset is named by its id or its name, a picture likewise."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def datasets(self) -> list[wire.Dataset]:
+        return [self._dataset(row) for row in self._store.query("SELECT * FROM datasets")]
+
+    def dataset(self, dataset: str) -> wire.Dataset:
+        """Raises LoraError(NOT_FOUND)."""
+        return self._dataset(self.row(dataset))
+
+    def row(self, dataset: str) -> sqlite3.Row:
+        """The dataset's own row. Raises LoraError(NOT_FOUND), suggesting what may be meant."""
+        rows = self._store.query("SELECT * FROM datasets WHERE id = ?", (dataset,))
+        rows = rows or self._store.query("SELECT * FROM datasets WHERE name = ?", (dataset,))
+        if rows:
+            return rows[0]
+        names = [row["name"] for row in self._store.query("SELECT name FROM datasets")]
+        raise not_found("dataset", dataset, names)
+
+    def item_row(self, dataset: str, item: str) -> sqlite3.Row:
+        """A picture's row. Raises LoraError(NOT_FOUND)."""
+        rows = self._store.query(
+            "SELECT * FROM items WHERE id = ? AND dataset = ?", (item, dataset)
+        )
+        if rows:
+            return rows[0]
+        found = self.row(dataset)
+        rows = self._store.query(
+            "SELECT * FROM items WHERE dataset = ? AND (id = ? OR name = ?)",
+            (found["id"], item, item),
+        )
+        if rows:
+            return rows[0]
+        raise LoraError(
+            Code.NOT_FOUND, f"There is no picture {item!r} in the dataset {found['name']}."
+        )
+
+    def item(self, dataset: str, item: str) -> wire.Item:
+        """Raises LoraError(NOT_FOUND)."""
+        return item_of(self.item_row(dataset, item))
+
+    def path(self, item: sqlite3.Row) -> Path:
+        """Where a picture's file is."""
+        rows = self._store.query("SELECT path FROM datasets WHERE id = ?", (item["dataset"],))
+        return Path(from_text(rows[0]["path"])) / from_text(item["name"])
+
+    async def get_item(self, context: Context, request: wire.GetItem) -> wire.Item:
+        return self.item(request.dataset, request.item)
+
+    async def list_items(self, context: Context, request: wire.ListItems) -> wire.Items:
+        """A page in order of names; shorter than asked where captions are very long."""
+        dataset = self.row(request.dataset)["id"]
+        if request.offset < 0 or request.limit < 0:
+            raise LoraError(Code.BAD_REQUEST, "offset and limit count pictures: 0 or more.")
+        where, values = "dataset = ?", [dataset]
+        if request.states:
+            where += f" AND state IN ({', '.join('?' * len(request.states))})"
+            values += request.states
+        total = self._store.query(f"SELECT count(*) FROM items WHERE {where}", tuple(values))
+        rows = self._store.query(
+            f"SELECT * FROM items WHERE {where} ORDER BY name LIMIT ? OFFSET ?",
+            (*values, min(request.limit, 10_000), request.offset),
+        )
+        items, size = list[wire.Item](), 0
+        for row in rows:
+            size += len(row["text"]) * 4 + len(row["name"]) * 4 + 300
+            if items and size > PAGE_BYTES:
+                break
+            items.append(item_of(row))
+        return wire.Items(items=items, total=total[0][0])
+
+    def _dataset(self, row: sqlite3.Row) -> wire.Dataset:
+        counts = dict.fromkeys(wire.CAPTION_STATES, 0)
+        for state, number in self._store.query(
+            "SELECT state, count(*) FROM items WHERE dataset = ? GROUP BY state", (row["id"],)
+        ):
+            counts[state] = number
+        ((empty, problems),) = self._store.query(
+            "SELECT (SELECT count(*) FROM items WHERE dataset = ?1 AND text = ''),"
+            " (SELECT count(*) FROM items WHERE dataset = ?1 AND problem <> '')",
+            (row["id"],),
+        )
+        return wire.Dataset(
+            id=row["id"],
+            name=row["name"],
+            path=row["path"],
+            items=sum(counts.values()),
+            counts=counts,
+            empty=empty,
+            problems=problems,
+            created=row["created"],
+        )
+
+
+def item_of(row: sqlite3.Row) -> wire.Item:
+    """A row of ``items`` as it travels."""
+    return wire.Item(
+        id=row["id"],
+        dataset=row["dataset"],
+        name=row["name"],
+        content=row["content"],
+        width=row["width"],
+        height=row["height"],
+        size=row["size"],
+        problem=row["problem"],
+        caption=caption_of(row),
+    )
+
+
+def caption_of(row: sqlite3.Row) -> wire.Caption:
+    """The caption in a row of ``items`` or ``revisions``."""
+    return wire.Caption(
+        text=row["text"],
+        state=row["state"],
+        rev=row["rev"],
+        source=row["source"],
+        by=row["by"],
+        at=row["at"],
+    )
+
+
+def not_found(kind: str, name: str, names: Iterable[str]) -> LoraError:
+    """NOT_FOUND in words, with the names that are near or all there are."""
+    known = sorted(names)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        hint = f" Did you mean {' or '.join(close)}?"
+    elif known:
+        hint = f" There is {', '.join(known[:8])}{' and more' if len(known) > 8 else ''}."
+    else:
+        hint = f" There is no {kind} yet."
+    return LoraError(Code.NOT_FOUND, f"There is no {kind} {name!r}.{hint}")

@@ -1,0 +1,143 @@
+"""Looking through a folder of pictures: what is there, and what of it is new. Runs in threads."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+
+from lora_daemon import pictures, sidecars
+from shared.errors import Code, LoraError
+from shared.filenames import from_text, to_text
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """The picture files of a folder. Names are relative, as shared.filenames has them."""
+
+    names: list[str]
+    unread: list[tuple[str, str]]  # folders that could not be listed, and why
+    others: dict[str, int]  # suffix → how many files that are no pictures
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What the database has of a picture."""
+
+    size: int
+    mtime: int  # ns
+    problem: str
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """One picture as it is now. ``examined`` is None if its file is as known."""
+
+    name: str
+    examined: pictures.Examined | None
+    sidecar: sidecars.SideCar
+
+
+def resolve(path: str) -> Path:
+    """The folder a person means, with links resolved. Raises LoraError saying what is there."""
+    given = Path(os.path.expanduser(path))  # noqa: PTH111  # "~nobody" is no error here
+    if not given.is_absolute():
+        raise LoraError(
+            Code.BAD_REQUEST,
+            f"{path!r} is not an absolute path, and the daemon does not know your directory.",
+        )
+    if not os.path.lexists(given):
+        given = Path(from_text(str(given)))
+    shown = to_text(given)
+    try:
+        mode = given.stat().st_mode
+    except FileNotFoundError:
+        raise LoraError(Code.NOT_FOUND, f"There is no folder {shown}.") from None
+    except OSError as error:
+        raise LoraError.storage("read the folder", shown, error) from None
+    if not stat.S_ISDIR(mode):
+        raise LoraError(
+            Code.INVALID_FILE,
+            f"{shown} is a file. Import the folder it is in: {to_text(given.parent)}",
+        )
+    return given.resolve()
+
+
+def walk(root: Path) -> Found:
+    """Every picture in ``root`` and its folders, hidden ones left out, links followed once.
+
+    Raises LoraError: STORAGE if ``root`` itself cannot be listed.
+    """
+    names: list[str] = []
+    unread: list[tuple[str, str]] = []
+    others: Counter[str] = Counter()
+    seen: set[tuple[int, int]] = set()
+
+    def enter(folder: str, prefix: str) -> None:
+        try:
+            status = os.stat(folder)  # noqa: PTH116
+            if (status.st_dev, status.st_ino) in seen:
+                return
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            if not prefix:
+                raise LoraError.storage("read the folder", to_text(folder), error) from None
+            unread.append((to_text(prefix), error.strerror or str(error)))
+            return
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                enter(entry.path, f"{prefix}{entry.name}/")
+            elif entry.name.lower().endswith(pictures.SUFFIXES):
+                names.append(to_text(prefix + entry.name))
+            else:
+                others[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122
+
+    enter(str(root), "")
+    return Found(names=names, unread=unread, others=dict(others))
+
+
+def look(root: Path, name: str, known: Known | None) -> Look:
+    """Read a picture if it is new or its size or time have changed, and its caption file anyway."""
+    path = root / from_text(name)
+    examined: pictures.Examined | None = None
+    if known is None or known.problem or _stamp(path) != (known.size, known.mtime):
+        examined = pictures.examine(path)
+    return Look(name=name, examined=examined, sidecar=sidecars.read(path))
+
+
+def gone(root: Path, names: list[str]) -> list[str]:
+    """Those of ``names`` that really are not there any more: not merely out of reach."""
+
+    def is_gone(path: Path) -> bool:
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
+        return False
+
+    return [name for name in names if is_gone(root / from_text(name))]
+
+
+def nothing_found(root: Path, found: Found) -> LoraError:
+    """The error for a folder without pictures: what was looked for, what is there instead."""
+    there = sorted(found.others.items(), key=lambda pair: -pair[1])[:5]
+    listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in there)
+    return LoraError(
+        Code.INVALID_FILE,
+        f"There are no pictures in {to_text(root)} or its folders: looked for "
+        f"{' '.join(pictures.SUFFIXES)}; found {listed or 'no files at all'}.",
+    )
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (-1, -1)
+    return (status.st_size, status.st_mtime_ns)

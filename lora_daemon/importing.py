@@ -1,0 +1,318 @@
+"""One import of a folder: read in threads, committed in batches, reported as it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+from lora_daemon import folder
+from lora_daemon.captions import Writer, put_revision
+from lora_daemon.catalog import Catalog, caption_of
+from lora_daemon.folder import Look
+from lora_daemon.jobs import Jobs
+from lora_daemon.pictures import Examined
+from lora_daemon.service import Daemon
+from lora_daemon.store import Change
+from shared import wire
+from shared.errors import LoraError
+from shared.filenames import to_text
+
+THREADS = 2
+CHUNK = 25  # pictures a thread reads before it reports
+AHEAD = 2 * THREADS  # chunks under way
+BATCH = 200  # pictures in a transaction, unless a second has passed
+TOLD = 200  # problems and warnings in the answer
+GONE = "is gone; its caption is kept here"
+
+Progress = Callable[[int, int, str], None]
+
+
+class Import:
+    """The work behind ImportDataset. ``watchers`` hear of its progress."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        catalog: Catalog,
+        jobs: Jobs,
+        writer: Writer,
+        *,
+        root: Path,
+        dataset: sqlite3.Row | str,  # the row if it is known, else the name of a new one
+        by: str,
+    ) -> None:
+        self._store = daemon.store
+        self._catalog = catalog
+        self._jobs = jobs
+        self._writer = writer
+        self.root = root
+        self.name = dataset if isinstance(dataset, str) else str(dataset["name"])
+        self._id = "" if isinstance(dataset, str) else str(dataset["id"])
+        self._by = by
+        self.watchers: list[Progress] = []
+        self._known: dict[str, sqlite3.Row] = {}
+        self._moved: dict[str, sqlite3.Row] = {}  # content → the row of a picture that is gone
+        self._renamed: set[str] = set()  # items that were found again under another name
+        self._added = self._updated = 0
+        self._problems: list[tuple[str, str]] = []
+        self._warnings: list[str] = []
+
+    async def run(self) -> wire.Imported:
+        """Raises LoraError: INVALID_FILE for a folder without pictures, STORAGE."""
+        job = self._jobs.begin("import", f"import of {self.name}")
+        try:
+            answer = await self._run(job)
+        except asyncio.CancelledError:
+            self._jobs.end(job, "cancelled", "What was read stays; import again to go on.")
+            raise
+        except LoraError as error:
+            self._jobs.end(job, "failed", error.message)
+            raise
+        except BaseException as error:
+            self._jobs.end(job, "failed", str(error))
+            raise
+        self._jobs.end(job, "done", f"{answer.added} new, {answer.updated} changed")
+        return answer
+
+    async def _run(self, job: str) -> wire.Imported:
+        found = await asyncio.to_thread(folder.walk, self.root)
+        if not found.names:
+            raise folder.nothing_found(self.root, found)
+        for where, why in found.unread:
+            self._warn(f"The folder {where} could not be read ({why}); nothing in it was changed.")
+        self._warn_of_collisions(found.names)
+        if self._id:
+            rows = self._store.query(f"SELECT {_COLUMNS} FROM items WHERE dataset = ?", (self._id,))
+            self._known = {row["name"]: row for row in rows}
+        here = set(found.names)
+        gone = await asyncio.to_thread(
+            folder.gone, self.root, [name for name in self._known if name not in here]
+        )
+        self._moved = {self._known[n]["content"]: self._known[n] for n in gone}
+        self._moved.pop("", None)
+        await self._read(job, found.names)
+        self._remove(gone)
+        dataset = self._catalog.dataset(self._id)
+        if dataset.empty:
+            self._warn(f"{dataset.empty} picture(s) have no caption.")
+        return wire.Imported(
+            dataset=dataset,
+            added=self._added,
+            updated=self._updated,
+            problems=self._problems[:TOLD],
+            warnings=self._told(),
+        )
+
+    async def _read(self, job: str, names: list[str]) -> None:
+        loop = asyncio.get_running_loop()
+        pool = ThreadPoolExecutor(THREADS, "import")
+        try:
+            chunks = _chunks(names)
+            running = [
+                loop.run_in_executor(pool, self._look, chunk)
+                for chunk in itertools.islice(chunks, AHEAD)
+            ]
+            done, batch, since = 0, list[Look](), time.monotonic()
+            while running:
+                looks = await running.pop(0)
+                if chunk := next(chunks, None):
+                    running.append(loop.run_in_executor(pool, self._look, chunk))
+                batch += looks
+                done += len(looks)
+                if len(batch) >= BATCH or not running or time.monotonic() - since > 1:
+                    self._commit(batch)
+                    batch, since = [], time.monotonic()
+                self._jobs.progress(job, done, len(names), self.name)
+                for progress in self.watchers:
+                    progress(done, len(names), f"{done} of {len(names)} pictures")
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _look(self, names: list[str]) -> list[Look]:
+        looks = []
+        for name in names:
+            row = self._known.get(name)
+            known = folder.Known(row["size"], row["mtime"], row["problem"]) if row else None
+            looks.append(folder.look(self.root, name, known))
+        return looks
+
+    def _commit(self, looks: list[Look]) -> None:
+        with self._store.change(self._by) as change:
+            if not self._id:
+                self._id = f"d{secrets.token_hex(4)}"
+                change.execute(
+                    "INSERT INTO datasets (id, name, path, created) VALUES (?, ?, ?, ?)",
+                    (self._id, self.name, to_text(self.root), change.at),
+                )
+            for look in looks:
+                row = self._known.get(look.name) or self._take_moved(change, look)
+                if row is None:
+                    self._insert(change, look)
+                else:
+                    self._update(change, row, look)
+                if look.sidecar.warning:
+                    self._warn(f"{_beside(look.name, look.sidecar.name)} {look.sidecar.warning}.")
+            change.emit(wire.DatasetChanged(dataset=self._catalog.dataset(self._id)))
+
+    def _take_moved(self, change: Change, look: Look) -> sqlite3.Row | None:
+        """A picture that was renamed keeps its caption."""
+        content = look.examined.content if look.examined else ""
+        row = self._moved.pop(content, None) if content else None
+        if row is not None:
+            change.execute(
+                "UPDATE items SET name = ?, sidecar = '', written = '' WHERE id = ?",
+                (look.name, row["id"]),
+            )
+            self._renamed.add(row["id"])
+        return row
+
+    def _insert(self, change: Change, look: Look) -> None:
+        item, seen, sidecar = secrets.token_hex(8), look.examined or Examined(), look.sidecar
+        caption = wire.Caption(
+            text=sidecar.text, state="unreviewed", rev=1, source="file", by="import", at=change.at
+        )
+        change.execute(
+            "INSERT INTO items (id, dataset, name, content, width, height, size, mtime, problem,"
+            " text, state, rev, source, by, at, sidecar, written)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', 0, '', '', 0, ?, ?)",
+            (
+                item, self._id, look.name, seen.content, seen.width, seen.height, seen.size,
+                seen.mtime, seen.problem, sidecar.name, sidecar.digest,
+            ),
+        )  # fmt: skip
+        put_revision(change, 0, item, caption)
+        self._added += 1
+        if seen.problem:
+            self._problems.append((look.name, seen.problem))
+
+    def _update(self, change: Change, row: sqlite3.Row, look: Look) -> None:
+        seen = look.examined
+        updated = row["id"] in self._renamed
+        if seen is not None:
+            change.execute(
+                "UPDATE items SET content = ?, width = ?, height = ?, size = ?, mtime = ?,"
+                " problem = ? WHERE id = ?",
+                (
+                    seen.content, seen.width, seen.height, seen.size, seen.mtime, seen.problem,
+                    row["id"],
+                ),
+            )  # fmt: skip
+            updated |= (seen.content, seen.problem) != (row["content"], row["problem"])
+            if seen.problem:
+                self._problems.append((look.name, seen.problem))
+        updated |= self._update_caption(change, row, look)
+        self._updated += updated
+
+    def _update_caption(self, change: Change, row: sqlite3.Row, look: Look) -> bool:
+        """Take over a side-car that changed outside, unless the caption was changed here too: then
+        ours stays, and the file's text becomes a revision before it. No text is lost."""
+        sidecar, item = look.sidecar, row["id"]
+        known = "" if item in self._renamed else row["written"]
+        if sidecar.digest == known or sidecar.warning:
+            return False
+        (row,) = self._store.query("SELECT * FROM items WHERE id = ?", (item,))  # as it is by now
+        if row["written"] != known:  # written by us since it was read
+            return False
+        if not sidecar.name and row["source"] == "file" and row["text"]:
+            self._warn(f"The caption file of {look.name} is gone; its caption is kept.")
+        pending, ours = row["pending"], caption_of(row)
+        theirs = wire.Caption(
+            text=sidecar.text, state=ours.state, rev=ours.rev + 1, source="file", by="import",
+            at=change.at,
+        )  # fmt: skip
+        shown: wire.Caption | None = None
+        if sidecar.name and sidecar.text != ours.text:
+            if ours.source == "file":
+                state = "unreviewed" if ours.state in ("accepted", "edited") else ours.state
+                shown = wire.Caption(
+                    text=theirs.text, state=state, rev=theirs.rev, source="file", by="import",
+                    at=change.at,
+                )  # fmt: skip
+                put_revision(change, 0, row["id"], shown)
+            elif not self._kept(row["id"], sidecar.text):
+                put_revision(change, 0, row["id"], theirs)
+                shown = wire.Caption(
+                    text=ours.text, state=ours.state, rev=ours.rev + 2, source=ours.source,
+                    by=ours.by, at=ours.at,
+                )  # fmt: skip
+                put_revision(change, 0, row["id"], shown)
+                pending = 0  # the file is left as it is until the next edit
+                self._warn(
+                    f"{_beside(look.name, sidecar.name)} was changed outside, and its caption was "
+                    "changed here: the one here stays, the file's is kept in the history."
+                )
+        change.execute(
+            "UPDATE items SET sidecar = ?, written = ?, pending = ? WHERE id = ?",
+            (sidecar.name, sidecar.digest, pending, row["id"]),
+        )
+        if pending:
+            self._writer.enqueue(row["id"])
+        if shown is not None:
+            change.emit(wire.CaptionChanged(dataset=self._id, item=row["id"], caption=shown))
+        return shown is not None
+
+    def _kept(self, item: str, text: str) -> bool:
+        """Whether a text is nothing new: empty, or one of the caption's own revisions."""
+        rows = self._store.query("SELECT text FROM revisions WHERE item = ?", (item,))
+        return not text or any(kept.strip() == text for (kept,) in rows)
+
+    def _remove(self, gone: list[str]) -> None:
+        """Forget pictures that are gone, but never a caption that a person worked on."""
+        ids = [self._known[name]["id"] for name in gone]
+        left = [
+            row
+            for item in ids
+            if item not in self._renamed
+            for row in self._store.query("SELECT * FROM items WHERE id = ?", (item,))
+        ]
+        worked = [row for row in left if row["source"] != "file" or row["state"] != "unreviewed"]
+        plain = [row for row in left if row not in worked]
+        if not left:
+            return
+        with self._store.change(self._by) as change:
+            change.executemany("DELETE FROM items WHERE id = ?", [(row["id"],) for row in plain])
+            change.executemany(
+                "UPDATE items SET problem = ? WHERE id = ?",
+                [(GONE, row["id"]) for row in worked],
+            )
+            change.emit(wire.DatasetChanged(dataset=self._catalog.dataset(self._id)))
+        if plain:
+            self._warn(
+                f"{len(plain)} picture(s) are gone from the folder and were taken out: "
+                f"{', '.join(row['name'] for row in plain[:5])}{', …' if plain[5:] else ''}"
+            )
+        self._problems += [(row["name"], GONE) for row in worked]
+
+    def _warn_of_collisions(self, names: list[str]) -> None:
+        stems = Counter(name.rpartition(".")[0] for name in names)
+        for stem in [stem for stem, count in stems.items() if count > 1][:10]:
+            self._warn(
+                f"Several pictures are called {stem}: they share one caption file, which follows "
+                "only the one edited first."
+            )
+
+    def _warn(self, text: str) -> None:
+        self._warnings.append(text)
+
+    def _told(self) -> list[str]:
+        more = len(self._warnings) - TOLD
+        return self._warnings[:TOLD] + ([f"… and {more} more."] if more > 0 else [])
+
+
+_COLUMNS = "id, name, content, size, mtime, problem, written"
+
+
+def _chunks(names: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(names), CHUNK):
+        yield names[start : start + CHUNK]
+
+
+def _beside(picture: str, sidecar: str) -> str:
+    return str(PurePosixPath(picture).with_name(sidecar))
