@@ -1,0 +1,91 @@
+"""The device: its name, its memory, and what its errors mean in words."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from lora_daemon.pipe import Memory
+from shared.errors import Code, LoraError
+
+
+def use_threads() -> int:
+    """Set torch's threads to LORA_TUI_THREADS, or to the cores this process may use."""
+    asked = os.environ.get("LORA_TUI_THREADS", "")
+    threads = int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    return threads
+
+
+def name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def uuid(device: torch.device) -> str:
+    """NVML's name for the device; empty on a CPU."""
+    if device.type != "cuda":
+        return ""
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
+def memory(device: torch.device) -> Memory:
+    """The process's own account, in bytes."""
+    if device.type == "cuda":
+        allocated = torch.cuda.memory_allocated(device)
+        reserved = torch.cuda.memory_reserved(device)
+        peak = torch.cuda.max_memory_allocated(device)
+        return Memory(allocated=allocated, cached=reserved - allocated, peak=peak)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return Memory(allocated=pages * os.sysconf("SC_PAGESIZE"), cached=0, peak=0)
+
+
+def free_cache() -> None:
+    """Give back memory that torch keeps for later."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def poisoned(error: BaseException) -> bool:
+    """Whether the CUDA context is beyond use: every later call would fail the same way."""
+    if out_of_memory(error):
+        return False
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
+
+
+def explained(error: Exception) -> LoraError:
+    """An error in words for the user. Raises it again if the device is poisoned by it."""
+    if isinstance(error, LoraError):
+        return error
+    if poisoned(error):
+        raise error
+    if out_of_memory(error):
+        return LoraError(
+            Code.OUT_OF_MEMORY,
+            "The memory is not enough. Take a smaller resolution or batch, or close what else "
+            "uses the device.",
+            data={"error": str(error)},
+            retryable=True,
+        )
+    if isinstance(error, OSError):
+        return LoraError.storage("use", error.filename or "a file", error)
+    return LoraError(Code.INTERNAL, f"Something broke in lora-tui: {error!r}. The log has more.")

@@ -1,0 +1,168 @@
+"""What a run is fed: its frozen pictures as latents and captions as embeddings, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor
+
+from lora_daemon.engine.bases import Base
+from lora_daemon.engine.cache import LatentsCache, Moments, PictureError
+from lora_daemon.engine.randomness import generator, shuffled
+from lora_daemon.pipe import Freeze, FrozenPicture
+from shared.errors import Code, LoraError
+from shared.recipe import Recipe, steps_per_epoch
+from shared.safetensors_file import publish
+
+Look = Callable[[int, int], None]  # called between two pictures with those done and their number
+
+
+class Used(msgspec.Struct, frozen=True):
+    """A picture that the run uses: its place in the freeze, and its entry in the cache."""
+
+    index: int
+    key: str
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """``pictures.json`` in the run directory: which pictures are used, fixed before the first step,
+    so that a resumed run has the same sample indices. ``skipped``: (path, reason)."""
+
+    used: list[Used]
+    skipped: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input, on the base's device. n: pictures in the batch; the last may be smaller.
+
+    ``latents``, ``noise``: float32 (n, channels, h/8, w/8); ``timesteps``: int64 (n,);
+    ``text``: (n, 77, width) in the base's dtype.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    text: Tensor
+
+
+class Feed:
+    """All samples of a run in memory, and the batch of any step, in any order of asking."""
+
+    def __init__(
+        self, recipe: Recipe, base: Base, moments: list[Moments], captions: list[str]
+    ) -> None:
+        self.base = base
+        self.seed = recipe.training.seed
+        self.flip = recipe.dataset.flip
+        self.batch_size = recipe.training.batch_size
+        self.repeats = recipe.dataset.repeats
+        self.moments = moments
+        self.captions = captions
+        self.steps_per_epoch = steps_per_epoch(recipe, len(moments))
+        self.timesteps = len(base.alphas_cumprod)
+        # Embedded one by one: a row computed in a batch is another row in its last bits.
+        self._texts = {
+            text: base.encode_text(text).to("cpu", base.dtype) for text in dict.fromkeys(captions)
+        }
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0. It depends on the seed and the step alone."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = self._shuffled(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        drawn = [self._sample(step, slot, index) for slot, index in enumerate(order)]
+        latents, noise, timesteps = zip(*drawn, strict=True)
+        device = self.base.device
+        return Batch(
+            latents=torch.stack(latents).to(device, non_blocking=True),
+            noise=torch.stack(noise).to(device, non_blocking=True),
+            timesteps=torch.cat(timesteps).to(device, non_blocking=True),
+            text=torch.cat([self._texts[self.captions[index]] for index in order]).to(
+                device, non_blocking=True
+            ),
+        )
+
+    def _sample(self, step: int, slot: int, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, noise and timestep of one picture in one step."""
+        own = generator(self.seed, "sample", step, slot)
+        moments = self.moments[index]
+        mirrored = bool(torch.rand((), generator=own) < 0.5) and self.flip
+        latents = moments.draw(mirrored, torch.randn(moments.mean.shape, generator=own))
+        timestep = torch.randint(self.timesteps, (1,), generator=own)
+        return latents, torch.randn(latents.shape, generator=own), timestep
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        """Indices of an epoch's samples: each picture ``repeats`` times, in the epoch's order."""
+        if self._order[0] != epoch:
+            count = len(self.moments)
+            order = shuffled(count * self.repeats, self.seed, epoch)
+            self._order = (epoch, [number % count for number in order])
+        return self._order[1]
+
+
+def choose(
+    freeze: Freeze, cache: LatentsCache, run_dir: Path, look: Look
+) -> tuple[Choice, list[Moments]]:
+    """Cache every picture of a run, and settle for good which ones can be used.
+
+    ``look`` may raise to leave off; what is cached stays so. Raises LoraError: INVALID_FILE if none
+    can be used, or if one that the run has begun with is lost; STORAGE.
+    """
+    path = run_dir / "pictures.json"
+    if path.exists():
+        return _chosen_before(path, freeze, cache, look)
+    used: list[Used] = []
+    moments: list[Moments] = []
+    skipped: list[tuple[str, str]] = []
+    for index, picture in enumerate(freeze.pictures):
+        look(index, len(freeze.pictures))
+        key = cache.key(picture.content)
+        try:
+            moments.append(_cached(cache, key, picture))
+            used.append(Used(index, key))
+        except PictureError as error:
+            skipped.append((picture.path, str(error)))
+    look(len(freeze.pictures), len(freeze.pictures))
+    choice = Choice(used, skipped)
+    if not used:
+        raise LoraError(
+            Code.INVALID_FILE,
+            f"None of the {len(freeze.pictures)} pictures of {freeze.dataset!r} can be used"
+            + (f"; the first, {skipped[0][0]}: {skipped[0][1]}." if skipped else "."),
+            data={"skipped": skipped},
+        )
+    publish(path, [msgspec.json.encode(choice)])
+    return choice, moments
+
+
+def _chosen_before(
+    path: Path, freeze: Freeze, cache: LatentsCache, look: Look
+) -> tuple[Choice, list[Moments]]:
+    try:
+        choice = msgspec.json.decode(path.read_bytes(), type=Choice)
+        pictures = [freeze.pictures[one.index] for one in choice.used]
+    except (msgspec.MsgspecError, IndexError) as error:
+        raise LoraError(Code.INVALID_FILE, f"{path} is damaged ({error}).") from None
+    moments = []
+    for number, (one, picture) in enumerate(zip(choice.used, pictures, strict=True)):
+        look(number, len(pictures))
+        try:
+            moments.append(_cached(cache, one.key, picture))
+        except PictureError as error:
+            raise LoraError(
+                Code.INVALID_FILE,
+                f"{picture.path}: {error}. This run has begun with it, and its cached latents are "
+                "gone: put the picture back, or start a new run.",
+                data={"path": picture.path},
+            ) from None
+    look(len(pictures), len(pictures))
+    return choice, moments
+
+
+def _cached(cache: LatentsCache, key: str, picture: FrozenPicture) -> Moments:
+    return cache.find(key) or cache.make(key, Path(picture.path), picture.content)

@@ -1,0 +1,102 @@
+"""From words to pictures: text, latents, denoising with guidance, pixels, PNG."""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from lora_daemon.engine.bases import Base
+from lora_daemon.engine.samplers import scheduler
+from shared.errors import Code, LoraError
+from shared.pictures import PictureSpec
+from shared.safetensors_file import publish
+
+MAX_BATCH = 8
+Progress = Callable[[int], None]  # called after each denoising step with those done
+
+
+def sized(spec: PictureSpec, base: Base) -> tuple[int, int]:
+    """Width and height in pixels; 0 takes the base's own. Raises LoraError(BAD_REQUEST)."""
+    size = (spec.width or base.resolution, spec.height or base.resolution)
+    unit = base.pixels_per_latent
+    if any(side % unit or side < 8 * unit for side in size):
+        raise LoraError(
+            Code.BAD_REQUEST,
+            f"A picture of {size[0]}×{size[1]} cannot be made: each side must be a multiple of "
+            f"{unit} and at least {8 * unit}.",
+        )
+    return size
+
+
+@torch.no_grad()
+def paint(base: Base, specs: Sequence[PictureSpec], progress: Progress) -> list[Image.Image]:
+    """Pictures for specs that share size, sampler, steps and cfg; their LoRAs are on the base.
+
+    Each picture has its own generator, so it does not depend on its neighbours. ``progress`` may
+    raise to give up. Raises LoraError(DIVERGED) where a picture comes out as NaN.
+    """
+    first = specs[0]
+    width, height = sized(first, base)
+    generators = [torch.Generator().manual_seed(spec.seed) for spec in specs]
+    shape = (1, int(base.unet.config.in_channels), height // base.pixels_per_latent,
+             width // base.pixels_per_latent)  # fmt: skip
+    steps = scheduler(first.sampler, base.scheduler_config)
+    steps.set_timesteps(first.steps, device=base.device)
+    latents = torch.cat([torch.randn(shape, generator=own) for own in generators])
+    latents = latents.to(base.device) * steps.init_noise_sigma
+    text = _conditioning(base, specs, guided=first.cfg > 1)
+    adds_noise = "generator" in inspect.signature(steps.step).parameters
+    for number, timestep in enumerate(steps.timesteps):
+        seen = steps.scale_model_input(latents, timestep)
+        predicted = _guided(base, seen, timestep, text, first.cfg)
+        more = {"generator": generators} if adds_noise else {}
+        latents = steps.step(predicted, timestep, latents, **more).prev_sample
+        progress((number + 1) * first.steps // len(steps.timesteps))
+    if not bool(torch.isfinite(latents).all()):
+        raise LoraError(
+            Code.DIVERGED,
+            "The picture came out as NaN: the base's precision overflows, or a LoRA is broken.",
+        )
+    return [_picture(base.decode_latents(one[None])) for one in latents]
+
+
+def save_png(path: Path, picture: Image.Image, parameters: str) -> None:
+    """Publish a PNG with the standard ``parameters`` text. Raises LoraError(STORAGE)."""
+    info = PngInfo()
+    info.add_text("parameters", parameters)
+    content = io.BytesIO()
+    picture.save(content, "PNG", pnginfo=info)
+    publish(path, [content.getvalue()])
+
+
+def _conditioning(base: Base, specs: Sequence[PictureSpec], *, guided: bool) -> Tensor:
+    """(n, 77, width), or (2n, 77, width) with the negative prompts first."""
+    texts = [spec.prompt for spec in specs]
+    if guided:
+        texts = [spec.negative for spec in specs] + texts
+    known = {text: base.encode_text(text) for text in dict.fromkeys(texts)}
+    return torch.cat([known[text] for text in texts]).to(base.dtype)
+
+
+def _guided(base: Base, latents: Tensor, timestep: Tensor, text: Tensor, cfg: float) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans, https://arxiv.org/abs/2207.12598), in float32."""
+    guided = len(text) == 2 * len(latents)
+    seen = torch.cat([latents, latents]) if guided else latents
+    predicted = base.denoise(seen, timestep, text)
+    if not guided:
+        return predicted
+    without, with_text = predicted.chunk(2)
+    return without + cfg * (with_text - without)
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    array = ((pixels[0] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(np.ascontiguousarray(array))

@@ -1,0 +1,116 @@
+"""What a LoRA file tells other tools of how it was made: kohya's ``ss_*`` and ``modelspec`` 1.0.1."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from lora_daemon.engine.bases import Base
+from lora_daemon.pipe import Freeze
+from shared.recipe import Recipe
+from shared.safetensors_file import Tensor, encode
+
+
+@dataclass(frozen=True)
+class Made:
+    """What is fixed about a run's file before its first step."""
+
+    name: str
+    recipe: Recipe
+    freeze: Freeze
+    base: Base
+    captions: list[str]  # of the pictures used
+    resolution: int
+    total: int
+
+
+def metadata(
+    made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int
+) -> dict[str, str]:
+    """The header of a LoRA at a step. Between two identical runs only the finish time differs, and
+    its length is fixed, so that ``sshs_legacy_hash`` sees the same bytes."""
+    recipe, freeze, family = made.recipe, made.freeze, made.base.family
+    images = len(made.captions) * recipe.dataset.repeats
+    size = made.resolution
+    training = {
+        "ss_output_name": made.name,
+        "ss_session_id": freeze.run,
+        "ss_training_comment": recipe.title,
+        "ss_training_started_at": f"{freeze.queued_at:.6f}",
+        "ss_training_finished_at": f"{time.time():.6f}",
+        "ss_sd_model_name": freeze.base,
+        "ss_new_sd_model_hash": made.base.model_hash,
+        "ss_base_model_version": family.base_version,
+        "ss_v2": str(family.base_version.startswith("sd_v2")),
+        "ss_clip_skip": "None",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(recipe.network.rank),
+        "ss_network_alpha": str(float(recipe.network.alpha)),
+        "ss_network_args": json.dumps({"targets": recipe.network.targets}),
+        "ss_learning_rate": str(recipe.optimizer.learning_rate),
+        "ss_unet_lr": str(recipe.optimizer.learning_rate),
+        "ss_text_encoder_lr": "None",
+        "ss_optimizer": "torch.optim.AdamW",
+        "ss_max_grad_norm": str(recipe.optimizer.max_grad_norm),
+        "ss_lr_scheduler": recipe.schedule.kind,
+        "ss_lr_warmup_steps": str(recipe.schedule.warmup_steps),
+        "ss_seed": str(recipe.training.seed),
+        "ss_mixed_precision": str(made.base.dtype).removeprefix("torch."),
+        "ss_num_train_images": str(images),
+        "ss_num_reg_images": "0",
+        "ss_num_epochs": str(recipe.training.epochs),
+        "ss_epoch": str(epoch),
+        "ss_max_train_steps": str(made.total),
+        "ss_steps": str(step),
+        "ss_total_batch_size": str(recipe.training.batch_size),
+        "ss_batch_size_per_device": str(recipe.training.batch_size),
+        "ss_resolution": f"({size}, {size})",
+        "ss_enable_bucket": "False",
+        "ss_bucket_info": json.dumps(
+            {"buckets": {"0": {"resolution": [size, size], "count": images}}}
+        ),
+        "ss_cache_latents": "True",
+        "ss_random_crop": "False",
+        "ss_flip_aug": str(recipe.dataset.flip),
+        "ss_dataset_dirs": json.dumps(
+            {freeze.dataset: {"n_repeats": recipe.dataset.repeats, "img_count": len(made.captions)}}
+        ),
+        "ss_tag_frequency": json.dumps({freeze.dataset: _tags(made.captions)}, ensure_ascii=False),
+        "ss_prior_loss_weight": "1.0",
+    }
+    # kohya hashes the file as it is with the ss_ entries alone.
+    model_hash, legacy_hash = _hashes(encode(tensors, training))
+    prediction = {"epsilon": "epsilon", "v_prediction": "v"}[made.base.objective]
+    queued = datetime.fromtimestamp(int(freeze.queued_at), UTC)
+    specification = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": family.architecture,
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": recipe.title or made.name,
+        "modelspec.date": queued.strftime("%Y-%m-%dT%H:%M:%S"),
+        "modelspec.resolution": f"{size}x{size}",
+        "modelspec.prediction_type": prediction,
+        "modelspec.hash_sha256": f"0x{model_hash}",
+    }
+    if recipe.output.trigger:
+        specification["modelspec.trigger_phrase"] = recipe.output.trigger
+    hashes = {"sshs_model_hash": model_hash, "sshs_legacy_hash": legacy_hash}
+    return training | specification | hashes
+
+
+def _tags(captions: list[str]) -> dict[str, int]:
+    """How often each comma-separated tag occurs, commonest first."""
+    tags = (tag.strip() for caption in captions for tag in caption.split(","))
+    return dict(sorted(Counter(filter(None, tags)).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _hashes(file: bytes) -> tuple[str, str]:
+    """kohya's model hash (everything behind the header) and legacy hash (64 KiB at 1 MiB)."""
+    behind = 8 + int.from_bytes(file[:8], "little")
+    legacy = hashlib.sha256(file[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8]
+    return hashlib.sha256(file[behind:]).hexdigest(), legacy

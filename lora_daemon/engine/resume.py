@@ -1,0 +1,165 @@
+"""Resume states: all that a run needs to go on as if it had never stopped, and the proof of it.
+
+One safetensors file a state, published whole: the LoRA's vector, AdamW's two moments, the step, the
+recent losses. All other randomness is counted from the seed (see ``randomness``), so it needs no
+state. The last two are kept; a damaged newest one falls back to the one before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import msgspec
+import numpy as np
+import peft
+import torch
+import transformers
+from torch import Tensor
+
+from lora_daemon.engine.bases import Base
+from shared.errors import LoraError
+from shared.safetensors_file import Tensor as RawTensor
+from shared.safetensors_file import read_header, read_tensor, write
+
+KEPT = 2
+VERSION = 1
+_NAMES = ("vector", "first_moment", "second_moment")
+
+
+class Fingerprint(msgspec.Struct, frozen=True):
+    """What must be equal for eager arithmetic to repeat bit for bit."""
+
+    build: str
+    processor: str
+    instructions: str
+    threads: int
+    memory_format: str
+    device: str
+    dtype: str
+    base: str
+
+    @classmethod
+    def of(cls, base: Base) -> Fingerprint:
+        """This process's, for training on ``base``."""
+        versions = {"torch": torch.__version__, "diffusers": diffusers.__version__,
+                    "transformers": transformers.__version__, "peft": peft.__version__}  # fmt: skip
+        device = "cpu"
+        if base.device.type == "cuda":
+            device = f"cuda {torch.cuda.get_device_name(base.device)}"
+        return cls(
+            build=" ".join(f"{name} {version}" for name, version in versions.items()),
+            processor=_processor(),
+            instructions=torch.backends.cpu.get_cpu_capability(),
+            threads=torch.get_num_threads(),
+            memory_format="channels_last",
+            device=device,
+            dtype=str(base.dtype).removeprefix("torch."),
+            base=base.model_hash,
+        )
+
+    def differs(self, other: Fingerprint) -> str:
+        """What is not equal, in words; empty if nothing is."""
+        pairs = [
+            (name.replace("_", " "), getattr(other, name), getattr(self, name))
+            for name in self.__struct_fields__
+        ]
+        return "; ".join(f"{name}: {then} → {now}" for name, then, now in pairs if then != now)
+
+    @property
+    def exact(self) -> bool:
+        """Whether this kind of arithmetic repeats at all: eager fp32 on the CPU does."""
+        return self.device == "cpu" and self.dtype == "float32"
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """The numbers of a state."""
+
+    step: int
+    updates: int  # AdamW's own count
+    losses: list[float]  # of the last steps
+    fingerprint: Fingerprint
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class State:
+    """A whole state. Each tensor is float32 (n,), on the CPU."""
+
+    progress: Progress
+    vector: Tensor
+    first_moment: Tensor
+    second_moment: Tensor
+
+    @property
+    def finite(self) -> bool:
+        return all(bool(torch.isfinite(getattr(self, name)).all()) for name in _NAMES)
+
+
+class States:
+    """The ``state/`` folder of a run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def publish(self, state: State) -> None:
+        """Keep a state, and let go of all but the last two. Raises LoraError(STORAGE)."""
+        raw = {name: getattr(state, name).numpy().tobytes() for name in _NAMES}
+        tensors = {name: RawTensor("F32", (len(data) // 4,), data) for name, data in raw.items()}
+        progress = msgspec.json.encode(state.progress).decode()
+        metadata = {"progress": progress, "checksum": _checksum(raw, progress)}
+        write(self.root / f"step{state.progress.step:09d}.safetensors", tensors, metadata)
+        for old in self._files()[KEPT:]:
+            with contextlib.suppress(OSError):
+                old.unlink()
+
+    def newest(self) -> tuple[State | None, list[str]]:
+        """The newest whole state, and what is wrong with those newer than it."""
+        damaged = []
+        for path in self._files():
+            try:
+                return _read(path), damaged
+            except (LoraError, OSError, KeyError, ValueError, msgspec.MsgspecError) as error:
+                damaged.append(f"{path.name} is damaged ({error})")
+        return None, damaged
+
+    def forget_after(self, step: int) -> None:
+        """Remove states newer than ``step``: damaged ones, or those of a diverged stretch."""
+        for path in self._files():
+            if path.name > f"step{step:09d}.safetensors":
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def _files(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self.root.glob("step*.safetensors"), reverse=True)
+
+
+def _read(path: Path) -> State:
+    header = read_header(path)
+    with path.open("rb") as file:
+        raw = {name: read_tensor(file, header, name) for name in _NAMES}
+    progress = header.metadata["progress"]
+    if header.metadata["checksum"] != _checksum(raw, progress):
+        raise ValueError("its checksum does not fit")
+    tensors = [torch.from_numpy(np.frombuffer(raw[name], "<f4").copy()) for name in _NAMES]
+    return State(msgspec.json.decode(progress, type=Progress), *tensors)
+
+
+def _checksum(raw: dict[str, bytes], progress: str) -> str:
+    digest = hashlib.sha256(progress.encode())
+    for name in _NAMES:
+        digest.update(raw[name])
+    return digest.hexdigest()
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

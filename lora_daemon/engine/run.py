@@ -1,0 +1,172 @@
+"""One run, from its directory to its LoRA: load, cache, resume, train, and say how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from lora_daemon.engine.adapters import Adapter
+from lora_daemon.engine.bases import Base
+from lora_daemon.engine.cache import LatentsCache
+from lora_daemon.engine.device import explained, free_cache
+from lora_daemon.engine.feed import Choice, Feed, choose
+from lora_daemon.engine.lora_metadata import Made
+from lora_daemon.engine.resume import Fingerprint, Progress
+from lora_daemon.engine.samples import Samples
+from lora_daemon.engine.session import Session
+from lora_daemon.engine.steering import Commands, Leave, Steering, Tell
+from lora_daemon.engine.studio import Studio
+from lora_daemon.engine.train import optimizer_for, train
+from lora_daemon.pipe import Finished, Freeze, Notice, Paint, Resumed, RunFailed, Skipped, Train
+from shared import recipe as recipes
+from shared.errors import Code, LoraError
+from shared.recipe import Recipe, total_steps
+
+
+def run(order: Train, studio: Studio, commands: Commands, tell: Tell) -> None:
+    """Train a run to its end, or to where it is told to leave it, and tell how it went.
+
+    Only a poisoned device raises: the process is then of no use.
+    """
+    steering = Steering(order.run, commands, tell)
+    try:
+        with _locked(Path(order.run_dir)):
+            _run(order, studio, steering)
+    except Leave as leave:  # before the first step: nothing to save
+        tell(Finished(run=order.run, outcome=leave.outcome, step=0, loss=float("nan")))
+    except Exception as error:
+        if not isinstance(error, LoraError):
+            traceback.print_exc()
+        failure = explained(error).failure()
+        del error
+        free_cache()
+        tell(RunFailed(run=order.run, failure=failure))
+
+
+def _run(order: Train, studio: Studio, steering: Steering) -> None:
+    run_dir = Path(order.run_dir)
+    recipe, freeze = _read(run_dir)
+    steering.enter("loading")
+    base = studio.base(Path(freeze.base_path), recipe.training.precision)
+    resolution = recipe.dataset.resolution or base.resolution
+    steering.on_paint = lambda job: studio.serve(job, lambda: _guest(studio, job, base))
+
+    def look(done: int, total: int) -> None:
+        steering.enter("caching", (done, total))
+        steering.look()
+
+    cache = LatentsCache(Path(order.cache_dir), base, resolution)
+    choice, moments = choose(freeze, cache, run_dir, look)
+    for path, reason in choice.skipped:
+        steering.tell(Skipped(run=order.run, path=path, reason=reason))
+    captions = [freeze.pictures[one.index].caption for one in choice.used]
+    _notice_long_captions(base, captions, steering)
+    feed = Feed(recipe, base, moments, captions)
+    total = total_steps(recipe, len(moments))
+
+    adapter = Adapter(base, recipe.network, recipe.training.seed)
+    try:
+        optimizer = optimizer_for(adapter, recipe.optimizer)
+        name = recipe.output.name or freeze.name
+        made = Made(name, recipe, freeze, base, captions, resolution, total)
+        samples = Samples(recipe, base, run_dir, resolution, freeze.base, steering)
+        session = Session(
+            recipe, made, run_dir, adapter, optimizer, Fingerprint.of(base), steering,
+            samples.make, total, feed.steps_per_epoch,
+        )  # fmt: skip
+        steering.on_paint = lambda job: _paint_aside(studio, job, base, adapter)
+        progress = session.restore()
+        if progress is not None:
+            _tell_resumed(steering, session.fingerprint, progress)
+            samples.catch_up(session.step, feed.steps_per_epoch)
+        try:
+            train(recipe, base, adapter, optimizer, feed, session)
+        except LoraError as error:
+            if error.code is Code.DIVERGED:
+                raise _with_last_good(session, error) from None
+            raise
+    finally:
+        adapter.remove()
+
+
+def _guest(studio: Studio, job: Paint, host: Base) -> Base:
+    return studio.guest(Path(job.base_path), host)
+
+
+def _paint_aside(studio: Studio, job: Paint, base: Base, adapter: Adapter) -> None:
+    """Paint between two steps, on the plain base."""
+    with adapter.set_aside():
+        studio.serve(job, lambda: _guest(studio, job, base))
+
+
+def _with_last_good(session: Session, error: LoraError) -> LoraError:
+    """Keep the LoRA of the newest state from before the divergence, and say so."""
+    state, _ = session.states.newest()
+    if state is None or not state.progress.step:
+        return LoraError(error.code, f"{error.message} Nothing good was saved before.",
+                         data=error.data)  # fmt: skip
+    session.step = state.progress.step
+    session.put_back(state)
+    session.keep()
+    return LoraError(
+        error.code,
+        f"{error.message} The LoRA of step {session.step}, the last good state, is kept as "
+        f"{session.lora}.",
+        data={**error.data, "kept": session.lora, "kept_step": session.step},
+    )
+
+
+def _tell_resumed(steering: Steering, now: Fingerprint, progress: Progress) -> None:
+    why = now.differs(progress.fingerprint)
+    if not why and not now.exact:
+        why = f"{now.dtype} on {now.device} does not repeat bit for bit"
+    steering.tell(
+        Resumed(run=steering.run, step=progress.step, identical=not why, why=why)
+    )
+
+
+def _notice_long_captions(base: Base, captions: list[str], steering: Steering) -> None:
+    long = sum(not base.fits(caption) for caption in captions)
+    if long:
+        steering.tell(
+            Notice(
+                run=steering.run,
+                message=f"{long} of {len(captions)} captions are longer than 75 tokens; the text "
+                "encoder does not see what is beyond.",
+            )
+        )
+
+
+def _read(run_dir: Path) -> tuple[Recipe, Freeze]:
+    recipe = recipes.load(run_dir / "recipe.toml")
+    path = run_dir / "freeze.json"
+    try:
+        return recipe, msgspec.json.decode(path.read_bytes(), type=Freeze)
+    except OSError as error:
+        raise LoraError.storage("read", path, error) from None
+    except msgspec.MsgspecError as error:
+        raise LoraError(Code.INVALID_FILE, f"{path} is damaged ({error}).") from None
+
+
+@contextlib.contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory's lock: two trainers in one directory would tear each other's files."""
+    try:
+        descriptor = os.open(run_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LoraError.storage("lock", run_dir, error) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise LoraError(
+            Code.BUSY, f"Another process is training in {run_dir}.", retryable=True
+        ) from None
+    finally:
+        os.close(descriptor)

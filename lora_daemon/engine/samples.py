@@ -1,0 +1,118 @@
+"""Pictures during training: the recipe's prompts, always from the same seeds, by the LoRA as it is.
+
+They have their own generators and only read the adapter, so a run with fifty of them ends with the
+same bytes as a run with none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from lora_daemon.engine.bases import Base
+from lora_daemon.engine.device import explained, free_cache
+from lora_daemon.engine.generate import paint, save_png
+from lora_daemon.engine.steering import Steering
+from lora_daemon.pipe import Notice, SampleSaved
+from shared.errors import Code, LoraError
+from shared.pictures import PictureSpec, parameters_text
+from shared.recipe import Recipe
+
+
+class Samples:
+    """The ``samples/`` folder of a run."""
+
+    def __init__(
+        self, recipe: Recipe, base: Base, run_dir: Path, resolution: int, base_name: str,
+        steering: Steering,
+    ) -> None:  # fmt: skip
+        wanted = recipe.sample
+        self.recipe, self.base, self.steering = recipe, base, steering
+        self.run_dir = run_dir
+        self.specs = [
+            PictureSpec(
+                base=base_name, prompt=prompt, negative=wanted.negative, sampler=wanted.sampler,
+                steps=wanted.steps, cfg=wanted.cfg, seed=wanted.seed + number, width=resolution,
+                height=resolution,
+            )
+            for number, prompt in enumerate(wanted.prompts)
+        ]  # fmt: skip
+
+    def make(self, step: int) -> None:
+        """Paint every prompt. What goes wrong is told, and the training goes on."""
+        if not self.specs:
+            self._notice("The recipe has no sample.prompts, so there is nothing to sample.")
+            return
+        before = self.steering.enter("sampling", (0, len(self.specs)))
+        with self._tried(step):
+            for number in range(len(self.specs)):
+                try:
+                    self._make(step, number)
+                except Exception as error:
+                    told = explained(error)
+                    del error
+                    free_cache()
+                    if told.code is Code.CANCELLED:
+                        break
+                    self._notice(f"A sample of step {step} failed: {told.message}")
+                self.steering.enter("sampling", (number + 1, len(self.specs)))
+        self.steering.enter(before)
+
+    def catch_up(self, step: int, per_epoch: int) -> None:
+        """Paint what was due at the step that a run resumes from, unless painting it was tried:
+        it may be what ended the process."""
+        wanted = self.recipe.sample
+        epoch = 0 if step % per_epoch else step // per_epoch
+        due = (wanted.every_steps and step % wanted.every_steps == 0) or (
+            wanted.every_epochs and epoch and epoch % wanted.every_epochs == 0
+        )
+        absent = not all(self._path(step, n).exists() for n in range(len(self.specs)))
+        if not due or not absent:
+            return
+        if self._mark(step).exists():
+            self._notice(f"The samples of step {step} were interrupted; they are left out.")
+            with contextlib.suppress(OSError):
+                self._mark(step).unlink()
+        else:
+            self.make(step)
+
+    def _make(self, step: int, number: int) -> None:
+        spec = self.specs[number]
+
+        def progress(_: int) -> None:
+            if self.steering.leaving:
+                raise LoraError(Code.CANCELLED, "The run is being left.")
+
+        (picture,) = paint(self.base, [spec], progress)
+        text = parameters_text(
+            spec, model=spec.base, model_hash=self.base.model_hash[:10], lora_hashes={}
+        )
+        path = self._path(step, number)
+        save_png(path, picture, text)
+        self.steering.tell(
+            SampleSaved(
+                run=self.steering.run, step=step, path=str(path.relative_to(self.run_dir)),
+                prompt=spec.prompt, seed=spec.seed,
+            )
+        )  # fmt: skip
+
+    def _path(self, step: int, number: int) -> Path:
+        return self.run_dir / "samples" / f"step{step:06d}_{number:02d}.png"
+
+    def _mark(self, step: int) -> Path:
+        return self.run_dir / "samples" / f".step{step:06d}"
+
+    @contextlib.contextmanager
+    def _tried(self, step: int) -> Iterator[None]:
+        """A mark on the disk while painting. It stays there if the process dies of it."""
+        mark = self._mark(step)
+        with contextlib.suppress(OSError):
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        yield
+        with contextlib.suppress(OSError):
+            mark.unlink()
+
+    def _notice(self, message: str) -> None:
+        self.steering.tell(Notice(run=self.steering.run, message=message))

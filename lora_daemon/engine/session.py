@@ -1,0 +1,277 @@
+"""The surroundings of the training loop: telling, pausing, saving, sampling, between two steps."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lora_daemon.engine.adapters import Adapter
+from lora_daemon.engine.lora_metadata import Made, metadata
+from lora_daemon.engine.lora_file import kohya_tensors
+from lora_daemon.engine.metrics import Metrics
+from lora_daemon.engine.resume import Fingerprint, Progress, State, States
+from lora_daemon.engine.steering import Leave, Outcome, Steering
+from lora_daemon.pipe import CheckpointSaved, Finished, Notice, Point, StateSaved, Tick
+from shared.errors import Code, LoraError
+from shared.recipe import Recipe
+from shared.safetensors_file import write
+
+TICK = 0.25  # seconds
+WINDOW = 5.0  # seconds of training that the speed is taken over
+RETRY = 15.0  # seconds between attempts to save to a full disk
+TAIL = 100  # losses in the mean that a finished run reports
+
+
+class Session:
+    """One run being trained: where it is, what it leaves behind.
+
+    ``sample``: makes the recipe's pictures at the present step. ``made``: what the file's metadata
+    tells of the run.
+    """
+
+    def __init__(
+        self, recipe: Recipe, made: Made, run_dir: Path, adapter: Adapter,
+        optimizer: torch.optim.AdamW, fingerprint: Fingerprint, steering: Steering,
+        sample: Callable[[int], None], total: int, per_epoch: int,
+    ) -> None:  # fmt: skip
+        self.recipe, self.made, self.run_dir = recipe, made, run_dir
+        self.adapter, self.optimizer = adapter, optimizer
+        self.fingerprint, self.steering = fingerprint, steering
+        self.total, self.per_epoch = total, per_epoch
+        self.step = 0  # steps done
+        self.outcome: Outcome = "finished"
+        self.lora = ""
+        self.states = States(run_dir / "state")
+        self.metrics = Metrics(run_dir / "metrics.csv")
+        self._sample = sample
+        self._losses: deque[float] = deque(maxlen=TAIL)
+        self._pending: list[tuple[Tensor, float, Tensor, float]] = []
+        self._trained = 0.0  # seconds spent in steps
+        self._speed: deque[tuple[float, int]] = deque([(0.0, 0)])
+        self._ticked = self._saved = time.monotonic()
+        self._state_step = -1
+
+    # ── the loop's side ─────────────────────────────────────────────────────────────────────────
+
+    def steps(self) -> Iterator[int]:
+        """The steps that are left, counted from 0; everything else happens between them."""
+        self.steering.position = (self.step, self.total)
+        self.steering.on_sample = lambda: self._sample(self.step)
+        self.steering.on_save = self.keep
+        self.steering.on_pause = self.save_state
+        self.steering.enter("training")
+        try:
+            while self.step < self.total:
+                self.steering.look()
+                began = time.monotonic()
+                yield self.step
+                self._trained += time.monotonic() - began
+                self._between()
+        except Leave as leave:
+            self.outcome = leave.outcome
+        self._finish()
+
+    def record(self, loss: Tensor, rate: float, norm: Tensor) -> None:
+        """One step is done. The tensors are read at the next tick, not now: reading waits."""
+        self._pending.append((loss, rate, norm, time.time()))
+        self.step += 1
+        self.steering.position = (self.step, self.total)
+
+    # ── between two steps ───────────────────────────────────────────────────────────────────────
+
+    def _between(self) -> None:
+        if time.monotonic() - self._ticked >= TICK or self.step == self.total:
+            self.flush()
+        due_epoch = not self.step % self.per_epoch and self.step // self.per_epoch
+        save, sample = self.recipe.save, self.recipe.sample
+        if _due(self.step, due_epoch, save.every_steps, save.every_epochs):
+            self.keep()
+        if _due(self.step, due_epoch, sample.every_steps, sample.every_epochs) and sample.prompts:
+            self.save_state()  # whatever the pictures do to the process, the steps are safe
+            self._sample(self.step)
+        if time.monotonic() - self._saved >= save.resume_seconds:
+            self.save_state()
+
+    def flush(self) -> None:
+        """Read and tell the steps since the last tick. Raises LoraError(DIVERGED)."""
+        self._ticked = time.monotonic()
+        if not self._pending:
+            return
+        points = self._read_pending()
+        good = [p for p in points if math.isfinite(p.loss) and math.isfinite(p.grad_norm)]
+        for point in good:
+            self.metrics.add(point)
+            self._losses.append(point.loss)
+        with contextlib.suppress(LoraError):  # kept waiting; saving says so, and waits for space
+            self.metrics.flush()
+        self._speed.append((self._trained, self.step))
+        while len(self._speed) > 2 and self._trained - self._speed[0][0] > WINDOW:
+            self._speed.popleft()
+        (since, first), (until, last) = self._speed[0], self._speed[-1]
+        self.steering.tell(
+            Tick(
+                run=self.steering.run,
+                step=good[-1].step if good else self.step,
+                steps=self.total,
+                epoch=self.epoch,
+                epochs=math.ceil(self.total / self.per_epoch),
+                points=good,
+                speed=(last - first) / (until - since) if until > since else 0.0,
+            )
+        )
+        if len(good) < len(points):
+            bad = next(p for p in points if not math.isfinite(p.loss + p.grad_norm))
+            what = "loss" if not math.isfinite(bad.loss) else "gradient"
+            raise LoraError(
+                Code.DIVERGED,
+                f"The {what} became {bad.loss if what == 'loss' else bad.grad_norm} at step "
+                f"{bad.step}. Try a lower optimizer.learning_rate, or fp32.",
+                data={"step": bad.step},
+            )
+
+    @property
+    def epoch(self) -> int:
+        """The present one, counted from 1."""
+        return max(0, self.step - 1) // self.per_epoch + 1
+
+    def _read_pending(self) -> list[Point]:
+        values = torch.stack([torch.stack((one[0], one[2])) for one in self._pending]).tolist()
+        first = self.step - len(self._pending) + 1
+        points = [
+            Point(first + number, loss, one[1], norm, one[3])
+            for number, ((loss, norm), one) in enumerate(zip(values, self._pending, strict=True))
+        ]
+        self._pending.clear()
+        return points
+
+    # ── what stays ──────────────────────────────────────────────────────────────────────────────
+
+    def restore(self) -> Progress | None:
+        """Go on from the newest whole state, if there is one. Raises LoraError(STORAGE)."""
+        state, damaged = self.states.newest()
+        for what in damaged:
+            self._notice(f"The resume state {what}; an older one is taken.")
+        if state is not None:
+            self.step = self._state_step = state.progress.step
+            self._losses.extend(state.progress.losses)
+            self.put_back(state)
+            self._speed = deque([(0.0, self.step)])
+        self.states.forget_after(self.step)
+        self.metrics.cut_back(self.step)
+        return state.progress if state else None
+
+    def put_back(self, state: State) -> None:
+        """Set the adapter and the optimiser to a state."""
+        self.adapter.vector.data.copy_(state.vector)
+        self.adapter.gradient.zero_()
+        if state.progress.updates:
+            self.optimizer.state[self.adapter.vector] = {
+                "step": torch.tensor(float(state.progress.updates), device=self.adapter.device),
+                "exp_avg": state.first_moment.to(self.adapter.device),
+                "exp_avg_sq": state.second_moment.to(self.adapter.device),
+            }
+
+    def save_state(self) -> None:
+        """Publish a resume state of this step, unless there is one."""
+        if self._state_step == self.step:
+            return
+        self.flush()
+        vector = self.adapter.vector
+        own = self.optimizer.state.get(vector, {})
+        nothing = torch.zeros_like(vector)
+        state = State(
+            Progress(
+                self.step, int(own.get("step", 0)), list(self._losses), self.fingerprint
+            ),
+            *(
+                one.detach().float().cpu()
+                for one in (vector, own.get("exp_avg", nothing), own.get("exp_avg_sq", nothing))
+            ),
+        )
+        if not state.finite:
+            raise LoraError(
+                Code.DIVERGED, f"The LoRA is no longer finite at step {self.step}.",
+                data={"step": self.step},
+            )  # fmt: skip
+        self._insist(lambda: self._publish(state))
+        self._state_step = self.step
+        self._saved = time.monotonic()
+        self.steering.tell(StateSaved(run=self.steering.run, step=self.step))
+
+    def _publish(self, state: State) -> None:
+        self.metrics.flush(durable=True)
+        self.states.publish(state)
+
+    def keep(self, *, final: bool = False) -> None:
+        """Save the LoRA as it is: under its own name if ``final``, else with its step."""
+        self.flush()
+        name = self.made.name if final else f"{self.made.name}-step{self.step:06d}"
+        path = self.run_dir / "lora" / f"{name}.safetensors"
+        before = self.steering.enter("saving")
+        modules = [(one.name, one.down, one.up) for one in self.adapter.modules]
+        tensors = kohya_tensors(modules, self.adapter.alpha)
+        size = 0
+
+        def save() -> None:
+            nonlocal size
+            size = write(path, tensors, metadata(self.made, tensors, self.step, self.epoch))
+
+        self._insist(save)
+        self.lora = f"lora/{path.name}"
+        self.steering.tell(
+            CheckpointSaved(
+                run=self.steering.run, step=self.step, epoch=self.epoch, path=self.lora, size=size,
+                final=final,
+            )
+        )  # fmt: skip
+        self.steering.enter(before)
+
+    def _insist(self, save: Callable[[], None]) -> None:
+        """Save; where the disk will not have it, say so once and wait until it will.
+
+        Told to stop or suspend meanwhile, the run fails with the disk's error.
+        """
+        said = False
+        while True:
+            try:
+                save()
+                return
+            except LoraError as error:
+                if not said:
+                    self._notice(
+                        f"{error.message} The run waits, with all its work in memory, and tries "
+                        f"again each {RETRY:.0f} seconds."
+                    )
+                    said = True
+                try:
+                    self.steering.hold(RETRY)
+                except Leave:
+                    raise error from None
+
+    def _finish(self) -> None:
+        self.save_state()
+        if self.outcome != "suspended":
+            self.keep(final=True)
+        self.steering.tell(
+            Finished(
+                run=self.steering.run, outcome=self.outcome, step=self.step,
+                loss=math.fsum(self._losses) / max(1, len(self._losses)),
+                lora=self.lora if self.outcome != "suspended" else "",
+            )
+        )  # fmt: skip
+
+    def _notice(self, message: str) -> None:
+        self.steering.tell(Notice(run=self.steering.run, message=message))
+
+
+def _due(step: int, epoch: int | bool, every_steps: int, every_epochs: int) -> bool:
+    """Whether something that comes each so many steps or epochs comes now."""
+    by_steps = bool(every_steps) and step % every_steps == 0
+    return by_steps or (bool(every_epochs) and bool(epoch) and epoch % every_epochs == 0)

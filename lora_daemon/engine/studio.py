@@ -1,0 +1,134 @@
+"""The studio: the base that stays resident, and the pictures painted with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+
+from lora_daemon.engine import bases, lora_file
+from lora_daemon.engine.bases import Base
+from lora_daemon.engine.device import explained, free_cache
+from lora_daemon.engine.generate import MAX_BATCH, paint, save_png, sized
+from lora_daemon.engine.mix import Placed, applied
+from lora_daemon.engine.steering import Tell
+from lora_daemon.pipe import Canvas, LoraFile, Paint, Painted, PaintFailed, PaintStep
+from shared.errors import Code, LoraError
+from shared.lora_info import inspect
+from shared.pictures import PictureSpec, parameters_text
+
+Cancelled = Callable[[str], bool]  # whether the job with this id is to be given up
+STEP_TELLING = 0.2  # seconds between two reports of one job's progress
+
+
+class Studio:
+    """One device, one resident base. A run and the pictures between its steps share it."""
+
+    def __init__(self, device: torch.device, tell: Tell, cancelled: Cancelled) -> None:
+        self.device = device
+        self.tell = tell
+        self.cancelled = cancelled
+        self._resident: Base | None = None
+        self._precision = ""
+
+    def base(self, path: Path, precision: str = "") -> Base:
+        """The base at ``path``, loaded if it is not the resident one.
+
+        ``precision``: empty takes the resident one as it is. Raises LoraError.
+        """
+        resident = self._resident
+        if resident and resident.path == path and precision in ("", self._precision):
+            return resident
+        self._resident = None  # let go of it before loading: two might not fit
+        free_cache()
+        self._precision = precision or "auto"
+        self._resident = bases.load(path, self.device, self._precision)
+        return self._resident
+
+    def guest(self, path: Path, host: Base) -> Base:
+        """A base for pictures while ``host`` is training: the host itself, or another beside it."""
+        return host if path == host.path else bases.load(path, self.device)
+
+    def serve(self, job: Paint, base: Callable[[], Base]) -> None:
+        """Do a picture job and tell how it went. Only a poisoned device raises."""
+        began = time.monotonic()
+        try:
+            if self.cancelled(job.job):
+                raise LoraError(Code.CANCELLED, "The picture was cancelled before it began.")
+            painted = self._paint(job, base())
+            self.tell(msgspec.structs.replace(painted, seconds=time.monotonic() - began))
+        except Exception as error:
+            failure = explained(error).failure()
+            free_cache()
+            self.tell(PaintFailed(job=job.job, failure=failure))
+
+    def _paint(self, job: Paint, base: Base) -> Painted:
+        canvases = [Canvas(spec=job.spec, out=job.out), *job.more]
+        canvases = [_with_size(canvas, base) for canvas in canvases]
+        files = [(use, lora_file.load(Path(use.path), base)) for use in job.loras]
+        hashes = {use.name: _short_hash(use) for use in job.loras}
+        total = sum(canvas.spec.steps for canvas in canvases)
+        done, told = 0, 0.0
+
+        def progress(steps: int, of_each: int) -> None:
+            nonlocal told
+            if self.cancelled(job.job):
+                raise LoraError(Code.CANCELLED, "The picture was cancelled.")
+            if time.monotonic() - told > STEP_TELLING or done + steps * of_each == total:
+                told = time.monotonic()
+                self.tell(PaintStep(job=job.job, step=done + steps * of_each, steps=total))
+
+        first = ""
+        with applied(base, [(weights.modules, use.weight) for use, weights in files]):
+            for group in _together(canvases):
+                specs = [canvas.spec for canvas in group]
+                pictures = paint(base, specs, lambda steps: progress(steps, len(specs)))
+                for canvas, picture in zip(group, pictures, strict=True):
+                    text = parameters_text(
+                        msgspec.structs.replace(canvas.spec, loras=job.spec.loras),
+                        model=canvas.spec.base, model_hash=base.model_hash[:10],
+                        lora_hashes=hashes,
+                    )  # fmt: skip
+                    save_png(Path(canvas.out), picture, text)
+                    first = first or text
+                done += sum(spec.steps for spec in specs)
+        return Painted(
+            job=job.job, width=canvases[0].spec.width, height=canvases[0].spec.height,
+            parameters=first, seconds=0.0, notes=[_unplaced(use, w) for use, w in files
+                                                  if w.unplaced],
+        )  # fmt: skip
+
+
+def _with_size(canvas: Canvas, base: Base) -> Canvas:
+    width, height = sized(canvas.spec, base)
+    spec = msgspec.structs.replace(canvas.spec, width=width, height=height)
+    return Canvas(spec=spec, out=canvas.out)
+
+
+def _together(canvases: Sequence[Canvas]) -> list[list[Canvas]]:
+    """Groups of pictures that can be computed together. The first is always made alone, so that a
+    job of one picture has the same pixels whatever follows it."""
+    groups: dict[tuple[object, ...], list[Canvas]] = {}
+    for canvas in canvases[1:]:
+        spec = canvas.spec
+        key = (spec.width, spec.height, spec.sampler, spec.steps, spec.cfg)
+        groups.setdefault(key, []).append(canvas)
+    batches = [
+        group[first : first + MAX_BATCH]
+        for group in groups.values()
+        for first in range(0, len(group), MAX_BATCH)
+    ]
+    return [[canvases[0]], *batches]
+
+
+def _unplaced(use: LoraFile, weights: lora_file.Weights) -> str:
+    names = ", ".join(weights.unplaced[:3])
+    more = f" and {len(weights.unplaced) - 3} more" if len(weights.unplaced) > 3 else ""
+    return f"{use.name}: this base has no place for {names}{more}; they were left out."
+
+
+def _short_hash(use: LoraFile) -> str:
+    return inspect(Path(use.path)).model_hash[:12]
