@@ -1,0 +1,69 @@
+"""A small Stable Diffusion of our own, its world, judge and data sets. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+CHECKSUMS = _HERE / "SHA256SUMS"
+
+
+class StarterDamagedError(Exception):
+    """A file of the packaged starter is missing or is not the file that was made."""
+
+
+def base_dir() -> Path:
+    """Return the diffusers folder of the starter base."""
+    return _HERE / "base"
+
+
+def dataset_dir(name: str) -> Path:
+    """Return the folder of a packaged data set: `creatures` (captioned) or `pencil` (bare).
+
+    Raises `ValueError` for a name that there is none of.
+    """
+    folder = _HERE / "datasets" / name
+    if not name or not folder.is_dir() or folder.parent != _HERE / "datasets":
+        known = ", ".join(sorted(one.name for one in (_HERE / "datasets").glob("*/")))
+        raise ValueError(f"the starter has no data set {name!r}; it has: {known}")
+    return folder
+
+
+def made_files(root: Path = _HERE) -> list[Path]:
+    """Return every file that `make` makes under `root`, sorted: base, judge and data sets."""
+    found = [
+        *(root / "base").rglob("*"),
+        *(root / "datasets").rglob("*"),
+        root / "judge.safetensors",
+    ]
+    return sorted(file for file in found if file.is_file())
+
+
+def write_checksums(root: Path = _HERE) -> None:
+    """Write `SHA256SUMS` over the made files, in the format of `sha256sum`."""
+    lines = [f"{_digest(file)}  {file.relative_to(root).as_posix()}\n" for file in made_files(root)]
+    (root / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+
+
+def verify(root: Path = _HERE) -> None:
+    """Check every made file against `SHA256SUMS`.
+
+    Raises `StarterDamagedError`, naming the first file that is missing or differs.
+    """
+    sums = root / "SHA256SUMS"
+    advice = "Install lora-tui again, or make the starter anew: python -m lora_daemon.starter.make"
+    if not sums.is_file():
+        raise StarterDamagedError(f"The starter's list of checksums is missing: {sums}. {advice}")
+    for line in sums.read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        file = root / name
+        if not file.is_file():
+            raise StarterDamagedError(f"A file of the starter is missing: {file}. {advice}")
+        if _digest(file) != digest:
+            raise StarterDamagedError(f"A file of the starter is damaged: {file}. {advice}")
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,132 @@
+"""The starter's autoencoder: trained on drawings, its latents brought to SD 1.5's scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from lora_daemon.starter import world
+from lora_daemon.starter.loop import Schedule, train
+
+SCALING = 0.18215
+"""SD 1.5's factor: unscaled latents have deviation 1 / SCALING, so forgetting it shows."""
+CROP, BATCH = 64, 16
+
+
+def build() -> AutoencoderKL:
+    """Return an untrained f = 8 autoencoder, 4 latent channels, about a million parameters."""
+    return AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=4, sample_size=128,
+        block_out_channels=(16, 32, 64, 64), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        mid_block_add_attention=False, scaling_factor=SCALING,
+    )  # fmt: skip
+
+
+def to_tensor(pictures: Sequence[Image.Image]) -> torch.Tensor:
+    """Stack RGB pictures into float32 (n, 3, height, width), -1 … 1."""
+    return from_bytes(to_bytes(pictures))
+
+
+def to_bytes(pictures: Sequence[Image.Image]) -> torch.Tensor:
+    """Stack RGB pictures into uint8 (n, 3, height, width)."""
+    stacked = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+
+
+def from_bytes(pixels: torch.Tensor) -> torch.Tensor:
+    """Turn uint8 pixels into float32, -1 … 1."""
+    return pixels.float() / 127.5 - 1
+
+
+def to_pictures(pixels: torch.Tensor) -> list[Image.Image]:
+    """Turn (n, 3, height, width) in -1 … 1 into RGB pictures."""
+    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(one) for one in array]
+
+
+def training_pixels(number: int, seed: int) -> torch.Tensor:
+    """Draw the autoencoder's pictures: mostly the base's world, a quarter what LoRAs will teach.
+
+    Returns uint8 (number, 3, 128, 128).
+    """
+    few = number // 8
+    drawn = [world.draw(s) for s in world.scenes(number - 2 * few, seed)]
+    drawn += [world.draw(s) for s in world.scenes(few, seed, content="creature")]
+    drawn += [world.draw(s, "pencil") for s in world.scenes(few, seed + 1)]
+    return to_bytes(drawn)
+
+
+def fit(state_file: Path, *, steps: int, pictures: int = 4000, seed: int = 1) -> AutoencoderKL:
+    """Train on random 64 px crops: L1 + MSE + a whisper of KL."""
+    torch.manual_seed(seed)
+    network = build().to(memory_format=torch.channels_last)
+    pixels = training_pixels(pictures, seed)
+
+    def loss_at(rng: torch.Generator) -> torch.Tensor:
+        rows = torch.randint(len(pixels), (BATCH,), generator=rng)
+        corners = torch.randint(128 - CROP + 1, (BATCH, 2), generator=rng).tolist()
+        crops = [
+            pixels[row, :, y : y + CROP, x : x + CROP]
+            for row, (y, x) in zip(rows.tolist(), corners, strict=True)
+        ]
+        real = from_bytes(torch.stack(crops)).to(memory_format=torch.channels_last)
+        posterior = network.encode(real).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=rng)
+        made = network.decode(posterior.mean + posterior.std * noise).sample
+        difference = made - real
+        loss: torch.Tensor = difference.abs().mean() + difference.square().mean()
+        loss = loss + 1e-6 * posterior.kl().mean()
+        return loss
+
+    train("autoencoder", network, Schedule(steps, rate=1e-3), loss_at, state_file, seed=seed)
+    return network
+
+
+def _split(rows: torch.Tensor, batch: int) -> list[torch.Tensor]:
+    return [rows[start : start + batch] for start in range(0, len(rows), batch)]
+
+
+@torch.no_grad()
+def encode(network: AutoencoderKL, pixels: torch.Tensor, batch: int = 32) -> torch.Tensor:
+    """Return the posterior means (n, 4, h/8, w/8), unscaled, of uint8 pixels (n, 3, h, w)."""
+    parts = [network.encode(from_bytes(part)).latent_dist.mean for part in _split(pixels, batch)]
+    return torch.cat(parts).contiguous()
+
+
+@torch.no_grad()
+def decode(network: AutoencoderKL, latents: torch.Tensor, batch: int = 32) -> torch.Tensor:
+    """Return pixels (n, 3, h, w) in -1 … 1 of unscaled latents (n, 4, h/8, w/8)."""
+    parts = [network.decode(part).sample for part in _split(latents, batch)]
+    return torch.cat(parts).clamp(-1, 1)
+
+
+@torch.no_grad()
+def normalise(network: AutoencoderKL, pixels: torch.Tensor) -> None:
+    """Fold a per-channel shift and scale into the two 1 × 1 convolutions around the latents.
+
+    Afterwards scaled latents (× SCALING) have mean 0 and deviation 1 in every channel, and decoding
+    gives what it gave before.
+    """
+    latents = encode(network, pixels)
+    mean, spread = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3)) * SCALING
+    before, after = network.quant_conv, network.post_quant_conv
+    assert before is not None and after is not None
+    before.weight[:4] /= spread[:, None, None, None]
+    before.bias[:4] = (before.bias[:4] - mean) / spread
+    before.bias[4:] -= 2 * spread.log()
+    after.bias += (after.weight[:, :, 0, 0] * mean).sum(dim=1)
+    after.weight *= spread[None, :, None, None]
+
+
+def psnr(network: AutoencoderKL, pixels: torch.Tensor) -> float:
+    """Return the mean per-picture PSNR in dB of uint8 pixels (n, 3, h, w) through it."""
+    made = decode(network, encode(network, pixels))
+    error = ((made - from_bytes(pixels)) / 2).square().mean(dim=(1, 2, 3))
+    return float((-10 * error.log10()).mean()) if len(error) else math.nan
