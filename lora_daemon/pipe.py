@@ -25,7 +25,7 @@ class FrozenPicture(msgspec.Struct, frozen=True, kw_only=True):
     """One training picture as it was when the run was queued."""
 
     item: str
-    path: str  # absolute
+    path: str  # absolute, as shared.filenames has it
     content: str  # SHA-256 of the file's bytes, hex
     caption: str
 

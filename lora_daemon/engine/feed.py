@@ -15,6 +15,7 @@ from lora_daemon.engine.cache import LatentsCache, Moments, PictureError
 from lora_daemon.engine.randomness import generator, shuffled
 from lora_daemon.pipe import Freeze, FrozenPicture
 from shared.errors import Code, LoraError
+from shared.filenames import from_text
 from shared.recipe import Recipe, steps_per_epoch
 from shared.safetensors_file import publish
 
@@ -165,4 +166,4 @@ def _chosen_before(
 
 
 def _cached(cache: LatentsCache, key: str, picture: FrozenPicture) -> Moments:
-    return cache.find(key) or cache.make(key, Path(picture.path), picture.content)
+    return cache.find(key) or cache.make(key, Path(from_text(picture.path)), picture.content)
