@@ -1,6 +1,6 @@
 """The LoRA in training: peft's layers in the UNet, and all their weights in one vector.
 
-``W x + (alpha / rank) · B A x`` (Hu et al., https://arxiv.org/abs/2106.09685), with A down and B up.
+``W x + (alpha / rank) · B A x`` (Hu et al., https://arxiv.org/abs/2106.09685): A is down, B is up.
 """
 
 from __future__ import annotations

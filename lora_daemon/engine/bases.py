@@ -108,7 +108,7 @@ class Base:
 
     @property
     def pixels_per_latent(self) -> int:
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return 1 << (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def resolution(self) -> int:
@@ -265,9 +265,7 @@ def _weights_files(path: Path, part: _Part) -> list[Path]:
     )
 
 
-def _module(
-    path: Path, part: _Part, kind: Any, device: torch.device, dtype: torch.dtype
-) -> Any:
+def _module(path: Path, part: _Part, kind: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Load one network, frozen. Every weight must be in the file, at the right shape."""
     variant = "fp16" if ".fp16" in _weights_files(path, part)[0].name else None
     folder = path / part.folder

@@ -50,7 +50,7 @@ def save(
 def kohya_tensors(
     modules: Sequence[tuple[str, Tensor, Tensor]], alpha: float
 ) -> dict[str, RawTensor]:
-    """The tensors of a LoRA file: per module ``.lora_down.weight``, ``.lora_up.weight``, ``.alpha``."""
+    """Per module ``.lora_down.weight``, ``.lora_up.weight`` and ``.alpha`` (one number)."""
     tensors = {}
     for name, down, up in modules:
         tensors[f"{name}.lora_down.weight"] = _raw(down)
@@ -116,10 +116,7 @@ def _placed(
             f"{up.numel() // max(1, rank)} wide, this base's {wide} → {high}.",
             data={"path": str(path)},
         )
-    if weight.ndim == 4:
-        up = up.reshape(high, rank, 1, 1)
-    else:
-        up = up.reshape(high, rank)
+    up = up.reshape(high, rank, *(1 for _ in weight.shape[2:]))
     return Placed(network, module, down.reshape(rank, *weight.shape[1:]), up, scale)
 
 

@@ -1,4 +1,4 @@
-"""What a LoRA file tells other tools of how it was made: kohya's ``ss_*`` and ``modelspec`` 1.0.1."""
+"""What a LoRA file tells other tools of its making: kohya's ``ss_*`` and ``modelspec`` 1.0.1."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ class Made:
     total: int
 
 
-def metadata(
-    made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int
-) -> dict[str, str]:
+def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -> dict[str, str]:
     """The header of a LoRA at a step. Between two identical runs only the finish time differs, and
     its length is fixed, so that ``sshs_legacy_hash`` sees the same bytes."""
     recipe, freeze, family = made.recipe, made.freeze, made.base.family

@@ -1,4 +1,4 @@
-"""``metrics.csv``: the whole loss series of a run, durable, and never ahead of what it resumes from."""
+"""``metrics.csv``: the whole loss series of a run, cut back to the state it resumes from."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ names, because those move: since transformers 5.24 ``CLIPTextModel`` has no ``te
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -54,14 +54,15 @@ def unet_names(config: Mapping[str, Any]) -> dict[str, str]:
 def text_names(layers: int, prefix: str) -> dict[str, str]:
     """Module path → kohya name for CLIP's text encoder. ``prefix``: what this version of
     transformers puts before ``encoder``. SD 1.5's 12 layers give 72 names."""
+    start = "lora_te_text_model_encoder_layers"
     return {
-        f"{prefix}encoder.layers.{layer}.{tail}": f"lora_te_text_model_encoder_layers_{layer}_{name}"
+        f"{prefix}encoder.layers.{layer}.{tail}": f"{start}_{layer}_{name}"
         for layer in range(layers)
         for tail, name in _TEXT.items()
     }
 
 
-def targeted(names: Mapping[str, str], targets: list[str]) -> dict[str, str]:
+def targeted(names: Mapping[str, str], targets: Sequence[str]) -> dict[str, str]:
     """The rows of a UNet table whose path ends in one of ``targets``, such as ``to_q``."""
     ends = tuple(f".{target}" for target in targets)
     return {path: name for path, name in names.items() if path.endswith(ends)}

@@ -119,7 +119,7 @@ class States:
 
     def newest(self) -> tuple[State | None, list[str]]:
         """The newest whole state, and what is wrong with those newer than it."""
-        damaged = []
+        damaged: list[str] = []
         for path in self._files():
             try:
                 return _read(path), damaged

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache
 from lora_daemon.engine.device import explained, free_cache
-from lora_daemon.engine.feed import Choice, Feed, choose
+from lora_daemon.engine.feed import Feed, choose
 from lora_daemon.engine.lora_metadata import Made
 from lora_daemon.engine.resume import Fingerprint, Progress
 from lora_daemon.engine.samples import Samples
@@ -27,6 +28,8 @@ from lora_daemon.pipe import Finished, Freeze, Notice, Paint, Resumed, RunFailed
 from shared import recipe as recipes
 from shared.errors import Code, LoraError
 from shared.recipe import Recipe, total_steps
+
+PATIENCE = 2.0  # seconds that a trainer which was just killed is given to be gone
 
 
 def run(order: Train, studio: Studio, commands: Commands, tell: Tell) -> None:
@@ -126,9 +129,7 @@ def _tell_resumed(steering: Steering, now: Fingerprint, progress: Progress) -> N
     why = now.differs(progress.fingerprint)
     if not why and not now.exact:
         why = f"{now.dtype} on {now.device} does not repeat bit for bit"
-    steering.tell(
-        Resumed(run=steering.run, step=progress.step, identical=not why, why=why)
-    )
+    steering.tell(Resumed(run=steering.run, step=progress.step, identical=not why, why=why))
 
 
 def _notice_long_captions(base: Base, captions: list[str], steering: Steering) -> None:
@@ -154,19 +155,29 @@ def _read(run_dir: Path) -> tuple[Recipe, Freeze]:
         raise LoraError(Code.INVALID_FILE, f"{path} is damaged ({error}).") from None
 
 
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def _locked(run_dir: Path) -> Iterator[None]:
-    """Hold the run directory's lock: two trainers in one directory would tear each other's files."""
+    """Hold the run directory's lock: two trainers in it would tear each other's files."""
     try:
         descriptor = os.open(run_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise LoraError.storage("lock", run_dir, error) from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        limit = time.monotonic() + PATIENCE
+        while not _try_lock(descriptor):
+            if time.monotonic() > limit:
+                raise LoraError(
+                    Code.BUSY, f"Another process is training in {run_dir}.", retryable=True
+                )
+            time.sleep(0.05)
         yield
-    except BlockingIOError:
-        raise LoraError(
-            Code.BUSY, f"Another process is training in {run_dir}.", retryable=True
-        ) from None
     finally:
         os.close(descriptor)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lora_daemon.engine.adapters import Adapter
-from lora_daemon.engine.lora_metadata import Made, metadata
 from lora_daemon.engine.lora_file import kohya_tensors
+from lora_daemon.engine.lora_metadata import Made, metadata
 from lora_daemon.engine.metrics import Metrics
 from lora_daemon.engine.resume import Fingerprint, Progress, State, States
 from lora_daemon.engine.steering import Leave, Outcome, Steering
@@ -187,9 +187,7 @@ class Session:
         own = self.optimizer.state.get(vector, {})
         nothing = torch.zeros_like(vector)
         state = State(
-            Progress(
-                self.step, int(own.get("step", 0)), list(self._losses), self.fingerprint
-            ),
+            Progress(self.step, int(own.get("step", 0)), list(self._losses), self.fingerprint),
             *(
                 one.detach().float().cpu()
                 for one in (vector, own.get("exp_avg", nothing), own.get("exp_avg_sq", nothing))

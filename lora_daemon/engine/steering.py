@@ -1,4 +1,4 @@
-"""Obeying the daemon during a run: pause, resume, sample, save, stop, suspend, and pictures between."""
+"""Obeying the daemon during a run: pause, resume, sample, save, stop, suspend; pictures between."""
 
 from __future__ import annotations
 

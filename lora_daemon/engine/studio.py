@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -13,12 +14,12 @@ from lora_daemon.engine import bases, lora_file
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.device import explained, free_cache
 from lora_daemon.engine.generate import MAX_BATCH, paint, save_png, sized
-from lora_daemon.engine.mix import Placed, applied
+from lora_daemon.engine.mix import applied
 from lora_daemon.engine.steering import Tell
 from lora_daemon.pipe import Canvas, LoraFile, Paint, Painted, PaintFailed, PaintStep
 from shared.errors import Code, LoraError
 from shared.lora_info import inspect
-from shared.pictures import PictureSpec, parameters_text
+from shared.pictures import parameters_text
 
 Cancelled = Callable[[str], bool]  # whether the job with this id is to be given up
 STEP_TELLING = 0.2  # seconds between two reports of one job's progress
@@ -73,19 +74,19 @@ class Studio:
         total = sum(canvas.spec.steps for canvas in canvases)
         done, told = 0, 0.0
 
-        def progress(steps: int, of_each: int) -> None:
+        def progress(pictures: int, steps: int) -> None:
             nonlocal told
             if self.cancelled(job.job):
                 raise LoraError(Code.CANCELLED, "The picture was cancelled.")
-            if time.monotonic() - told > STEP_TELLING or done + steps * of_each == total:
+            if time.monotonic() - told > STEP_TELLING or done + steps * pictures == total:
                 told = time.monotonic()
-                self.tell(PaintStep(job=job.job, step=done + steps * of_each, steps=total))
+                self.tell(PaintStep(job=job.job, step=done + steps * pictures, steps=total))
 
         first = ""
         with applied(base, [(weights.modules, use.weight) for use, weights in files]):
             for group in _together(canvases):
                 specs = [canvas.spec for canvas in group]
-                pictures = paint(base, specs, lambda steps: progress(steps, len(specs)))
+                pictures = paint(base, specs, partial(progress, len(specs)))
                 for canvas, picture in zip(group, pictures, strict=True):
                     text = parameters_text(
                         msgspec.structs.replace(canvas.spec, loras=job.spec.loras),

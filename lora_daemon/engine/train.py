@@ -43,7 +43,7 @@ def train(
             target = noise
         loss = F.mse_loss(predicted, target)
 
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = clip(adapter.gradient, recipe.optimizer.max_grad_norm)
         rate = learning_rate(recipe.schedule, recipe.optimizer, step, session.total)
         optimizer.param_groups[0]["lr"] = rate
@@ -86,7 +86,7 @@ def clip(gradient: Tensor, longest: float) -> Tensor:
 
     Returns its norm before that, a float32 scalar.
     """
-    norm = torch.linalg.vector_norm(gradient)
+    norm: Tensor = torch.linalg.vector_norm(gradient)
     if longest:
         gradient.mul_((longest / (norm + 1e-6)).clamp(max=1.0))
     return norm

@@ -1,8 +1,8 @@
 """The engine worker: ``python -m lora_daemon.engine.worker --fd N``, one process a device.
 
 It does what comes through the pipe, one thing after the other, and ends when the pipe closes. It
-does not mind SIGINT and SIGTERM, which reach a whole terminal or control group: the daemon, who gets
-them too, says what shall be saved.
+does not mind SIGINT and SIGTERM, which reach a whole terminal or control group: the daemon gets
+them too, and says what shall be saved.
 """
 
 from __future__ import annotations
@@ -119,12 +119,12 @@ class Pipe:
         return bytes(body)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="lora_daemon.engine.worker", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="descriptor of the pipe's socket")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    pipe = Pipe(parser.parse_args().fd)
+    pipe = Pipe(parser.parse_args(arguments).fd)
     threading.Thread(target=pipe.listen, name="pipe", daemon=True).start()
     device = best_device()
     threads = devices.use_threads()
@@ -139,9 +139,7 @@ def main() -> None:
             threads=threads,
         )
     )
-    threading.Thread(
-        target=_tell_memory, args=(pipe, device), name="memory", daemon=True
-    ).start()
+    threading.Thread(target=_tell_memory, args=(pipe, device), name="memory", daemon=True).start()
     studio = Studio(device, pipe.tell, pipe.cancelled)
     try:
         while True:

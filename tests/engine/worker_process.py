@@ -1,10 +1,16 @@
-"""A real worker process, driven through a real pipe as the daemon drives it: for tests."""
+"""A real worker process, driven through a real pipe as the daemon drives it: for tests.
+
+Importing torch takes seconds, so workers are forked from one process that has it imported and has
+done nothing else. ``fresh=True`` starts one as the daemon does.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -27,16 +33,11 @@ REPOSITORY = Path(__file__).parents[2]
 class Worker:
     """Starts a worker; ``until`` waits for a report, keeping all that came before in ``seen``."""
 
-    def __init__(self, threads: int = 1, **environment: str) -> None:
+    def __init__(self, threads: int = 1, fresh: bool = False) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            os.set_inheritable(theirs.fileno(), True)
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "lora_daemon.engine.worker", "--fd", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                cwd=REPOSITORY,
-                env={**os.environ, "LORA_TUI_THREADS": str(threads), **environment},
-            )
+            self.pid = (_start if fresh else _fork)(theirs, str(threads))
+        self._pidfd = os.pidfd_open(self.pid)
         self.socket = ours
         self.socket.settimeout(120)
         self.seen: list[Any] = []
@@ -66,16 +67,28 @@ class Worker:
     def of(self, kind: type[R]) -> list[R]:
         return [report for report in self.seen if isinstance(report, kind)]
 
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
     def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        self.signal(signal.SIGKILL)
+        wait_for(lambda: self.ended)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone, with all its threads."""
+        return bool(select.select([self._pidfd], [], [], 0)[0])
 
     def close(self) -> None:
         self.socket.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(20)
-        if self.process.poll() is None:
+        try:
+            wait_for(lambda: self.ended, 20)
+        except AssertionError:
             self.kill()
+            raise
+        finally:
+            os.close(self._pidfd)
 
     def _exactly(self, length: int) -> bytes:
         body = b""
@@ -88,6 +101,34 @@ class Worker:
                 raise EOFError("the worker has ended")
             body += block
         return body
+
+
+def _start(theirs: socket.socket, threads: str) -> int:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_daemon.engine.worker", "--fd", str(theirs.fileno())],
+        pass_fds=[theirs.fileno()],
+        cwd=REPOSITORY,
+        env={**os.environ, "LORA_TUI_THREADS": threads},
+    )
+    return process.pid
+
+
+def _fork(theirs: socket.socket, threads: str) -> int:
+    socket.send_fds(_nursery(), [threads.encode()], [theirs.fileno()])
+    return int(_nursery().recv(32))
+
+
+@functools.cache
+def _nursery() -> socket.socket:
+    """The process that workers are forked from. It ends with this one."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.engine.nursery", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            cwd=REPOSITORY,
+        )
+    return ours
 
 
 @contextlib.contextmanager
