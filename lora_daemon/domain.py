@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
+import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from lora_daemon import service
+import msgspec
+
+from lora_daemon import pipe, service
 from lora_daemon.captions import Captions
 from lora_daemon.catalog import Catalog
 from lora_daemon.datasets import Datasets
+from lora_daemon.filesystem import file_system, is_ephemeral, is_network
+from lora_daemon.freezing import Freezer
 from lora_daemon.jobs import Jobs
+from lora_daemon.library import Library
+from lora_daemon.painting import Painting
+from lora_daemon.runs import Runs
+from lora_daemon.scheduler import Scheduler
+from lora_daemon.supervisor import Death, Supervisor
+from lora_daemon.telemetry import Telemetry, WorkerUse
 from lora_daemon.thumbnails import Thumbnails
 from shared import wire
+from shared.errors import LoraError
+
+log = logging.getLogger(__name__)
+
+LOW_SPACE = 1024 * 1024 * 1024  # bytes
+STORAGE_RETRY = 3.0  # seconds until a report that could not be recorded is tried again
 
 
 @dataclass
@@ -28,11 +49,23 @@ class Domain:
     """Registers a handler for every request but the daemon's own (status, stop, log, state)."""
 
     def __init__(self, daemon: service.Daemon, handlers: service.Handlers) -> None:
+        self._daemon = daemon
+        self._supervisor = Supervisor(daemon.workspace)
         self._jobs = Jobs(daemon.hub)
         self._catalog = Catalog(daemon.store)
         self._captions = Captions(daemon, self._catalog)
         self._datasets = Datasets(daemon, self._catalog, self._jobs, self._captions.writer)
         self._thumbnails = Thumbnails(daemon, self._catalog)
+        self._library = Library(daemon, self._thumbnails)
+        self._runs = Runs(daemon)
+        self._freezer = Freezer(daemon, self._catalog, self._library, self._runs)
+        self._scheduler = Scheduler(daemon, self._runs, self._library, self._supervisor)
+        self._painting = Painting(daemon, self._library, self._jobs, self._supervisor)
+        self._telemetry = Telemetry(daemon, self._worker_use)
+        self._told = wire.Worker(state="absent")
+        self._listening: asyncio.Task[None] | None = None
+        self._supervisor.changed = self._tell_worker
+
         handlers.add(wire.ImportDataset, self._datasets.import_dataset)
         handlers.add(wire.RemoveDataset, self._datasets.remove)
         handlers.add(wire.ListItems, self._catalog.list_items)
@@ -40,34 +73,154 @@ class Domain:
         handlers.add(wire.GetThumbnail, self._thumbnails.get)
         handlers.add(wire.ChangeCaption, self._captions.change)
         handlers.add(wire.UndoCaption, self._captions.undo)
+        handlers.add(wire.StartRun, self._start_run)
+        handlers.add(wire.SteerRun, self._scheduler.steer)
+        handlers.add(wire.RemoveRun, self._runs.remove)
+        handlers.add(wire.GetRun, self._runs.detail)
+        handlers.add(wire.GetSeries, self._runs.series)
+        handlers.add(wire.GetHistory, self._telemetry.history)
+        handlers.add(wire.Generate, self._painting.generate)
+        handlers.add(wire.GetPicture, self._library.get_picture)
+        handlers.add(wire.RemovePicture, self._library.remove_picture)
+        handlers.add(wire.InspectLora, self._library.inspect)
+        handlers.add(wire.RemoveLora, self._library.remove_lora)
+        handlers.add(wire.AddBase, self._library.add_base)
 
     async def start(self) -> None:
         """Take up interrupted runs and unfinished writes; start telemetry."""
+        self._listening = asyncio.create_task(self._listen(), name="worker reports")
         self._captions.writer.start()
         self._thumbnails.start()
+        await self._telemetry.start()
+        await self._library.start()
+        await asyncio.to_thread(self._runs.sweep)
+        await self._scheduler.start()
 
     async def close(self, *, now: bool) -> None:
         """Suspend the active run at a step boundary (``now``: at once) and end the worker."""
         await self._datasets.close()
+        await self._scheduler.close(now=now)
+        await self._supervisor.end(now=now)
         await self._captions.writer.close()
+        await self._telemetry.close()
         self._thumbnails.close()
+        if self._listening is not None:
+            self._listening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._listening
 
     def state(self) -> wire.State:
         """Everything, for a snapshot."""
-        return wire.State(datasets=self._catalog.datasets())
+        return wire.State(
+            datasets=self._catalog.datasets(),
+            runs=self._runs.all(),
+            loras=self._library.loras(),
+            bases=self._library.bases(),
+            pictures=self._library.pictures(),
+        )
 
     def live(self) -> list[wire.AnyLive]:
         """The latest live values, for a client that has just attached."""
-        return [wire.JobChanged(job=job) for job in self._jobs.running()]
+        values: list[wire.AnyLive] = [wire.WorkerChanged(worker=self.worker())]
+        values += self._telemetry.latest
+        values += [wire.JobChanged(job=job) for job in self._jobs.running()]
+        if self._scheduler.progress is not None:
+            values.append(self._scheduler.progress)
+        return values
 
     def status(self) -> DomainStatus:
         """The domain's part of the status."""
         return DomainStatus(
-            worker=wire.Worker(state="absent"),
+            worker=self.worker(),
+            devices=self._telemetry.latest,
             jobs=self._jobs.all(),
-            warnings=self._captions.writer.warnings(),
-        )
+            runs=[run for run in self._runs.all() if run.state not in wire.FINAL_STATES],
+            warnings=[*workspace_warnings(self._daemon.workspace.root),
+                      *self._captions.writer.warnings()],
+        )  # fmt: skip
 
     def run_log(self, run: str, lines: int) -> list[str]:
         """The end of a run's log. Raises LoraError(NOT_FOUND)."""
-        return []
+        return self._runs.log_lines(run, lines)
+
+    def worker(self) -> wire.Worker:
+        """The worker and what it is at."""
+        worker = self._supervisor.worker()
+        run = self._scheduler.active
+        restarts = self._runs.get(run).restarts if run else 0
+        state = worker.state
+        if state == "idle" and run and self._runs.get(run).state != "paused":
+            state = "training"
+        elif state == "idle" and self._painting.busy:
+            state = "painting"
+        return msgspec.structs.replace(worker, state=state, restarts=restarts)
+
+    async def _start_run(self, context: service.Context, request: wire.StartRun) -> wire.Run:
+        run = await self._freezer.start(context, request)
+        await self._scheduler.advance()
+        return self._runs.get(run.id)
+
+    async def _listen(self) -> None:
+        """Take in what the worker reports, in order. A full disk delays, it does not lose."""
+        while True:
+            event = await self._supervisor.events.get()
+            while True:
+                try:
+                    await self._take_in(event)
+                    break
+                except LoraError as error:
+                    log.warning("a report could not be recorded: %s", error.message)
+                    await asyncio.sleep(STORAGE_RETRY)
+                except Exception:
+                    log.exception("a report could not be taken in: %r", event)
+                    break
+            if not self._scheduler.active and not self._painting.busy:
+                self._supervisor.rest()
+            self._tell_worker()
+
+    async def _take_in(self, event: pipe.Report | Death) -> None:
+        match event:
+            case Death():
+                await self._painting.worker_died(event.pid, event.reason)
+                await self._scheduler.worker_died(event.pid, event.reason)
+            case pipe.Ready() | pipe.Memory():
+                pass  # the supervisor has them
+            case pipe.PaintStep() | pipe.Painted() | pipe.PaintFailed():
+                self._painting.report(event)
+            case _:
+                await self._scheduler.report(event)
+
+    def _tell_worker(self) -> None:
+        worker = self.worker()
+        if worker != self._told:
+            self._told = worker
+            self._daemon.hub.publish(wire.WorkerChanged(worker=worker))
+
+    def _worker_use(self) -> WorkerUse:
+        ready, memory = self._supervisor.ready, self._supervisor.memory
+        return WorkerUse(
+            pid=self._supervisor.pid,
+            uuid=ready.device_uuid if ready else "",
+            allocated=memory.allocated if memory else 0,
+            cached=memory.cached if memory else 0,
+        )
+
+
+def workspace_warnings(root: Path) -> list[str]:
+    """What is wrong with the disk that the workspace is on."""
+    warnings = []
+    if is_network(root):
+        warnings.append(
+            f"The workspace {root} is on a network file system ({file_system(root)}): slower, and "
+            "only one machine may use it at a time."
+        )
+    if is_ephemeral(root):
+        warnings.append(
+            f"The workspace {root} is on a disk that goes with this machine or container "
+            f"({file_system(root)}): fetch what you want to keep, or set LORA_TUI_HOME."
+        )
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(root).free
+        if free < LOW_SPACE:
+            warnings.append(f"Only {free >> 20} MiB are free on the workspace's disk ({root}).")
+    return warnings

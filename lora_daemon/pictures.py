@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF")  # nothing that starts a program
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # nothing that starts a program
 MAX_BYTES = 512 * 1024 * 1024
 MAX_PIXELS = 150_000_000
 _ORIENTATION = 0x0112
@@ -90,6 +90,15 @@ def size_of(data: bytes) -> tuple[int, int]:
     """Width and height in pixels of one of our own JPEGs."""
     with _open(io.BytesIO(data)) as picture:
         return picture.size
+
+
+def read_png(path: Path) -> tuple[int, int, str]:
+    """Width, height and ``parameters`` text of one of our own PNGs. Raises LoraError."""
+    try:
+        with path.open("rb") as file, _open(file) as picture:
+            return picture.width, picture.height, str(picture.info.get("parameters", ""))
+    except (OSError, _Unusable) as error:
+        raise LoraError(Code.INVALID_FILE, f"{path} cannot be read ({error}).") from None
 
 
 class _Unusable(Exception):

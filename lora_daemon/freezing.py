@@ -1,0 +1,207 @@
+"""Queueing a run: its recipe resolved, its pictures and captions frozen, its directory made."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from pathlib import Path
+
+import msgspec
+
+from lora_daemon import pipe
+from lora_daemon.catalog import Catalog
+from lora_daemon.library import Library
+from lora_daemon.runs import Runs
+from lora_daemon.service import Context, Daemon
+from lora_daemon.store import Change
+from shared import recipe as recipes
+from shared import wire
+from shared.errors import Code, LoraError
+from shared.files import publish
+from shared.recipe import Recipe
+
+SPACE_NEEDED = 64 * 1024 * 1024  # bytes; resume states and LoRAs of a small run
+
+
+class Freezer:
+    """Answers StartRun, up to the moment when the scheduler may take the run."""
+
+    def __init__(self, daemon: Daemon, catalog: Catalog, library: Library, runs: Runs) -> None:
+        self._store = daemon.store
+        self._workspace = daemon.workspace
+        self._catalog = catalog
+        self._library = library
+        self._runs = runs
+
+    async def start(self, context: Context, request: wire.StartRun) -> wire.Run:
+        """Raises LoraError: INVALID_RECIPE, NOT_FOUND (base, dataset), INVALID_FILE (nothing to
+        train on), STORAGE."""
+        recipe = recipes.parse(request.recipe)
+        if not recipe.dataset.name:
+            names = ", ".join(one.name for one in self._catalog.datasets()) or "none yet"
+            raise LoraError(
+                Code.INVALID_RECIPE,
+                f"The recipe has no dataset.name. There is: {names}.",
+                data={"key": "dataset.name"},
+            )
+        dataset = self._catalog.dataset(recipe.dataset.name)
+        base = await self._library.base(recipe.base.name)
+        usable, skipped, warnings = self._pictures(dataset)
+        self._check_space()
+        recipe = msgspec.structs.replace(
+            recipe,
+            base=msgspec.structs.replace(recipe.base, name=base.name),
+            dataset=msgspec.structs.replace(
+                recipe.dataset,
+                name=dataset.name,
+                resolution=recipe.dataset.resolution or base.resolution,
+            ),
+        )
+        name = request.name.strip() or recipe.output.name or recipe.title or dataset.name
+        last = self._store.query("SELECT value FROM meta WHERE key = 'last_run'")
+        number = int(last[0]["value"]) + 1 if last else 1
+        directory = await asyncio.to_thread(_reserve, self._workspace.runs, number)
+        try:
+            freeze = pipe.Freeze(
+                run=directory.name,
+                name=recipe.output.name or file_name(name),
+                base=base.name,
+                base_path=base.path,
+                dataset=dataset.name,
+                pictures=usable,
+                skipped=skipped,
+                queued_at=time.time(),
+            )
+            await asyncio.to_thread(_write, directory, recipe, freeze)
+            run = _queued(freeze, recipe, name, context.by)
+            with self._store.change(context.by) as change:
+                self._insert(change, run, skipped, warnings)
+                self._store.remember(change, context.key, run)
+        except BaseException:
+            await asyncio.to_thread(shutil.rmtree, directory, True)
+            raise
+        self._runs.log(run.id, f"queued by {context.by}: {run.pictures} pictures of {dataset.name}")
+        return run
+
+    def _pictures(
+        self, dataset: wire.Dataset
+    ) -> tuple[list[pipe.FrozenPicture], list[tuple[str, str]], list[str]]:
+        """The pictures to train on, those left out and why, and what to warn of."""
+        usable, skipped = [], list[tuple[str, str]]()
+        rows = self._store.query(
+            "SELECT id, name, content, text, state, problem FROM items WHERE dataset = ?"
+            " ORDER BY name",
+            (dataset.id,),
+        )
+        rejected = 0
+        for row in rows:
+            path = f"{dataset.path.rstrip('/')}/{row['name']}"
+            if row["state"] == "rejected":
+                rejected += 1
+                skipped.append((path, "rejected in review"))
+            elif row["problem"]:
+                skipped.append((path, row["problem"]))
+            else:
+                usable.append(
+                    pipe.FrozenPicture(
+                        item=row["id"], path=path, content=row["content"], caption=row["text"]
+                    )
+                )
+        if not usable:
+            raise LoraError(
+                Code.INVALID_FILE,
+                f"{dataset.name} has no picture to train on: of {len(rows)}, {rejected} are "
+                f"rejected and {len(rows) - rejected} cannot be used.",
+            )
+        warnings = []
+        if bare := sum(not picture.caption.strip() for picture in usable):
+            warnings.append(
+                f"{bare} of {len(usable)} pictures have no caption and are trained without words."
+            )
+        return usable, skipped, warnings
+
+    def _check_space(self) -> None:
+        self._workspace.runs.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._workspace.runs).free
+        if free < SPACE_NEEDED:
+            raise LoraError(
+                Code.STORAGE,
+                f"Only {free >> 20} MiB are free on the workspace's disk "
+                f"({self._workspace.root}): a run needs {SPACE_NEEDED >> 20}. Free some space.",
+                retryable=True,
+            )
+
+    def _insert(
+        self, change: Change, run: wire.Run, skipped: list[tuple[str, str]], warnings: list[str]
+    ) -> None:
+        number = int(run.id[1:])
+        change.execute(
+            "INSERT INTO meta (key, value) VALUES ('last_run', ?)"
+            " ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+            " WHERE CAST(excluded.value AS INTEGER) > CAST(value AS INTEGER)",
+            (str(number),),
+        )
+        self._runs.insert(change, run, number)
+        change.executemany(
+            "INSERT INTO notes (run, kind, path, text) VALUES (?, 'skipped', ?, ?)",
+            [(run.id, path, reason) for path, reason in skipped],
+        )
+        change.executemany(
+            "INSERT INTO notes (run, kind, path, text) VALUES (?, 'warning', '', ?)",
+            [(run.id, text) for text in warnings],
+        )
+
+
+def file_name(name: str) -> str:
+    """A name that is safe as a file's, near to ``name``."""
+    kept = "".join(c if c.isalnum() or c in "-_. " else "_" for c in name).strip(" .")
+    return kept[:80] or "lora"
+
+
+def _reserve(runs: Path, number: int) -> Path:
+    """Make the directory of the first run from ``number`` on that has none."""
+    while True:
+        directory = runs / f"r{number:04d}"
+        try:
+            directory.mkdir()
+            return directory
+        except FileExistsError:
+            number += 1
+
+
+def _write(directory: Path, recipe: Recipe, freeze: pipe.Freeze) -> None:
+    publish(directory / "recipe.toml", recipes.dump(recipe).encode())
+    publish(directory / "freeze.json", msgspec.json.format(msgspec.json.encode(freeze)))
+
+
+def _queued(freeze: pipe.Freeze, recipe: Recipe, name: str, by: str) -> wire.Run:
+    pictures = len(freeze.pictures)
+    steps = recipes.total_steps(recipe, pictures)
+    return wire.Run(
+        id=freeze.run,
+        name=name,
+        dataset=freeze.dataset,
+        base=freeze.base,
+        state="queued",
+        phase="",
+        done=0,
+        total=steps,
+        step=0,
+        steps=steps,
+        epoch=0,
+        epochs=-(-steps // recipes.steps_per_epoch(recipe, pictures)),
+        loss=None,
+        speed=None,
+        pictures=pictures,
+        skipped=len(freeze.skipped),
+        restarts=0,
+        message="",
+        lora="",
+        by=by,
+        created=freeze.queued_at,
+        started=None,
+        finished=None,
+        size=0,
+        rev=1,
+    )

@@ -1,0 +1,275 @@
+"""The library: bases, LoRAs and pictures, as rows that refer to files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from lora_daemon import base_folder, pictures
+from lora_daemon.catalog import not_found
+from lora_daemon.service import Context, Daemon
+from lora_daemon.thumbnails import Thumbnails
+from shared import lora_info, wire
+from shared.errors import Code, LoraError
+from shared.filenames import to_text, typed
+
+_lora = msgspec.msgpack.Decoder(wire.Lora).decode
+_base = msgspec.msgpack.Decoder(wire.BaseModel).decode
+_picture = msgspec.msgpack.Decoder(wire.Picture).decode
+
+
+class Library:
+    """Answers AddBase, InspectLora, RemoveLora, GetPicture and RemovePicture."""
+
+    def __init__(self, daemon: Daemon, thumbnails: Thumbnails) -> None:
+        self._store = daemon.store
+        self._workspace = daemon.workspace
+        self._thumbnails = thumbnails
+
+    async def start(self) -> None:
+        """Look whether the bases are still there, and register the starter if it has come."""
+        for base in self.bases():
+            problem = ""
+            try:
+                await asyncio.to_thread(base_folder.look, Path(typed(base.path)))
+            except LoraError as error:
+                problem = error.message
+            if problem != base.problem:
+                self._put_base(msgspec.structs.replace(base, problem=problem), "daemon")
+        starter = _starter()
+        if starter is not None and all(base.name != "starter" for base in self.bases()):
+            with contextlib.suppress(LoraError):
+                self._put_base(await asyncio.to_thread(_look, starter, "starter"), "daemon")
+
+    # ── bases ───────────────────────────────────────────────────────────────────────────────────
+
+    def bases(self) -> list[wire.BaseModel]:
+        return [_base(r["base"]) for r in self._store.query("SELECT base FROM bases ORDER BY name")]
+
+    async def base(self, name: str) -> wire.BaseModel:
+        """A usable base, by its name or by the path of a folder.
+
+        Raises LoraError: NOT_FOUND suggesting names, INVALID_FILE if it is not whole.
+        """
+        for base in self.bases():
+            if base.name == name:
+                if base.problem:
+                    raise LoraError(Code.INVALID_FILE, base.problem)
+                return base
+        if name.startswith(("/", "~")):
+            return await asyncio.to_thread(_look_at, name, "")
+        raise not_found("base", name, [base.name for base in self.bases()])
+
+    async def add_base(self, context: Context, request: wire.AddBase) -> wire.BaseModel:
+        """Raises LoraError: NOT_FOUND, INVALID_FILE naming what is missing, ALREADY_EXISTS."""
+        base = await asyncio.to_thread(_look_at, request.path, request.name.strip())
+        for other in self.bases():
+            if other.name == base.name and other.path != base.path:
+                raise LoraError(
+                    Code.ALREADY_EXISTS,
+                    f"There is a base {base.name} already, of {other.path}. Give this one another "
+                    "name.",
+                )
+        self._put_base(base, context.by)
+        return base
+
+    def _put_base(self, base: wire.BaseModel, by: str) -> None:
+        with self._store.change(by) as change:
+            change.execute(
+                "INSERT OR REPLACE INTO bases (name, base) VALUES (?, ?)",
+                (base.name, wire.encoder.encode(base)),
+            )
+            change.emit(wire.BaseChanged(base=base))
+
+    # ── LoRAs ───────────────────────────────────────────────────────────────────────────────────
+
+    def loras(self) -> list[wire.Lora]:
+        return [_lora(r["lora"]) for r in self._store.query("SELECT lora FROM loras ORDER BY name")]
+
+    def lora(self, name: str) -> tuple[str, Path]:
+        """Name and file of a LoRA by its library name or by a path. Raises LoraError(NOT_FOUND)."""
+        rows = self._store.query("SELECT lora FROM loras WHERE name = ?", (name,))
+        if rows:
+            return name, Path(typed(_lora(rows[0]["lora"]).path))
+        path = Path(typed(os.path.expanduser(name)))  # noqa: PTH111
+        if path.is_absolute() and path.is_file():
+            return to_text(path.stem), path
+        if path.is_absolute():
+            raise LoraError(Code.NOT_FOUND, f"There is no LoRA file {to_text(path)}.")
+        raise not_found("LoRA", name, [lora.name for lora in self.loras()])
+
+    async def add_lora(self, run: wire.Run, path: Path, step: int) -> wire.Lora:
+        """A run's LoRA enters the library; once more, and it is brought up to date."""
+        info = await asyncio.to_thread(lora_info.inspect, path)
+        taken = {lora.name: lora for lora in self.loras()}
+        name = path.stem
+        if name in taken and taken[name].path != str(path):
+            name = f"{path.stem}-{run.id}"
+        lora = wire.Lora(
+            name=name,
+            path=str(path),
+            size=info.size,
+            rank=info.rank,
+            base=run.base,
+            trigger=info.trigger,
+            run=run.id,
+            step=step,
+            sha256=info.sha256,
+            created=time.time(),
+        )
+        with self._store.change("engine") as change:
+            change.execute(
+                "INSERT OR REPLACE INTO loras (name, run, lora) VALUES (?, ?, ?)",
+                (name, run.id, wire.encoder.encode(lora)),
+            )
+            change.emit(wire.LoraChanged(lora=lora))
+        return lora
+
+    async def inspect(self, context: Context, request: wire.InspectLora) -> wire.LoraInfo:
+        """Raises LoraError: NOT_FOUND, INVALID_FILE."""
+        _, path = self.lora(request.lora)
+        info = await asyncio.to_thread(lora_info.inspect, path)
+        return wire.LoraInfo(
+            path=to_text(path),
+            size=info.size,
+            dialect=info.dialect,
+            rank=info.ranks,
+            alpha=[info.alpha],
+            modules=info.modules,
+            base_version=info.base_version,
+            title=info.title,
+            trigger=info.trigger,
+            steps=info.steps or 0,
+            epochs=info.epochs or 0,
+            sha256=info.sha256,
+            metadata=info.metadata,
+        )
+
+    async def remove_lora(self, context: Context, request: wire.RemoveLora) -> wire.Done:
+        """Delete a LoRA that a run made; forget one that is kept elsewhere."""
+        rows = self._store.query("SELECT lora FROM loras WHERE name = ?", (request.lora,))
+        if not rows:
+            raise not_found("LoRA", request.lora, [lora.name for lora in self.loras()])
+        lora = _lora(rows[0]["lora"])
+        with self._store.change(context.by) as change:
+            change.execute("DELETE FROM loras WHERE name = ?", (lora.name,))
+            if lora.run:
+                inside = lora.path.removeprefix(f"{self._workspace.run(lora.run)}/")
+                change.execute(
+                    "DELETE FROM checkpoints WHERE run = ? AND path = ?", (lora.run, inside)
+                )
+            change.emit(wire.LoraRemoved(lora=lora.name))
+            self._store.remember(change, context.key, wire.Done())
+        await asyncio.to_thread(self._delete, Path(lora.path))
+        return wire.Done()
+
+    # ── pictures ────────────────────────────────────────────────────────────────────────────────
+
+    def pictures(self) -> list[wire.Picture]:
+        rows = self._store.query("SELECT picture FROM pictures ORDER BY created, id")
+        return [_picture(row["picture"]) for row in rows]
+
+    def picture(self, picture: str) -> wire.Picture:
+        rows = self._store.query("SELECT picture FROM pictures WHERE id = ?", (picture,))
+        if not rows:
+            raise LoraError(Code.NOT_FOUND, f"There is no picture {picture!r}.")
+        return _picture(rows[0]["picture"])
+
+    def add_picture(self, picture: wire.Picture, by: str, key: str = "") -> None:
+        with self._store.change(by) as change:
+            change.execute(
+                "INSERT OR REPLACE INTO pictures (id, run, created, picture) VALUES (?, ?, ?, ?)",
+                (picture.id, picture.run, picture.created, wire.encoder.encode(picture)),
+            )
+            change.emit(wire.PictureAdded(picture=picture))
+            self._store.remember(change, key, picture)
+
+    async def get_picture(self, context: Context, request: wire.GetPicture) -> wire.PictureFile:
+        """Raises LoraError: NOT_FOUND, INVALID_FILE, TOO_LARGE."""
+        picture = self.picture(request.picture)
+        path = Path(picture.path)
+        try:
+            status = await asyncio.to_thread(path.stat)
+        except OSError:
+            raise LoraError(Code.INVALID_FILE, f"{picture.path} is gone.") from None
+        if request.width or request.height:
+            data, _, _ = await self._thumbnails.shrunk(
+                path, picture.path, "", (status.st_size, status.st_mtime_ns),
+                request.width or request.height, request.height or request.width,
+            )  # fmt: skip
+            context.blobs.append(data)
+            return wire.PictureFile(picture=picture, media_type="image/jpeg")
+        if status.st_size > wire.MAX_BLOB:
+            raise LoraError(Code.TOO_LARGE, f"{picture.path} is too large to send: copy the file.")
+        context.blobs.append(await asyncio.to_thread(path.read_bytes))
+        return wire.PictureFile(picture=picture, media_type="image/png")
+
+    async def remove_picture(self, context: Context, request: wire.RemovePicture) -> wire.Done:
+        picture = self.picture(request.picture)
+        with self._store.change(context.by) as change:
+            change.execute("DELETE FROM pictures WHERE id = ?", (picture.id,))
+            change.emit(wire.PictureRemoved(picture=picture.id))
+            self._store.remember(change, context.key, wire.Done())
+        await asyncio.to_thread(self._delete, Path(picture.path))
+        return wire.Done()
+
+    def _delete(self, path: Path) -> None:
+        """Remove a file, if it is one of the workspace."""
+        with contextlib.suppress(OSError):
+            if path.resolve().is_relative_to(self._workspace.root.resolve()):
+                path.unlink()
+
+
+async def sample(run: str, path: Path, step: int, prompt: str, seed: int) -> wire.Picture:
+    """The row of a run's sample; the same file always has the same id."""
+    width, height, parameters = await asyncio.to_thread(pictures.read_png, path)
+    return wire.Picture(
+        id=f"{run}-{path.stem}",
+        path=str(path),
+        run=run,
+        step=step,
+        prompt=prompt,
+        seed=seed,
+        width=width,
+        height=height,
+        parameters=parameters,
+        created=time.time(),
+    )
+
+
+def _look(path: Path, name: str) -> wire.BaseModel:
+    found = base_folder.look(path)
+    return wire.BaseModel(
+        name=name,
+        path=to_text(path),
+        family=found.family,
+        resolution=found.resolution,
+        size=found.size,
+        problem="",
+    )
+
+
+def _look_at(path: str, name: str) -> wire.BaseModel:
+    """A base at a path that somebody gave; without a name, by its folder's."""
+    given = Path(typed(os.path.expanduser(path)))  # noqa: PTH111
+    if not given.is_absolute():
+        raise LoraError(
+            Code.BAD_REQUEST,
+            f"{path!r} is not an absolute path, and the daemon does not know your directory.",
+        )
+    folder = given.resolve()
+    return _look(folder, name or to_text(folder.name))
+
+
+def _starter() -> Path | None:
+    try:
+        from lora_daemon.starter import base_dir
+    except ImportError:
+        return None
+    folder = base_dir()
+    return folder if folder.is_dir() else None

@@ -1,0 +1,147 @@
+"""Pictures on request: resolved, given to the worker, followed, entered in the library."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from lora_daemon import pipe
+from lora_daemon.jobs import Jobs
+from lora_daemon.library import Library
+from lora_daemon.service import Context, Daemon
+from lora_daemon.supervisor import Supervisor
+from shared import wire
+from shared.errors import Code, LoraError
+from shared.pictures import PictureSpec
+
+TRIES = 2  # a worker's death may have had another cause; a second one was this picture's
+
+
+@dataclass
+class _Order:
+    """A picture under way."""
+
+    paint: pipe.Paint
+    context: Context
+    done: asyncio.Future[pipe.Painted]
+    tries: int = 1
+    worker: int = 0  # the pid it was given to
+
+
+class Painting:
+    """Answers Generate."""
+
+    def __init__(
+        self, daemon: Daemon, library: Library, jobs: Jobs, supervisor: Supervisor
+    ) -> None:
+        self._workspace = daemon.workspace
+        self._library = library
+        self._jobs = jobs
+        self._supervisor = supervisor
+        self._orders: dict[str, _Order] = {}
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._orders)
+
+    async def generate(self, context: Context, request: wire.Generate) -> wire.Picture:
+        """Raises LoraError: NOT_FOUND (base, LoRA), BAD_REQUEST, OUT_OF_MEMORY, WORKER_FAILED,
+        STORAGE, CANCELLED."""
+        spec = request.spec
+        base = await self._library.base(spec.base)
+        spec = msgspec.structs.replace(
+            spec,
+            base=base.name,
+            width=spec.width or base.resolution,
+            height=spec.height or base.resolution,
+        )
+        if spec.width % 8 or spec.height % 8:
+            raise LoraError(
+                Code.BAD_REQUEST,
+                f"A picture's sides are multiples of 8 pixels; {spec.width} × {spec.height} "
+                f"is not. {spec.width // 8 * 8 or 8} × {spec.height // 8 * 8 or 8} is near.",
+            )
+        files = [
+            pipe.LoraFile(path=str(path), weight=use.weight, name=name)
+            for use in spec.loras
+            for name, path in [self._library.lora(use.lora)]
+        ]
+        out = await asyncio.to_thread(self._place, spec)
+        job = self._jobs.begin("generate", spec.prompt[:60] or "a picture", spec.steps)
+        paint = pipe.Paint(job=job, spec=spec, base_path=base.path, loras=files, out=str(out))
+        order = _Order(paint, context, asyncio.get_running_loop().create_future())
+        self._orders[job] = order
+        try:
+            order.worker = await self._supervisor.send(paint)
+            painted = await order.done
+            picture = wire.Picture(
+                id=f"p{secrets.token_hex(6)}",
+                path=str(out),
+                run="",
+                step=0,
+                prompt=spec.prompt,
+                seed=spec.seed,
+                width=painted.width,
+                height=painted.height,
+                parameters=painted.parameters,
+                created=time.time(),
+            )
+            self._library.add_picture(picture, context.by, context.key)
+        except asyncio.CancelledError:
+            self._supervisor.tell(pipe.Cancel(job=job))
+            self._jobs.end(job, "cancelled")
+            raise
+        except LoraError as error:
+            self._jobs.end(job, "failed", error.message)
+            raise
+        finally:
+            self._orders.pop(job, None)
+        self._jobs.end(job, "done", " ".join(painted.notes) or f"{painted.seconds:.1f} s")
+        return picture
+
+    def report(self, report: pipe.PaintStep | pipe.Painted | pipe.PaintFailed) -> None:
+        """What the worker says of a picture."""
+        order = self._orders.get(report.job)
+        if order is None or order.done.done():
+            return
+        match report:
+            case pipe.PaintStep():
+                self._jobs.progress(report.job, report.step, report.steps)
+                order.context.progress(report.step, report.steps, "")
+            case pipe.Painted():
+                order.done.set_result(report)
+            case pipe.PaintFailed():
+                order.done.set_exception(LoraError.of(report.failure))
+
+    async def worker_died(self, pid: int, reason: str) -> None:
+        """Ask a new worker for what the dead one had not finished, once."""
+        for order in list(self._orders.values()):
+            if order.done.done() or order.worker != pid:
+                continue
+            order.tries += 1
+            try:
+                if order.tries > TRIES:
+                    raise LoraError(
+                        Code.WORKER_FAILED, f"The picture was not made. {reason}", retryable=True
+                    )
+                order.worker = await self._supervisor.send(order.paint)
+            except LoraError as error:
+                order.done.set_exception(error)
+
+    def _place(self, spec: PictureSpec) -> Path:
+        """A free file name in the outputs: when, the prompt's first words, the seed."""
+        self._workspace.outputs.mkdir(parents=True, exist_ok=True)
+        words = re.sub(r"[^\w]+", "-", spec.prompt[:60]).strip("-")[:40] or "picture"
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{words}-{spec.seed}"
+        for number in itertools.count(1):
+            path = self._workspace.outputs / f"{stem}{f'-{number}' if number > 1 else ''}.png"
+            if not path.exists() and all(o.paint.out != str(path) for o in self._orders.values()):
+                return path
+        raise AssertionError
