@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from lora_daemon.admin import tail
 from lora_daemon.catalog import not_found
 from lora_daemon.service import Context, Daemon
 from lora_daemon.store import Change
@@ -122,7 +121,8 @@ class Runs:
 
     def log_lines(self, run: str, lines: int) -> list[str]:
         """The end of a run's log. Raises LoraError(NOT_FOUND)."""
-        return tail(self.directory(self.get(run).id) / "log.txt", lines)
+        text = _text(self.directory(self.get(run).id) / "log.txt")
+        return text.splitlines()[-lines:] if lines > 0 else []
 
     # ── requests ────────────────────────────────────────────────────────────────────────────────
 
