@@ -1,0 +1,323 @@
+"""The daemon's socket: sessions by identity, requests as tasks, events and live values out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable
+from typing import cast
+
+import zmq
+import zmq.asyncio
+
+from lora_daemon.calls import Calls, raw
+from lora_daemon.service import Handlers
+from lora_daemon.sessions import Sent, Session
+from lora_daemon.store import Store
+from shared import __version__, wire
+from shared.errors import Code, LoraError
+
+log = logging.getLogger(__name__)
+
+MAX_CALLS = 256  # in flight for one client
+MAX_REPLAY = 2_000  # events; a client further behind gets a snapshot
+PIPE = 32  # messages ZeroMQ may hold for one client beside our own queue, which counts bytes
+PROGRESS_EVERY = 0.1  # seconds between two Progress messages of one call
+GRACE = 500  # milliseconds for the last messages to leave
+
+
+class Server:
+    """One ROUTER. All of it runs on the daemon's event loop; nothing here waits for a client."""
+
+    def __init__(self, store: Store, handlers: Handlers) -> None:
+        self._store = store
+        self._calls = Calls(store, handlers)
+        self._sessions: dict[bytes, Session] = {}
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.linger = 0
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_BLOB)
+        self._socket.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
+        self._socket.setsockopt(zmq.SNDHWM, PIPE)
+        self._socket.setsockopt(zmq.RCVHWM, PIPE)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.closing = False  # only reading is allowed any more
+        self.state: Callable[[], wire.State] = wire.State
+        self.live: Callable[[], list[wire.AnyLive]] = list
+
+    def bind(self, endpoint: str) -> None:
+        """Listen on ``endpoint``. Raises LoraError(STORAGE, BAD_REQUEST)."""
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise LoraError(
+                Code.STORAGE, f"Could not listen on {endpoint}: {error.strerror}."
+            ) from None
+
+    def start(self) -> None:
+        """Begin to read; from here on clients are served."""
+        self._store.announce = self.announce
+        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+
+    async def close(self, reason: str) -> None:
+        """Tell every client that the daemon leaves, and close the socket."""
+        self.closing = True
+        for session in list(self._sessions.values()):
+            session.put(wire.pack(wire.Leaving(reason=reason)))
+            self._end(session)
+        await self._calls.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._socket.close(linger=GRACE)
+        self._context.term()
+
+    def clients(self) -> list[wire.ClientInfo]:
+        """Who is attached, longest first."""
+        return [session.info for session in self._sessions.values()]
+
+    def publish(self, value: wire.AnyLive) -> None:
+        """Send a live value to every subscribed client, conflated (Hub)."""
+        for session in list(self._sessions.values()):
+            session.live(value)
+
+    def announce(self, entry: wire.Journalled) -> None:
+        """Send a durable event to every subscribed client."""
+        frames = wire.pack(entry)
+        for session in list(self._sessions.values()):
+            session.event(entry, frames)
+
+    # ── reading ─────────────────────────────────────────────────────────────────────────────────
+
+    async def _read(self) -> None:
+        while True:
+            identity, *frames = await self._socket.recv_multipart()
+            try:
+                self._receive(identity, frames)
+            except Exception:
+                log.exception("a message from %s could not be handled", identity.hex())
+
+    def _receive(self, identity: bytes, frames: list[bytes]) -> None:
+        session = self._sessions.get(identity)
+        try:
+            message, _ = wire.unpack_client(frames)
+        except LoraError as error:
+            log.warning("refused %s: %s", identity.hex(), error)
+            self._refuse(identity, error, say_hello=False)
+            if session is not None:
+                self._drop(session, "it sent nonsense")
+            return
+        if isinstance(message, wire.Hello):
+            self._hello(identity, message)
+        elif session is None:
+            stranger = LoraError(Code.UNREACHABLE, "This daemon does not know you: say hello.")
+            self._refuse(identity, stranger, say_hello=True)
+        else:
+            session.heard = time.monotonic()
+            self._attend(session, message)
+
+    def _attend(
+        self, session: Session, message: wire.Call | wire.CancelCall | wire.Ping | wire.Bye
+    ) -> None:
+        match message:
+            case wire.Call():
+                self._call(session, message)
+            case wire.CancelCall(id=number):
+                if session.keys.get(number):
+                    self._calls.cancel(session.keys[number])
+                elif number in session.calls:
+                    session.calls[number].cancel()
+            case wire.Ping():
+                session.put(wire.pack(wire.Pong()))
+            case wire.Bye():
+                self._drop(session, "goodbye")
+
+    # ── sessions ────────────────────────────────────────────────────────────────────────────────
+
+    def _hello(self, identity: bytes, hello: wire.Hello) -> None:
+        version = min(hello.protocol[1], wire.PROTOCOL[1])
+        if version < max(hello.protocol[0], wire.PROTOCOL[0]):
+            error = incompatible(hello)
+            log.warning("refused %s: %s", hello.client, error)
+            self._refuse(identity, error, say_hello=False)
+            return
+        if identity in self._sessions:
+            self._end(self._sessions[identity])
+        info = wire.ClientInfo(
+            session=uuid.uuid4().hex[:12],
+            name=hello.client[:100] or "somebody",
+            host=hello.host[:100],
+            terminal=hello.terminal[:100],
+            since=time.time(),
+        )
+        session = Session(
+            identity,
+            info,
+            subscribed=hello.subscribe,
+            send=self._send,
+            refill=self._refill,
+            lost=lambda session: self._drop(session, "its connection is gone"),
+        )
+        self._sessions[identity] = session
+        welcome = wire.Welcome(
+            protocol=version,
+            incarnation=self._store.incarnation,
+            head_seq=self._store.head_seq,
+            session=info.session,
+            version=__version__,
+        )
+        session.put(wire.pack(welcome))
+        log.info("%s attached from %s %s", info.name, info.host, info.terminal)
+        if session.subscribed and not self._replay(session, hello.resume):
+            self._snapshot(session)
+        self._greet(session)
+        self._attached()
+
+    def _replay(self, session: Session, resume: wire.Resume | None) -> bool:
+        """Put the events the client missed; False if it needs a snapshot instead."""
+        if resume is None or resume.incarnation != self._store.incarnation:
+            return False
+        if not 0 <= self._store.head_seq - resume.seq <= MAX_REPLAY:
+            return False
+        entries = self._store.events_after(resume.seq)
+        if entries is None:
+            return False
+        session.seq = resume.seq
+        for entry in entries:
+            session.event(entry, wire.pack(entry))
+        return True
+
+    def _snapshot(self, session: Session) -> None:
+        session.seq = self._store.head_seq
+        session.put(wire.pack(wire.Snapshot(seq=session.seq, state=self.state())))
+
+    def _greet(self, session: Session) -> None:
+        if session.subscribed:
+            for value in self.live():
+                session.live(value)
+
+    def _refill(self, session: Session) -> None:
+        """A client reads again after its queue was dropped."""
+        log.warning("%s (%s) reads again: resync", session.info.name, session.info.session)
+        if session.subscribed:
+            self._snapshot(session)
+            self._greet(session)
+            session.live(wire.Attached(clients=self.clients()))
+
+    def _attached(self) -> None:
+        self.publish(wire.Attached(clients=self.clients()))
+
+    def _drop(self, session: Session, why: str) -> None:
+        if self._sessions.get(session.identity) is session:
+            log.info("%s detached: %s", session.info.name, why)
+            self._end(session)
+            self._attached()
+
+    def _end(self, session: Session) -> None:
+        """Forget a session. What it asked to be changed goes on; what it asked to read does not."""
+        del self._sessions[session.identity]
+        session.close()
+        for task in list(session.calls.values()):
+            task.cancel()
+
+    async def _watch(self) -> None:
+        """Drop sessions that have fallen silent."""
+        while True:
+            await asyncio.sleep(wire.LIVENESS / 4)
+            oldest = time.monotonic() - wire.LIVENESS
+            for session in [s for s in self._sessions.values() if s.heard < oldest]:
+                self._drop(session, f"silent for {wire.LIVENESS:.0f} s")
+
+    # ── requests ────────────────────────────────────────────────────────────────────────────────
+
+    def _call(self, session: Session, call: wire.Call) -> None:
+        if call.id in session.calls:
+            return  # sent again after a Resync while the first is still running
+        failure: LoraError | None = None
+        if len(session.calls) >= MAX_CALLS:
+            text = f"You have {MAX_CALLS} requests in flight; wait for some of them."
+            failure = LoraError(Code.BUSY, text, retryable=True)
+        elif self.closing and call.request.changes:
+            text = "The daemon is leaving and takes no more changes. Try again when it is back."
+            failure = LoraError(Code.BUSY, text, retryable=True)
+        if failure is not None:
+            session.put(wire.pack(wire.Failed(id=call.id, failure=failure.failure())))
+            return
+        key = self._calls.effect_key(call.request, call.key)
+        session.keys[call.id] = key
+        session.calls[call.id] = asyncio.create_task(self._answer(session, call, key))
+
+    async def _answer(self, session: Session, call: wire.Call, key: str) -> None:
+        told = 0.0
+
+        def progress(done: int, total: int, message: str = "") -> None:
+            nonlocal told
+            now = time.monotonic()
+            if now - told >= PROGRESS_EVERY or done == total:
+                told = now
+                news = wire.Progress(id=call.id, done=done, total=total, message=message)
+                session.put(wire.pack(news))
+
+        try:
+            reply = await self._calls.run(
+                call.request,
+                by=session.info.name,
+                key=key,
+                durable=bool(call.key),
+                progress=progress,
+            )
+            frames = wire.pack(wire.Answer(id=call.id, result=raw(reply)), reply.blobs)
+        except LoraError as error:
+            frames = wire.pack(wire.Failed(id=call.id, failure=error.failure()))
+        except asyncio.CancelledError:
+            cancelled = LoraError(Code.CANCELLED, "Cancelled.").failure()
+            frames = wire.pack(wire.Failed(id=call.id, failure=cancelled))
+        finally:
+            session.calls.pop(call.id, None)
+            session.keys.pop(call.id, None)
+        session.put(frames)
+
+    # ── writing ─────────────────────────────────────────────────────────────────────────────────
+
+    def _refuse(self, identity: bytes, error: LoraError, *, say_hello: bool) -> None:
+        refused = wire.Refused(failure=error.failure(), say_hello=say_hello)
+        self._send(identity, wire.pack(refused))
+
+    def _send(self, identity: bytes, frames: list[bytes]) -> Sent:
+        """Hand a message to ZeroMQ if the client's pipe has room; never waits."""
+        # DONTWAIT makes pyzmq resolve the future before it returns it
+        future = self._socket.send_multipart([identity, *frames], zmq.DONTWAIT)
+        try:
+            cast("asyncio.Future[object]", future).result()
+        except zmq.Again:
+            return Sent.FULL
+        except zmq.ZMQError:
+            return Sent.GONE
+        return Sent.YES
+
+
+def incompatible(hello: wire.Hello) -> LoraError:
+    """The refusal of a client without a protocol version in common, saying what to install."""
+    oldest, newest = hello.protocol
+    theirs = f"{oldest}" if oldest == newest else f"{oldest}–{newest}"
+    ours = "–".join(dict.fromkeys(map(str, wire.PROTOCOL)))
+    newer = oldest > wire.PROTOCOL[1]
+    if newer:
+        advice = (
+            f"Install lora-tui {hello.version or 'of the same version'} on the daemon's machine "
+            f"and restart it (lora-tui daemon stop), or lora-tui {__version__} on yours."
+        )
+    else:
+        advice = (
+            f"Install lora-tui {__version__} on your machine: pip install lora-tui=={__version__}"
+        )
+    return LoraError(
+        Code.INCOMPATIBLE,
+        f"This daemon (lora-tui {__version__}) speaks protocol {ours}, your client "
+        f"(lora-tui {hello.version or 'unknown'}) speaks {theirs}. {advice}",
+        data={"daemon": list(wire.PROTOCOL), "client": [oldest, newest], "version": __version__},
+    )

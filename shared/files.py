@@ -1,0 +1,40 @@
+"""Publish a file so that a reader, or a crash, sees the old one or the new one and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from shared.errors import LoraError
+
+
+def publish(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write to a temporary file, fsync, rename to ``path``, fsync the directory.
+
+    Raises LoraError(STORAGE); then ``path`` is as it was and no temporary file is left.
+    """
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise LoraError.storage("write", path, error) from None
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a rename in ``directory`` durable. Raises OSError."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
