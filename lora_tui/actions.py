@@ -1,0 +1,181 @@
+"""The one table of everything a key can do: bindings, footer, help, palette and keymap come from it.
+
+An action's id is ``scope.name``; the screen (or app) of that scope has ``action_name``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing a key does. ``footer``: its place in the key bar, 0 for none."""
+
+    id: str
+    keys: str  # Textual key names, comma separated
+    label: str  # one or two words
+    help: str  # one sentence
+    footer: int = 0
+    priority: bool = False  # works while a text field has the keyboard
+
+    @property
+    def scope(self) -> str:
+        return self.id.partition(".")[0]
+
+    @property
+    def name(self) -> str:
+        return self.id.partition(".")[2]
+
+
+# Screens that `g` and a letter open, in order: (name, title, letter, what it is for).
+PLACES: tuple[tuple[str, str, str, str], ...] = (
+    ("datasets", "Datasets", "d", "Folders of pictures and their captions."),
+    ("review", "Review", "v", "Read, mend and accept captions, one picture after the other."),
+    ("train", "Train", "t", "Fill in a recipe and start a run."),
+    ("runs", "Runs", "r", "Watch and steer runs: loss, memory, samples, queue."),
+    ("library", "Library", "l", "LoRA files, and pictures with and without them."),
+)
+
+ACTIONS: tuple[Action, ...] = (
+    # Everywhere.
+    Action("app.go", "g", "go to", "Then a letter: the screen to go to.", 90),
+    Action("app.help", "question_mark", "help", "What the keys do here.", 92),
+    Action("app.commands", "colon,ctrl+p", "commands", "Find any action by its name.", 91),
+    Action("app.leave", "q", "detach", "Leave; runs go on in the daemon.", 93),
+    Action(
+        "app.leave_now", "ctrl+q", "detach", "Leave, also from inside a text field.", priority=True
+    ),
+    *(Action(f"go.{name}", key, title, text) for name, title, key, text in PLACES),
+    # Lists.
+    Action("list.up", "up,k", "up", "One row up."),
+    Action("list.down", "down,j", "down", "One row down."),
+    Action("list.page_up", "pageup,ctrl+b", "page up", "One page up."),
+    Action("list.page_down", "pagedown,ctrl+f", "page down", "One page down."),
+    Action("list.first", "home", "first", "To the first row."),
+    Action("list.last", "end,G", "last", "To the last row."),
+    Action("list.choose", "enter", "open", "Open the row under the cursor."),
+    # Datasets.
+    Action("datasets.import", "i", "import", "Import a folder of pictures.", 1),
+    Action(
+        "datasets.review", "v", "review", "Review captions, from the picture under the cursor.", 2
+    ),
+    Action("datasets.train", "t", "train", "Train a LoRA on this dataset.", 3),
+    Action("datasets.filter", "slash", "filter", "Show only pictures in one state.", 4),
+    Action("datasets.again", "r", "re-read", "Read the folder again: new and changed pictures."),
+    Action("datasets.delete", "D", "forget", "Forget a dataset; the files stay (asks first).", 5),
+    Action(
+        "datasets.cancel", "X", "cancel import", "Cancel the import that is running (asks first)."
+    ),
+    # Review.
+    Action("review.accept", "space", "accept", "Accept the caption and go to the next picture.", 1),
+    Action("review.edit", "e", "edit", "Edit the caption in place. Leaving the field saves it.", 2),
+    Action(
+        "review.reject", "d", "reject", "Leave the picture out of training; nothing is deleted.", 3
+    ),
+    Action("review.flag", "f", "flag", "Mark for a second look, and go to the next picture.", 4),
+    Action("review.next", "n,right,j,down", "next", "Next picture.", 5),
+    Action("review.previous", "p,left,k,up", "previous", "Previous picture.", 6),
+    Action(
+        "review.next_unreviewed", "N", "next unreviewed", "Next picture nobody has reviewed.", 7
+    ),
+    Action("review.undo", "u", "undo", "Take back your last change in this dataset.", 8),
+    Action("review.redo", "U,ctrl+r", "redo", "Do again what undo took back."),
+    Action("review.filter", "slash", "filter", "Go through pictures in one state only.", 9),
+    Action("review.first", "home", "first", "First picture."),
+    Action("review.last", "end", "last", "Last picture."),
+    Action("review.dataset", "o", "dataset", "Choose another dataset to review."),
+    Action(
+        "review.drafts", "r", "recover", "Look at captions a lost connection or crash kept back."
+    ),
+    # While a caption is edited.
+    Action("edit.leave", "escape", "done", "Leave the field; the text is saved.", 1, priority=True),
+    Action(
+        "edit.save_next",
+        "ctrl+s",
+        "done, next",
+        "Leave the field and go to the next picture.",
+        2,
+        priority=True,
+    ),
+    # Dialogs.
+    Action("dialog.yes", "y", "yes", "Do it."),
+    Action("dialog.no", "n,escape", "no", "Leave everything as it is."),
+    Action("dialog.close", "escape,q", "close", "Close this page."),
+    Action(
+        "conflict.mine", "m", "keep mine", "Write my text over theirs; undo can bring theirs back."
+    ),
+    Action("conflict.theirs", "t", "take theirs", "Give my text up and keep theirs."),
+    Action("conflict.merge", "e", "edit both", "Edit, with both texts in the field."),
+    Action("conflict.later", "escape", "later", "Decide later; my text is kept as a draft."),
+    Action("recover.save", "s", "save them", "Send every draft to the daemon."),
+    Action("recover.discard", "D", "discard", "Throw the drafts away (asks first)."),
+    Action("recover.later", "escape", "later", "Leave them; they are offered again."),
+    Action("import.cancel", "escape", "cancel", "Stop, or close this window."),
+    Action("import.hide", "ctrl+b", "in background", "Let the import go on without this window."),
+    # Train.
+    Action("train.start", "s,ctrl+s", "start", "Queue the run with this recipe.", 1),
+    Action("train.advanced", "a", "all options", "Show every option, or only the usual ones.", 2),
+    Action("train.check", "c", "check", "Check every field and say what is wrong.", 3),
+    Action("train.reset", "R", "reset", "Back to the recipe as it came (asks first).", 4),
+    Action(
+        "train.leave_field",
+        "escape",
+        "leave field",
+        "Leave the field so that letters are keys again.",
+    ),
+    # Runs.
+    Action("runs.pause", "p", "pause/resume", "Pause the run, or let it go on.", 1),
+    Action("runs.sample", "s", "sample", "Make the sample pictures now.", 2),
+    Action("runs.keep", "k", "keep checkpoint", "Keep a LoRA of this very step.", 3),
+    Action("runs.stop", "x", "stop", "Stop for good and save the LoRA (asks first).", 4),
+    Action("runs.details", "enter", "details", "Recipe, checkpoints, skipped pictures.", 5),
+    Action("runs.log", "l", "log", "The run's whole log.", 6),
+    Action("runs.newer", "right_square_bracket", "next sample", "The next sample picture."),
+    Action("runs.older", "left_square_bracket", "earlier sample", "The sample picture before."),
+    Action("runs.filter", "slash", "filter", "Show only runs whose name has these letters."),
+    Action("runs.delete", "D", "delete", "Delete the run and its files (asks first).", 7),
+    # Library.
+    Action("library.generate", "enter", "paint", "Paint with and without the LoRA.", 1),
+    Action("library.lighter", "left,minus", "weight −", "Lower the LoRA's weight by 0.1.", 3),
+    Action("library.heavier", "right,plus", "weight +", "Raise the LoRA's weight by 0.1.", 4),
+    Action("library.prompt", "e", "edit prompt", "Into the prompt and settings.", 2),
+    Action("library.seed", "n", "new seed", "Take another seed.", 5),
+    Action("library.cancel", "c", "cancel", "Stop painting."),
+    Action("library.filter", "slash", "filter", "Show only LoRAs whose name has these letters.", 6),
+    Action("library.delete", "D", "delete", "Delete the LoRA file (asks first).", 7),
+    Action("library.leave_field", "escape", "leave field", "Back to the list."),
+)
+
+BY_ID: dict[str, Action] = {action.id: action for action in ACTIONS}
+
+
+def of_scope(scope: str) -> list[Action]:
+    """The actions of one screen, in the order of the table."""
+    return [action for action in ACTIONS if action.scope == scope]
+
+
+_NAMES = {
+    "question_mark": "?",
+    "colon": ":",
+    "slash": "/",
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
+    "minus": "-",
+    "plus": "+",
+    "escape": "esc",
+    "pageup": "page up",
+    "pagedown": "page down",
+    "left": "←",
+    "right": "→",
+    "up": "↑",
+    "down": "↓",
+    "space": "space",
+}
+
+
+def shown_key(key: str) -> str:
+    """A key as people write it: ``?`` for question_mark, ``^p`` for ctrl+p."""
+    if key.startswith("ctrl+"):
+        return f"^{key[5:]}"
+    return _NAMES.get(key, key)

@@ -1,0 +1,421 @@
+"""The app: it holds the state the daemon tells, and hands it to the screens."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from rich.style import Style
+from textual.app import App
+from textual.binding import BindingType
+from textual.filter import Monochrome, NoColor
+from textual.screen import Screen
+
+from lora_tui import keymap as keymaps
+from lora_tui.core import summary
+from lora_tui.core.summary import Said
+from lora_tui.imports import ImportEnded, ImportProgressed, Imports
+from lora_tui.link import Connect, Connection, LinkLost, LinkMade, Noticed, Progress, follow
+from lora_tui.pixels import Depth
+from lora_tui.screens.base import Place
+from lora_tui.screens.navigate import Commands, GoTo, Help
+from lora_tui.themes import DARK, FEW_COLOURS
+from lora_tui.widgets.bind import bindings
+from lora_tui.widgets.lines import KeyBar, Places
+from lora_tui.widgets.picture import PictureCache
+from lora_tui.widgets.tones import tone_style
+from shared import wire
+from shared.errors import Code, LoraError
+from shared.notices import Disconnected, StateReplaced
+from shared.paths import config_dir
+from shared.state import apply
+
+R = TypeVar("R")
+
+
+def _datasets() -> Screen[Any]:
+    from lora_tui.screens.datasets import Datasets
+
+    return Datasets()
+
+
+def _review() -> Screen[Any]:
+    from lora_tui.screens.review import Review
+
+    return Review()
+
+
+def _train() -> Screen[Any]:
+    from lora_tui.screens.train import Train
+
+    return Train()
+
+
+def _runs() -> Screen[Any]:
+    from lora_tui.screens.runs import Runs
+
+    return Runs()
+
+
+def _library() -> Screen[Any]:
+    from lora_tui.screens.library import Library
+
+    return Library()
+
+
+class LoraApp(App[int]):
+    """One client of one daemon. ``connect`` makes the connection, again and again if need be."""
+
+    TITLE = "lora-tui"
+    CSS_PATH = "app.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = bindings("app")
+    MODES = {
+        "datasets": _datasets,
+        "review": _review,
+        "train": _train,
+        "runs": _runs,
+        "library": _library,
+    }
+    DEFAULT_MODE = "datasets"
+    COMMANDS = {Commands}
+    COMMAND_PALETTE_BINDING = "ctrl+p"
+    ENABLE_COMMAND_PALETTE = True
+
+    def __init__(
+        self,
+        connect: Connect,
+        *,
+        where: str = "",
+        open_at: str = "",
+        pictures: bool = True,
+        keymap: keymaps.Keymap | None = None,
+    ) -> None:
+        self.keymap = keymap or keymaps.load(config_dir() / "keymap.toml")
+        self.opened_run = open_at  # a run to show first
+        super().__init__()
+        self._connect = connect
+        self._pictures = pictures
+        self.where = where
+        self.connection: Connection | None = None
+        self.link_problem = ""
+        self.state = wire.State()
+        self.progress: dict[str, wire.RunProgress] = {}
+        self.devices: dict[str, wire.DeviceUse] = {}
+        self.jobs: dict[str, wire.Job] = {}
+        self.worker: wire.Worker | None = None
+        self.clients: list[wire.ClientInfo] = []
+        self.status: wire.Status | None = None
+        self.picture_cache = PictureCache()
+        self.imports = Imports(self)
+        self.review_at = ("", "")  # dataset and item that Review opens next
+        self.train_with = ""  # dataset that Train takes next
+        self.farewell = ""
+        self._lines_stale = False
+        self.register_theme(DARK)
+        self.register_theme(FEW_COLOURS)
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return dict(DARK.variables)
+
+    # ── start ───────────────────────────────────────────────────────────────────────────────────
+
+    def on_mount(self) -> None:
+        few = self.no_color or self.colours in ("16", "none")
+        self.theme = FEW_COLOURS.name if few else DARK.name
+        if self.no_color:  # Textual would paint greys; no colour means none
+            self._filters = [f for f in self._filters if not isinstance(f, Monochrome)]
+            self._filters.append(NoColor())
+        self.set_keymap(self.keymap.keys)
+        for problem in self.keymap.problems:
+            self.notify(problem, title="keymap.toml", severity="warning", timeout=10)
+        if self.opened_run:
+            self.switch_mode("runs")
+        self.set_interval(0.5, self._show_lines)
+        self.set_interval(20.0, self._ask_status)
+        self.call_after_refresh(self._start)
+
+    def _start(self) -> None:
+        self.link_problem = ""
+        self.run_worker(follow(self._connect, self.post_message), group="link")
+
+    @property
+    def colours(self) -> Depth:
+        """How many colours the terminal has."""
+        if self.no_color:
+            return "none"
+        system = self.console.color_system
+        return {"truecolor": "full", "256": "256", "standard": "16"}.get(system or "", "none")  # type: ignore[return-value]
+
+    def depth(self) -> Depth:
+        """How pictures are painted."""
+        return self.colours if self._pictures else "off"
+
+    def tone(self, name: str) -> Style:
+        return tone_style(self.screen, name)
+
+    @property
+    def session(self) -> str:
+        welcome = self.connection.welcome if self.connection is not None else None
+        return welcome.session if welcome is not None else ""
+
+    @property
+    def me(self) -> str:
+        """The name the daemon knows this client by."""
+        own = self.session
+        return next((c.name for c in self.clients if c.session == own), "")
+
+    @property
+    def daemon_id(self) -> str:
+        """What drafts are filed under: where the daemon is."""
+        return str(getattr(self.connection, "endpoint", "")) or self.where
+
+    # ── requests ────────────────────────────────────────────────────────────────────────────────
+
+    async def ask(
+        self,
+        request: wire.Request[R],
+        *,
+        key: str = "",
+        on_progress: Progress | None = None,
+        timeout: float | None = None,
+    ) -> R:
+        """The daemon's answer. Raises LoraError, UNREACHABLE while there is no link."""
+        return await self._link().call(request, key=key, on_progress=on_progress, timeout=timeout)
+
+    async def fetch(self, request: wire.Request[R]) -> tuple[R, list[bytes]]:
+        """The answer and its blobs. Raises LoraError."""
+        return await self._link().fetch(request)
+
+    def _link(self) -> Connection:
+        if self.connection is None:
+            raise LoraError(
+                Code.UNREACHABLE,
+                "There is no connection to the daemon just now; try again when it is back.",
+                retryable=True,
+            )
+        return self.connection
+
+    # ── what the daemon tells ───────────────────────────────────────────────────────────────────
+
+    def on_link_made(self, message: LinkMade) -> None:
+        self.connection = message.connection
+        self.state = message.connection.state
+        self._linked()
+
+    def _linked(self) -> None:
+        assert self.connection is not None
+        self.link_problem = ""
+        self._ask_status()
+        for place in self.places():
+            place.link_changed()
+            place.state_changed(None)
+        self._show_lines(now=True)
+
+    def on_link_lost(self, message: LinkLost) -> None:
+        self.connection = None
+        self._unlinked(message.reason)
+
+    def _unlinked(self, reason: str) -> None:
+        reason = reason or "The daemon does not answer."
+        self.link_problem = f"{reason} Trying again; nothing you typed is lost."
+        for place in self.places():
+            place.link_changed()
+        self._show_lines(now=True)
+
+    def on_noticed(self, message: Noticed) -> None:
+        notice = message.notice
+        if isinstance(notice, wire.Journalled):
+            self.state = apply(self.state, notice.event)
+            for place in self.places():
+                place.state_changed(notice.event)
+            self._lines_stale = True
+        elif isinstance(notice, wire.LiveUpdate):
+            for value in notice.values:
+                self._take(value)
+            for place in self.places():
+                place.live_changed(notice.values)
+        elif isinstance(notice, Disconnected):
+            reason = "The daemon was stopped." if notice.left else "The daemon does not answer."
+            self._unlinked(f"{reason} ({notice.reason})" if notice.reason else reason)
+        elif self.connection is not None:
+            if isinstance(notice, StateReplaced):
+                self.state = notice.state
+            self._linked()
+
+    def _take(self, value: wire.AnyLive) -> None:
+        self._lines_stale = True
+        if isinstance(value, wire.RunProgress):
+            self.progress[value.run] = value
+        elif isinstance(value, wire.DeviceUse):
+            self.devices[value.device] = value
+        elif isinstance(value, wire.WorkerChanged):
+            self.worker = value.worker
+        elif isinstance(value, wire.JobChanged):
+            self.jobs[value.job.id] = value.job
+        elif isinstance(value, wire.Attached):
+            self.clients = value.clients
+
+    def _ask_status(self) -> None:
+        async def ask() -> None:
+            try:
+                status = await self.ask(wire.GetStatus(), timeout=10)
+            except LoraError:
+                return
+            self.status = status
+            self.worker = status.worker
+            self.clients = status.clients
+            self.devices.update({device.device: device for device in status.devices})
+            self.jobs.update({job.id: job for job in status.jobs})
+            self._lines_stale = True
+
+        self.run_worker(ask(), group="status", exclusive=True)
+
+    def places(self) -> list[Place]:
+        """The screen the person is on; others catch up when they are opened."""
+        return [screen for screen in self.screen_stack if isinstance(screen, Place)]
+
+    def on_import_progressed(self, message: ImportProgressed) -> None:
+        from lora_tui.screens.importing import Import
+
+        for screen in self.screen_stack:
+            if isinstance(screen, Import):
+                screen.progressed(message.done, message.total, message.text)
+
+    def on_import_ended(self, message: ImportEnded) -> None:
+        from lora_tui.screens.importing import Import
+
+        for screen in self.screen_stack:
+            if isinstance(screen, Import):
+                screen.ended(message.result, message.said, message.error)
+                return
+        self.notify(message.said, severity="error" if message.error else "information", timeout=8)
+
+    # ── the status line ─────────────────────────────────────────────────────────────────────────
+
+    def _show_lines(self, now: bool = False) -> None:
+        if now or self._lines_stale:
+            self._lines_stale = False
+            for place in self.places():
+                place.show_lines()
+
+    def status_left(self) -> Said:
+        if self.connection is None:
+            return [
+                ("○ ", "warning"),
+                ("no daemon yet" if not self.link_problem else "no link", ""),
+            ]
+        dot = ("● ", "success") if not self.link_problem else ("○ ", "warning")
+        said: Said = [dot, (self.where or platform.node(), "")]
+        others = summary.others(self.clients, self.session)
+        said.append((f" · with {others}" if others else " · only you", "" if others else "muted"))
+        running = [job for job in self.jobs.values() if job.state == "running"]
+        for job in running[:1]:
+            done = f" {job.done}/{job.total}" if job.total else ""
+            said.append((f" · {job.title}{done}", "primary"))
+        warnings = self.status.warnings if self.status is not None else []
+        if warnings:
+            more = f" (+{len(warnings) - 1})" if len(warnings) > 1 else ""
+            said.append((f" · ⚠ {warnings[0]}{more}", "warning"))
+        return said
+
+    def status_right(self) -> Said:
+        device = next(iter(self.devices.values()), None)
+        return summary.engine(self.worker, device)
+
+    # ── actions ─────────────────────────────────────────────────────────────────────────────────
+
+    def action_go(self) -> None:
+        def chosen(name: str | None) -> None:
+            if name is not None:
+                self.action_open(name)
+
+        self.push_screen(GoTo(), chosen)
+
+    def action_open(self, name: str) -> None:
+        """Open a screen by its name."""
+        if self.screen.is_modal:
+            return
+        self.switch_mode(name)
+
+    def action_help(self) -> None:
+        if isinstance(self.screen, Place):
+            self.push_screen(Help(self.screen.scope))
+
+    def action_commands(self) -> None:
+        self.action_command_palette()
+
+    async def action_leave(self) -> None:
+        for screens in self._screen_stacks.values():
+            for screen in screens:
+                leave = getattr(screen, "before_leaving", None)
+                if leave is not None:
+                    await leave()
+        self.farewell = self._farewell()
+        self.exit(0)
+
+    async def action_leave_now(self) -> None:
+        await self.action_leave()
+
+    def _farewell(self) -> str:
+        lines = []
+        going = [run for run in self.state.runs if run.state in ("training", "starting", "queued")]
+        pid = f" (pid {self.status.pid})" if self.status is not None else ""
+        if going:
+            names = ", ".join(run.id for run in going)
+            verb = "goes" if len(going) == 1 else "go"
+            lines.append(f"{names} {verb} on in the daemon{pid}. Attach again with lora-tui.")
+        running = [job.title for job in self.jobs.values() if job.state == "running"]
+        if running:
+            lines.append(f"Still under way in the daemon: {', '.join(running)}.")
+        if not lines and self.connection is not None:
+            lines.append(
+                f"The daemon{pid} stays; nothing is running. `lora-tui daemon stop` ends it."
+            )
+        return "\n".join(lines)
+
+    def on_key_bar_pressed(self, message: KeyBar.Pressed) -> None:
+        scope, _, name = message.action.partition(".")
+        target = self if scope == "app" else self.screen
+        self.call_later(self.run_action, name, target)
+
+    def on_places_clicked(self, message: Places.Clicked) -> None:
+        self.action_open(message.place)
+
+
+def run(
+    endpoint: str = "",
+    *,
+    home: str | None = None,
+    name: str = "",
+    open_at: str | None = None,
+    pictures: bool = True,
+) -> int:
+    """Open the app on a daemon and return the exit status. ``open_at``: a run to show."""
+
+    async def connect() -> Connection:
+        from shared.client import Client
+
+        return await Client.connect(
+            endpoint,
+            home=Path(home) if home else None,
+            name=name,
+            terminal=os.environ.get("TERM", ""),
+            subscribe=True,
+            start=not endpoint,
+        )
+
+    app = LoraApp(connect, where=_host(endpoint), open_at=open_at or "", pictures=pictures)
+    code = app.run()
+    if app.farewell:
+        print(app.farewell, file=sys.stderr)
+    return app.return_code or code or 0
+
+
+def _host(endpoint: str) -> str:
+    """What the status line calls the daemon's machine."""
+    if endpoint.startswith("tcp://"):
+        return endpoint.removeprefix("tcp://").rsplit(":", 1)[0]
+    return platform.node()

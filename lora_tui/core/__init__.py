@@ -1,0 +1,1 @@
+"""What the screens think with: no terminal, no widgets, tested without either."""

@@ -1,0 +1,126 @@
+"""The pictures of a dataset in their order, loaded a page at a time, kept up with events."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from msgspec.structs import replace
+
+from shared.wire import Caption, CaptionState, Item, Items, ListItems
+
+PAGE = 200
+Ask = Callable[[ListItems], Awaitable[Items]]
+
+
+class Roll:
+    """A list of items by place. Under a filter it keeps what it once showed: a caption accepted a
+    moment ago stays where it was, so that a pass through the list never skips or repeats."""
+
+    def __init__(self, ask: Ask, dataset: str, states: tuple[CaptionState, ...] = ()) -> None:
+        self.dataset = dataset
+        self.states = states
+        self.total = 0
+        self.opened = False
+        self._ask = ask
+        self._items: dict[str, Item] = {}
+        self._order: dict[int, str] = {}  # place → id
+        self._places: dict[str, int] = {}
+        self._pages: set[int] = set()
+
+    def at(self, place: int) -> Item | None:
+        """The item at a place, if it is loaded."""
+        id_ = self._order.get(place)
+        return self._items.get(id_) if id_ is not None else None
+
+    def get(self, id_: str) -> Item | None:
+        return self._items.get(id_)
+
+    def place(self, id_: str) -> int | None:
+        return self._places.get(id_)
+
+    def missing(self, first: int, last: int) -> bool:
+        """Whether any page of places first…last is not loaded yet."""
+        last = min(last, self.total - 1)
+        if not self.opened:
+            return True
+        if self.states:
+            return last >= len(self._order)
+        return any(page not in self._pages for page in range(first // PAGE, last // PAGE + 1))
+
+    async def load(self, first: int, last: int) -> None:
+        """Load the pages of places first…last. Raises LoraError."""
+        if self.states:
+            while not self.opened or (last >= len(self._order) and len(self._order) < self.total):
+                if not await self._load_filtered():
+                    break
+            return
+        last = min(last, self.total - 1) if self.opened else last
+        for page in range(max(first, 0) // PAGE, max(last, 0) // PAGE + 1):
+            if page in self._pages:
+                continue
+            answer = await self._ask(
+                ListItems(dataset=self.dataset, offset=page * PAGE, limit=PAGE)
+            )
+            self.opened = True
+            self.total = answer.total
+            self._pages.add(page)
+            for number, item in enumerate(answer.items):
+                self._put(page * PAGE + number, item)
+            if not answer.items:
+                break
+
+    async def _load_filtered(self) -> bool:
+        # What left the filter since it was loaded shifts the daemon's pages, so the offset is
+        # counted in items that still match.
+        matching = sum(item.caption.state in self.states for item in self._items.values())
+        answer = await self._ask(
+            ListItems(dataset=self.dataset, offset=matching, limit=PAGE, states=list(self.states))
+        )
+        self.opened = True
+        new = [item for item in answer.items if item.id not in self._items]
+        for item in new:
+            self._put(len(self._order), item)
+        self.total = len(self._order) + max(answer.total - matching - len(new), 0)
+        if not new:
+            self.total = len(self._order)
+        return bool(new)
+
+    def _put(self, place: int, item: Item) -> None:
+        self._order[place] = item.id
+        self._places[item.id] = place
+        self._items[item.id] = item
+
+    def keep(self, item: Item) -> None:
+        """Take over a newer state of an item that is loaded."""
+        old = self._items.get(item.id)
+        if old is not None and item.caption.rev >= old.caption.rev:
+            self._items[item.id] = item
+
+    def put_back(self, item: Item) -> None:
+        """Take over an item whatever its revision: an optimistic change that came to nothing."""
+        if item.id in self._items:
+            self._items[item.id] = item
+
+    def changed(self, id_: str, caption: Caption) -> Item | None:
+        """Take over a caption from an event; the item if it is loaded and this is news."""
+        item = self._items.get(id_)
+        if item is None or caption.rev < item.caption.rev:
+            return None
+        item = replace(item, caption=caption)
+        self._items[id_] = item
+        return item
+
+    async def find(
+        self, start: int, wanted: Callable[[Item], bool], *, wrap: bool = True
+    ) -> int | None:
+        """The first place after ``start`` whose item is wanted; from the top again if ``wrap``."""
+        if not self.opened:
+            await self.load(0, 0)
+        places = [*range(start + 1, self.total), *(range(start + 1) if wrap else ())]
+        for place in places:
+            if self.missing(place, place):
+                await self.load(place, place)
+            item = self.at(place)
+            if item is not None and wanted(item):
+                return place
+        return None

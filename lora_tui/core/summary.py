@@ -1,0 +1,79 @@
+"""The two lines every screen carries, worked out from the state: who, what runs, on what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lora_tui.core import words
+from shared.wire import ClientInfo, DeviceUse, Run, RunProgress, Worker
+
+Said = list[tuple[str, str]]  # texts with their tones
+
+_BUSY = ("training", "starting", "paused")
+
+
+def active(runs: Sequence[Run]) -> Run | None:
+    """The run that uses the engine now, or the next in the queue."""
+    for states in (("training", "starting"), ("paused",), ("queued", "interrupted")):
+        for run in runs:
+            if run.state in states:
+                return run
+    return None
+
+
+def progress(run: Run, live: RunProgress | None) -> Said:
+    """r0003 training 41 % · 3 412/8 330 · 41 it/s · eta 2:01"""
+    said: Said = [(run.id, "bold"), (" ", "")]
+    state = run.state
+    tone = words.RUN_TONES[state]
+    step, phase = run.step, run.phase
+    if live is not None and live.run == run.id and state in _BUSY:
+        step, phase = max(step, live.step), live.phase or phase
+    word = phase if state in ("training", "starting") and phase else state
+    said.append((word, tone))
+    if phase == "caching" and live is not None and live.total:
+        said.append((f" {live.done}/{live.total} pictures", ""))
+        return said
+    if run.steps:
+        said.append((f" {100 * step // run.steps} %", "bold" if state == "training" else ""))
+    if state == "training" and live is not None and live.run == run.id:
+        said.append((f" · {words.speed(live.speed)} · eta {words.duration(live.eta)}", "muted"))
+    return said
+
+
+def engine(worker: Worker | None, device: DeviceUse | None) -> Said:
+    """What the engine computes on, and how full that is."""
+    if device is None and worker is None:
+        return []
+    said: Said = []
+    if worker is not None and worker.state == "failed":
+        said.append(("engine failed ", "error"))
+    if device is not None:
+        if device.kind == "cuda":
+            said.append((f"{device.name or 'GPU'} ", "muted"))
+            said.append((f"{words.gib(device.used)}/{words.gib(device.total)} GiB", ""))
+        else:
+            said.append(("CPU ", "muted"))
+            said.append((f"RAM {words.gib(device.used)}/{words.gib(device.total)} GiB", ""))
+        if device.utilisation is not None:
+            said.append((f" {device.utilisation:.0f} %", ""))
+        if device.temperature is not None:
+            said.append((f" {device.temperature:.0f} °C", "muted"))
+    elif worker is not None:
+        said.append((worker.device_name or worker.device or "engine", "muted"))
+    return said
+
+
+def others(clients: Sequence[ClientInfo], session: str) -> str:
+    """Who else is attached: ada@laptop, bob@desk."""
+    return ", ".join(
+        f"{client.name}@{client.host}" if client.host else client.name
+        for client in clients
+        if client.session != session
+    )
+
+
+def length(said: Said) -> int:
+    from rich.cells import cell_len
+
+    return sum(cell_len(text) for text, _ in said)

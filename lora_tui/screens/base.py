@@ -1,0 +1,146 @@
+"""What every screen is made of: places above, the body, status and keys below."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Input, TextArea
+
+from lora_tui.actions import of_scope
+from lora_tui.core import summary
+from lora_tui.core.summary import Said
+from lora_tui.widgets.lines import Banner, KeyBar, OneLine, Places, StatusLine
+from shared import wire
+from shared.errors import LoraError
+
+if TYPE_CHECKING:
+    from lora_tui.app import LoraApp
+
+T = TypeVar("T")
+
+
+class Place(Screen[None]):
+    """A screen that ``g`` and a letter open. ``scope`` names its actions."""
+
+    scope: ClassVar[str] = ""
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]
+
+    @property
+    def lora(self) -> LoraApp:
+        return cast("LoraApp", self.app)
+
+    @property
+    def state(self) -> wire.State:
+        return self.lora.state
+
+    def compose(self) -> ComposeResult:
+        yield Places(self.scope)
+        yield Banner(id="banner")
+        with Vertical(id="body"):
+            yield from self.body()
+        with Vertical(id="foot"):
+            yield StatusLine(id="status")
+            yield KeyBar()
+
+    def body(self) -> ComposeResult:
+        """The screen's own widgets."""
+        raise NotImplementedError
+
+    def on_mount(self) -> None:
+        self.show_keys()
+        self.show_lines()
+
+    def on_screen_resume(self) -> None:
+        self.show_lines()
+        self.state_changed(None)
+
+    # ── what the app tells ──────────────────────────────────────────────────────────────────────
+
+    def state_changed(self, event: wire.AnyEvent | None) -> None:
+        """The state moved by ``event``; None: anything may have changed."""
+
+    def live_changed(self, values: Sequence[wire.AnyLive]) -> None:
+        """Live values came."""
+
+    def link_changed(self) -> None:
+        """The link was made or lost."""
+
+    # ── the lines around the body ───────────────────────────────────────────────────────────────
+
+    def show_keys(self, scope: str = "", hint: Said | None = None) -> None:
+        """The key bar: this screen's actions, those of ``scope``, or a hint."""
+        keymap = self.lora.keymap
+        screen = [
+            (keymap.shown(action), action.label, action.id)
+            for action in sorted(of_scope(scope or self.scope), key=lambda a: a.footer)
+            if action.footer
+        ]
+        everywhere = [
+            (keymap.shown(action), action.label, action.id)
+            for action in sorted(of_scope("app"), key=lambda a: a.footer)
+            if action.footer
+        ]
+        self.query_one(KeyBar).keys(screen, [] if scope else everywhere)
+
+    def show_lines(self) -> None:
+        """Places, status and banner from the app's state."""
+        if not self.is_mounted:
+            return
+        app = self.lora
+        run = summary.active(app.state.runs)
+        said = summary.progress(run, app.progress.get(run.id)) if run is not None else []
+        self.query_one(Places).run_said(said)
+        self.query_one(StatusLine).show(app.status_left(), app.status_right())
+        self.query_one(Banner).say(app.link_problem)
+
+    # ── helpers ─────────────────────────────────────────────────────────────────────────────────
+
+    def in_field(self) -> bool:
+        """Whether letters go into a text field."""
+        return isinstance(self.focused, Input | TextArea)
+
+    def attempt(
+        self, work: Awaitable[T], then: Callable[[T], None] | None = None, *, group: str = "attempt"
+    ) -> None:
+        """Do ``work`` in the background; an error is said in the corner."""
+
+        async def run() -> None:
+            try:
+                result = await work
+            except LoraError as error:
+                self.notify(error.message, severity="error", timeout=8)
+            else:
+                if then is not None:
+                    then(result)
+
+        self.run_worker(run(), group=group)
+
+
+class Dialog(ModalScreen[T], Generic[T]):
+    """A window over a screen."""
+
+    scope: ClassVar[str] = "dialog"
+
+    @property
+    def lora(self) -> LoraApp:
+        return cast("LoraApp", self.app)
+
+    def keys_line(self, *ids: str) -> OneLine:
+        """A line that names the window's keys."""
+        from lora_tui.actions import BY_ID
+
+        said: Said = []
+        for id_ in ids:
+            action = BY_ID[id_]
+            said += [
+                (self.lora.keymap.shown(action), "primary bold"),
+                (f" {action.label}   ", "muted"),
+            ]
+        line = OneLine(classes="keys")
+        line.show(said)
+        return line

@@ -1,0 +1,354 @@
+"""Datasets: the folders there are, their pictures beside their captions, import and delete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.widgets import Static
+
+from lora_tui.core import words
+from lora_tui.core.roll import Roll
+from lora_tui.screens.base import Place
+from lora_tui.screens.dialogs import Choose, Confirm
+from lora_tui.widgets.bind import bindings
+from lora_tui.widgets.picture import PictureView
+from lora_tui.widgets.rows import Cell, Column, Rows
+from shared import wire
+from shared.errors import LoraError
+from shared.wire import CAPTION_STATES, CaptionState, Item
+
+FILTERS: list[tuple[str, tuple[CaptionState, ...]]] = [
+    ("all", ()),
+    *((state, (state,)) for state in CAPTION_STATES),
+]
+_KEYS = {
+    "all": "a",
+    "unreviewed": "u",
+    "accepted": "c",
+    "edited": "e",
+    "rejected": "r",
+    "flagged": "f",
+}
+
+
+class Datasets(Place):
+    scope = "datasets"
+    CSS_PATH = "datasets.tcss"
+    BINDINGS = bindings("datasets")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dataset = ""  # shown at present
+        self._roll: Roll | None = None
+        self._filter = FILTERS[0]
+
+    def body(self) -> ComposeResult:
+        with Horizontal():
+            with Vertical(id="left"):
+                with Vertical(classes="panel", id="sets") as panel:
+                    panel.border_title = "datasets"
+                    yield Rows(
+                        Column("name"),
+                        Column("pictures", 8, "right"),
+                        Column("reviewed", 8, "right"),
+                        Column("problems", 8, "right", wide=44),
+                        id="set-rows",
+                        empty="No datasets yet. Press i to import a folder of pictures.",
+                    )
+                with Vertical(classes="panel", id="items") as panel:
+                    panel.border_title = "pictures"
+                    yield Rows(Column("", 1), Column(""), Column("", 11, "right"), id="item-rows")
+            with Vertical(classes="panel", id="shown") as panel:
+                panel.border_title = "picture"
+                yield PictureView(self.lora.picture_cache, self.lora.depth, id="picture")
+                yield Static(id="caption", markup=False)
+                yield Static(id="facts", markup=False)
+
+    @property
+    def sets(self) -> Rows:
+        return self.query_one("#set-rows", Rows)
+
+    @property
+    def items(self) -> Rows:
+        return self.query_one("#item-rows", Rows)
+
+    @property
+    def picture(self) -> PictureView:
+        return self.query_one(PictureView)
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self.sets.focus()
+
+    # ── the state ───────────────────────────────────────────────────────────────────────────────
+
+    def state_changed(self, event: wire.AnyEvent | None) -> None:
+        if not self.is_mounted:
+            return
+        if event is None or isinstance(event, wire.DatasetChanged | wire.DatasetRemoved):
+            self._show_sets()
+            if event is None and self._roll is not None:
+                self._open(self._dataset, again=True)
+        elif isinstance(event, wire.CaptionChanged) and self._roll is not None:
+            if event.dataset == self._dataset and self._roll.changed(event.item, event.caption):
+                self.items.update_row(self._roll.place(event.item) or 0)
+                self._show_item()
+
+    def link_changed(self) -> None:
+        if self.is_mounted:
+            linked = self.lora.connection is not None
+            self.sets.say(
+                "No datasets yet. Press i to import a folder of pictures."
+                if linked
+                else "Connecting to the daemon…"
+            )
+
+    def _show_sets(self) -> None:
+        datasets = self.state.datasets
+        place = next((i for i, d in enumerate(datasets) if d.id == self._dataset), 0)
+        self.sets.show(len(datasets), lambda i: self._set_cells(datasets[i]), cursor=place)
+        if not datasets:
+            self._open("")
+        elif datasets[place].id != self._dataset:
+            self._open(datasets[place].id)
+        else:
+            self._refresh_if_grown(datasets[place])
+        self._show_title()
+
+    def _refresh_if_grown(self, dataset: wire.Dataset) -> None:
+        """More or fewer pictures than we know of: the folder was read again."""
+        if self._roll is not None and self._roll.opened and not self._roll.states:
+            if self._roll.total != dataset.items:
+                self._open(dataset.id, again=True)
+
+    def _set_cells(self, dataset: wire.Dataset) -> Sequence[Cell]:
+        reviewed = dataset.items - dataset.counts.get("unreviewed", 0)
+        percent = f"{100 * reviewed // dataset.items} %" if dataset.items else "–"
+        problems: Cell = ("–", "faint")
+        if dataset.problems or dataset.empty:
+            problems = (words.count(dataset.problems + dataset.empty), "warning")
+        return [
+            dataset.name,
+            words.count(dataset.items),
+            (percent, "success" if reviewed == dataset.items else ""),
+            problems,
+        ]
+
+    @property
+    def dataset(self) -> wire.Dataset | None:
+        return next((d for d in self.state.datasets if d.id == self._dataset), None)
+
+    def _show_title(self) -> None:
+        panel = self.query_one("#items")
+        dataset = self.dataset
+        if dataset is None:
+            panel.border_title, panel.border_subtitle = "pictures", ""
+            return
+        name, _ = self._filter
+        shown = "" if name == "all" else f" · only {name}"
+        panel.border_title = f"{words.plural(dataset.items, 'picture')}{shown}"
+        counts = [
+            f"{words.MARKS[state]} {words.count(dataset.counts.get(state, 0))} {state}"
+            for state in CAPTION_STATES
+            if dataset.counts.get(state, 0)
+        ]
+        problems = []
+        if dataset.problems:
+            problems.append(f"{words.count(dataset.problems)} unusable")
+        if dataset.empty:
+            problems.append(f"{words.count(dataset.empty)} without caption")
+        panel.border_subtitle = " · ".join([*counts, *problems])
+
+    # ── the pictures of one dataset ─────────────────────────────────────────────────────────────
+
+    def _open(self, dataset: str, *, again: bool = False) -> None:
+        if not again:
+            self._filter = FILTERS[0]
+        self._dataset = dataset
+        cursor = self.items.cursor if again else 0
+        if not dataset:
+            self._roll = None
+            self.items.show(0, lambda i: None, cursor=0)
+            self.picture.clear()
+            self.query_one("#caption", Static).update("")
+            self.query_one("#facts", Static).update("")
+            return
+        self._roll = Roll(self.lora.ask, dataset, self._filter[1])
+        self._load(self._roll, cursor, cursor + 60, cursor)
+        self._show_title()
+
+    def _load(self, roll: Roll, first: int, last: int, cursor: int | None = None) -> None:
+        async def load() -> Roll:
+            await roll.load(first, last)
+            return roll
+
+        def loaded(roll: Roll) -> None:
+            if roll is self._roll:
+                self.items.say("No picture is in this state." if roll.states else "No pictures.")
+                self.items.show(roll.total, self._item_cells, cursor=cursor)
+                self._show_item()
+
+        self.attempt(load(), loaded, group="items")
+
+    def _item_cells(self, index: int) -> Sequence[Cell] | None:
+        item = self._roll.at(index) if self._roll is not None else None
+        if item is None:
+            return None
+        state = item.caption.state
+        if item.problem:
+            return [("!", "error"), item.name, ("unusable", "error")]
+        remark = state if item.caption.text.strip() else "no caption"
+        tone = words.CAPTION_TONES[state] if item.caption.text.strip() else "warning"
+        return [(words.MARKS[state], words.CAPTION_TONES[state]), item.name, (remark, tone)]
+
+    @property
+    def item(self) -> Item | None:
+        return self._roll.at(self.items.cursor) if self._roll is not None else None
+
+    def _show_item(self) -> None:
+        item = self.item
+        caption = self.query_one("#caption", Static)
+        facts = self.query_one("#facts", Static)
+        panel = self.query_one("#shown")
+        if item is None:
+            panel.border_title = "picture"
+            self.picture.clear()
+            caption.update("")
+            facts.update("")
+            return
+        panel.border_title = item.name
+        caption.update(item.caption.text or "(no caption)")
+        caption.set_class(not item.caption.text, "-empty")
+        size = f"{item.width} × {item.height} px · {words.size(item.size)}"
+        state = f"{item.caption.state}, rev {item.caption.rev} by {item.caption.by}"
+        facts.update(item.problem if item.problem else f"{size} · {state}")
+        facts.set_class(bool(item.problem), "-problem")
+        if item.problem and not item.width:
+            self.picture.clear("This picture cannot be read.")
+        else:
+            self.picture.show(f"{item.id}:{item.content}", thumbnail(self, item))
+
+    def on_rows_moved(self, message: Rows.Moved) -> None:
+        if message.rows is self.sets:
+            datasets = self.state.datasets
+            if message.index < len(datasets) and datasets[message.index].id != self._dataset:
+                self._open(datasets[message.index].id)
+        else:
+            self._show_item()
+
+    def on_rows_wanted(self, message: Rows.Wanted) -> None:
+        if self._roll is not None:
+            self._load(self._roll, message.first, message.last)
+
+    def on_rows_chosen(self, message: Rows.Chosen) -> None:
+        if message.rows is self.sets:
+            self.items.focus()
+        else:
+            self.action_review()
+
+    # ── actions ─────────────────────────────────────────────────────────────────────────────────
+
+    def action_import(self) -> None:
+        from lora_tui.screens.importing import Import
+
+        self.app.push_screen(Import(), self._imported)
+
+    def action_again(self) -> None:
+        from lora_tui.screens.importing import Import
+
+        if self.dataset is not None:
+            self.app.push_screen(Import(self.dataset.path, self.dataset.name), self._imported)
+
+    def _imported(self, dataset: str | None) -> None:
+        if dataset:
+            self._dataset = ""
+            place = next((i for i, d in enumerate(self.state.datasets) if d.id == dataset), None)
+            if place is not None:
+                self._open(dataset)
+                self._show_sets()
+
+    def action_review(self) -> None:
+        from lora_tui.screens.review import Review
+
+        if self.dataset is None:
+            self.notify("Import a folder first: press i.")
+            return
+        self.lora.review_at = (self._dataset, self.item.id if self.item is not None else "")
+        self.lora.action_open(Review.scope)
+
+    def action_train(self) -> None:
+        if self.dataset is not None:
+            self.lora.train_with = self.dataset.name
+            self.lora.action_open("train")
+
+    def action_filter(self) -> None:
+        dataset = self.dataset
+        if dataset is None:
+            return
+
+        def chosen(place: int | None) -> None:
+            if place is not None:
+                self._filter = FILTERS[place]
+                self._open(self._dataset, again=True)
+
+        self.app.push_screen(filter_dialog(dataset, self._filter[0]), chosen)
+
+    def action_delete(self) -> None:
+        dataset = self.dataset
+        if dataset is None:
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.attempt(self.lora.ask(wire.RemoveDataset(dataset=dataset.id)))
+
+        self.app.push_screen(
+            Confirm(
+                f"Forget {dataset.name}?",
+                f"lora-tui forgets the {words.plural(dataset.items, 'picture')} of this dataset, "
+                "their states and their history.\n\nThe pictures and their caption files stay in "
+                f"{dataset.path}.",
+            ),
+            answered,
+        )
+
+    def action_cancel(self) -> None:
+        if not self.lora.imports.running:
+            self.notify("No import of yours is running.")
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.lora.imports.cancel()
+
+        self.app.push_screen(
+            Confirm("Cancel the import?", "What was read so far stays; importing again goes on."),
+            answered,
+        )
+
+
+def filter_dialog(dataset: wire.Dataset, present: str) -> Choose:
+    """Asks for the state to show."""
+    options = []
+    for name, states in FILTERS:
+        number = dataset.items if not states else dataset.counts.get(states[0], 0)
+        options.append((_KEYS[name], name, words.count(number)))
+    chosen = next(i for i, (name, _) in enumerate(FILTERS) if name == present)
+    return Choose("Show pictures", options, chosen=chosen)
+
+
+def thumbnail(place: Place, item: Item):  # type: ignore[no-untyped-def]  # a Fetch
+    """How to fetch an item's picture at a side in pixels."""
+
+    async def fetch(side: int) -> bytes:
+        request = wire.GetThumbnail(dataset=item.dataset, item=item.id, width=side, height=side)
+        _, blobs = await place.lora.fetch(request)
+        if not blobs:
+            from shared.errors import Code
+
+            raise LoraError(Code.INVALID_FILE, "The daemon sent no picture.")
+        return blobs[0]
+
+    return fetch

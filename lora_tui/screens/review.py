@@ -1,0 +1,474 @@
+"""Review: one picture, its caption, one key each; what is typed is never lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.message import Message
+from textual.timer import Timer
+from textual.widgets import Static
+
+from lora_tui.core import words
+from lora_tui.core.desk import Conflicted, Refused, Report, Saved
+from lora_tui.core.roll import Roll
+from lora_tui.screens.base import Place
+from lora_tui.screens.datasets import FILTERS, filter_dialog, thumbnail
+from lora_tui.screens.dialogs import Choose
+from lora_tui.screens.mending import Mending
+from lora_tui.widgets.bind import bindings
+from lora_tui.widgets.caption import CaptionField, Filmstrip
+from lora_tui.widgets.picture import PictureView
+from shared import wire
+from shared.errors import LoraError
+from shared.wire import CaptionState, Item
+
+
+class Review(Mending, Place):
+    scope = "review"
+    CSS_PATH = "review.tcss"
+    BINDINGS = bindings("review")
+
+    class Reported(Message):
+        """The desk says what became of a change."""
+
+        def __init__(self, report: Report) -> None:
+            super().__init__()
+            self.report = report
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dataset = ""
+        self._roll: Roll | None = None
+        self._place = 0
+        self._filter = "all"
+        self._steps = 0  # of navigation; a search that comes late sees that it is stale
+        self._edited: tuple[Item, int] | None = None  # the item in the field and its revision
+        self._kept: Timer | None = None
+
+    def body(self) -> ComposeResult:
+        with Horizontal():
+            with Vertical(classes="panel", id="left") as panel:
+                panel.border_title = "review"
+                yield PictureView(self.lora.picture_cache, self.lora.depth, id="picture")
+                yield Filmstrip(id="strip")
+            with Vertical(classes="panel", id="right") as panel:
+                panel.border_title = "caption"
+                yield CaptionField(self._left_field, id="text")
+                yield Static(id="state")
+                yield Static(id="facts", markup=False)
+
+    @property
+    def field(self) -> CaptionField:
+        return self.query_one(CaptionField)
+
+    @property
+    def picture(self) -> PictureView:
+        return self.query_one(PictureView)
+
+    @property
+    def dataset(self) -> wire.Dataset | None:
+        return next((d for d in self.state.datasets if d.id == self._dataset), None)
+
+    @property
+    def item(self) -> Item | None:
+        """The picture on screen, if it is loaded; a key can change no other."""
+        return self._roll.at(self._place) if self._roll is not None else None
+
+    # ── the state ───────────────────────────────────────────────────────────────────────────────
+
+    def state_changed(self, event: wire.AnyEvent | None) -> None:
+        if not self.is_mounted:
+            return
+        if event is None:
+            self._take_up()
+        elif isinstance(event, wire.CaptionChanged) and event.dataset == self._dataset:
+            self._caption_changed(event)
+        elif isinstance(event, wire.DatasetRemoved) and event.dataset == self._dataset:
+            self.notify("This dataset has just been forgotten by somebody.", severity="warning")
+            self._open("", "")
+        elif isinstance(event, wire.DatasetChanged) and event.dataset.id == self._dataset:
+            self._show_title()
+
+    def _take_up(self) -> None:
+        """Open what was asked for, or what was open, or the first dataset there is."""
+        dataset, item = self.lora.review_at
+        self.lora.review_at = ("", "")
+        if not dataset and self.dataset is not None:
+            self._open(self._dataset, self.item.id if self.item is not None else "")
+        elif dataset or self.state.datasets:
+            self._open(dataset or self.state.datasets[0].id, item)
+        else:
+            self._open("", "")
+        self.offer_drafts()
+
+    def _caption_changed(self, event: wire.CaptionChanged) -> None:
+        if self._roll is None:
+            return
+        known = self._roll.get(event.item)
+        if known is None or self.desk_pending(known):
+            return
+        news = event.caption.rev > known.caption.rev
+        item = self._roll.changed(event.item, event.caption)
+        if item is None:
+            return
+        if self._edited is not None and self._edited[0].id == item.id:
+            if news and event.caption.by != self.lora.me:
+                self.query_one("#facts", Static).update(
+                    f"{event.caption.by} has just changed this caption. Go on: when you leave the "
+                    "field, both texts are shown."
+                )
+        else:
+            self._show_current(item)
+
+    def link_changed(self) -> None:
+        if self.lora.connection is not None and not self.lora.link_problem:
+            self.desk_link_back()
+        else:
+            self.desk_keep()
+
+    def _open(self, dataset: str, item: str) -> None:
+        if self._edited is not None:
+            return  # the field goes first; it is taken up again when the screen is shown next
+        if dataset != self._dataset:
+            self._filter = "all"
+        self._dataset = dataset
+        self._steps += 1
+        if not dataset:
+            self._roll = None
+            self._show()
+            return
+        states = dict(FILTERS)[self._filter]
+        roll = Roll(self.lora.ask, dataset, states)
+        self.attempt(self._opened(roll, item, self._steps), group="open")
+
+    async def _opened(self, roll: Roll, item: str, step: int) -> None:
+        place = 0
+        await roll.load(0, 0)
+        if item:
+            place = await roll.find(-1, lambda found: found.id == item, wrap=False) or 0
+        if step == self._steps:
+            if roll.states and not roll.total:
+                self.notify(f"No picture is {roll.states[0]}.")
+                self._filter = "all"
+                self._open(self._dataset, item)
+                return
+            self._roll = roll
+            self._place = place
+            self._show()
+
+    # ── what is on screen ───────────────────────────────────────────────────────────────────────
+
+    def _show(self) -> None:
+        self._show_title()
+        item = self.item
+        if self._roll is None or not self._roll.total:
+            self.field.show("")
+            self.picture.clear(
+                "No pictures. Import a folder on the Datasets screen (g d)."
+                if self.lora.connection is not None
+                else "Connecting to the daemon…"
+            )
+            self.query_one("#state", Static).update("")
+            self.query_one("#facts", Static).update("")
+            self.query_one("#strip", Filmstrip).show(lambda place: None, 0, 0)
+            return
+        if item is None:
+            self.field.show("…")
+            self.picture.clear()
+            self._load(self._place)
+        else:
+            self._show_current(item)
+            if item.problem and not item.width:
+                self.picture.clear("This picture cannot be read.")
+            else:
+                self.picture.show(f"{item.id}:{item.content}", thumbnail(self, item))
+        self._look_ahead()
+
+    def _show_current(self, item: Item) -> None:
+        """The caption and its state, if this is the item on screen; the strip in any case."""
+        roll = self._roll
+        if roll is None:
+            return
+        self.query_one("#strip", Filmstrip).show(roll.at, self._place, roll.total)
+        if self.item is None or item.id != self.item.id:
+            return
+        caption = item.caption
+        self.query_one("#right").border_title = f"caption of {item.name}"
+        if self._edited is None:
+            self.field.show(caption.text)
+        tone = self.lora.tone(f"{words.CAPTION_TONES[caption.state]} bold")
+        from rich.text import Text
+
+        mark = f"{words.MARKS[caption.state]} {caption.state}"
+        state = Text(mark, style=tone)
+        by = "you" if caption.by == self.lora.me else caption.by
+        state.append(
+            f"  rev {caption.rev} · by {by} · {words.ago(caption.at)}", self.lora.tone("muted")
+        )
+        self.query_one("#state", Static).update(state)
+        size = f"{item.width} × {item.height} px · {words.size(item.size)}"
+        number = len(caption.text.split())
+        facts = item.problem or f"{words.plural(number, 'word')} · {size}"
+        self.query_one("#facts", Static).update(facts)
+        self.query_one("#facts").set_class(bool(item.problem), "-problem")
+
+    def _show_title(self) -> None:
+        panel = self.query_one("#left")
+        dataset = self.dataset
+        if dataset is None:
+            panel.border_title, panel.border_subtitle = "review", ""
+            return
+        left = dataset.counts.get("unreviewed", 0)
+        reviewed = f"{words.count(dataset.items - left)}/{words.count(dataset.items)} reviewed"
+        only = "" if self._filter == "all" else f" · only {self._filter}"
+        panel.border_title = f"{dataset.name} · {reviewed}{only}"
+        if self._roll is not None and self._roll.total:
+            at = f"{words.count(self._place + 1)} of {words.count(self._roll.total)}"
+            panel.border_subtitle = f"{at} · {words.count(left)} left"
+
+    def _load(self, place: int, then: Callable[[], None] | None = None) -> None:
+        roll = self._roll
+        if roll is None:
+            return
+
+        async def load() -> int:
+            await roll.load(place, place)
+            return place
+
+        def loaded(at: int) -> None:
+            if roll is self._roll and at == self._place and self.item is not None:
+                self._show()
+
+        self.attempt(load(), loaded, group="page")
+
+    def _look_ahead(self) -> None:
+        """Have the next pages and pictures at hand before they are asked for."""
+        roll, place = self._roll, self._place
+        if roll is None:
+            return
+
+        async def ahead() -> None:
+            try:
+                if roll.missing(place + 1, place + 40):
+                    await roll.load(place + 1, place + 40)
+                for near in (place + 1, place + 2, place - 1):
+                    item = roll.at(near)
+                    if item is not None and item.width:
+                        await self.picture.prefetch(
+                            f"{item.id}:{item.content}", thumbnail(self, item)
+                        )
+            except LoraError:
+                pass  # it is said when the picture itself is shown
+
+        self.run_worker(ahead(), group="ahead", exclusive=True)
+
+    # ── going about ─────────────────────────────────────────────────────────────────────────────
+
+    def _go(self, place: int) -> None:
+        if self._roll is None or self._edited is not None:
+            return
+        place = min(max(place, 0), max(self._roll.total - 1, 0))
+        self._steps += 1
+        if place != self._place:
+            self._place = place
+            self._show()
+
+    def action_next(self) -> None:
+        if self._roll is not None and self._place + 1 >= self._roll.total:
+            self.notify("That was the last picture.", timeout=2)
+        self._go(self._place + 1)
+
+    def action_previous(self) -> None:
+        self._go(self._place - 1)
+
+    def action_first(self) -> None:
+        self._go(0)
+
+    def action_last(self) -> None:
+        if self._roll is not None:
+            self._go(self._roll.total - 1)
+
+    def action_next_unreviewed(self) -> None:
+        roll = self._roll
+        if roll is None:
+            return
+        self._steps += 1
+        step = self._steps
+
+        async def find() -> int | None:
+            return await roll.find(self._place, lambda i: i.caption.state == "unreviewed")
+
+        def found(place: int | None) -> None:
+            if place is None:
+                self.notify("Nothing is left: every picture here has been reviewed.")
+            elif step == self._steps and roll is self._roll:
+                self._go(place)
+
+        self.attempt(find(), found, group="find")
+
+    # ── changing ────────────────────────────────────────────────────────────────────────────────
+
+    def _set(self, state: CaptionState, *, advance: bool) -> None:
+        item = self.item
+        if item is None or self._roll is None:
+            return
+        if item.caption.state != state:
+            shown = self.desk_submit(item, state=state)
+            self._roll.put_back(shown)
+            self._show_current(shown)
+        if advance:
+            self.action_next()
+
+    def action_accept(self) -> None:
+        if self.item is not None and self.item.caption.state == "edited":
+            self.action_next()  # a text of a person's own is accepted already
+        else:
+            self._set("accepted", advance=True)
+
+    def action_reject(self) -> None:
+        self._set("rejected", advance=True)
+
+    def action_flag(self) -> None:
+        self._set("flagged", advance=True)
+
+    def action_edit(self) -> None:
+        item = self.item
+        if item is not None:
+            self.edit(item, item.caption.text, item.caption.rev)
+
+    def edit(self, item: Item, text: str, rev: int) -> None:
+        """Put a text into the field: it is of ``item``, and written against ``rev``."""
+        self._edited = (item, rev)
+        self.query_one("#right").border_title = f"editing {item.name}"
+        self.show_keys("edit")
+        self.field.begin(text)
+
+    def on_caption_field_caption_typed(self, message: CaptionField.CaptionTyped) -> None:
+        if self._kept is not None:
+            self._kept.stop()
+        self._kept = self.set_timer(0.3, self._keep_draft)
+
+    def _keep_draft(self) -> None:
+        if self._edited is not None and self.field.editing:
+            item, rev = self._edited
+            if self.field.text != item.caption.text:
+                self.desk_typing(item, self.field.text, rev)
+
+    def _left_field(self, text: str, advance: bool) -> None:
+        if self._edited is None:
+            return
+        self._finish_editing(text)
+        if advance:
+            self.action_next()
+
+    def _finish_editing(self, text: str) -> None:
+        if self._kept is not None:
+            self._kept.stop()
+        assert self._edited is not None
+        item, rev = self._edited
+        self._edited = None
+        self.show_keys()
+        if text == item.caption.text and rev == item.caption.rev:
+            self.desk_forget(item)
+            shown = self._roll.get(item.id) if self._roll is not None else None
+        else:
+            shown = self.desk_submit(item, text=text, if_rev=rev)
+            if self._roll is not None:
+                self._roll.put_back(shown)
+        if shown is not None:
+            self._show_current(shown)
+
+    def on_review_reported(self, message: Reported) -> None:
+        report = message.report
+        if isinstance(report, Saved):
+            if self._roll is not None and not self.desk_pending(report.item):
+                self._roll.put_back(report.item)
+                self._show_current(report.item)
+        elif isinstance(report, Conflicted):
+            self.settle(report)
+        elif isinstance(report, Refused):
+            if self._roll is not None:
+                self._roll.put_back(report.item)
+                self._show_current(report.item)
+            kept = " Your text is kept as a draft: r." if report.draft.text is not None else ""
+            self.notify(
+                f"{report.item.name}: {report.error.message}{kept}", severity="error", timeout=10
+            )
+        else:
+            self.notify("No link: your changes are kept here and go when it is back.", timeout=4)
+
+    def took(self, item: Item) -> None:
+        if self._roll is not None:
+            self._roll.put_back(item)
+            self._show_current(item)
+
+    def merge(self, item: Item, text: str, rev: int) -> None:
+        if self._edited is not None:  # another caption is in the field: it goes first
+            self._finish_editing(self.field.text)
+        place = self._roll.place(item.id) if self._roll is not None else None
+        if place is not None:
+            self._go(place)
+        self.edit(item, text, rev)
+
+    def action_undo(self) -> None:
+        self._take_back(redo=False)
+
+    def action_redo(self) -> None:
+        self._take_back(redo=True)
+
+    def _take_back(self, *, redo: bool) -> None:
+        if not self._dataset:
+            return
+
+        async def undo() -> wire.Undone:
+            await self.desk_settled()
+            return await self.lora.ask(wire.UndoCaption(dataset=self._dataset, redo=redo))
+
+        def undone(answer: wire.Undone) -> None:
+            self.notify(f"{'Done again' if redo else 'Taken back'}: {answer.what}.", timeout=3)
+            if self._roll is not None:
+                self._roll.put_back(answer.item)
+                place = self._roll.place(answer.item.id)
+                if place is not None:
+                    self._go(place)
+                self._show_current(answer.item)
+
+        self.attempt(undo(), undone, group="undo")
+
+    # ── other pictures ──────────────────────────────────────────────────────────────────────────
+
+    def action_filter(self) -> None:
+        dataset = self.dataset
+        if dataset is None:
+            return
+        here = self.item.id if self.item is not None else ""
+
+        def chosen(place: int | None) -> None:
+            if place is not None:
+                self._filter = FILTERS[place][0]
+                self._open(self._dataset, here if self._filter == "all" else "")
+
+        self.app.push_screen(filter_dialog(dataset, self._filter), chosen)
+
+    def action_dataset(self) -> None:
+        datasets = self.state.datasets
+
+        def chosen(place: int | None) -> None:
+            if place is not None:
+                self._open(datasets[place].id, "")
+
+        options = [("", d.name, words.plural(d.items, "picture")) for d in datasets]
+        if options:
+            self.app.push_screen(Choose("Review which dataset?", options), chosen)
+
+    def action_drafts(self) -> None:
+        if not self.offer_drafts(again=True):
+            self.notify("No caption is waiting to be saved.")
+
+    async def before_leaving(self) -> None:
+        """The app ends: what is in the field counts."""
+        if self._edited is not None:
+            self._finish_editing(self.field.text)
+        await self.desk_leave()

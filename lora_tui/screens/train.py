@@ -1,0 +1,365 @@
+"""Train: a form made from the recipe's schema, its sums worked out as one types, and start."""
+
+from __future__ import annotations
+
+from rich.text import Text
+from textual import events
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.widgets import Input, Select, Static
+
+from lora_tui.core import words
+from lora_tui.core.form import USUAL, Form, kind_of, templates
+from lora_tui.screens.base import Place
+from lora_tui.screens.dialogs import Confirm
+from lora_tui.widgets.bind import bindings
+from shared import wire
+from shared.errors import LoraError
+from shared.recipe import Option, steps_per_epoch
+
+_LABELS = {"base.name": "base", "dataset.name": "dataset", "output.name": "name of the LoRA"}
+
+
+class Field(Horizontal):
+    """One option: its name, its field, and what is wrong with it."""
+
+    def __init__(self, option: Option, text: str, choices: list[str] | None = None) -> None:
+        super().__init__(id=f"field-{option.key.replace('.', '-')}", classes="field")
+        self.option = option
+        self._text = text
+        self._choices = choices if choices is not None else list(option.choices)
+        self._kind = "choice" if choices is not None else kind_of(option)
+
+    def compose(self) -> ComposeResult:
+        section, _, name = self.option.key.partition(".")
+        label = Text(name.replace("_", " "))
+        if self.option.key in _LABELS:
+            label = Text(_LABELS[self.option.key])
+        else:
+            label = Text.assemble((f"{section} ", "dim"), label) if section != name else label
+        yield Static(label, classes="label")
+        if self._kind == "choice":
+            values = list(self._choices)
+            if self._text and self._text not in values:
+                values.insert(0, self._text)
+            yield Select(
+                [(value, value) for value in values],
+                value=self._text if self._text in values else Select.NULL,
+                allow_blank=self._text not in values,
+                compact=True,
+                prompt="choose",
+            )
+        elif self._kind == "switch":
+            yield Select(
+                [("yes", "yes"), ("no", "no")], value=self._text, allow_blank=False, compact=True
+            )
+        else:
+            yield Input(
+                self._text, compact=True, placeholder="none" if self._kind == "list" else ""
+            )
+        yield Static("", classes="wrong", markup=False)
+
+    @property
+    def text(self) -> str:
+        widget = self.query_one("Input, Select")
+        if isinstance(widget, Input):
+            return widget.value
+        assert isinstance(widget, Select)
+        return "" if widget.value is Select.NULL else str(widget.value)
+
+    def fill(self, text: str) -> None:
+        """Put another value in."""
+        widget = self.query_one("Input, Select")
+        if isinstance(widget, Input):
+            widget.value = text
+        elif isinstance(widget, Select):
+            if text not in [value for _, value in widget._options]:
+                widget.set_options([(text, text), *((v, v) for v in self._choices)])
+            widget.value = text
+
+    def offer(self, choices: list[str]) -> None:
+        """Other choices (datasets, bases); the present one stays."""
+        if choices == self._choices:
+            return
+        self._choices = choices
+        select = self.query_one(Select)
+        present = self.text
+        values = choices if not present or present in choices else [present, *choices]
+        with select.prevent(Select.Changed):
+            select.set_options([(value, value) for value in values])
+            if present:
+                select.value = present
+
+    def wrong(self, text: str) -> None:
+        self.set_class(bool(text), "-wrong")
+        self.query_one(".wrong", Static).update(text)
+
+
+class Train(Place):
+    scope = "train"
+    CSS_PATH = "train.tcss"
+    BINDINGS = bindings("train")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._templates = list(templates())
+        self._template = self._templates[0][0]
+        self._form = Form(self._templates[0][2])
+        self._all = False
+        self._starting = False
+
+    def body(self) -> ComposeResult:
+        with Horizontal():
+            with Vertical(classes="panel", id="left") as panel:
+                panel.border_title = "recipe"
+                with Horizontal(classes="field", id="template"):
+                    yield Static("start from", classes="label")
+                    yield Select(
+                        [(f"{name} · {title}", name) for name, title, _ in self._templates],
+                        value=self._template,
+                        allow_blank=False,
+                        compact=True,
+                        id="templates",
+                    )
+                with VerticalScroll(id="fields", can_focus=False):
+                    for key, option in sorted(
+                        self._form.options.items(),
+                        key=lambda pair: USUAL.index(pair[0]) if pair[0] in USUAL else len(USUAL),
+                    ):
+                        field = Field(option, self._form.texts[key], self._choices(key))
+                        field.display = key in USUAL
+                        yield field
+            with Vertical(id="right"):
+                with Vertical(classes="panel", id="about") as panel:
+                    panel.border_title = "about this field"
+                    yield Static("", id="help", markup=False)
+                with Vertical(classes="panel", id="sums") as panel:
+                    panel.border_title = "this run"
+                    yield Static("", id="sum")
+
+    def _choices(self, key: str) -> list[str] | None:
+        if key == "dataset.name":
+            return [dataset.name for dataset in self.state.datasets]
+        if key == "base.name":
+            return [base.name for base in self.state.bases]
+        return None
+
+    def field(self, key: str) -> Field:
+        return self.query_one(f"#field-{key.replace('.', '-')}", Field)
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self.query_one("#templates", Select).focus()
+
+    # ── the state ───────────────────────────────────────────────────────────────────────────────
+
+    def state_changed(self, event: wire.AnyEvent | None) -> None:
+        if not self.is_mounted or not self.query("#sum"):
+            return
+        if event is None or isinstance(
+            event, wire.DatasetChanged | wire.DatasetRemoved | wire.BaseChanged
+        ):
+            for key in ("dataset.name", "base.name"):
+                self.field(key).offer(self._choices(key) or [])
+            wanted = self.lora.train_with
+            names = [dataset.name for dataset in self.state.datasets]
+            if wanted:
+                self.lora.train_with = ""
+                self.field("dataset.name").fill(wanted)
+            elif not self.field("dataset.name").text and len(names) == 1:
+                self.field("dataset.name").fill(names[0])
+            self._sum_up()
+
+    @property
+    def dataset(self) -> wire.Dataset | None:
+        name = self._form.texts["dataset.name"]
+        return next((d for d in self.state.datasets if d.name == name), None)
+
+    # ── typing ──────────────────────────────────────────────────────────────────────────────────
+
+    def on_select_changed(self, event: Select.Changed) -> None:
+        if event.select.id == "templates":
+            if event.value is not Select.NULL and event.value != self._template:
+                self._template = str(event.value)
+                self._load_template()
+            return
+        self._field_changed(event.select)
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self._field_changed(event.input)
+
+    def _field_changed(self, widget: Input | Select[str]) -> None:
+        field = widget.parent
+        if isinstance(field, Field):
+            key = field.option.key
+            self._form.texts[key] = field.text
+            field.wrong(self._form.problem(key))
+            self._sum_up()
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        field = event.widget.parent
+        if isinstance(field, Field):
+            option = field.option
+            self.query_one("#about").border_title = option.key
+            default = f"\n\nUsual value: {_default(option)}" if _default(option) else ""
+            several = "\n\nSeveral: put | between them." if kind_of(option) == "list" else ""
+            self.query_one("#help", Static).update(f"{option.help}{several}{default}")
+        elif event.widget.id == "templates":
+            self.query_one("#about").border_title = "start from"
+            self.query_one("#help", Static).update(
+                "A recipe to begin with. Choosing another fills every field anew."
+            )
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        self.focus_next()
+
+    def _load_template(self) -> None:
+        recipe = next(r for name, _, r in self._templates if name == self._template)
+        dataset = self._form.texts["dataset.name"]
+        known = {d.name for d in self.state.datasets}
+        self._form.load(recipe)
+        if dataset in known and self._form.texts["dataset.name"] not in known:
+            self._form.texts["dataset.name"] = dataset
+        bases = [base.name for base in self.state.bases if not base.problem]
+        for key, text in self._form.texts.items():
+            self.field(key).fill(text)
+        if bases and self._form.texts["base.name"] not in bases:
+            self.field("base.name").wrong("this daemon has no such base yet")
+        self._sum_up()
+
+    # ── sums ────────────────────────────────────────────────────────────────────────────────────
+
+    def _sum_up(self) -> None:
+        tone = self.lora.tone
+        said = Text()
+        dataset = self.dataset
+        if dataset is None:
+            said.append("Choose a dataset first.", style=tone("warning"))
+            self.query_one("#sum", Static).update(said)
+            return
+        pictures = dataset.items - dataset.problems - dataset.counts.get("rejected", 0)
+        problems = self._form.problems()
+        if problems:
+            said.append(
+                f"{words.plural(len(problems), 'field')} to mend: {', '.join(problems)}\n",
+                style=tone("error"),
+            )
+        steps = self._form.steps(pictures)
+        said.append(f"{words.plural(pictures, 'picture')}", style=tone("bold"))
+        if dataset.counts.get("rejected"):
+            said.append(f", {dataset.counts['rejected']} rejected are out", style=tone("muted"))
+        if dataset.empty:
+            said.append(f", {dataset.empty} without caption", style=tone("warning"))
+        if dataset.counts.get("unreviewed"):
+            said.append(
+                f"\n{words.count(dataset.counts['unreviewed'])} captions are not reviewed yet",
+                style=tone("muted"),
+            )
+        if steps is not None:
+            recipe = self._form.recipe()
+            each = steps_per_epoch(recipe, pictures)
+            said.append(
+                f"\n{words.count(pictures)} × {recipe.dataset.repeats} repeats / batch "
+                f"{recipe.training.batch_size} = {words.count(each)} steps an epoch"
+            )
+            said.append(f"\n× {recipe.training.epochs} epochs = ")
+            said.append(f"{words.count(steps)} steps", style=tone("primary bold"))
+            speed = self._known_speed(recipe.base.name)
+            if speed:
+                said.append(f"\nabout {words.duration(steps / speed)}", style=tone("bold"))
+                said.append(f" at {words.speed(speed)}, as its last run", style=tone("muted"))
+        key = self.lora.keymap
+        from lora_tui.actions import BY_ID
+
+        said.append(f"\n\n{key.shown(BY_ID['train.start'])}", style=tone("primary bold"))
+        said.append(" outside a field, or ", style=tone("muted"))
+        said.append("^s", style=tone("primary bold"))
+        said.append(" anywhere: start the run", style=tone("muted"))
+        self.query_one("#sum", Static).update(said)
+
+    def _known_speed(self, base: str) -> float | None:
+        for run in sorted(self.state.runs, key=lambda run: -run.created):
+            if run.base == base and run.speed:
+                return run.speed
+        return None
+
+    # ── actions ─────────────────────────────────────────────────────────────────────────────────
+
+    def action_start(self) -> None:
+        if self._starting:
+            return
+        if not self._check():
+            return
+        dataset = self.dataset
+        if dataset is None:
+            self.notify("Choose a dataset first.", severity="warning")
+            self.field("dataset.name").query_one(Select).focus()
+            return
+        try:
+            recipe = self._form.toml()
+        except LoraError as error:
+            self.notify(error.message, severity="error", timeout=8)
+            return
+        self._starting = True
+
+        async def start() -> wire.Run:
+            try:
+                return await self.lora.ask(wire.StartRun(recipe=recipe))
+            finally:
+                self._starting = False
+
+        def started(run: wire.Run) -> None:
+            self.notify(f"{run.id} is in the queue.", timeout=3)
+            self.lora.opened_run = run.id
+            self.lora.action_open("runs")
+
+        self.attempt(start(), started)
+
+    def _check(self) -> bool:
+        problems = self._form.problems()
+        for key in self._form.options:
+            self.field(key).wrong(problems.get(key, ""))
+        if problems:
+            key = next(iter(problems))
+            self._show_all(self._all or key not in USUAL)
+            self.field(key).query_one("Input, Select").focus()
+            self.notify(f"{key}: {problems[key]}", severity="warning", timeout=6)
+            return False
+        return True
+
+    def action_check(self) -> None:
+        if self._check():
+            try:
+                self._form.recipe()
+            except LoraError as error:
+                self.notify(error.message, severity="warning", timeout=8)
+            else:
+                self.notify("Nothing is wrong with this recipe.")
+
+    def action_advanced(self) -> None:
+        self._show_all(not self._all)
+
+    def _show_all(self, every: bool) -> None:
+        self._all = every
+        for field in self.query(Field):
+            field.display = every or field.option.key in USUAL
+        self.query_one("#left").border_title = "recipe · every option" if every else "recipe"
+
+    def action_reset(self) -> None:
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._load_template()
+
+        self.app.push_screen(
+            Confirm("Start over?", f"Every field goes back to the recipe {self._template}."),
+            answered,
+        )
+
+    def action_leave_field(self) -> None:
+        self.set_focus(None)
+
+
+def _default(option: Option) -> str:
+    from lora_tui.core.form import shown
+
+    return shown(option.default)

@@ -1,0 +1,70 @@
+"""The look: one quiet dark theme, and one made of the terminal's own colours where it has few."""
+
+from __future__ import annotations
+
+from textual.theme import Theme
+
+DARK = Theme(
+    name="lora",
+    dark=True,
+    primary="#7aa2d6",
+    secondary="#9d8fd1",
+    accent="#e0b36a",
+    success="#86b58a",
+    warning="#e0b36a",
+    error="#d9776f",
+    foreground="#d6d9de",
+    background="#14161a",
+    surface="#1a1d22",
+    panel="#22262c",
+    variables={
+        "muted": "#8a919c",
+        "faint": "#4a515c",
+        "line": "#343a43",
+        "line-focus": "#7aa2d6",
+        "cursor": "#2a3442",
+        "cursor-text": "#ffffff",
+        "input-selection-background": "#3d5473",
+        "scrollbar": "#343a43",
+        "scrollbar-hover": "#4a515c",
+        "scrollbar-active": "#7aa2d6",
+        "scrollbar-background": "#14161a",
+        "scrollbar-background-hover": "#14161a",
+        "scrollbar-background-active": "#14161a",
+        "scrollbar-corner-color": "#14161a",
+    },
+)
+
+FEW_COLOURS = Theme(
+    name="lora-ansi",
+    dark=True,
+    ansi=True,
+    primary="ansi_blue",
+    secondary="ansi_magenta",
+    accent="ansi_yellow",
+    success="ansi_green",
+    warning="ansi_yellow",
+    error="ansi_red",
+    foreground="ansi_default",
+    background="ansi_default",
+    surface="ansi_default",
+    panel="ansi_default",
+    boost="ansi_default",
+    variables={
+        "muted": "ansi_default",
+        "faint": "ansi_bright_black",
+        "line": "ansi_bright_black",
+        "line-focus": "ansi_bright_blue",
+        "cursor": "ansi_blue",
+        "cursor-text": "ansi_bright_white",
+        "ansi-background": "ansi_black",
+        "ansi-foreground": "ansi_white",
+        "border-blurred": "ansi_black",
+        "block-cursor-foreground": "ansi_black",
+        "block-cursor-background": "ansi_white",
+        "input-cursor-background": "ansi_white",
+        "input-cursor-foreground": "ansi_black",
+        "input-selection-background": "ansi_blue",
+        "input-selection-foreground": "ansi_bright_white",
+    },
+)

@@ -1,0 +1,129 @@
+"""The caption: read in place, edited in place. Leaving the field is what saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.segment import Segment
+from textual import events
+from textual.message import Message
+from textual.strip import Strip
+from textual.widget import Widget
+from textual.widgets import TextArea
+
+from lora_tui.core import words
+from lora_tui.widgets.bind import bindings
+from lora_tui.widgets.tones import tone_style
+from shared.wire import Item
+
+
+class CaptionField(TextArea):
+    """Shows a caption; ``begin`` turns it into a field."""
+
+    BINDINGS = bindings("edit")
+    DEFAULT_CSS = """
+    CaptionField { border: none; padding: 0; height: 1fr; background: $background; }
+    CaptionField:focus { border: none; background: $surface; }
+    CaptionField.-empty { color: $warning; }
+    """
+
+    class CaptionTyped(Message):
+        """The text in the field is another one now."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
+    def __init__(self, left: Callable[[str, bool], None], *, id: str | None = None) -> None:
+        """``left(text, advance)`` is called the moment the person leaves the field, before any
+        further key is looked at: a message would come behind keys typed fast."""
+        super().__init__(
+            id=id, compact=True, read_only=True, show_line_numbers=False, soft_wrap=True
+        )
+        self.can_focus = False
+        self.show_cursor = False
+        self._left = left
+
+    @property
+    def editing(self) -> bool:
+        return not self.read_only
+
+    def show(self, text: str) -> None:
+        """Show a caption to read. Not while one is edited."""
+        assert self.read_only
+        empty = not text.strip()
+        self.set_class(empty, "-empty")
+        text = text if not empty else "(no caption)"
+        if text != self.text:
+            self.load_text(text)
+
+    def begin(self, text: str) -> None:
+        """Edit ``text``; the cursor stands at its end."""
+        self.remove_class("-empty")
+        self.load_text(text)
+        self.read_only = False
+        self.can_focus = True
+        self.show_cursor = True
+        self.move_cursor(self.document.end)
+        self.focus()
+
+    def leave(self, advance: bool = False) -> None:
+        """End editing, as escape does."""
+        if self.editing:
+            self.read_only = True
+            self.show_cursor = False
+            self.can_focus = False
+            self.screen.set_focus(None)
+            self._left(self.text, advance)
+
+    def action_leave(self) -> None:
+        self.leave()
+
+    def action_save_next(self) -> None:
+        self.leave(advance=True)
+
+    def on_blur(self, event: events.Blur) -> None:
+        if self.app.app_focus:  # else only the terminal's window lost the focus
+            self.leave()
+
+    def on_text_area_changed(self, event: TextArea.Changed) -> None:
+        event.stop()
+        if self.editing:
+            self.post_message(self.CaptionTyped(self.text))
+
+
+class Filmstrip(Widget):
+    """The pictures before and after this one, each by the mark of its state."""
+
+    DEFAULT_CSS = "Filmstrip { height: 1; background: $background; }"
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._at: Callable[[int], Item | None] = lambda place: None
+        self._place = 0
+        self._total = 0
+
+    def show(self, at: Callable[[int], Item | None], place: int, total: int) -> None:
+        self._at, self._place, self._total = at, place, total
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        base = self.rich_style
+        cells = max(self.size.width // 2, 1)
+        first = max(min(self._place - cells // 2, self._total - cells), 0)
+        segments: list[Segment] = []
+        for place in range(first, min(first + cells, self._total)):
+            item = self._at(place)
+            mark, tone = "…", "faint"
+            if item is not None:
+                mark, tone = (
+                    words.MARKS[item.caption.state],
+                    words.CAPTION_TONES[item.caption.state],
+                )
+                if item.problem:
+                    mark, tone = "!", "error"
+            if place == self._place:
+                tone += " bold reverse"
+            segments.append(Segment(mark, base + tone_style(self, tone)))
+            segments.append(Segment(" ", base))
+        return Strip(segments).adjust_cell_length(self.size.width, base)
