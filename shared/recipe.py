@@ -234,6 +234,18 @@ def options() -> Iterator[Option]:
     yield from walk(Recipe, "")
 
 
+def section_help(name: str) -> str:
+    """What a ``[section]`` is about, from the schema."""
+    return (get_type_hints(Recipe)[name].__doc__ or "").strip()
+
+
+def written(value: Any) -> str:
+    """One value as TOML."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(written, value))}]"
+    return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
+
+
 def must_be(hint: Any) -> str:
     """What a value of this type must be, in words that follow "must be"."""
     kind, metas = _taken_apart(hint)

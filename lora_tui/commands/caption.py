@@ -1,0 +1,129 @@
+"""``lora-tui caption``: read and change captions; nobody's text is ever lost."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from lora_tui.commands.common import Invocation, Subparsers, command, items, noun
+from lora_tui.commands.console import table
+from lora_tui.core.cells import clean
+from shared import wire
+from shared.errors import Code, Exit, LoraError
+
+
+def add(subparsers: Subparsers) -> None:
+    verbs = noun(subparsers, "caption", "the captions of a dataset")
+    listing = command(
+        verbs,
+        "list",
+        list_them,
+        "list pictures with their captions",
+        "  lora-tui caption list dragons --state unreviewed --state flagged\n"
+        "  lora-tui caption list dragons --json | jq -r '.items[].caption.text'",
+    )
+    listing.add_argument("dataset", metavar="DATASET")
+    listing.add_argument(
+        "--state", action="append", default=[], choices=wire.CAPTION_STATES, help="only these"
+    )
+    put = command(
+        verbs,
+        "set",
+        set_it,
+        "set one picture's caption",
+        "  lora-tui caption set dragons 003.png 'a green dragon on a rock'\n"
+        "  lora-tui caption set dragons 003.png - < 003.txt\n"
+        "  lora-tui caption set dragons 003.png 'a dragon' --if-rev 4   # else conflict, exit 4",
+    )
+    put.add_argument("dataset", metavar="DATASET")
+    put.add_argument("picture", metavar="PICTURE", help="as `caption list` names it")
+    put.add_argument("text", metavar="TEXT", help="the caption; - reads it from stdin")
+    put.add_argument("--if-rev", type=int, metavar="N", help="only if revision N is still current")
+    ways: tuple[tuple[str, wire.CaptionState, str], ...] = (
+        ("accept", "accepted", "accept captions as they are"),
+        ("reject", "rejected", "leave pictures out of training; nothing is deleted"),
+        ("flag", "flagged", "mark pictures to look at again"),
+    )
+    for verb, state, help_text in ways:
+        mark = command(verbs, verb, marks(state), help_text)
+        mark.add_argument("dataset", metavar="DATASET")
+        mark.add_argument("pictures", metavar="PICTURE", nargs="*")
+        mark.add_argument(
+            "--all", default="", metavar="STATE", choices=wire.CAPTION_STATES,
+            help="all pictures in this state",
+        )  # fmt: skip
+    undo = command(verbs, "undo", undo_it, "take back your last change in a dataset")
+    undo.add_argument("dataset", metavar="DATASET")
+    undo.set_defaults(redo=False)
+    redo = command(verbs, "redo", undo_it, "do again what you last took back")
+    redo.add_argument("dataset", metavar="DATASET")
+    redo.set_defaults(redo=True)
+
+
+async def list_them(call: Invocation) -> Exit:
+    async with call.client() as client:
+        found = [item async for item in items(client, call.args.dataset, call.args.state)]
+
+    def lines() -> list[str]:
+        rows = [(i.name, i.caption.state, str(i.caption.rev), i.caption.text) for i in found]
+        return table(("PICTURE", "STATE", ">REV", "CAPTION"), rows)
+
+    call.console.show({"items": found}, lines)
+    return Exit.OK
+
+
+async def set_it(call: Invocation) -> Exit:
+    text = call.args.text
+    if text == "-":
+        text = sys.stdin.read().removesuffix("\n")
+    dataset, picture, rev = call.args.dataset, call.args.picture, call.args.if_rev
+    async with call.client() as client:
+        if rev is None:
+            item = await client.call(wire.GetItem(dataset=dataset, item=picture))
+            rev = item.caption.rev
+        changed = await client.call(
+            wire.ChangeCaption(dataset=dataset, item=picture, if_rev=rev, text=text)
+        )
+    call.console.show(changed, lambda: [_line(changed)])
+    return Exit.OK
+
+
+def marks(state: wire.CaptionState) -> Callable[[Invocation], Any]:
+    """The command that puts captions into ``state``."""
+
+    async def mark(call: Invocation) -> Exit:
+        dataset, which = call.args.dataset, call.args.all
+        if bool(call.args.pictures) == bool(which):
+            raise LoraError(Code.BAD_REQUEST, "Name pictures, or give --all STATE; one of the two.")
+        changed = []
+        async with call.client() as client:
+            if which:
+                chosen = [item async for item in items(client, dataset, [which])]
+            else:
+                chosen = [
+                    await client.call(wire.GetItem(dataset=dataset, item=name))
+                    for name in call.args.pictures
+                ]
+            for item in chosen:
+                change = wire.ChangeCaption(
+                    dataset=dataset, item=item.id, if_rev=item.caption.rev, state=state
+                )
+                changed.append(await client.call(change))
+        call.console.show({"items": changed}, lambda: map(_line, changed))
+        return Exit.OK
+
+    return mark
+
+
+async def undo_it(call: Invocation) -> Exit:
+    async with call.client() as client:
+        undone = await client.call(wire.UndoCaption(dataset=call.args.dataset, redo=call.args.redo))
+    verb = "done again" if call.args.redo else "taken back"
+    call.console.show(undone, lambda: [f"{verb}: {undone.what}", _line(undone.item)])
+    return Exit.OK
+
+
+def _line(item: wire.Item) -> str:
+    caption = item.caption
+    return clean(f"{item.name}: {caption.state}, revision {caption.rev}: {caption.text}")

@@ -1,0 +1,173 @@
+"""What every command is given, and the words they share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lora_tui.commands.console import Console
+from shared.errors import Code, Exit, LoraError
+
+if TYPE_CHECKING:
+    from shared import wire
+    from shared.client import Client
+
+Command = Callable[["Invocation"], "Exit | Coroutine[Any, Any, Exit]"]
+Subparsers = Any  # argparse has no public name for it
+Thing = TypeVar("Thing")
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One call of the command line."""
+
+    args: argparse.Namespace
+    console: Console
+    home: Path
+    endpoint: str  # empty: this workspace's own
+    who: str  # empty: the settings decide
+
+    @property
+    def remote(self) -> bool:
+        """Whether the daemon may be on another machine, so that its paths are not ours."""
+        return bool(self.endpoint)
+
+    @asynccontextmanager
+    async def client(
+        self, *, subscribe: bool = False, start: bool | None = None
+    ) -> AsyncIterator[Client]:
+        """A connection for the length of a block; starts the daemon if need be and allowed."""
+        from shared.client import Client
+
+        if start is None:
+            start = not self.args.no_start
+        client = await Client.connect(
+            self.endpoint,
+            home=None if self.endpoint else self.home,
+            name=self.who,
+            subscribe=subscribe,
+            start=start,
+        )
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    def report(self, done: int, total: int, message: str) -> None:
+        """Progress of a call, as it comes in."""
+        self.console.event({"done": done, "total": total, "message": message})
+        share = f"{done}/{total} " if total else ""
+        self.console.progress(f"{share}{message}".strip(), key=message)
+
+    def daemon_path(self, path: str) -> str:
+        """A path as the daemon will understand it: absolute, unless it is on another machine."""
+        return path if self.remote else str(Path(path).expanduser().absolute())
+
+
+def global_options(*, root: bool) -> argparse.ArgumentParser:
+    """The options that every command takes, before or after its name. Only the root sets the
+    defaults: a subcommand's would undo what stood before it."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("everywhere")
+
+    def add(*flags: str, default: Any, **kwargs: Any) -> None:
+        group.add_argument(*flags, default=default if root else argparse.SUPPRESS, **kwargs)
+
+    add("--json", default=False, action="store_true", help="data and errors as JSON, one a line")
+    add("--home", default="", metavar="DIR", help="the workspace (LORA_TUI_HOME)")
+    add(
+        "--endpoint",
+        default="",
+        metavar="ADDRESS",
+        help="a daemon elsewhere, such as ipc:///tmp/lora.sock (LORA_TUI_ENDPOINT)",
+    )
+    add("--as", default="", dest="who", metavar="NAME", help="who you are (LORA_TUI_NAME)")
+    add("--yes", default=False, action="store_true", help="delete without asking")
+    add("--no-start", default=False, action="store_true", help="do not start a daemon")
+    return parser
+
+
+def command(
+    subparsers: Subparsers, name: str, run: Command, help_text: str, examples: str = ""
+) -> argparse.ArgumentParser:
+    """Add a command with its help, its examples and the global options."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=help_text,
+        description=help_text[:1].upper() + help_text[1:] + ".",
+        epilog=f"examples:\n{examples}" if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[global_options(root=False)],
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def noun(subparsers: Subparsers, name: str, help_text: str) -> Subparsers:
+    """Add a noun, whose verbs are added to what is returned."""
+    parser = subparsers.add_parser(
+        name,
+        help=help_text,
+        description=help_text[:1].upper() + help_text[1:] + ".",
+        parents=[global_options(root=False)],
+        allow_abbrev=False,
+    )
+    return parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+
+def find(things: Iterable[Thing], wanted: str, kind: str, *keys: str) -> Thing:
+    """The thing one of whose ``keys`` (its id or its name) is ``wanted``.
+
+    Raises LoraError(NOT_FOUND) with the names there are.
+    """
+    all_of_them = list(things)
+    for key in keys:
+        for thing in all_of_them:
+            if getattr(thing, key) == wanted:
+                return thing
+    import difflib
+
+    names = [str(getattr(thing, keys[-1])) for thing in all_of_them]
+    close = difflib.get_close_matches(wanted, names, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    if not hint:
+        hint = f" There is {', '.join(names[:8])}." if names else " There is none yet."
+    raise LoraError(Code.NOT_FOUND, f"There is no {kind} {wanted!r}.{hint}")
+
+
+async def find_dataset(client: Client, wanted: str) -> wire.Dataset:
+    """A dataset by its name or id."""
+    from shared import wire
+
+    return find((await client.call(wire.GetState())).datasets, wanted, "dataset", "id", "name")
+
+
+async def find_run(client: Client, wanted: str) -> wire.Run:
+    """A run by its id or name; of several with one name, the latest."""
+    from shared import wire
+
+    runs = (await client.call(wire.GetState())).runs
+    return find(sorted(runs, key=lambda run: -run.created), wanted, "run", "id", "name")
+
+
+async def items(
+    client: Client, dataset: str, states: Iterable[wire.CaptionState] = ()
+) -> AsyncIterator[wire.Item]:
+    """Every picture of a dataset, fetched page by page."""
+    from shared import wire
+
+    offset = 0
+    while True:
+        page = await client.call(
+            wire.ListItems(dataset=dataset, offset=offset, limit=500, states=list(states))
+        )
+        for item in page.items:
+            yield item
+        offset += len(page.items)
+        if not page.items or offset >= page.total:
+            return

@@ -1,0 +1,106 @@
+"""``lora-tui dataset``: folders of pictures and their captions, by reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lora_tui.commands.common import Invocation, Subparsers, command, find_dataset, items, noun
+from lora_tui.commands.console import pairs, table
+from lora_tui.core import words
+from shared import wire
+from shared.errors import Exit
+
+
+def add(subparsers: Subparsers) -> None:
+    verbs = noun(subparsers, "dataset", "folders of pictures and their captions")
+    take = command(
+        verbs,
+        "import",
+        import_it,
+        "read a folder of pictures, with captions from .txt or .caption files beside them",
+        "  lora-tui dataset import ~/dragons\n"
+        "  lora-tui dataset import ~/dragons --name dragons   # again: only what changed",
+    )
+    take.add_argument("path", metavar="PATH", help="a folder on the daemon's machine")
+    take.add_argument("--name", default="", help="call it so; else as the folder is called")
+    command(verbs, "list", list_them, "list the datasets")
+    show = command(verbs, "show", show_it, "show a dataset: counts, problems")
+    show.add_argument("dataset", metavar="DATASET")
+    delete = command(
+        verbs, "delete", delete_it, "forget a dataset; its pictures and caption files stay"
+    )
+    delete.add_argument("datasets", metavar="DATASET", nargs="+")
+
+
+async def import_it(call: Invocation) -> Exit:
+    path = call.daemon_path(call.args.path)
+    async with call.client() as client:
+        imported = await client.call(
+            wire.ImportDataset(path=path, name=call.args.name), on_progress=call.report
+        )
+    for problem, reason in imported.problems:
+        call.console.say(f"{problem}: {reason}")
+    for warning in imported.warnings:
+        call.console.say(f"warning: {warning}")
+    dataset = imported.dataset
+
+    def lines() -> Iterator[str]:
+        changed = f"{imported.added} new, {imported.updated} changed"
+        bad = f", {words.plural(dataset.problems, 'cannot be used', 'cannot be used')}"
+        pictures = words.plural(dataset.items, "picture")
+        yield f"{dataset.name}: {pictures} ({changed}{bad if dataset.problems else ''})"
+
+    call.console.show(imported, lines)
+    return Exit.OK
+
+
+async def list_them(call: Invocation) -> Exit:
+    async with call.client() as client:
+        datasets = (await client.call(wire.GetState())).datasets
+
+    def lines() -> list[str]:
+        rows = [
+            (d.name, str(d.items), str(_reviewed(d)), str(d.empty), str(d.problems), d.path)
+            for d in datasets
+        ]
+        return table(("NAME", ">PICTURES", ">REVIEWED", ">EMPTY", ">PROBLEMS", "FOLDER"), rows)
+
+    call.console.show({"datasets": datasets}, lines)
+    return Exit.OK
+
+
+async def show_it(call: Invocation) -> Exit:
+    async with call.client() as client:
+        dataset = await find_dataset(client, call.args.dataset)
+        troubled = [item async for item in items(client, dataset.id) if item.problem]
+
+    def lines() -> Iterator[str]:
+        yield from pairs(
+            [
+                ("name", dataset.name),
+                ("folder", dataset.path),
+                ("pictures", str(dataset.items)),
+                *((state, str(n)) for state, n in dataset.counts.items() if n),
+                ("no caption", str(dataset.empty or "")),
+                *((item.name, item.problem) for item in troubled),
+            ]
+        )
+
+    problems = [{"name": item.name, "problem": item.problem} for item in troubled]
+    call.console.show({"dataset": dataset, "problems": problems}, lines)
+    return Exit.OK
+
+
+async def delete_it(call: Invocation) -> Exit:
+    async with call.client() as client:
+        chosen = [await find_dataset(client, name) for name in call.args.datasets]
+        names = ", ".join(f"{d.name} ({words.plural(d.items, 'picture')})" for d in chosen)
+        call.console.confirm(f"Forget {names}? The pictures and caption files stay where they are.")
+        for dataset in chosen:
+            await client.call(wire.RemoveDataset(dataset=dataset.id))
+    call.console.show({"deleted": [d.name for d in chosen]}, lambda: [d.name for d in chosen])
+    return Exit.OK
+
+
+def _reviewed(dataset: wire.Dataset) -> int:
+    return dataset.items - dataset.counts.get("unreviewed", 0)

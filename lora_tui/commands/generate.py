@@ -1,0 +1,101 @@
+"""``lora-tui generate``: a picture from words, with LoRAs at their weights."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+
+from lora_tui.commands.common import Invocation, Subparsers, command
+from shared import wire
+from shared.errors import Code, Exit, LoraError
+from shared.pictures import LoraUse, PictureSpec
+from shared.recipe import Sampler
+
+
+def add(subparsers: Subparsers) -> None:
+    generate = command(
+        subparsers,
+        "generate",
+        generate_it,
+        "make a picture",
+        '  lora-tui generate --prompt "a red house" --out house.png\n'
+        '  lora-tui generate --base sd15 --lora dragons:0.8 --prompt "a dragon" '
+        '--sampler "Euler a"\n'
+        "      --steps 20 --cfg 7 --seed 1025 --size 512x512 --out dragon.png",
+    )
+    default = PictureSpec()
+    add_one = generate.add_argument
+    add_one("--prompt", required=True, help="what to show")
+    add_one("--negative", default="", help="what not to show")
+    add_one("--base", default=default.base, help=f"a base from `model list` ({default.base})")
+    add_one(
+        "--lora", action="append", default=[], metavar="FILE_OR_NAME[:WEIGHT]",
+        help="a LoRA and its weight (1); may be repeated",
+    )  # fmt: skip
+    add_one("--sampler", default=default.sampler, choices=get_args(Sampler), metavar="NAME",
+            help=f"{', '.join(get_args(Sampler))} ({default.sampler})")  # fmt: skip
+    add_one("--steps", type=int, default=default.steps, help=f"denoising steps ({default.steps})")
+    add_one("--cfg", type=float, default=default.cfg, help=f"guidance ({default.cfg:g})")
+    add_one(
+        "--seed", type=int, default=default.seed, help=f"same seed, same picture ({default.seed})"
+    )
+    add_one("--size", type=_size, default=(0, 0), metavar="WxH", help="pixels; else the base's own")
+    add_one("--out", default="", metavar="FILE.png", help="write the PNG here; else print its path")
+
+
+async def generate_it(call: Invocation) -> Exit:
+    args = call.args
+    width, height = args.size
+    spec = checked(
+        PictureSpec(
+            base=args.base, prompt=args.prompt, negative=args.negative, sampler=args.sampler,
+            steps=args.steps, cfg=args.cfg, seed=args.seed, width=width, height=height,
+            loras=[lora_use(call, text) for text in args.lora],
+        )
+    )  # fmt: skip
+    async with call.client() as client:
+        picture = await client.call(wire.Generate(spec=spec), on_progress=call.report)
+        if args.out:
+            _, blobs = await client.fetch(wire.GetPicture(picture=picture.id))
+            write(args.out, blobs[0])
+    path = args.out or picture.path
+    call.console.show({"path": path, "picture": picture}, lambda: [path])
+    return Exit.OK
+
+
+def lora_use(call: Invocation, text: str) -> LoraUse:
+    """``FILE_OR_NAME:0.7``. A file that is there is given to the daemon by its whole path."""
+    name, weight = text, 1.0
+    match = re.fullmatch(r"(.+):([-+]?(?:\d+\.?\d*|\.\d+))", text, re.DOTALL)
+    if match and not Path(text).exists():
+        name, weight = match[1], float(match[2])
+    if not call.remote and Path(name).expanduser().is_file():
+        name = call.daemon_path(name)
+    return LoraUse(lora=name, weight=weight)
+
+
+def checked(spec: PictureSpec) -> PictureSpec:
+    """The spec, if every value is within its bounds. Raises LoraError(BAD_REQUEST)."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(spec), PictureSpec)
+    except msgspec.ValidationError as error:
+        what = str(error).replace("`", "").replace("Expected", "expected").replace("$.", "")
+        raise LoraError(Code.BAD_REQUEST, f"That cannot be made: {what}.") from None
+
+
+def write(path: str, content: bytes) -> None:
+    """Put a picture where it was asked for, whole or not at all. Raises LoraError(STORAGE)."""
+    from shared.files import publish
+
+    publish(Path(path).expanduser(), content, mode=0o644)
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"not a size: {text!r}; write it as 512x512")
+    return int(match[1]), int(match[2])
