@@ -108,9 +108,7 @@ class Calls:
     async def _handle(self, request: wire.AnyRequest, context: Context) -> Reply:
         try:
             answer: Any = await self._handlers[type(request)](context, request)
-            if context.key and self._store.remembered(context.key) is None:
-                with self._store.change(context.by) as change:
-                    self._store.remember(change, context.key, answer)
+            self._remember(context, answer)
             return Reply(wire.encoder.encode(answer), context.blobs)
         except LoraError:
             raise
@@ -120,6 +118,17 @@ class Calls:
             raise LoraError.storage("use", error.filename or "the disk", error) from None
         except Exception:
             raise _internal(request) from None
+
+    def _remember(self, context: Context, answer: Any) -> None:
+        """Remember the answer of a handler that did not do so in the change itself."""
+        if not context.key:
+            return
+        try:
+            if self._store.remembered(context.key) is None:
+                with self._store.change(context.by) as change:
+                    self._store.remember(change, context.key, answer)
+        except LoraError as error:  # what was asked for is done; say so
+            log.warning("the answer to %s is not remembered: %s", context.key, error)
 
 
 def _internal(request: wire.AnyRequest) -> LoraError:

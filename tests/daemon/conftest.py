@@ -1,0 +1,46 @@
+"""A workspace nobody else uses, a daemon process on it, a client of that daemon."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.client import Client
+from tests.daemon.process import DaemonProcess
+from tests.daemon.served import Served
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty LORA_TUI_HOME, not yet made."""
+    workspace = tmp_path / "home"
+    monkeypatch.setenv("LORA_TUI_HOME", str(workspace))
+    monkeypatch.setenv("LORA_TUI_NAME", "tester")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("LORA_TUI_ENDPOINT", raising=False)
+    return workspace
+
+
+@pytest.fixture
+def daemon(home: Path) -> Iterator[DaemonProcess]:
+    """The workspace's daemon: not running until a client or the test starts it, ended after."""
+    process = DaemonProcess(home)
+    yield process
+    process.end()
+
+
+@pytest.fixture
+async def client(daemon: DaemonProcess) -> AsyncIterator[Client]:
+    """A subscribed client; its connecting starts the daemon."""
+    async with await Client.connect(home=daemon.home, subscribe=True) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def served(home: Path) -> AsyncIterator[Served]:
+    """A server in this process."""
+    server = Served(home)
+    yield server
+    await server.close()

@@ -1,0 +1,226 @@
+"""How the daemon begins, goes on whatever happens to its clients, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lora_daemon.lifecycle import check_endpoint
+from shared import launch, paths, wire
+from shared.client import Client
+from shared.errors import Code, Exit, LoraError
+from tests.daemon.process import WITHIN, DaemonProcess, script
+
+FOREIGN = {"torch", "textual", "diffusers", "transformers", "peft"}
+
+
+async def test_a_client_starts_the_daemon_and_leaves_it_running(daemon: DaemonProcess) -> None:
+    async with await Client.connect(home=daemon.home) as client:
+        status = await client.call(wire.GetStatus())
+    assert status.pid == daemon.pid
+    assert status.home == str(daemon.home)
+    assert daemon.status["endpoint"] == status.endpoint == daemon.endpoint
+    assert launch.listening(daemon.workspace.socket)
+
+
+async def test_clients_at_once_start_exactly_one_daemon(daemon: DaemonProcess) -> None:
+    clients = await asyncio.gather(*(Client.connect(home=daemon.home) for _ in range(4)))
+    pids = {(await client.call(wire.GetStatus())).pid for client in clients}
+    for client in clients:
+        await client.close()
+    assert pids == {daemon.pid}
+    assert daemon.log.count("ready: pid") == 1
+
+
+async def test_client_processes_at_once_start_exactly_one_daemon(daemon: DaemonProcess) -> None:
+    text = (
+        "import asyncio\n"
+        "from shared.client import Client\n"
+        "from shared import wire\n"
+        "async def main():\n"
+        "    async with await Client.connect() as client:\n"
+        "        print((await client.call(wire.GetStatus())).pid)\n"
+        "asyncio.run(main())\n"
+    )
+    clients = [script(text) for _ in range(2)]
+    said = {process.communicate(timeout=WITHIN)[0].strip() for process in clients}
+    assert said == {str(daemon.pid)}
+
+
+def test_a_second_daemon_says_who_is_there_and_leaves(daemon: DaemonProcess) -> None:
+    daemon.start()
+    for arguments in ((), ("--detach",)):
+        second = daemon.run(*arguments)
+        assert second.returncode == Exit.CONFLICT
+        assert f"pid {daemon.pid}" in second.stderr
+        assert "Traceback" not in second.stderr
+    assert launch.listening(daemon.workspace.socket)
+
+
+async def test_the_lock_and_not_a_file_says_who_is_there(daemon: DaemonProcess) -> None:
+    daemon.start()
+    first = daemon.pid
+    await daemon.kill(signal.SIGKILL)
+    assert daemon.workspace.socket.exists() and daemon.workspace.status.exists()
+    daemon.start()
+    assert daemon.pid != first
+    assert launch.listening(daemon.workspace.socket)
+
+
+async def test_a_log_out_does_not_end_it(home: Path, daemon: DaemonProcess) -> None:
+    shell = script("from lora_daemon.__main__ import main; main(['--detach'])")
+    assert shell.wait(WITHIN) == 0
+    assert os.getsid(daemon.pid) != shell.pid
+    os.kill(daemon.pid, signal.SIGHUP)
+    async with await Client.connect(home=home, start=False) as client:
+        assert (await client.call(wire.GetStatus())).pid == daemon.pid
+
+
+async def test_a_killed_client_does_not_end_it(daemon: DaemonProcess) -> None:
+    text = (
+        "import asyncio, os\n"
+        "from shared.client import Client\n"
+        "async def main():\n"
+        "    await Client.connect(subscribe=True)\n"
+        "    os.killpg(os.getpgid(0), 9)\n"
+        "asyncio.run(main())\n"
+    )
+    doomed = script(text)
+    assert doomed.wait(WITHIN) == -signal.SIGKILL
+    async with await Client.connect(home=daemon.home, start=False) as client:
+        assert (await client.call(wire.GetStatus())).pid == daemon.pid
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_cleanly(number: int, client: Client, daemon: DaemonProcess) -> None:
+    notices = client.notices()
+    await daemon.kill(number)
+    async with asyncio.timeout(WITHIN):
+        while not getattr(await anext(notices), "left", False):
+            pass
+    assert daemon.log.rstrip().endswith("gone")
+    assert not daemon.workspace.socket.exists()
+    assert not daemon.workspace.status.exists()
+
+
+async def test_stop_ends_it(client: Client, daemon: DaemonProcess) -> None:
+    pid = daemon.pid
+    assert await client.call(wire.Stop()) == wire.Done()
+    assert await launch.wait_gone(pid, WITHIN)
+
+
+def loaded(imports: str, modules: set[str]) -> set[str]:
+    """Which of ``modules`` a process has after ``imports``."""
+    said = script(f"{imports}; print(*({modules!r} & set(sys.modules)))").communicate(None, WITHIN)
+    return set(said[0].split())
+
+
+def test_it_never_imports_torch_or_textual(home: Path) -> None:
+    imports = "import sys, lora_daemon.lifecycle, lora_daemon.__main__"
+    assert loaded(imports, FOREIGN) == set()
+
+
+def test_the_client_imports_neither_textual_nor_the_daemon(home: Path) -> None:
+    foreign = FOREIGN | {"lora_daemon", "numpy", "PIL", "sqlite3"}
+    assert loaded("import sys, shared.client", foreign) == set()
+
+
+def test_its_socket_is_private(daemon: DaemonProcess) -> None:
+    daemon.start()
+    assert stat.S_IMODE(daemon.workspace.socket.stat().st_mode) == 0o700
+    assert stat.S_IMODE(daemon.workspace.socket.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(daemon.workspace.database.stat().st_mode) == 0o600
+
+
+async def test_a_workspace_with_a_long_path_has_its_socket_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / ("deep" * 20) / "home"
+    daemon = DaemonProcess(home)
+    assert home not in daemon.workspace.socket.parents
+    try:
+        async with await Client.connect(home=home) as client:
+            assert (await client.call(wire.GetStatus())).home == str(home)
+    finally:
+        daemon.end()
+
+
+def test_a_read_only_workspace_is_refused_in_words(home: Path, daemon: DaemonProcess) -> None:
+    home.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(home)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        with pytest.raises(OSError, match="Read-only"):
+            (home / "probe").write_text("x")
+        for arguments in ((), ("--detach",)):
+            done = daemon.run(*arguments)
+            assert done.returncode == Exit.STORAGE
+            assert "read-only" in done.stderr and str(home) in done.stderr
+            assert "Traceback" not in done.stderr
+        with pytest.raises(LoraError) as caught:
+            asyncio.run(Client.connect(home=home))
+        assert caught.value.code is Code.STORAGE
+    finally:
+        subprocess.run(["umount", str(home)], check=True)
+
+
+def test_a_full_disk_is_refused_in_words(home: Path, daemon: DaemonProcess) -> None:
+    home.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(home)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        with pytest.raises(OSError, match="No space"):
+            (home / "ballast").write_bytes(b"x" * 100_000)
+        done = daemon.run("--detach")
+        assert done.returncode == Exit.STORAGE
+        assert "full" in done.stderr and str(home) in done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        subprocess.run(["umount", str(home)], check=True)
+
+
+async def test_a_forwarded_endpoint_serves_the_same_daemon(
+    tmp_path: Path, daemon: DaemonProcess
+) -> None:
+    forwarded = f"ipc://{tmp_path}/forwarded.sock"
+    daemon.start("--endpoint", forwarded)
+    async with await Client.connect(forwarded) as client:
+        assert (await client.call(wire.GetStatus())).pid == daemon.pid
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://192.0.2.7:5555", "udp://127.0.0.1:1"]
+)
+def test_an_endpoint_for_strangers_is_refused(endpoint: str) -> None:
+    with pytest.raises(LoraError, match="ssh -L") as caught:
+        check_endpoint(endpoint)
+    assert caught.value.code is Code.BAD_REQUEST
+
+
+@pytest.mark.parametrize("endpoint", ["", "ipc:///tmp/x", "tcp://127.0.0.1:5555", "tcp://[::1]:5"])
+def test_an_endpoint_of_this_machine_is_allowed(endpoint: str) -> None:
+    check_endpoint(endpoint)
+
+
+async def test_a_daemon_that_cannot_start_tells_the_client_why(
+    home: Path, daemon: DaemonProcess
+) -> None:
+    paths.private(home)
+    daemon.workspace.database.write_bytes(b"no database at all" * 100)
+    with pytest.raises(LoraError, match="damaged") as caught:
+        await Client.connect(home=home)
+    assert caught.value.code is Code.STORAGE
