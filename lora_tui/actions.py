@@ -1,4 +1,4 @@
-"""The one table of everything a key can do: bindings, footer, help, palette and keymap come from it.
+"""The one table of what keys do: bindings, footer, help, palette and keymap come from it.
 
 An action's id is ``scope.name``; the screen (or app) of that scope has ``action_name``.
 """
@@ -76,9 +76,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("review.flag", "f", "flag", "Mark for a second look, and go to the next picture.", 4),
     Action("review.next", "n,right,j,down", "next", "Next picture.", 5),
     Action("review.previous", "p,left,k,up", "previous", "Previous picture.", 6),
-    Action(
-        "review.next_unreviewed", "N", "next unreviewed", "Next picture nobody has reviewed.", 7
-    ),
+    Action("review.next_unreviewed", "N", "unreviewed", "Next picture nobody has reviewed.", 7),
     Action("review.undo", "u", "undo", "Take back your last change in this dataset.", 8),
     Action("review.redo", "U,ctrl+r", "redo", "Do again what undo took back."),
     Action("review.filter", "slash", "filter", "Go through pictures in one state only.", 9),
@@ -125,9 +123,9 @@ ACTIONS: tuple[Action, ...] = (
         "Leave the field so that letters are keys again.",
     ),
     # Runs.
-    Action("runs.pause", "p", "pause/resume", "Pause the run, or let it go on.", 1),
+    Action("runs.pause", "p", "pause", "Pause the run, or let it go on.", 1),
     Action("runs.sample", "s", "sample", "Make the sample pictures now.", 2),
-    Action("runs.keep", "k", "keep checkpoint", "Keep a LoRA of this very step.", 3),
+    Action("runs.keep", "k", "keep", "Keep a LoRA of this very step.", 3),
     Action("runs.stop", "x", "stop", "Stop for good and save the LoRA (asks first).", 4),
     Action("runs.details", "enter", "details", "Recipe, checkpoints, skipped pictures.", 5),
     Action("runs.log", "l", "log", "The run's whole log.", 6),

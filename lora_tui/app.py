@@ -180,7 +180,7 @@ class LoraApp(App[int]):
         *,
         key: str = "",
         on_progress: Progress | None = None,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  # the client's own, which cancels there
     ) -> R:
         """The daemon's answer. Raises LoraError, UNREACHABLE while there is no link."""
         return await self._link().call(request, key=key, on_progress=on_progress, timeout=timeout)
@@ -271,7 +271,8 @@ class LoraApp(App[int]):
             self.jobs.update({job.id: job for job in status.jobs})
             self._lines_stale = True
 
-        self.run_worker(ask(), group="status", exclusive=True)
+        if self.connection is not None:
+            self.run_worker(ask(), group="status")
 
     def places(self) -> list[Place]:
         """The screen the person is on; others catch up when they are opened."""
@@ -329,8 +330,8 @@ class LoraApp(App[int]):
 
     def action_go(self) -> None:
         def chosen(name: str | None) -> None:
-            if name is not None:
-                self.action_open(name)
+            if name is not None:  # once the hint is gone from the stack
+                self.call_next(self.action_open, name)
 
         self.push_screen(GoTo(), chosen)
 

@@ -120,6 +120,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read us has left (`| head`); nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except Exception as error:
+        if os.environ.get("LORA_TUI_DEBUG"):
+            raise
+        what = f"A fault of lora-tui itself: {type(error).__name__}: {error}."
+        return console.fail(
+            LoraError(Code.INTERNAL, f"{what} LORA_TUI_DEBUG=1 shows where it happened.")
+        )
 
 
 if __name__ == "__main__":

@@ -54,10 +54,14 @@ class Imports:
 
     async def _work(self, path: str, name: str) -> None:
         post = self._app.post_message
+
+        def progress(done: int, total: int, text: str) -> None:
+            post(ImportProgressed(done, total, text))
+
         try:
             result = await self._app.ask(
                 wire.ImportDataset(path=path, name=name),
-                on_progress=lambda done, total, text: post(ImportProgressed(done, total, text)),
+                on_progress=progress,
             )
         except LoraError as error:
             post(ImportEnded(None, error.message, True))

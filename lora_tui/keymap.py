@@ -12,7 +12,39 @@ from typing import Any
 from lora_tui.actions import ACTIONS, BY_ID, Action, shown_key
 
 _NAMED = frozenset(
-    ["space", "enter", "tab", "escape", "backspace", "delete", "insert", "home", "end", "pageup", "pagedown", "up", "down", "left", "right", "question_mark", "colon", "slash", "minus", "plus", "left_square_bracket", "right_square_bracket", "comma", "full_stop", "semicolon", "underscore", "equals_sign", "asterisk", "number_sign", "at", "exclamation_mark"]
+    [
+        "space",
+        "enter",
+        "tab",
+        "escape",
+        "backspace",
+        "delete",
+        "insert",
+        "home",
+        "end",
+        "pageup",
+        "pagedown",
+        "up",
+        "down",
+        "left",
+        "right",
+        "question_mark",
+        "colon",
+        "slash",
+        "minus",
+        "plus",
+        "left_square_bracket",
+        "right_square_bracket",
+        "comma",
+        "full_stop",
+        "semicolon",
+        "underscore",
+        "equals_sign",
+        "asterisk",
+        "number_sign",
+        "at",
+        "exclamation_mark",
+    ]
 ) | {f"f{n}" for n in range(1, 25)}
 _CHARACTERS = {
     "?": "question_mark",

@@ -77,8 +77,8 @@ def _colour(red: int, green: int, blue: int, depth: Depth) -> Color:
             return Color.from_ansi(232 + min((red + green + blue) // 3 * 24 // 256, 23))
         steps = [0 if c < 48 else 1 if c < 115 else (c - 35) // 40 for c in (red, green, blue)]
         return Color.from_ansi(16 + 36 * steps[0] + 6 * steps[1] + steps[2])
-    # Five bits a colour: no eye sees it in cells this large, and neighbours merge on the wire.
-    return Color.from_rgb(red & 0xF8 | 4, green & 0xF8 | 4, blue & 0xF8 | 4)
+    # Six bits a colour: no eye sees it in cells this large, and neighbours merge on the wire.
+    return Color.from_rgb(red & 0xFC | 2, green & 0xFC | 2, blue & 0xFC | 2)
 
 
 def _half_blocks(colours: list[Color], across: int, down: int) -> Picture:

@@ -19,7 +19,7 @@ DARK = Theme(
     panel="#22262c",
     variables={
         "muted": "#8a919c",
-        "faint": "#4a515c",
+        "faint": "#5b6370",
         "line": "#343a43",
         "line-focus": "#7aa2d6",
         "cursor": "#2a3442",

@@ -169,8 +169,9 @@ def page() -> str:
         here, _, name = option.key.rpartition(".")
         if here != section:
             section = here
-            about = recipe.section_help(here)
-            title = [f"## [{here}]", "", about, ""] if here else ["## At the top", ""]
+            title = ["## At the top", ""]
+            if here:
+                title = [f"## [{here}]", "", recipe.section_help(here), ""]
             lines += ["", *title, "| option | default | it must be | |", "|---|---|---|---|"]
         default = recipe.written(option.default)
         lines.append(f"| `{name}` | `{default}` | {option.must} | {option.help} |")

@@ -24,12 +24,12 @@ USUAL = (
 
 def kind_of(option: Option) -> Literal["choice", "switch", "list", "number", "text"]:
     """What kind of field an option needs."""
+    if get_origin(option.type) is list:
+        return "list"
     if option.choices:
         return "choice"
     if option.type is bool:
         return "switch"
-    if get_origin(option.type) is list:
-        return "list"
     return "number" if option.type in (int, float) else "text"
 
 
@@ -103,7 +103,7 @@ class Form:
         try:
             convert(single, "recipe")
         except LoraError as error:
-            text = error.message.removeprefix("recipe: ").removeprefix(f"{key} = ")
+            text = error.message.removeprefix("recipe: ").removeprefix(f"{key} ")
             help_text = self.options[key].help
             return text.removesuffix(help_text).strip() if help_text else text
         return ""

@@ -31,11 +31,6 @@ class RunHistory:
             return False
         if self.points and news[0].step <= self.points[-1].step:
             steps = [point.step for point in self.points]
-            after = [p for p in self.points[bisect_left(steps, news[0].step) :]]
-            if after and news[-1].step < after[-1].step and not self._rewound(news, after):
-                known = {point.step for point in news}
-                rest = [point for point in after if point.step not in known]
-                news = sorted([*news, *rest], key=lambda point: point.step)
             del self.points[bisect_left(steps, news[0].step) :]
         self.points += news
         if len(self.points) > MOST:
@@ -47,11 +42,6 @@ class RunHistory:
         self.asked = True
         last = points[-1].step if points else -1
         self.points = [*points, *(point for point in self.points if point.step > last)]
-
-    @staticmethod
-    def _rewound(news: list[LivePoint], after: list[LivePoint]) -> bool:
-        """Whether newer points replace what was ahead of them: they were made later."""
-        return news[0].time > after[-1].time
 
     def loss_lines(self) -> list[Line]:
         """Raw, then smoothed on top."""

@@ -74,7 +74,7 @@ def extremes(
 def spread(lines: Sequence[Line], clip: float = 0.01, floor: float | None = None) -> Frame:
     """A frame for all lines. ``clip``: the part of the points that may stick out at either end,
     so that one spike does not flatten the rest. ``floor``: where y starts, if it must."""
-    xs = [x for line in lines for x in (line.xs[:1], line.xs[-1:]) for x in x]
+    xs = [x for line in lines if len(line.xs) for x in (line.xs[0], line.xs[-1])]
     ys = sorted(y for line in lines for y in line.ys if math.isfinite(y))
     if not xs or not ys:
         return Frame(0.0, 1.0, 0.0, 1.0)

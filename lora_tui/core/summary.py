@@ -53,10 +53,10 @@ def engine(worker: Worker | None, device: DeviceUse | None) -> Said:
             said.append((f"{device.name or 'GPU'} ", "muted"))
             said.append((f"{words.gib(device.used)}/{words.gib(device.total)} GiB", ""))
         else:
-            said.append(("CPU ", "muted"))
-            said.append((f"RAM {words.gib(device.used)}/{words.gib(device.total)} GiB", ""))
+            said.append(("no GPU · RAM ", "muted"))
+            said.append((f"{words.gib(device.used)}/{words.gib(device.total)} GiB", ""))
         if device.utilisation is not None:
-            said.append((f" {device.utilisation:.0f} %", ""))
+            said.append((f" · {device.utilisation:.0f} % busy", "muted"))
         if device.temperature is not None:
             said.append((f" {device.temperature:.0f} °C", "muted"))
     elif worker is not None:

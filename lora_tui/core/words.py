@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from shared.wire import CaptionState, RunState
@@ -69,7 +70,7 @@ def gib(bytes_: float) -> str:
 
 def duration(seconds: float | None) -> str:
     """2:01, 1:04:10, 3 d 4 h; a dash when nobody knows."""
-    if seconds is None or seconds != seconds or seconds < 0:
+    if seconds is None or math.isnan(seconds) or seconds < 0:
         return "–"
     whole = int(seconds + 0.5)
     if whole >= 48 * 3600:
@@ -93,7 +94,7 @@ def number(value: float | None) -> str:
     """A loss or a rate in four significant places."""
     if value is None:
         return "–"
-    if value != value:
+    if math.isnan(value):
         return "NaN"
     if value == 0:
         return "0"

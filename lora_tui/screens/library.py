@@ -71,7 +71,7 @@ class Library(Place):
                         Column("name"),
                         Column("rank", 4, "right"),
                         Column("base", 10, wide=36),
-                        Column("size", 8, "right"),
+                        Column("size", 8, "right", wide=32),
                         empty=_NONE,
                         id="rows",
                     )
@@ -98,10 +98,11 @@ class Library(Place):
                             compact=True,
                             id="sampler",
                         )
-                    with Horizontal(classes="line"):
-                        for name, value in _NUMBERS:
-                            yield Static(name, classes="name" if name == "steps" else "small")
-                            yield Input(value, compact=True, id=name, classes="number")
+                    for pair in (_NUMBERS[:2], _NUMBERS[2:]):
+                        with Horizontal(classes="line"):
+                            for name, value in pair:
+                                yield Static(name, classes="name")
+                                yield Input(value, compact=True, id=name)
                     yield Static("", id="said", markup=False)
                 with Horizontal(id="pictures"):
                     for side in ("without", "with"):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from rich.table import Table
 from rich.text import Text
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.containers import Vertical, VerticalScroll
+from textual.dom import DOMNode
 from textual.widgets import Static
 
 from lora_tui.actions import BY_ID, PLACES, Action, of_scope
@@ -20,11 +24,6 @@ from shared.paths import config_dir
 class GoTo(Dialog[str | None]):
     """The hint line after ``g``; the next key chooses."""
 
-    BINDINGS = [
-        Binding(BY_ID[f"go.{name}"].keys, f"take({name!r})", title, id=f"go.{name}")
-        for name, title, _, _ in PLACES
-    ]
-
     def compose(self) -> ComposeResult:
         line = OneLine(id="go")
         said = [("go to  ", "muted")]
@@ -36,10 +35,13 @@ class GoTo(Dialog[str | None]):
         line.show(said, [("any other key: stay ", "muted")])
         yield line
 
-    def action_take(self, name: str) -> None:
-        self.dismiss(name)
-
-    def on_key(self) -> None:  # only keys that no binding took come here
+    def on_key(self, event: events.Key) -> None:
+        event.stop()
+        keymap = self.lora.keymap
+        for name, _, _, _ in PLACES:
+            if event.key in keymap.keys_of(BY_ID[f"go.{name}"]):
+                self.dismiss(name)
+                return
         self.dismiss(None)
 
 
@@ -140,13 +142,14 @@ class Commands(Provider):
         key = shown.shown(action) if shown is not None else action.keys
         return f"{key} · {action.help}"
 
-    def _command(self, action: Action):  # type: ignore[no-untyped-def]  # Textual's own shape
+    def _command(self, action: Action) -> Callable[[], Awaitable[None]]:
         async def run() -> None:
-            await self.app.run_action(*self._target(action))
+            name, target = self._target(action)
+            await self.app.run_action(name, target)
 
         return run
 
-    def _target(self, action: Action) -> tuple[str, object]:
+    def _target(self, action: Action) -> tuple[str, DOMNode]:
         if action.scope == "go":
             return f"open({action.name!r})", self.app
         if action.scope == "app":

@@ -13,7 +13,7 @@ from lora_tui.core.drafts import Draft
 from lora_tui.screens.base import Dialog
 from lora_tui.screens.dialogs import Confirm
 from lora_tui.widgets.bind import bindings
-from lora_tui.widgets.rows import Column, Rows
+from lora_tui.widgets.rows import Cell, Column, Rows
 
 
 class Recover(Dialog[Literal["save", "discard", "later"]]):
@@ -45,9 +45,7 @@ class Recover(Dialog[Literal["save", "discard", "later"]]):
             len(self._drafts),
             lambda i: [
                 self._drafts[i].name,
-                self._drafts[i].text
-                if self._drafts[i].text is not None
-                else (f"→ {self._drafts[i].state}", "muted"),
+                _kept(self._drafts[i]),
                 (words.ago(self._drafts[i].at), "muted"),
             ],
         )
@@ -68,3 +66,7 @@ class Recover(Dialog[Literal["save", "discard", "later"]]):
         self.app.push_screen(
             Confirm("Throw them away?", f"{number} that you typed will be gone for good."), answered
         )
+
+
+def _kept(draft: Draft) -> Cell:
+    return draft.text if draft.text is not None else (f"→ {draft.state}", "muted")

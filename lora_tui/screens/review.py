@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.message import Message
@@ -199,13 +200,10 @@ class Review(Mending, Place):
         if self._edited is None:
             self.field.show(caption.text)
         tone = self.lora.tone(f"{words.CAPTION_TONES[caption.state]} bold")
-        from rich.text import Text
-
-        mark = f"{words.MARKS[caption.state]} {caption.state}"
-        state = Text(mark, style=tone)
+        state = Text.assemble((f"{words.MARKS[caption.state]} {caption.state}\n", tone))
         by = "you" if caption.by == self.lora.me else caption.by
         state.append(
-            f"  rev {caption.rev} · by {by} · {words.ago(caption.at)}", self.lora.tone("muted")
+            f"rev {caption.rev} · by {by} · {words.ago(caption.at)}", self.lora.tone("muted")
         )
         self.query_one("#state", Static).update(state)
         size = f"{item.width} × {item.height} px · {words.size(item.size)}"

@@ -346,20 +346,22 @@ class Runs(Place):
         run = self.run_shown
         if run is None:
             return
-        self.attempt(
-            self.lora.ask(wire.GetRun(run=run.id)),
-            lambda detail: self.app.push_screen(Page(f"{run.id} {run.name}", details(detail))),
-        )
+
+        def came(detail: wire.RunDetail) -> None:
+            self.app.push_screen(Page(f"{run.id} {run.name}", details(detail)))
+
+        self.attempt(self.lora.ask(wire.GetRun(run=run.id)), came)
 
     def action_log(self) -> None:
         run = self.run_shown
-        if run is not None:
-            self.attempt(
-                self.lora.ask(wire.GetLog(run=run.id, lines=2000)),
-                lambda log: self.app.push_screen(
-                    Page(f"log of {run.id}", "\n".join(map(clean, log.lines)), at_end=True)
-                ),
-            )
+        if run is None:
+            return
+
+        def came(log: wire.LogLines) -> None:
+            text = "\n".join(map(clean, log.lines))
+            self.app.push_screen(Page(f"log of {run.id}", text, at_end=True))
+
+        self.attempt(self.lora.ask(wire.GetLog(run=run.id, lines=2000)), came)
 
     def action_newer(self) -> None:
         number = len(self._samples())

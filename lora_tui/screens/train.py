@@ -6,6 +6,7 @@ from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.widget import Widget
 from textual.widgets import Input, Select, Static
 
 from lora_tui.core import words
@@ -188,7 +189,7 @@ class Train(Place):
     def on_input_changed(self, event: Input.Changed) -> None:
         self._field_changed(event.input)
 
-    def _field_changed(self, widget: Input | Select[str]) -> None:
+    def _field_changed(self, widget: Widget) -> None:
         field = widget.parent
         if isinstance(field, Field):
             key = field.option.key

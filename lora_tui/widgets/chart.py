@@ -92,13 +92,13 @@ class Chart(Widget):
             elif y == len(plot) - 1:
                 label = self._say_y(frame.bottom)
             rows.append(
-                [*((c, "faint") for c in fit(label, _LABEL, "right")), ("▏", "line"), *cells]
+                [*((c, "muted") for c in fit(label, _LABEL, "right")), ("▏", "line"), *cells]
             )
         if axis and self._say_x is not None:
             left, right = self._say_x(frame.left), self._say_x(frame.right)
             room = width - _LABEL - 1
             text = " " * (_LABEL + 1) + left + right.rjust(max(room - len(left), 0))
-            rows.append([(char, "faint") for char in fit(text, width)])
+            rows.append([(char, "muted") for char in fit(text, width)])
         return rows
 
     def render_line(self, y: int) -> Strip:

@@ -130,7 +130,7 @@ class KeyBar(OneLine):
         width = self.size.width
         right = self._everywhere
         right_width = sum(len(key) + len(label) + 3 for key, label, _ in right)
-        if right_width > width // 2:  # narrow: what leads everywhere else is help
+        if width < 100:  # narrow: go and help lead to everything else
             right = [entry for entry in right if entry[2] in ("app.help", "app.go")]
             right_width = sum(len(key) + len(label) + 3 for key, label, _ in right)
         segments = [Segment(" ", base)]

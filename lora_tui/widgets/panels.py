@@ -80,13 +80,15 @@ class RunHead(Vertical):
         if run.message:
             left.append((f"  {run.message}", "error" if run.state == "failed" else "warning"))
         right: Said = []
+        roomy = self.size.width >= 100
         if run.steps:
             epoch = max(run.epoch, live.epoch if live is not None and going else 0)
-            right.append((f"epoch {epoch}/{run.epochs} · ", "muted"))
+            if roomy:
+                right.append((f"epoch {epoch}/{run.epochs} · ", "muted"))
             right.append((f"step {words.count(step)}", "bold"))
             right.append((f"/{words.count(run.steps)}", "muted"))
         loss = smoothed if smoothed is not None else run.loss
-        if loss is not None:
+        if loss is not None and (roomy or not going):
             right += [(" · loss ", "muted"), (words.number(loss), "bold")]
         if going:
             speed = live.speed if live is not None else run.speed

@@ -39,7 +39,7 @@ class Rows(ScrollView, can_focus=True):
     COMPONENT_CLASSES: ClassVar[set[str]] = {"rows--cursor", "rows--title", "rows--blurred"}
     BINDINGS: ClassVar[list[BindingType]] = bindings("list")
     DEFAULT_CSS = """
-    Rows { height: 1fr; background: $background; scrollbar-size-vertical: 1; }
+    Rows { height: 1fr; overflow-x: hidden; background: $background; scrollbar-size-vertical: 1; }
     Rows .rows--title { color: $faint; }
     Rows .rows--cursor { background: $cursor; color: $cursor-text; }
     Rows .rows--blurred { background: $surface; }
@@ -98,7 +98,7 @@ class Rows(ScrollView, can_focus=True):
         self.count = count
         self._cells = cells
         self._asked = None
-        self.virtual_size = Size(self.scrollable_content_region.width, count + self._titled)
+        self.virtual_size = Size(1, count + self._titled)
         wanted = self.cursor if cursor is None else cursor
         self.cursor = min(max(wanted, 0), max(count - 1, 0))
         self._bring_into_view()
