@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
 from lora_daemon.engine.bases import Base
+from lora_daemon.engine.fused import fuse
 from lora_daemon.engine.names import targeted
 from lora_daemon.engine.randomness import generator
 from shared.recipe import Network
@@ -58,6 +59,8 @@ class Adapter:
                    self._adopt(layer.lora_B, *places[path][1]))
             for path, layer in self._layers.items()
         ]  # fmt: skip
+        for layer in self._layers.values():
+            fuse(layer, _ADAPTER)
         for module in self.modules:
             # As peft does (Kaiming uniform, a = √5; B zero), but from the seed and the name alone.
             bound = 1 / math.sqrt(module.down[0].numel())
@@ -102,14 +105,14 @@ class Adapter:
             del self._unet.peft_config
 
 
-def _lora_layer(unet: nn.Module, path: str) -> LoraLayer:
+def _lora_layer(unet: nn.Module, path: str) -> Linear:
     layer = unet.get_submodule(path)
-    assert isinstance(layer, LoraLayer), path
+    assert isinstance(layer, Linear), path
     return layer
 
 
 def _places(
-    layers: dict[str, LoraLayer],
+    layers: dict[str, Linear],
 ) -> tuple[dict[str, list[tuple[int, torch.Size]]], int]:
     """Where each layer's A and B begin in the vector, and the vector's length."""
     places: dict[str, list[tuple[int, torch.Size]]] = {}

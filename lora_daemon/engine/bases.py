@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a base is a folder: nothing here asks the network
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel

@@ -1,0 +1,64 @@
+"""peft's LoRA layer in fewer kernels: y = W x + b + s·B A x, and its gradients, as one operation.
+
+peft's own forward makes a scaled copy and a sum as large as the layer's output, and autograd a node
+for each piece. Here the pair is added into the output of W in place, and the gradients of A and B
+straight into where they are kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.lora import Linear
+from torch import Tensor
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    """Rows (…, in) to rows (…, out). A is ``down`` (rank, in), B is ``up`` (out, rank)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor,
+        scale: float,
+    ) -> Tensor:  # fmt: skip
+        rows = x.reshape(-1, x.shape[-1])
+        low = rows @ down.t()
+        out = F.linear(rows, weight, bias).addmm_(low, up.t(), alpha=scale)
+        ctx.save_for_backward(rows, low)
+        ctx.weights = weight, down, up, scale
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, low = ctx.saved_tensors
+        weight, down, up, scale = ctx.weights
+        shape = gradient.shape
+        gradient = gradient.reshape(-1, shape[-1])
+        low_gradient = gradient @ up
+        up.grad.addmm_(gradient.t(), low, alpha=scale)
+        down.grad.addmm_(low_gradient.t(), rows, alpha=scale)
+        below = None
+        if ctx.needs_input_grad[0]:
+            below = (gradient @ weight).addmm_(low_gradient, down, alpha=scale)
+            below = below.view(*shape[:-1], -1)
+        return below, None, None, None, None, None
+
+
+def fuse(layer: Linear, adapter: str) -> None:
+    """Let a peft layer compute its forward here, where both do the same.
+
+    Needs the weights of one dtype, and ``.grad`` of the adapter's weights in place.
+    """
+    plain = layer.get_base_layer()
+    down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+    scale = layer.scaling[adapter]
+    if plain.weight.dtype != down.dtype:
+        return  # peft then casts back and forth, and the base's kernels dominate anyway
+
+    def forward(x: Tensor) -> Tensor:
+        out: Tensor = _AdaptedLinear.apply(x, plain.weight, plain.bias, down, up, scale)
+        return out
+
+    layer.forward = forward
