@@ -53,7 +53,7 @@ async def follow(call: Invocation, client: Client, run_id: str) -> wire.Run:
                     {"run": run_id, "state": run.state, "phase": last.phase, "step": last.step,
                      "epoch": last.epoch, "loss": last.loss, "speed": last.speed, "eta": last.eta}
                 )  # fmt: skip
-        now = f"{run.state} {run.phase} {run.message}"
+        now = f"{run.state} {run.phase}"
         if now != shown:
             shown = now
             call.console.event(
@@ -90,10 +90,11 @@ def _run(client: Client, run_id: str) -> wire.Run:
 
 def _progress(run: wire.Run, last: wire.RunProgress | None) -> str:
     if last is None or run.state != "training":
-        where = f" {run.done}/{run.total}" if run.total and run.phase else ""
+        where = f" {run.done}/{run.total}" if run.done and run.phase else ""
         return f"{run.id} {run.phase or run.state}{where} {run.message}".strip()
     if last.phase != "training":
-        return f"{run.id} {last.phase} {last.done}/{last.total}"
+        where = f" {last.done}/{last.total}" if last.done else ""
+        return f"{run.id} {last.phase}{where}"
     eta = f", {words.duration(last.eta)} left" if last.eta is not None else ""
     return (
         f"{run.id} epoch {last.epoch}/{run.epochs}, step {words.count(last.step)}"
