@@ -12,6 +12,7 @@ import math
 import os
 import struct
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -136,6 +137,15 @@ def publish(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         raise LoraError.storage("write", path, error) from None
 
 
+def sweep(folder: Path, older: float = 0.0) -> None:
+    """Remove what a ``publish`` that was killed left in ``folder``, if ``older`` than so many
+    seconds: nobody else may be publishing there."""
+    with contextlib.suppress(OSError):
+        for left in folder.glob(".*.*.*"):  # a dot, a name with its suffix, a random end
+            if time.time() - left.stat().st_mtime >= older:
+                left.unlink()
+
+
 def sync_directory(path: Path) -> None:
     """Make renames inside a directory last, where the file system can."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -196,23 +206,26 @@ def _read_header(file: BinaryIO, path: Path) -> Header:
 
 
 def _tensor_info(path: Path, name: str, entry: Any) -> TensorInfo:
-    def whole(value: Any) -> bool:
-        return type(value) is int and 0 <= value < 2**63
-
-    def wholes(value: Any) -> bool:
-        return isinstance(value, list) and all(whole(one) for one in value)
-
     if not isinstance(entry, dict):
         raise _wrong(path, f"has a damaged entry for the tensor {name}")
-    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    dtype = entry.get("dtype")
     if dtype not in SIZES:
         raise _wrong(path, f"has the tensor {name} in an unknown number format, {dtype!r}")
-    if not wholes(shape) or not wholes(offsets) or len(offsets) != 2:
+    shape, offsets = _wholes(entry.get("shape")), _wholes(entry.get("data_offsets"))
+    if shape is None or offsets is None or len(offsets) != 2:
         raise _wrong(path, f"has a damaged entry for the tensor {name}")
     begin, end = offsets
     if end - begin != math.prod(shape) * SIZES[dtype]:
         raise _wrong(path, f"has a tensor {name} whose length does not fit its shape {shape}")
     return TensorInfo(dtype, tuple(shape), begin, end)
+
+
+def _wholes(value: Any) -> list[int] | None:
+    """A list of whole numbers that fit 63 bits, or None."""
+    if not isinstance(value, list):
+        return None
+    fits = all(type(one) is int and 0 <= one < 2**63 for one in value)
+    return value if fits else None
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

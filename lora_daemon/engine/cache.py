@@ -20,7 +20,7 @@ from torch import Tensor
 from lora_daemon.engine.bases import Base
 from shared.errors import Code, LoraError
 from shared.safetensors_file import Tensor as RawTensor
-from shared.safetensors_file import read_header, read_tensor, write
+from shared.safetensors_file import read_header, read_tensor, sweep, write
 
 VERSION = 1  # of the preprocessing below: raise it when the pixels it gives change
 MAX_PIXELS = 300_000_000  # a picture this large is a mistake or an attack
@@ -103,6 +103,7 @@ class LatentsCache:
         if not all(bool(torch.isfinite(one).all()) for one in moments):
             raise PictureError("the base's VAE makes numbers of it that are not finite")
         raw = {name: one.numpy().tobytes() for name, one in zip(_NAMES, moments, strict=True)}
+        sweep(self._path(key).parent, older=3600)  # another worker may be caching beside us
         shape = tuple(moments[0].shape)
         tensors = {name: RawTensor("F32", shape, data) for name, data in raw.items()}
         write(self._path(key), tensors, {"checksum": _checksum(raw)})

@@ -28,6 +28,7 @@ from lora_daemon.pipe import Finished, Freeze, Notice, Paint, Resumed, RunFailed
 from shared import recipe as recipes
 from shared.errors import Code, LoraError
 from shared.recipe import Recipe, total_steps
+from shared.safetensors_file import sweep
 
 PATIENCE = 2.0  # seconds that a trainer which was just killed is given to be gone
 
@@ -54,6 +55,8 @@ def run(order: Train, studio: Studio, commands: Commands, tell: Tell) -> None:
 
 def _run(order: Train, studio: Studio, steering: Steering) -> None:
     run_dir = Path(order.run_dir)
+    for folder in ("state", "lora", "samples", "."):
+        sweep(run_dir / folder)
     recipe, freeze = _read(run_dir)
     steering.enter("loading")
     base = studio.base(Path(freeze.base_path), recipe.training.precision)
