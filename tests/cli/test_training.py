@@ -1,0 +1,186 @@
+"""A run from the command line: started, followed, steered, used, deleted."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from shared.errors import Exit
+from tests.cli.command_line import CommandLine
+from tests.daemon.process import pictures
+from tests.engine import tiny_base
+
+LONG = ("--set", "training.epochs=100000")
+
+
+@pytest.fixture(scope="module")
+def ready(shared_cli: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    """A workspace with a tiny base and a dataset of three pictures."""
+    base = tiny_base.build(tmp_path_factory.mktemp("bases") / "tiny")
+    shared_cli.ok("model", "add", str(base))
+    folder = pictures(tmp_path_factory.mktemp("pictures") / "dragons")
+    shared_cli.ok("dataset", "import", str(folder))
+    return shared_cli
+
+
+@pytest.fixture(scope="module")
+def lora(ready: CommandLine) -> str:
+    """The name of a trained LoRA."""
+    ready.ok(*TRAIN, "--set", "output.name=drake", "--set", "output.trigger=drgn")
+    return "drake"
+
+
+TRAIN = (
+    "train", "demo", "--base", "tiny", "--dataset", "dragons", "--set", "training.epochs=2",
+    "--set", "dataset.repeats=2", "--set", "output.name=dragons",
+)  # fmt: skip
+
+
+def test_a_followed_run_ends_with_one_line_of_result(ready: CommandLine) -> None:
+    done = ready(*TRAIN, "--set", "output.name=first")
+    assert done.returncode == Exit.OK, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert "finished, 12 steps" in line
+    assert Path(line.partition(": ")[2]).is_file()
+    assert "training" in done.stderr or "epoch" in done.stderr
+
+
+def test_a_followed_run_in_json_is_progress_then_the_result(ready: CommandLine) -> None:
+    lines = [
+        json.loads(line)
+        for line in ready.ok(*TRAIN, "--set", "output.name=second", "--json").splitlines()
+    ]
+    *progress, result = lines
+    assert all({"run", "state", "step"} <= set(line) for line in progress)
+    assert {"run", "state", "steps", "loss", "lora"} <= set(result)
+    assert (result["state"], result["steps"]) == ("finished", 12)
+    assert Path(result["lora"]).is_file()
+
+
+def test_ctrl_c_leaves_the_run_going(ready: CommandLine) -> None:
+    process = ready.popen(*TRAIN, *LONG, "--name", "long")
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    run = said.split()[0]
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == Exit.INTERRUPTED
+    assert f"{run} goes on without you" in rest
+    assert "Traceback" not in rest
+    assert ready.data("run", "show", run)["run"]["state"] in ("queued", "starting", "training")
+    ready.ok("run", "stop", run)
+    assert ready.data("run", "watch", run)["state"] == "stopped"
+
+
+def test_a_run_is_steered_by_name_or_number(ready: CommandLine) -> None:
+    run = ready.data(*TRAIN, *LONG, "--name", "steered", "--detach")
+    assert run["state"] in ("queued", "starting", "training")
+    ready.ok("run", "pause", "steered")
+    ready.ok("run", "resume", run["id"])
+    ready.ok("run", "save", "steered")
+    ready.ok("run", "stop", "steered")
+    ready.ok("run", "watch", "steered")
+    detail = ready.data("run", "show", "steered")
+    assert detail["run"]["state"] == "stopped"
+    assert Path(detail["checkpoints"][-1]["path"]).is_file()
+    assert "pause asked by tester" in ready.ok("run", "log", "steered")
+    code, error = ready.refused("run", "pause", "steered")
+    assert (code, error["code"]) == (Exit.FAILED, "wrong_state")
+
+
+def test_a_run_that_fails_says_so_in_its_exit_status(ready: CommandLine, tmp_path: Path) -> None:
+    picture = tmp_path / "doomed" / "only.png"
+    picture.parent.mkdir()
+    Image.new("RGB", (64, 64), (1, 2, 3)).save(picture)  # of a content that nothing has cached
+    ready.ok("dataset", "import", str(picture.parent))
+    picture.write_bytes(b"no longer a picture")
+    done = ready("train", "demo", "--base", "tiny", "--dataset", "doomed")
+    assert done.returncode == Exit.RUN_FAILED, done.stderr
+    assert "failed" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_generate_writes_the_same_picture_twice(
+    ready: CommandLine, lora: str, tmp_path: Path
+) -> None:
+    files = [tmp_path / "a b.png", tmp_path / "c.png"]
+    for file in files:
+        ready.ok("generate", "--base", "tiny", "--lora", f"{lora}:0.7", "--prompt", "a dragon",
+                 "--steps", "4", "--sampler", "Euler a", "--out", str(file))  # fmt: skip
+    first, second = (file.read_bytes() for file in files)
+    assert first == second
+    assert b"<lora:drake:0.7>" in first
+    assert b"Sampler: Euler a" in first
+
+
+def test_generate_takes_a_lora_file_and_prints_where_the_picture_is(
+    ready: CommandLine, lora: str
+) -> None:
+    path = ready.data("lora", "inspect", lora)["path"]
+    made = ready.data("generate", "--base", "tiny", "--lora", path, "--prompt", "x", "--steps", "2")
+    assert Path(made["path"]).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--base", "tiyn"), Exit.NOT_FOUND),
+        (("--base", "tiny", "--lora", "nobody"), Exit.NOT_FOUND),
+        (("--base", "tiny", "--steps", "0"), Exit.FAILED),
+        (("--base", "tiny", "--sampler", "Eule"), Exit.USAGE),
+        (("--base", "tiny", "--size", "65x65"), Exit.FAILED),
+    ],
+)
+def test_generate_refuses_what_cannot_be(
+    ready: CommandLine, arguments: tuple[str, ...], code: Exit
+) -> None:
+    assert ready.refused("generate", "--prompt", "x", *arguments)[0] == code
+
+
+def test_a_lora_file_is_inspected_without_a_daemon(
+    ready: CommandLine, cli: CommandLine, lora: str
+) -> None:
+    path = ready.data("lora", "inspect", lora)["path"]
+    info = cli.data("lora", "inspect", path, "--no-start")
+    assert info["dialect"] == "kohya"
+    assert info["base_version"] == "sd_v1"
+    assert info["trigger"] == "drgn"
+    assert not cli.home.exists()
+
+
+def test_something_else_is_no_lora(cli: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"nonsense")
+    code, error = cli.refused("lora", "inspect", str(path))
+    assert code == Exit.INVALID
+    assert str(path) in error["message"]
+
+
+def test_deleting_a_run_takes_its_files(ready: CommandLine) -> None:
+    result = ready.data(*TRAIN, "--set", "output.name=gone")
+    assert ready.refused("run", "delete", result["run"])[0] == Exit.FAILED
+    assert Path(result["lora"]).exists()
+    ready.ok("run", "delete", result["run"], "--yes")
+    assert not Path(result["lora"]).exists()
+    assert ready.refused("run", "show", result["run"])[0] == Exit.NOT_FOUND
+
+
+def test_deleting_a_lora_takes_its_file(ready: CommandLine) -> None:
+    result = ready.data(*TRAIN, "--set", "output.name=dropped")
+    assert ready.data("lora", "delete", "dropped", "--yes") == {"deleted": ["dropped"]}
+    assert not Path(result["lora"]).exists()
+    assert ready.refused("lora", "inspect", "dropped")[0] == Exit.NOT_FOUND
+
+
+def test_a_base_is_listed_and_a_folder_that_is_none_refused(
+    ready: CommandLine, tmp_path: Path
+) -> None:
+    names = [base["name"] for base in ready.data("model", "list")["bases"]]
+    assert "tiny" in names
+    assert ready.data("model", "inspect", "tiny")["family"] == "sd1"
+    code, _ = ready.refused("model", "add", str(tmp_path))
+    assert code == Exit.INVALID
