@@ -29,7 +29,7 @@ class Connection(Protocol):
         *,
         key: str = "",
         on_progress: Progress | None = None,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
     ) -> R: ...
 
     async def fetch(self, request: wire.Request[R]) -> tuple[R, list[bytes]]: ...

@@ -116,7 +116,8 @@ class Roll:
         """The first place after ``start`` whose item is wanted; from the top again if ``wrap``."""
         if not self.opened:
             await self.load(0, 0)
-        places = [*range(start + 1, self.total), *(range(start + 1) if wrap else ())]
+        places = list(range(start + 1, self.total))
+        places += range(start + 1) if wrap else ()
         for place in places:
             if self.missing(place, place):
                 await self.load(place, place)

@@ -91,9 +91,10 @@ class Datasets(Place):
             self._show_sets()
             if event is None and self._roll is not None:
                 self._open(self._dataset, again=True)
-        elif isinstance(event, wire.CaptionChanged) and self._roll is not None:
-            if event.dataset == self._dataset and self._roll.changed(event.item, event.caption):
-                self.items.update_row(self._roll.place(event.item) or 0)
+        elif isinstance(event, wire.CaptionChanged) and event.dataset == self._dataset:
+            roll = self._roll
+            if roll is not None and roll.changed(event.item, event.caption):
+                self.items.update_row(roll.place(event.item) or 0)
                 self._show_item()
 
     def link_changed(self) -> None:
@@ -119,9 +120,9 @@ class Datasets(Place):
 
     def _refresh_if_grown(self, dataset: wire.Dataset) -> None:
         """More or fewer pictures than we know of: the folder was read again."""
-        if self._roll is not None and self._roll.opened and not self._roll.states:
-            if self._roll.total != dataset.items:
-                self._open(dataset.id, again=True)
+        roll = self._roll
+        if roll is not None and roll.opened and not roll.states and roll.total != dataset.items:
+            self._open(dataset.id, again=True)
 
     def _set_cells(self, dataset: wire.Dataset) -> Sequence[Cell]:
         reviewed = dataset.items - dataset.counts.get("unreviewed", 0)

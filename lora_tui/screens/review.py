@@ -404,7 +404,7 @@ class Review(Mending, Place):
 
     def merge(self, item: Item, text: str, rev: int) -> None:
         if self._edited is not None:  # another caption is in the field: it goes first
-            self._finish_editing(self.field.text)
+            self.field.leave()
         place = self._roll.place(item.id) if self._roll is not None else None
         if place is not None:
             self._go(place)
@@ -468,5 +468,5 @@ class Review(Mending, Place):
     async def before_leaving(self) -> None:
         """The app ends: what is in the field counts."""
         if self._edited is not None:
-            self._finish_editing(self.field.text)
+            self.field.leave()
         await self.desk_leave()

@@ -56,7 +56,7 @@ class Bar(Widget):
             for text, tone in self._legend:
                 if left <= 0:
                     break
-                text = fit(text, min(left, len(text)))
-                left -= len(text)
-                segments.append(Segment(text, base + tone_style(self, tone)))
+                shown = fit(text, min(left, len(text)))
+                left -= len(shown)
+                segments.append(Segment(shown, base + tone_style(self, tone)))
         return Strip(segments).adjust_cell_length(width, base)

@@ -55,17 +55,23 @@ class CaptionField(TextArea):
         self.set_class(empty, "-empty")
         text = text if not empty else "(no caption)"
         if text != self.text:
-            self.load_text(text)
+            self._put(text)
 
     def begin(self, text: str) -> None:
         """Edit ``text``; the cursor stands at its end."""
         self.remove_class("-empty")
-        self.load_text(text)
+        self._put(text)
         self.read_only = False
         self.can_focus = True
         self.show_cursor = True
         self.move_cursor(self.document.end)
         self.focus()
+
+    def _put(self, text: str) -> None:
+        """``load_text``, painted: Textual keeps the old lines where the new text has as many."""
+        self.load_text(text)
+        self.notify_style_update()
+        self.refresh()
 
     def leave(self, advance: bool = False) -> None:
         """End editing, as escape does."""

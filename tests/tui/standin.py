@@ -1,0 +1,398 @@
+"""A stand-in for the client: a small daemon in memory, for what the real one cannot be made to do
+on demand (a conflict at this very moment, a lost link, 100 000 pictures)."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from shared import wire
+from shared.errors import Code, LoraError
+from shared.notices import Connected, Disconnected, Notice, Notices, StateReplaced
+from shared.state import apply
+
+ME = "ada"
+
+
+def png(red: int = 200, green: int = 80, blue: int = 40, side: int = 64) -> bytes:
+    """A picture with a gradient."""
+    from PIL import Image
+
+    image = Image.new("RGB", (side, side))
+    for x in range(side):
+        for y in range(side):
+            image.putpixel((x, y), (red * x // side, green * y // side, blue))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def caption(text: str = "", state: wire.CaptionState = "unreviewed", rev: int = 1) -> wire.Caption:
+    return wire.Caption(text=text, state=state, rev=rev, source="file", by="import", at=1.7e9)
+
+
+def item(number: int, dataset: str = "d1", text: str | None = None) -> wire.Item:
+    return wire.Item(
+        id=f"i{number}",
+        dataset=dataset,
+        name=f"{number:03}.png",
+        content=f"c{number}",
+        width=512,
+        height=512,
+        size=40_000,
+        problem="",
+        caption=caption(f"a drawing, number {number}" if text is None else text),
+    )
+
+
+def run_of(number: int = 1, **changes: Any) -> wire.Run:
+    base = wire.Run(
+        id=f"r{number:04}",
+        name="creatures",
+        dataset="creatures",
+        base="starter",
+        state="training",
+        phase="training",
+        done=0,
+        total=0,
+        step=120,
+        steps=400,
+        epoch=3,
+        epochs=10,
+        loss=0.11,
+        speed=14.0,
+        pictures=40,
+        skipped=0,
+        restarts=0,
+        message="",
+        lora="",
+        by=ME,
+        created=1.7e9 + number,
+        started=1.7e9 + number,
+        finished=None,
+        size=120_000,
+        rev=1,
+    )
+    return replace(base, **changes)
+
+
+def device(at: float | None = None) -> wire.DeviceUse:
+    return wire.DeviceUse(
+        device="cpu",
+        kind="cpu",
+        name="CPU",
+        total=16 * 2**30,
+        used=5 * 2**30,
+        allocated=2 * 2**30,
+        cached=0,
+        context=0,
+        others=0,
+        utilisation=88.0,
+        power=None,
+        temperature=None,
+        at=time.time() if at is None else at,
+    )
+
+
+class Daemon:
+    """The state that several stand-in clients share."""
+
+    def __init__(self, items: list[wire.Item] | None = None) -> None:
+        self.state = wire.State()
+        self.items: dict[str, wire.Item] = {}
+        self.order: list[str] = []
+        self.asked: list[wire.Request[Any]] = []
+        self.undo: list[tuple[wire.Item, wire.Item]] = []
+        self.redone: list[tuple[wire.Item, wire.Item]] = []
+        self.keys: dict[str, Any] = {}
+        self.clients: list[Client] = []
+        self.seq = 0
+        self.held: asyncio.Event | None = None  # answers wait for it
+        self.points: list[wire.LivePoint] = []
+        if items is not None:
+            self.fill(items)
+
+    def fill(self, items: list[wire.Item]) -> None:
+        self.items = {entry.id: entry for entry in items}
+        self.order = list(self.items)
+        self.state = replace(self.state, datasets=[self.dataset("d1")])
+
+    def dataset(self, id_: str) -> wire.Dataset:
+        counts = dict.fromkeys(wire.CAPTION_STATES, 0)
+        for entry in self.items.values():
+            counts[entry.caption.state] += 1
+        return wire.Dataset(
+            id=id_,
+            name="creatures",
+            path="/pictures/creatures",
+            items=len(self.items),
+            counts=counts,
+            empty=sum(not entry.caption.text for entry in self.items.values()),
+            problems=sum(bool(entry.problem) for entry in self.items.values()),
+            created=1.7e9,
+        )
+
+    def event(self, event: wire.AnyEvent, by: str = ME) -> None:
+        self.seq += 1
+        self.state = apply(self.state, event)
+        for client in self.clients:
+            client.tell(wire.Journalled(seq=self.seq, at=time.time(), by=by, event=event))
+
+    def live(self, *values: wire.AnyLive) -> None:
+        for client in self.clients:
+            client.tell(wire.LiveUpdate(values=list(values)))
+
+    def put(self, changed: wire.Item, by: str = ME) -> wire.Item:
+        """A new revision of a caption."""
+        old = self.items[changed.id]
+        changed = replace(
+            changed, caption=replace(changed.caption, rev=old.caption.rev + 1, by=by, at=time.time())
+        )
+        self.items[changed.id] = changed
+        self.event(
+            wire.CaptionChanged(dataset="d1", item=changed.id, caption=changed.caption), by
+        )
+        self.event(wire.DatasetChanged(dataset=self.dataset("d1")), by)
+        return changed
+
+    def answer(self, request: Any, by: str) -> tuple[Any, list[bytes]]:
+        name = type(request).__name__
+        return getattr(self, f"on_{name}")(request, by)
+
+    def on_GetStatus(self, request: wire.GetStatus, by: str) -> Any:
+        return wire.Status(
+            pid=4711,
+            endpoint="ipc:///x",
+            home="/home/ada/lora",
+            version="0.1.0",
+            versions={},
+            incarnation="inc",
+            head_seq=self.seq,
+            started=1.7e9,
+            clients=[client.info for client in self.clients],
+            worker=wire.Worker(state="training", device="cpu"),
+            devices=[device()],
+            jobs=[],
+            runs=[],
+            warnings=[],
+        ), []
+
+    def on_ListItems(self, request: wire.ListItems, by: str) -> Any:
+        ids = self.order
+        if request.states:
+            ids = [i for i in ids if self.items[i].caption.state in request.states]
+        page = ids[request.offset : request.offset + request.limit]
+        return wire.Items(items=[self.items[i] for i in page], total=len(ids)), []
+
+    def on_GetItem(self, request: wire.GetItem, by: str) -> Any:
+        if request.item not in self.items:
+            raise LoraError(Code.NOT_FOUND, "That picture is no longer in the dataset.")
+        return self.items[request.item], []
+
+    def on_GetThumbnail(self, request: wire.GetThumbnail, by: str) -> Any:
+        return wire.Thumbnail(width=64, height=64, media_type="image/png"), [png()]
+
+    def on_GetPicture(self, request: wire.GetPicture, by: str) -> Any:
+        found = next(p for p in self.state.pictures if p.id == request.picture)
+        return wire.PictureFile(picture=found, media_type="image/png"), [png(40, 80, 200)]
+
+    def on_ChangeCaption(self, request: wire.ChangeCaption, by: str) -> Any:
+        entry = self.items[request.item]
+        if entry.caption.rev != request.if_rev:
+            raise LoraError(
+                Code.CONFLICT,
+                f"{entry.caption.by} changed it first.",
+                data={"current": msgspec.to_builtins(entry.caption)},
+            )
+        state = request.state or ("edited" if request.text is not None else entry.caption.state)
+        text = entry.caption.text if request.text is None else request.text
+        changed = self.put(
+            replace(entry, caption=replace(entry.caption, text=text, state=state)), by
+        )
+        self.undo.append((entry, changed))
+        return changed, []
+
+    def on_UndoCaption(self, request: wire.UndoCaption, by: str) -> Any:
+        source, target = (self.redone, self.undo) if request.redo else (self.undo, self.redone)
+        if not source:
+            raise LoraError(Code.NOT_FOUND, "There is nothing to take back.")
+        before, after = source.pop()
+        target.append((after, before))
+        changed = self.put(replace(before, caption=replace(before.caption)), by)
+        return wire.Undone(item=changed, what=f"change of {changed.name}"), []
+
+    def on_ImportDataset(self, request: wire.ImportDataset, by: str) -> Any:
+        if not request.path.startswith("/"):
+            raise LoraError(Code.NOT_FOUND, f"There is no folder {request.path}.")
+        self.fill([item(n) for n in range(5)])
+        self.event(wire.DatasetChanged(dataset=self.dataset("d1")))
+        return wire.Imported(
+            dataset=self.dataset("d1"), added=5, updated=0, problems=[], warnings=[]
+        ), []
+
+    def on_RemoveDataset(self, request: wire.RemoveDataset, by: str) -> Any:
+        self.event(wire.DatasetRemoved(dataset=request.dataset))
+        return wire.Done(), []
+
+    def on_StartRun(self, request: wire.StartRun, by: str) -> Any:
+        started = run_of(len(self.state.runs) + 1, state="queued", step=0)
+        self.event(wire.RunChanged(run=started))
+        return started, []
+
+    def on_SteerRun(self, request: wire.SteerRun, by: str) -> Any:
+        states = {"pause": "paused", "resume": "training", "stop": "stopped"}
+        found = next(r for r in self.state.runs if r.id == request.run)
+        changed = replace(found, state=states.get(request.action, found.state), rev=found.rev + 1)
+        self.event(wire.RunChanged(run=changed))
+        return changed, []
+
+    def on_RemoveRun(self, request: wire.RemoveRun, by: str) -> Any:
+        self.event(wire.RunRemoved(run=request.run))
+        return wire.Done(), []
+
+    def on_GetRun(self, request: wire.GetRun, by: str) -> Any:
+        found = next(r for r in self.state.runs if r.id == request.run)
+        return wire.RunDetail(
+            run=found,
+            recipe='title = "x"',
+            directory="/runs/r0001",
+            samples=[],
+            checkpoints=[
+                wire.Checkpoint(step=100, epoch=2, path="/runs/a.safetensors", size=9, final=False)
+            ],
+            skipped=[("bad.png", "truncated")],
+            warnings=[],
+        ), []
+
+    def on_GetSeries(self, request: wire.GetSeries, by: str) -> Any:
+        return wire.Series(points=self.points), []
+
+    def on_GetHistory(self, request: wire.GetHistory, by: str) -> Any:
+        now = time.time()
+        return wire.History(samples=[device(now - n) for n in range(300, 0, -1)]), []
+
+    def on_GetLog(self, request: wire.GetLog, by: str) -> Any:
+        return wire.LogLines(lines=[f"line {n}" for n in range(request.lines)]), []
+
+    def on_Generate(self, request: wire.Generate, by: str) -> Any:
+        spec = request.spec
+        picture = wire.Picture(
+            id=f"p{len(self.state.pictures)}",
+            path="/outputs/x.png",
+            run="",
+            step=0,
+            prompt=spec.prompt,
+            seed=spec.seed,
+            width=128,
+            height=128,
+            parameters="",
+            created=time.time(),
+        )
+        self.event(wire.PictureAdded(picture=picture))
+        return picture, []
+
+    def on_InspectLora(self, request: wire.InspectLora, by: str) -> Any:
+        return wire.LoraInfo(
+            path="/x.safetensors",
+            size=9,
+            dialect="kohya",
+            rank=[8],
+            alpha=[8.0],
+            modules={"unet": 128},
+            base_version="sd_v1",
+            title="",
+            trigger="blorp",
+            steps=400,
+            epochs=10,
+            sha256="ab" * 32,
+            metadata={},
+        ), []
+
+    def on_RemoveLora(self, request: wire.RemoveLora, by: str) -> Any:
+        self.event(wire.LoraRemoved(lora=request.lora))
+        return wire.Done(), []
+
+
+class Client:
+    """What ``shared.client.Client`` is to the app."""
+
+    def __init__(self, daemon: Daemon, name: str = ME) -> None:
+        self.daemon = daemon
+        self.name = name
+        self.endpoint = "ipc:///stand-in"
+        self.connected = True
+        self.info = wire.ClientInfo(
+            session=f"s-{name}", name=name, host="here", terminal="", since=0
+        )
+        self.welcome: wire.Welcome | None = wire.Welcome(
+            protocol=1, incarnation="inc", head_seq=0, session=self.info.session, version="0.1.0"
+        )
+        self.failing: LoraError | None = None  # every call fails with it
+        self._readers: list[Notices] = []
+        daemon.clients.append(self)
+
+    @property
+    def state(self) -> wire.State:
+        return self.daemon.state
+
+    def tell(self, notice: Notice) -> None:
+        for reader in self._readers:
+            reader.put(notice, StateReplaced(self.state, self.daemon.seq))
+
+    def notices(self) -> AsyncIterator[Notice]:
+        reader = Notices()
+        reader.put(StateReplaced(self.state, self.daemon.seq), StateReplaced(self.state, 0))
+        self._readers.append(reader)
+        return reader
+
+    async def call(
+        self,
+        request: Any,
+        *,
+        key: str = "",
+        on_progress: Callable[[int, int, str], None] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        return (await self.fetch(request, key=key, on_progress=on_progress))[0]
+
+    async def fetch(
+        self,
+        request: Any,
+        *,
+        key: str = "",
+        on_progress: Callable[[int, int, str], None] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        if self.failing is not None:
+            raise self.failing
+        if self.daemon.held is not None and request.changes:
+            await self.daemon.held.wait()
+        self.daemon.asked.append(request)
+        if on_progress is not None:
+            on_progress(1, 2, "half of it")
+            await asyncio.sleep(0)
+        if key and key in self.daemon.keys:
+            return self.daemon.keys[key]
+        answer = self.daemon.answer(request, self.name)
+        if key:
+            self.daemon.keys[key] = answer
+        return answer
+
+    def lose(self) -> None:
+        """The link is down."""
+        self.failing = LoraError(Code.UNREACHABLE, "No daemon.", retryable=True)
+        self.tell(Disconnected("the link broke"))
+
+    def find_again(self) -> None:
+        self.failing = None
+        assert self.welcome is not None
+        self.tell(Connected(self.welcome))
+
+    async def close(self) -> None:
+        self.connected = False
