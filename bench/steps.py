@@ -160,7 +160,9 @@ def summary(ratios: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", type=Path, help="a base; default: random weights, starter's shape")
+    parser.add_argument(
+        "--base", type=Path, help="a base; default: random weights, starter's shape"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--steps", type=int, default=20, help="steps of each arm's turn")

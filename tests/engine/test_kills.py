@@ -104,7 +104,9 @@ def _kill(order: pipe.Train, moment: str, dice: random.Random) -> None:
             match moment:
                 case "caching":
                     done = dice.randrange(5)
-                    one.until(pipe.Phase, lambda told: told.phase == "caching" and told.done == done)
+                    one.until(
+                        pipe.Phase, lambda told: told.phase == "caching" and told.done == done
+                    )
                 case "sample":
                     one.until(pipe.Phase, lambda told: told.phase == "sampling")
                 case "step":
