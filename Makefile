@@ -32,6 +32,7 @@ format: env  ## what `make check` would complain of and a tool can mend
 
 docs: env  ## the generated pages
 	@$(BIN)/lora-tui recipe options --markdown > docs/recipe.md
+	@$(BIN)/python -m shared.wire_page docs/wire.md
 
 bench: env  ## the figures; ARGS="NAME…" chooses
 	@$(BIN)/python -m bench.run $(ARGS)
