@@ -1,0 +1,95 @@
+"""The environment `make` makes: exact versions, and a torch that works stays."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``scripts/environment.py`` with a ``.venv`` of the test's own."""
+    spec = importlib.util.spec_from_file_location("environment", ROOT / "scripts/environment.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "VENV", tmp_path)
+    return module
+
+
+def python_with_torch(folder: Path, version: str) -> Path:
+    """An interpreter whose torch says it is ``version``."""
+    package = folder / "torch.py"
+    package.write_text(
+        f"__version__ = {version!r}\nclass ones:\n    def __init__(self, n): pass\n"
+        "    def sum(self): return self\n    def item(self): return 2.0\n"
+    )
+    script = folder / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{folder}" exec "{sys.executable}" "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def test_constraints_are_exact_versions_that_every_platform_can_take() -> None:
+    lines = [
+        line for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1] != "#"
+    ]
+    for line in lines:
+        assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
+    assert "torch==2.13.0" in lines
+
+
+def test_everything_the_project_asks_for_has_an_exact_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    exact = {
+        line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
+    assert {re.split(r"[<>=]", one)[0].replace("_", "-").lower() for one in asked} <= exact
+
+
+def test_a_torch_that_works_takes_the_place_of_ours(environment: ModuleType) -> None:
+    lines = environment.constraints("2.12.0+cu126").read_text().splitlines()
+    assert [line for line in lines if line.startswith("torch==")] == ["torch==2.12.0+cu126"]
+    untouched = environment.constraints("").read_text().splitlines()
+    assert "torch==2.13.0" in untouched
+
+
+@pytest.mark.parametrize(
+    ("version", "kept"),
+    [("2.11.0", True), ("2.13.1+cu130", True), ("2.10.1", False), ("1.13.0", False)],
+)
+def test_only_a_new_enough_torch_is_kept(
+    environment: ModuleType, tmp_path: Path, version: str, kept: bool
+) -> None:
+    found = environment.working_torch(python_with_torch(tmp_path, version))
+    assert found == (version if kept else "")
+
+
+def test_an_interpreter_without_torch_has_none_to_keep(environment: ModuleType) -> None:
+    assert environment.working_torch("/nonexistent/python") == ""
+
+
+def test_a_second_make_installs_nothing(
+    environment: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamp = tmp_path / "stamp"
+    stamp.write_text(environment.stamp())
+    monkeypatch.setattr(environment, "STAMP", stamp)
+    monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something was run")
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    assert environment.main() == 0
