@@ -57,9 +57,13 @@ def run(options: Options, ready: Callable[[], None], domain: type[Domain] = Doma
     try:
         log_to(workspace.log, detached=options.detached)
         store = Store(workspace.database)
+        marker = workspace.database.with_suffix(".marker")
         try:
+            store.recognise(marker)
             asyncio.run(_Life(options, store, domain).serve(ready))
         finally:
+            with contextlib.suppress(LoraError):
+                store.mark(marker)
             store.close()
             with contextlib.suppress(OSError):
                 workspace.status.unlink(missing_ok=True)

@@ -73,8 +73,7 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._socket.close(linger=GRACE)
-        self._context.term()
+        self._context.destroy(linger=GRACE)
 
     def clients(self) -> list[wire.ClientInfo]:
         """Who is attached, longest first."""
@@ -215,10 +214,13 @@ class Server:
         if self._sessions.get(session.identity) is session:
             log.info("%s detached: %s", session.info.name, why)
             self._end(session)
-            self._attached()
+            if not self.closing:
+                self._attached()
 
     def _end(self, session: Session) -> None:
         """Forget a session. What it asked to be changed goes on; what it asked to read does not."""
+        if self._sessions.get(session.identity) is not session:
+            return  # its farewell found it gone already
         del self._sessions[session.identity]
         session.close()
         for task in list(session.calls.values()):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from shared import wire
-from shared.live import live_key, merge
+from shared.live import live_key, merge, sendable
 
 MAX_QUEUED = 16 * 1024 * 1024  # bytes that wait for one client, besides the message being sent
 LIVE_EVERY = 0.25  # seconds between two LiveUpdates to one client
@@ -118,7 +118,7 @@ class Session:
         if self._queue:  # the client is behind: conflate on
             self._live_timer = self._loop.call_later(LIVE_EVERY, self._flush_live)
             return
-        values = list(self._live.values())
+        values = [sendable(value) for value in self._live.values()]
         self._live.clear()
         self._live_sent = time.monotonic()
         self.put(wire.pack(wire.LiveUpdate(values=values)))

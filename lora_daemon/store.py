@@ -21,6 +21,7 @@ import msgspec
 from lora_daemon.filesystem import is_network
 from shared import wire
 from shared.errors import Code, LoraError
+from shared.files import publish
 
 JOURNAL_KEPT = 20_000  # events; older ones are pruned and late clients get a snapshot
 EFFECTS_KEPT = 7 * 24 * 3600.0  # seconds a retry is recognised
@@ -75,7 +76,7 @@ class Store:
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._migrate()
         except sqlite3.Error as error:
-            raise _storage(error, database) from None
+            raise _explained(error, database) from None
         self.incarnation = self._meta("incarnation")
         self._head = int(self._query_one("SELECT coalesce(max(seq), 0) FROM journal")[0])
         self._decode_event = msgspec.msgpack.Decoder(wire.AnyEvent).decode
@@ -88,31 +89,57 @@ class Store:
     def close(self) -> None:
         self._connection.close()
 
+    def recognise(self, marker: Path) -> None:
+        """Give the journal a new incarnation if this is not the database that was here last.
+
+        ``marker`` is a file beside it with what the last daemon knew. A database that was put back
+        from a backup lacks events that clients have seen: their numbers must not be taken for
+        those of other events. Raises LoraError(STORAGE).
+        """
+        boot = self._meta("boot")
+        try:
+            last = marker.read_text().split()
+        except OSError:
+            last = []
+        known = last[0] == boot and int(last[1]) <= self._head if len(last) == 2 else not last
+        fresh = {"boot": uuid.uuid4().hex}
+        if not known:
+            fresh["incarnation"] = uuid.uuid4().hex
+        with self.change("daemon") as change:
+            for key, value in fresh.items():
+                change.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        self.incarnation = self._meta("incarnation")
+        self.mark(marker)
+
+    def mark(self, marker: Path) -> None:
+        """Write down which database this is and how far its journal reaches."""
+        publish(marker, f"{self._meta('boot')} {self._head}\n".encode())
+
     def query(self, sql: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         """Rows of a SELECT. Raises LoraError(STORAGE)."""
         try:
             return self._connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise _storage(error, self.database) from None
+            raise _explained(error, self.database) from None
 
     @contextmanager
-    def change(self, by: str, key: str = "") -> Iterator[Change]:
+    def change(self, by: str) -> Iterator[Change]:
         """One transaction, on leaving durable and then announced; an exception rolls it back.
 
-        Give ``remember`` the answer inside the block so that a retry with ``key`` finds it.
-        Must not contain an ``await``. Raises LoraError(STORAGE).
+        Give ``remember`` the answer inside the block so that a retry finds it. Must not contain an
+        ``await``. Raises LoraError(STORAGE).
         """
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            raise _storage(error, self.database) from None
+            raise _explained(error, self.database) from None
         change = Change(self._connection, by, self._head)
         try:
             yield change
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
-            raise _storage(error, self.database) from None
+            raise _explained(error, self.database) from None
         except BaseException:
             self._roll_back()
             raise
@@ -165,7 +192,8 @@ class Store:
         return row
 
     def _meta(self, key: str) -> str:
-        return str(self._query_one(f"SELECT value FROM meta WHERE key = '{key}'")[0])
+        rows = self.query("SELECT value FROM meta WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else ""
 
     def _migrate(self) -> None:
         present = self._query_one("PRAGMA user_version")[0]
@@ -208,14 +236,22 @@ def _statements(script: str) -> Iterator[str]:
             statement = ""
 
 
-def _storage(error: sqlite3.Error, database: Path) -> LoraError:
-    text = str(error)
-    if "full" in text:
-        advice = "The disk is full: free some space and try again."
-    elif "readonly" in text or "unable to open" in text:
-        advice = "It cannot be written: is the file system mounted read-only, the folder there?"
-    elif "malformed" in text or "not a database" in text:
-        advice = "The file is damaged: restore a backup, or move it away to start anew."
-    else:
-        advice = f"SQLite says: {text}."
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "The disk is full: free some space and try again.",
+    sqlite3.SQLITE_READONLY: "It cannot be written: is the file system mounted read-only?",
+    sqlite3.SQLITE_CANTOPEN: "It cannot be opened: is its folder there, and yours?",
+    sqlite3.SQLITE_PERM: "Permission is denied: check who owns it.",
+    sqlite3.SQLITE_IOERR: "The disk reports an error, or is full: look at the system's log.",
+    sqlite3.SQLITE_CORRUPT: "The file is damaged: restore a backup, or move it away to start anew.",
+    sqlite3.SQLITE_NOTADB: "The file is damaged: restore a backup, or move it away to start anew.",
+    sqlite3.SQLITE_BUSY: "Another program holds it: close what has it open and try again.",
+    sqlite3.SQLITE_LOCKED: "Another program holds it: close what has it open and try again.",
+}
+
+
+def _explained(error: sqlite3.Error, database: Path) -> Exception:
+    """The error in words if the disk is to blame; else the error itself, a fault of ours."""
+    advice = _ADVICE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+    if advice is None:
+        return error
     return LoraError(Code.STORAGE, f"The workspace's database {database}: {advice}", retryable=True)

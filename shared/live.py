@@ -26,13 +26,23 @@ def live_key(value: wire.AnyLive) -> tuple[str, str]:
 
 
 def merge(older: wire.AnyLive | None, newer: wire.AnyLive) -> wire.AnyLive:
-    """The value that stands for both: the newer, with the points of either, at most MAX_POINTS."""
-    if not isinstance(newer, wire.RunProgress):
+    """The value that stands for both: the newer, with the points of either."""
+    if not isinstance(newer, wire.RunProgress) or not isinstance(older, wire.RunProgress):
         return newer
-    points = newer.points
-    if isinstance(older, wire.RunProgress):
-        # a run taken up from its resume state repeats steps: the newer ones count
-        first = points[0].step if points else newer.step + 1
-        points = [point for point in older.points if point.step < first] + points
-    thinned = decimate(points, MAX_POINTS, lambda point: point.loss)
-    return msgspec.structs.replace(newer, points=thinned)
+    # a run taken up from its resume state repeats steps: the newer ones count
+    first = newer.points[0].step if newer.points else newer.step + 1
+    points = [point for point in older.points if point.step < first] + newer.points
+    if len(points) > 2 * MAX_POINTS:  # not at every point: thinning looks at all of them
+        points = _thinned(points)
+    return msgspec.structs.replace(newer, points=points)
+
+
+def sendable(value: wire.AnyLive) -> wire.AnyLive:
+    """The value with at most MAX_POINTS points."""
+    if isinstance(value, wire.RunProgress) and len(value.points) > MAX_POINTS:
+        return msgspec.structs.replace(value, points=_thinned(value.points))
+    return value
+
+
+def _thinned(points: list[wire.LivePoint]) -> list[wire.LivePoint]:
+    return decimate(points, MAX_POINTS, lambda point: point.loss)

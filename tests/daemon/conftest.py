@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.delenv("LORA_TUI_ENDPOINT", raising=False)
     return workspace
+
+
+@pytest.fixture
+def mount(home: Path) -> Iterator[Callable[[str], None]]:
+    """Make the workspace a file system of its own, with these options: "size=3m", "ro"."""
+    mounted = False
+
+    def mount_with(options: str) -> None:
+        nonlocal mounted
+        home.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(home)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("needs the right to mount a file system")
+        mounted = True
+
+    yield mount_with
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(home)], check=True)
 
 
 @pytest.fixture

@@ -78,7 +78,8 @@ class Served:
         )
         with self.store.change(by) as change:
             change.execute(
-                "INSERT OR REPLACE INTO bases VALUES (?, ?)", (name, wire.encoder.encode(base))
+                "INSERT INTO bases VALUES (?1, ?2) ON CONFLICT DO UPDATE SET base = ?2",
+                (name, wire.encoder.encode(base)),
             )
             change.emit(wire.BaseChanged(base=base))
             self.store.remember(change, key, base)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import stat
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -151,46 +151,32 @@ async def test_a_workspace_with_a_long_path_has_its_socket_elsewhere(
         daemon.end()
 
 
-def test_a_read_only_workspace_is_refused_in_words(home: Path, daemon: DaemonProcess) -> None:
-    home.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(home)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("needs the right to mount")
-    try:
-        with pytest.raises(OSError, match="Read-only"):
-            (home / "probe").write_text("x")
-        for arguments in ((), ("--detach",)):
-            done = daemon.run(*arguments)
-            assert done.returncode == Exit.STORAGE
-            assert "read-only" in done.stderr and str(home) in done.stderr
-            assert "Traceback" not in done.stderr
-        with pytest.raises(LoraError) as caught:
-            asyncio.run(Client.connect(home=home))
-        assert caught.value.code is Code.STORAGE
-    finally:
-        subprocess.run(["umount", str(home)], check=True)
-
-
-def test_a_full_disk_is_refused_in_words(home: Path, daemon: DaemonProcess) -> None:
-    home.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(home)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip("needs the right to mount")
-    try:
-        with pytest.raises(OSError, match="No space"):
-            (home / "ballast").write_bytes(b"x" * 100_000)
-        done = daemon.run("--detach")
+def test_a_read_only_workspace_is_refused_in_words(
+    mount: Callable[[str], None], home: Path, daemon: DaemonProcess
+) -> None:
+    mount("ro")
+    with pytest.raises(OSError, match="Read-only"):
+        (home / "probe").write_text("x")
+    for arguments in ((), ("--detach",)):
+        done = daemon.run(*arguments)
         assert done.returncode == Exit.STORAGE
-        assert "full" in done.stderr and str(home) in done.stderr
+        assert "read-only" in done.stderr and str(home) in done.stderr
         assert "Traceback" not in done.stderr
-    finally:
-        subprocess.run(["umount", str(home)], check=True)
+    with pytest.raises(LoraError, match="read-only") as caught:
+        asyncio.run(Client.connect(home=home))
+    assert caught.value.code is Code.STORAGE
+
+
+def test_a_full_disk_is_refused_in_words(
+    mount: Callable[[str], None], home: Path, daemon: DaemonProcess
+) -> None:
+    mount("size=64k")
+    with pytest.raises(OSError, match="No space"):
+        (home / "ballast").write_bytes(b"x" * 100_000)
+    done = daemon.run("--detach")
+    assert done.returncode == Exit.STORAGE
+    assert "full" in done.stderr and str(home) in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 async def test_a_forwarded_endpoint_serves_the_same_daemon(

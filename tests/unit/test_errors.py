@@ -1,0 +1,46 @@
+"""Errors in words, with an exit status each, the same on both sides of the wire."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from shared.errors import Code, Exit, LoraError
+
+
+@pytest.mark.parametrize("code", Code)
+def test_every_error_ends_a_command_with_a_failure(code: Code) -> None:
+    assert LoraError(code, "x").exit is not Exit.OK
+
+
+def test_an_error_is_the_same_on_the_other_side() -> None:
+    error = LoraError(Code.CONFLICT, "Changed.", data={"rev": 2}, retryable=True)
+    back = LoraError.of(error.failure())
+    assert (back.code, back.message, back.data, back.retryable) == (
+        Code.CONFLICT,
+        "Changed.",
+        {"rev": 2},
+        True,
+    )
+    assert str(back) == "Changed."
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "Permission"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_a_disk_error_says_what_to_do(number: int, advice: str) -> None:
+    import os
+
+    error = LoraError.storage("write", "/a/file", OSError(number, os.strerror(number)))
+    assert error.code is Code.STORAGE and error.exit is Exit.STORAGE
+    assert error.message.startswith("Could not write /a/file. ")
+    assert advice in error.message
+    assert error.data == {"path": "/a/file", "errno": number}
