@@ -28,7 +28,6 @@ from shared.errors import Code, Exit, LoraError
 from shared.pictures import LoraUse, PictureSpec
 
 NAME = "demo"
-COUNTED = 100  # pictures with the LoRA, and as many without
 SETTINGS = PictureSpec(base="starter", sampler="Euler", steps=20, cfg=5.0, seed=1025)
 PROMPTS = (
     ("a red creature", "in a meadow"),
@@ -89,6 +88,11 @@ def add(subparsers: Subparsers) -> None:
     )
     demo.add_argument("--again", action="store_true", help="train anew even if it was done before")
     demo.add_argument("--plain", action="store_true", help="no terminal UI, only lines of text")
+    demo.add_argument(
+        "--count", type=int, default=100, metavar="N",
+        help="count in N pictures with the LoRA, and as many without (100)",
+    )  # fmt: skip
+    recipes.add_set(demo)
 
 
 def demo_it(call: Invocation) -> Exit:
@@ -110,9 +114,10 @@ async def _whole(call: Invocation, began: float) -> Result:
     async with call.client(subscribe=True) as client:
         run = await _run(call, client, began)
         kept = _outputs(call.home) / f"demo-{run.id}.json"
-        if run.state == "finished" and kept.exists():
+        before = _kept(kept) if run.state == "finished" else None
+        if before and before.with_it.number == call.args.count:
             call.console.say(f"Done before as {run.id}; `lora-tui demo --again` trains anew.")
-            return msgspec.json.decode(kept.read_bytes(), type=Result)
+            return before
         try:
             run = await follow(call, client, run.id)
         except asyncio.CancelledError:
@@ -144,7 +149,8 @@ def _watch(call: Invocation, began: float) -> None:
     if run.state == "finished":
         return
     behind = subprocess.Popen(
-        [sys.executable, "-m", "lora_tui", "demo", "--json", "--home", os.fspath(call.home)],
+        [sys.executable, "-m", "lora_tui", "demo", "--json", "--home", os.fspath(call.home),
+         "--count", str(call.args.count), *(f"--set={one}" for one in call.args.overrides)],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
@@ -164,7 +170,7 @@ async def _begun(call: Invocation, began: float) -> wire.Run:
 
 async def _run(call: Invocation, client: Client, began: float) -> wire.Run:
     """The demo's run: the latest since ``began`` that is of use, else a new one."""
-    loaded = recipe.load(recipes.shipped()[NAME])
+    loaded = recipe.load(recipes.shipped()[NAME], call.args.overrides)
     runs = [run for run in client.state.runs if run.name == NAME and run.created >= began]
     for run in sorted(runs, key=lambda run: -run.created)[:1]:
         if run.state in ("queued", "starting", "training"):
@@ -270,7 +276,7 @@ async def _count(
     """Lay out the sheet and count the creature in pictures with the LoRA and without: in a process
     of its own, because it needs torch. Raises LoraError(WORKER_FAILED)."""
     order = {
-        "lora": lora, "number": COUNTED, "settings": SETTINGS, "shown": shown,
+        "lora": lora, "number": call.args.count, "settings": SETTINGS, "shown": shown,
         "columns": len(PROMPTS), "sheet": str(sheet),
     }  # fmt: skip
     process = await asyncio.create_subprocess_exec(
@@ -304,6 +310,15 @@ async def _count(
 
 def _outputs(home: Path) -> Path:
     return home / "outputs"
+
+
+def _kept(path: Path) -> Result | None:
+    """What an earlier demo ended with; None if it did not, or its sheet is gone."""
+    try:
+        result = msgspec.json.decode(path.read_bytes(), type=Result)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return result if Path(result.sheet).exists() else None
 
 
 def _keep(path: Path, result: Result) -> None:
