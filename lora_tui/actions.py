@@ -87,14 +87,13 @@ ACTIONS: tuple[Action, ...] = (
         "review.drafts", "r", "recover", "Look at captions a lost connection or crash kept back."
     ),
     # While a caption is edited.
-    Action("edit.leave", "escape", "done", "Leave the field; the text is saved.", 1, priority=True),
+    Action("edit.leave", "escape", "done", "Leave the field; the text is saved.", 1),
     Action(
         "edit.save_next",
         "ctrl+s",
         "done, next",
         "Leave the field and go to the next picture.",
         2,
-        priority=True,
     ),
     # Dialogs.
     Action("dialog.yes", "y", "yes", "Do it."),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import platform
 import sys
@@ -9,19 +11,23 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from rich.style import Style
+from textual import events
 from textual.app import App
 from textual.binding import BindingType
 from textual.filter import Monochrome, NoColor
 from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Input, Select, TextArea
 
 from lora_tui import keymap as keymaps
+from lora_tui.actions import BY_ID, PLACES
 from lora_tui.core import summary
 from lora_tui.core.summary import Said
 from lora_tui.imports import ImportEnded, ImportProgressed, Imports
 from lora_tui.link import Connect, Connection, LinkLost, LinkMade, Noticed, Progress, follow
 from lora_tui.pixels import Depth
 from lora_tui.screens.base import Place
-from lora_tui.screens.navigate import Commands, GoTo, Help
+from lora_tui.screens.navigate import Commands, Help, go_hint
 from lora_tui.themes import DARK, FEW_COLOURS
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.lines import KeyBar, Places
@@ -114,6 +120,8 @@ class LoraApp(App[int]):
         self.train_with = ""  # dataset that Train takes next
         self.farewell = ""
         self._lines_stale = False
+        self._going = False  # after ``g``
+        self._keys_in_order = False  # the first screen is there
         self.register_theme(DARK)
         self.register_theme(FEW_COLOURS)
 
@@ -138,6 +146,7 @@ class LoraApp(App[int]):
         self.call_after_refresh(self._start)
 
     def _start(self) -> None:
+        self._keys_in_order = True
         self.link_problem = ""
         self.run_worker(follow(self._connect, self.post_message), group="link")
 
@@ -329,17 +338,49 @@ class LoraApp(App[int]):
     # ── actions ─────────────────────────────────────────────────────────────────────────────────
 
     def action_go(self) -> None:
-        def chosen(name: str | None) -> None:
-            if name is not None:  # once the hint is gone from the stack
-                self.call_next(self.action_open, name)
+        if isinstance(self.screen, Place):
+            self._going = True
+            self.screen.show_keys(hint=go_hint(self))
 
-        self.push_screen(GoTo(), chosen)
+    async def _gone(self, key: str) -> None:
+        """The key after ``g``."""
+        self._going = False
+        if isinstance(self.screen, Place):
+            self.screen.show_keys()
+        for name, _, _, _ in PLACES:
+            if key in self.keymap.keys_of(BY_ID[f"go.{name}"]):
+                await self.action_open(name)
 
-    def action_open(self, name: str) -> None:
-        """Open a screen by its name."""
-        if self.screen.is_modal:
-            return
-        self.switch_mode(name)
+    async def action_open(self, name: str) -> None:
+        """Open a screen by its name; it is there when this returns."""
+        if not self.screen.is_modal:
+            await self.switch_mode(name)
+
+    # ── keys, strictly in their order ───────────────────────────────────────────────────────────
+
+    async def on_event(self, event: events.Event) -> None:
+        """Textual looks a key's binding up when the key has bubbled through the widgets, so keys
+        that come in one burst (a slow link) overtake each other: the ``d`` of a word would reject
+        a picture because the field of the ``e`` before it had not opened yet. Here a key is done
+        before the next one is looked at."""
+        if not isinstance(event, events.Key) or event.is_forwarded or not self._keys_in_order:
+            await super().on_event(event)
+        elif self._going:
+            await self._gone(event.key)
+        elif self._in_field():
+            field = self.focused
+            await super().on_event(event)
+            if field is not None:
+                await _worked_off(field)
+        elif not await self.run_key(event.key):
+            await super().on_event(event)
+
+    def _in_field(self) -> bool:
+        return isinstance(self.focused, Input | TextArea | Select)
+
+    async def run_key(self, key: str) -> bool:
+        """Do what a key is bound to just now."""
+        return await self._check_bindings(key, priority=True) or await self._check_bindings(key)
 
     def action_help(self) -> None:
         if isinstance(self.screen, Place):
@@ -382,8 +423,21 @@ class LoraApp(App[int]):
         target = self if scope == "app" else self.screen
         self.call_later(self.run_action, name, target)
 
-    def on_places_clicked(self, message: Places.Clicked) -> None:
-        self.action_open(message.place)
+    async def on_places_clicked(self, message: Places.Clicked) -> None:
+        await self.action_open(message.place)
+
+
+async def _worked_off(widget: Widget) -> None:
+    """Wait until a widget has worked off its messages so far."""
+    done = asyncio.Event()
+
+    async def tell() -> None:
+        done.set()
+
+    if widget.post_message(events.Callback(callback=tell)):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await done.wait()
 
 
 def run(

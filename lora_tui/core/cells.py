@@ -28,6 +28,11 @@ def clean(text: str) -> str:
     return "".join(shown)
 
 
+def clean_lines(text: str) -> str:
+    """Several lines that cannot move the cursor elsewhere."""
+    return "\n".join(clean(line) for line in text.splitlines())
+
+
 def fit(text: str, width: int, align: Align = "left") -> str:
     """``text`` in exactly ``width`` cells, cut with … where it is longer."""
     if width <= 0:

@@ -74,6 +74,10 @@ class Place(Screen[None]):
 
     def show_keys(self, scope: str = "", hint: Said | None = None) -> None:
         """The key bar: this screen's actions, those of ``scope``, or a hint."""
+        bar = self.query_one(KeyBar)
+        bar.hint(hint or [])
+        if hint:
+            return
         keymap = self.lora.keymap
         screen = [
             (keymap.shown(action), action.label, action.id)
@@ -85,7 +89,7 @@ class Place(Screen[None]):
             for action in sorted(of_scope("app"), key=lambda a: a.footer)
             if action.footer
         ]
-        self.query_one(KeyBar).keys(screen, [] if scope else everywhere)
+        bar.keys(screen, [] if scope else everywhere)
 
     def show_lines(self) -> None:
         """Places, status and banner from the app's state."""

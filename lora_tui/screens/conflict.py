@@ -11,6 +11,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Static
 
 from lora_tui.core import words
+from lora_tui.core.cells import clean
 from lora_tui.core.desk import Conflicted
 from lora_tui.screens.base import Dialog
 from lora_tui.widgets.bind import bindings
@@ -33,7 +34,7 @@ class Conflict(Dialog[Decision]):
         )  # fmt: skip
         mine = draft.text if draft.text is not None else item.caption.text
         with Vertical(classes="window -wide") as window:
-            window.border_title = f"{item.name}: two people changed this caption"
+            window.border_title = f"{clean(item.name)}: two people changed this caption"
             yield Static(
                 f"{current.by} changed it {words.ago(current.at)}, while you had revision "
                 f"{draft.if_rev} before you. Nothing is lost yet: choose.",

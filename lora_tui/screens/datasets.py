@@ -9,6 +9,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
 from lora_tui.core import words
+from lora_tui.core.cells import clean, clean_lines
 from lora_tui.core.roll import Roll
 from lora_tui.screens.base import Place
 from lora_tui.screens.dialogs import Choose, Confirm
@@ -219,12 +220,12 @@ class Datasets(Place):
             caption.update("")
             facts.update("")
             return
-        panel.border_title = item.name
-        caption.update(item.caption.text or "(no caption)")
+        panel.border_title = clean(item.name)
+        caption.update(clean_lines(item.caption.text) or "(no caption)")
         caption.set_class(not item.caption.text, "-empty")
         size = f"{item.width} × {item.height} px · {words.size(item.size)}"
         state = f"{item.caption.state}, rev {item.caption.rev} by {item.caption.by}"
-        facts.update(item.problem if item.problem else f"{size} · {state}")
+        facts.update(clean(item.problem) if item.problem else f"{size} · {state}")
         facts.set_class(bool(item.problem), "-problem")
         if item.problem and not item.width:
             self.picture.clear("This picture cannot be read.")
@@ -243,11 +244,11 @@ class Datasets(Place):
         if self._roll is not None:
             self._load(self._roll, message.first, message.last)
 
-    def on_rows_chosen(self, message: Rows.Chosen) -> None:
+    async def on_rows_chosen(self, message: Rows.Chosen) -> None:
         if message.rows is self.sets:
             self.items.focus()
         else:
-            self.action_review()
+            self.app.call_later(self.action_review)
 
     # ── actions ─────────────────────────────────────────────────────────────────────────────────
 
@@ -270,19 +271,19 @@ class Datasets(Place):
                 self._open(dataset)
                 self._show_sets()
 
-    def action_review(self) -> None:
+    async def action_review(self) -> None:
         from lora_tui.screens.review import Review
 
         if self.dataset is None:
             self.notify("Import a folder first: press i.")
             return
         self.lora.review_at = (self._dataset, self.item.id if self.item is not None else "")
-        self.lora.action_open(Review.scope)
+        await self.lora.action_open(Review.scope)
 
-    def action_train(self) -> None:
+    async def action_train(self) -> None:
         if self.dataset is not None:
             self.lora.train_with = self.dataset.name
-            self.lora.action_open("train")
+            await self.lora.action_open("train")
 
     def action_filter(self) -> None:
         dataset = self.dataset

@@ -37,7 +37,7 @@ class Folders(Suggester):
                 names = sorted(e.name for e in entries if e.name.startswith(tail) and e.is_dir())
         except OSError:
             return None
-        names = [name for name in names if tail or not name.startswith(".")]
+        names = [n for n in names if n.isprintable() and (tail or not n.startswith("."))]
         return f"{head}/{names[0]}/" if names else None
 
 
@@ -52,8 +52,8 @@ class Import(Dialog[str | None]):
     def __init__(self, path: str = "", name: str = "") -> None:
         super().__init__()
         self._path = path
-        self._name = name
-        self._running = False
+        self._dataset_name = name
+        self._under_way = False
         self._dataset: str | None = None
 
     def compose(self) -> ComposeResult:
@@ -74,7 +74,10 @@ class Import(Dialog[str | None]):
                 id="path",
             )
             yield Input(
-                self._name, placeholder="name (the folder's own if empty)", compact=True, id="name"
+                self._dataset_name,
+                placeholder="name (the folder's own if empty)",
+                compact=True,
+                id="name",
             )
             yield ProgressBar(show_eta=False, id="bar")
             yield Static("", markup=False, id="said")
@@ -97,7 +100,7 @@ class Import(Dialog[str | None]):
             self.focus_next()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        if not self._running:
+        if not self._under_way:
             self._start()
 
     def _start(self) -> None:
@@ -108,7 +111,7 @@ class Import(Dialog[str | None]):
             return
         if path.startswith("~"):
             path = str(Path(path).expanduser())
-        self._running = True
+        self._under_way = True
         self.query_one("#path", Input).disabled = self.query_one("#name", Input).disabled = True
         self.query_one("#bar").display = True
         self.query_one(".window").border_subtitle = "esc: cancel the import · ^b: in background"
@@ -123,7 +126,7 @@ class Import(Dialog[str | None]):
 
     def ended(self, result: wire.Imported | None, said: str, error: bool) -> None:
         """The app tells what came of it."""
-        self._running = False
+        self._under_way = False
         self.query_one("#bar").display = False
         if result is None:
             for field in self.query(Input):
@@ -149,7 +152,7 @@ class Import(Dialog[str | None]):
         self.said.set_class(error, "-error")
 
     def action_cancel(self) -> None:
-        if self._running:
+        if self._under_way:
             self.lora.imports.cancel()
         else:
             self.dismiss(self._dataset)

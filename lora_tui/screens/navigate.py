@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
-from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.command import DiscoveryHit, Hit, Hits, Provider
@@ -15,34 +15,21 @@ from textual.dom import DOMNode
 from textual.widgets import Static
 
 from lora_tui.actions import BY_ID, PLACES, Action, of_scope
+from lora_tui.core.summary import Said
 from lora_tui.screens.base import Dialog, Place
 from lora_tui.widgets.bind import bindings
-from lora_tui.widgets.lines import OneLine
 from shared.paths import config_dir
 
+if TYPE_CHECKING:
+    from lora_tui.app import LoraApp
 
-class GoTo(Dialog[str | None]):
-    """The hint line after ``g``; the next key chooses."""
 
-    def compose(self) -> ComposeResult:
-        line = OneLine(id="go")
-        said = [("go to  ", "muted")]
-        for name, title, _, _ in PLACES:
-            said += [
-                (self.lora.keymap.shown(BY_ID[f"go.{name}"]), "accent bold"),
-                (f" {title}   ", ""),
-            ]
-        line.show(said, [("any other key: stay ", "muted")])
-        yield line
-
-    def on_key(self, event: events.Key) -> None:
-        event.stop()
-        keymap = self.lora.keymap
-        for name, _, _, _ in PLACES:
-            if event.key in keymap.keys_of(BY_ID[f"go.{name}"]):
-                self.dismiss(name)
-                return
-        self.dismiss(None)
+def go_hint(app: LoraApp) -> Said:
+    """The line after ``g``: where the next letter goes."""
+    said: Said = [("go to  ", "muted")]
+    for name, title, _, _ in PLACES:
+        said += [(app.keymap.shown(BY_ID[f"go.{name}"]), "accent bold"), (f" {title}   ", "")]
+    return [*said, ("any other key: stay", "muted")]
 
 
 class Help(Dialog[None]):

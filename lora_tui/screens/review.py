@@ -12,6 +12,7 @@ from textual.timer import Timer
 from textual.widgets import Static
 
 from lora_tui.core import words
+from lora_tui.core.cells import clean
 from lora_tui.core.desk import Conflicted, Refused, Report, Saved
 from lora_tui.core.roll import Roll
 from lora_tui.screens.base import Place
@@ -196,7 +197,7 @@ class Review(Mending, Place):
         if self.item is None or item.id != self.item.id:
             return
         caption = item.caption
-        self.query_one("#right").border_title = f"caption of {item.name}"
+        self.query_one("#right").border_title = f"caption of {clean(item.name)}"
         if self._edited is None:
             self.field.show(caption.text)
         tone = self.lora.tone(f"{words.CAPTION_TONES[caption.state]} bold")
@@ -208,7 +209,7 @@ class Review(Mending, Place):
         self.query_one("#state", Static).update(state)
         size = f"{item.width} × {item.height} px · {words.size(item.size)}"
         number = len(caption.text.split())
-        facts = item.problem or f"{words.plural(number, 'word')} · {size}"
+        facts = clean(item.problem) or f"{words.plural(number, 'word')} · {size}"
         self.query_one("#facts", Static).update(facts)
         self.query_one("#facts").set_class(bool(item.problem), "-problem")
 
@@ -339,7 +340,7 @@ class Review(Mending, Place):
     def edit(self, item: Item, text: str, rev: int) -> None:
         """Put a text into the field: it is of ``item``, and written against ``rev``."""
         self._edited = (item, rev)
-        self.query_one("#right").border_title = f"editing {item.name}"
+        self.query_one("#right").border_title = f"editing {clean(item.name)}"
         self.show_keys("edit")
         self.field.begin(text)
 

@@ -39,7 +39,7 @@ class Runs(Place):
         self._devices: dict[str, DeviceHistory] = {}
         self._sample = -1  # of the run's samples; -1 follows the newest
         self._stale = True
-        self._log: list[str] = []
+        self._log_lines: list[str] = []
 
     def body(self) -> ComposeResult:
         yield RunHead(id="head")
@@ -192,7 +192,7 @@ class Runs(Place):
             return
         if run != self._shown:
             self._sample = -1
-            self._log = []
+            self._log_lines = []
         self._shown = run
         self._stale = True
         self._draw()
@@ -268,8 +268,8 @@ class Runs(Place):
                 return wire.LogLines(lines=[])
 
         def came(log: wire.LogLines) -> None:
-            if run == self._shown and log.lines != self._log:
-                self._log = log.lines
+            if run == self._shown and log.lines != self._log_lines:
+                self._log_lines = log.lines
                 height = max(panel.size.height - 2, 1)
                 self.query_one("#log", Static).update("\n".join(map(clean, log.lines[-height:])))
 

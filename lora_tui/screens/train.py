@@ -312,7 +312,7 @@ class Train(Place):
         def started(run: wire.Run) -> None:
             self.notify(f"{run.id} is in the queue.", timeout=3)
             self.lora.opened_run = run.id
-            self.lora.action_open("runs")
+            self.app.call_later(self.lora.action_open, "runs")
 
         self.attempt(start(), started)
 

@@ -11,7 +11,9 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import TextArea
 
+from lora_tui.actions import of_scope
 from lora_tui.core import words
+from lora_tui.keymap import Keymap
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.tones import tone_style
 from shared.wire import Item
@@ -65,7 +67,7 @@ class CaptionField(TextArea):
         self.can_focus = True
         self.show_cursor = True
         self.move_cursor(self.document.end)
-        self.focus()
+        self.screen.set_focus(self)  # now: the next key is for the field already
 
     def _put(self, text: str) -> None:
         """``load_text``, painted: Textual keeps the old lines where the new text has as many."""
@@ -81,6 +83,18 @@ class CaptionField(TextArea):
             self.can_focus = False
             self.screen.set_focus(None)
             self._left(self.text, advance)
+
+    def on_key(self, event: events.Key) -> None:
+        """Leaving is a key among the others: what was typed before it is in the text, and what
+        comes after it is not."""
+        if self.read_only:
+            return
+        keymap: Keymap = self.app.keymap  # type: ignore[attr-defined]
+        for action in of_scope("edit"):
+            if event.key in keymap.keys_of(action):
+                event.stop()
+                event.prevent_default()
+                self.leave(advance=action.name == "save_next")
 
     def action_leave(self) -> None:
         self.leave()

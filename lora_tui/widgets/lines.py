@@ -114,6 +114,8 @@ class KeyBar(OneLine):
     def __init__(self) -> None:
         super().__init__(id="keys")
         self._keys: list[tuple[str, str, str]] = []  # key, label, action id
+        self._everywhere: list[tuple[str, str, str]] = []
+        self._hint: Said = []
         self._spans: list[tuple[int, int, str]] = []
 
     def keys(
@@ -123,10 +125,17 @@ class KeyBar(OneLine):
         self._keys, self._everywhere = screen, everywhere
         self.refresh()
 
-    _everywhere: list[tuple[str, str, str]] = []
+    def hint(self, said: Said) -> None:
+        """Show this in place of the keys; nothing: the keys again."""
+        self._hint = said
+        self.refresh()
 
     def render_line(self, y: int) -> Strip:
         base = self.rich_style
+        if self._hint:
+            self._spans = []
+            shown = [Segment(text, self._style(base, tone)) for text, tone in self._hint]
+            return Strip([Segment(" ", base), *shown]).adjust_cell_length(self.size.width, base)
         width = self.size.width
         right = self._everywhere
         right_width = sum(len(key) + len(label) + 3 for key, label, _ in right)

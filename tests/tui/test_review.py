@@ -242,3 +242,18 @@ def test_a_draft_file_that_makes_no_sense_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     assert Drafts(tmp_path, "d").left_behind() == []
     assert (tmp_path / "x.json").exists()
+
+
+async def test_keys_in_one_burst_are_done_in_their_order(daemon: standin.Daemon) -> None:
+    from textual import events
+
+    async with opened(daemon, "g", "v") as (app, pilot, _):
+        await until(pilot, lambda: "000.png" in text_of(app))
+        for key in ["e", *"dfx", "escape", "space", "d", "n", "e", *"nd", "ctrl+s", "f"]:
+            app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await until(pilot, lambda: daemon.items["i4"].caption.state == "flagged")
+        assert daemon.items["i0"].caption.text == "a drawing, number 0dfx"
+        assert states(daemon)[:6] == [
+            "edited", "rejected", "unreviewed", "edited", "flagged", "unreviewed",
+        ]  # fmt: skip
+        assert daemon.items["i3"].caption.text == "a drawing, number 3nd"
