@@ -112,6 +112,11 @@ class Base:
         """Side in pixels of the pictures the base was made for."""
         return int(self.unet.config.sample_size) * self.pixels_per_latent
 
+    @property
+    def loss_scale(self) -> float:
+        """What the loss is multiplied by: in fp16 small gradients would otherwise become zero."""
+        return 1024.0 if self.dtype is torch.float16 else 1.0
+
     @cached_property
     def model_hash(self) -> str:
         """SHA-256 of the UNet's weights file, hex."""

@@ -58,7 +58,8 @@ def fuse(layer: Linear, adapter: str) -> None:
         return  # peft then casts back and forth, and the base's kernels dominate anyway
 
     def forward(x: Tensor) -> Tensor:
-        out: Tensor = _AdaptedLinear.apply(x, plain.weight, plain.bias, down, up, scale)
+        run: Any = _AdaptedLinear.apply
+        out: Tensor = run(x, plain.weight, plain.bias, down, up, scale)
         return out
 
     layer.forward = forward

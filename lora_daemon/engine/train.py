@@ -43,8 +43,8 @@ def train(
             target = noise
         loss = F.mse_loss(predicted, target)
 
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = clip(adapter.gradient, recipe.optimizer.max_grad_norm)
+        (loss * base.loss_scale).backward()  # type: ignore[no-untyped-call]
+        norm = clip(adapter.gradient, recipe.optimizer.max_grad_norm, base.loss_scale)
         rate = learning_rate(recipe.schedule, recipe.optimizer, step, session.total)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
@@ -81,12 +81,15 @@ def learning_rate(schedule: Schedule, settings: Optimizer, step: int, total: int
     return settings.learning_rate * factor
 
 
-def clip(gradient: Tensor, longest: float) -> Tensor:
-    """Shorten a gradient to ``longest`` (0: leave it), in place, without waiting for the device.
+def clip(gradient: Tensor, longest: float, scale: float = 1.0) -> Tensor:
+    """Take the loss's ``scale`` out of a gradient and shorten it to ``longest`` (0: leave it), in
+    place, without waiting for the device.
 
     Returns its norm before that, a float32 scalar.
     """
-    norm: Tensor = torch.linalg.vector_norm(gradient)
+    norm: Tensor = torch.linalg.vector_norm(gradient) / scale
     if longest:
-        gradient.mul_((longest / (norm + 1e-6)).clamp(max=1.0))
+        gradient.mul_((longest / (norm + 1e-6)).clamp(max=1.0) / scale)
+    elif scale != 1.0:
+        gradient.div_(scale)
     return norm

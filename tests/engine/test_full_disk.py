@@ -1,9 +1,8 @@
-"""A full disk: nothing is torn, the work stays in memory, and the run goes on when there is room."""
+"""A full disk: nothing is torn, the work stays in memory, the run goes on when there is room."""
 
 from __future__ import annotations
 
 import errno
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +58,7 @@ def test_publishing_to_a_full_disk_leaves_the_old_file_whole(small_disk: Path) -
         publish(path, [b"new" * 10_000])
     assert refused.value.code is Code.STORAGE and "disk is full" in refused.value.message
     assert path.read_bytes() == b"old" * 1000
-    assert sorted(os.listdir(small_disk)) == ["ballast", "kept.bin"]
+    assert sorted(path.name for path in small_disk.iterdir()) == ["ballast", "kept.bin"]
 
 
 def test_a_run_on_a_full_disk_waits_and_ends_with_the_same_bytes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from pathlib import Path
@@ -87,7 +86,7 @@ def _go_on_and_compare(order: pipe.Train, unbroken: pipe.Train) -> None:
     assert kept == sorted(path.name for path in (Path(unbroken.run_dir) / "lora").iterdir())
     rows, theirs = _series(order), _series(unbroken)
     assert rows == theirs  # the loss series was cut back, and went on as if unbroken
-    assert not [path for path in Path(order.run_dir).rglob(".*.*.*")]  # nothing half-written stays
+    assert not list(Path(order.run_dir).rglob(".*.*.*"))  # nothing half-written stays
 
 
 def _series(order: pipe.Train) -> list[str]:
@@ -105,7 +104,7 @@ def _kill(order: pipe.Train, moment: str, dice: random.Random) -> None:
                 case "caching":
                     done = dice.randrange(5)
                     one.until(
-                        pipe.Phase, lambda told: told.phase == "caching" and told.done == done
+                        pipe.Phase, lambda told, at=done: (told.phase, told.done) == ("caching", at)
                     )
                 case "sample":
                     one.until(pipe.Phase, lambda told: told.phase == "sampling")
@@ -126,7 +125,7 @@ def _kill(order: pipe.Train, moment: str, dice: random.Random) -> None:
 def _wait_for_half_written(folder: Path) -> None:
     limit = time.monotonic() + 20
     while time.monotonic() < limit:
-        if folder.exists() and any(name.count(".") > 2 for name in os.listdir(folder)):
+        if folder.exists() and any(folder.glob(".*.*.*")):
             return
 
 

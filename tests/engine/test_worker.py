@@ -139,6 +139,22 @@ def test_resuming_with_other_threads_says_that_it_is_not_identical(
     assert "threads: 1 → 2" in resumed.why
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_and_makes_no_promise_of_identity(
+    precision: str, tmp_path: Path, base_path: Path, frozen: list[pipe.FrozenPicture]
+) -> None:
+    order = work.prepare(
+        tmp_path / "run", base_path, frozen, training={"epochs": 3, "precision": precision}
+    )
+    done = work.train(order)
+    points = [point for tick in done.of(pipe.Tick) for point in tick.points]
+    assert all(0.5 < point.loss < 2 and 0 < point.grad_norm < 1 for point in points)
+    with work.worker() as one:
+        one.send(order)
+        resumed = one.until(pipe.Resumed)
+    assert not resumed.identical and "does not repeat" in resumed.why
+
+
 def test_ten_sample_nows_and_pictures_between_leave_the_bytes_unchanged(
     tmp_path: Path, base_path: Path, frozen: list[pipe.FrozenPicture]
 ) -> None:
