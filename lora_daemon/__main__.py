@@ -41,12 +41,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LoraError as error:
         tell(error.exit, f"lora-daemon: {error.message}")
         return error.exit
-    except ModuleNotFoundError as error:
+    except ModuleNotFoundError as error:  # before the log is there
         tell(
             1,
             f"lora-daemon: the module {error.name} is missing. On the machine that trains, "
             'install the engine: pip install "lora-tui[engine]"',
         )
+        return 1
+    except Exception as error:
+        import logging
+
+        logging.getLogger(__name__).exception("the daemon ended unexpectedly")
+        log = paths.Workspace(home).log
+        tell(1, f"lora-daemon: an error of its own ended it: {error!r}. Its log: {log}")
         return 1
     return 0
 

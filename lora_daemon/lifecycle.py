@@ -147,21 +147,19 @@ class _Life:
         workspace, store = self._options.workspace, self._store
         handlers = Handlers()
         server = Server(store, handlers)
-        daemon = Daemon(workspace, store, server)
-        domain = self._domain_type(daemon, handlers)
-        Admin(daemon, server, domain, handlers, self.stop)
-        if missing := handlers.missing():
-            log.error("nobody handles %s", ", ".join(sorted(t.__name__ for t in missing)))
-        server.state, server.live = domain.state, domain.live
-        self._listen_to_signals()
-        remove_socket(workspace.socket)
-        server.bind(paths.endpoint(workspace.root))
-        if self._options.endpoint:
-            remove_socket(Path(self._options.endpoint.removeprefix("ipc://")))
-            server.bind(self._options.endpoint)
+        domain: Domain | None = None
         pruning = asyncio.create_task(self._prune())
-        server.start()
         try:
+            daemon = Daemon(workspace, store, server)
+            domain = self._domain_type(daemon, handlers)
+            Admin(daemon, server, domain, handlers, self.stop)
+            if missing := handlers.missing():
+                names = ", ".join(sorted(kind.__name__ for kind in missing))
+                raise RuntimeError(f"nobody handles {names}")
+            server.state, server.live = domain.state, domain.live
+            self._listen_to_signals()
+            self._bind(server)
+            server.start()
             await domain.start()
             self._write_status()
             log.info("ready: pid %d, %s", os.getpid(), paths.endpoint(workspace.root))
@@ -171,9 +169,21 @@ class _Life:
             log.info("leaving%s", " at once" if self._now.is_set() else "")
             server.closing = True
             pruning.cancel()
-            await self._close(domain)
+            if domain is not None:
+                await self._close(domain)
             await server.close("The daemon was stopped.")
             log.info("gone")
+
+    def _bind(self, server: Server) -> None:
+        workspace, more = self._options.workspace, self._options.endpoint
+        remove_socket(workspace.socket)
+        server.bind(paths.endpoint(workspace.root))
+        if more.startswith("ipc://"):
+            remove_socket(Path(more.removeprefix("ipc://")))
+        elif more:
+            log.warning("%s lets in every user of this machine", more)
+        if more:
+            server.bind(more)
 
     def stop(self, now: bool = False) -> None:
         """Begin to leave; a second call, or ``now``, does not wait for the step boundary."""
@@ -185,14 +195,18 @@ class _Life:
         """Suspend what runs. A request to hurry cancels the patient close and closes now."""
         hurry = asyncio.create_task(self._now.wait())
         patient = asyncio.create_task(domain.close(now=self._now.is_set()))
-        await asyncio.wait({hurry, patient}, return_when=asyncio.FIRST_COMPLETED)
-        if not patient.done() and hurry.done():
-            patient.cancel()
-            await asyncio.gather(patient, return_exceptions=True)
-            await domain.close(now=True)
-        else:
-            await patient
-        hurry.cancel()
+        try:
+            await asyncio.wait({hurry, patient}, return_when=asyncio.FIRST_COMPLETED)
+            if not patient.done():
+                patient.cancel()
+                await asyncio.gather(patient, return_exceptions=True)
+                await domain.close(now=True)
+            else:
+                patient.result()
+        except Exception:
+            log.exception("not everything could be closed in order")
+        finally:
+            hurry.cancel()
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -29,8 +29,10 @@ Progress = Callable[[int, int, str], None]
 
 WELCOME_WITHIN = 5.0  # seconds, then hello is said on a new socket
 RETRY_FIRST, RETRY_LAST = 0.05, 2.0  # seconds between attempts to reach the daemon again
-PATIENCE = 15.0  # seconds without a daemon after which calls fail
+PATIENCE = 30.0  # seconds without a daemon after which calls fail
 MAX_STARTS = 3  # of a daemon that dies again and again, before we leave it alone
+SETTLED = 60.0  # seconds of a connection after which that count begins anew
+MAX_OPEN = 100  # calls in flight; more wait here, where they fill nobody's queue
 
 
 @dataclass
@@ -67,8 +69,10 @@ class Client:
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._calls: dict[int, _Call] = {}
         self._numbers = itertools.count(1)
+        self._room = asyncio.Semaphore(MAX_OPEN)
         self._readers: list[Notices] = []
         self._given_up: LoraError | None = None  # why calls fail at once
+        self._failure: LoraError | None = None  # of the last attempt to connect
         self._patience: asyncio.TimerHandle | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -110,7 +114,7 @@ class Client:
                 await client._ready
         except TimeoutError:
             await client.close()
-            raise client._unreachable("it does not answer") from None
+            raise client._failure or client._unreachable("it does not answer") from None
         except BaseException:
             await client.close()
             raise
@@ -133,7 +137,7 @@ class Client:
             await self._link.close(wire.Bye() if self.connected else None)
             self._link = None
         self.connected = False
-        self._fail_calls(LoraError(Code.UNREACHABLE, "This client is closed."))
+        self._give_up(LoraError(Code.UNREACHABLE, "This client is closed."))
         for reader in self._readers:
             reader.close()
         self._context.destroy(linger=0)
@@ -170,28 +174,34 @@ class Client:
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> tuple[R, list[bytes]]:
         """``call``, with the answer's attachments (pictures)."""
-        if self._given_up is not None:
-            raise self._given_up
         number = next(self._numbers)
         if request.changes and not key:
             key = uuid.uuid4().hex
         asked = cast(wire.AnyRequest, request)
         frames = wire.pack(wire.Call(id=number, request=asked, key=key))
+        try:
+            async with asyncio.timeout(timeout), self._room:
+                raw, blobs = await self._answer(number, frames, on_progress)
+        except TimeoutError:
+            text = f"The daemon gave no answer within {timeout:g} s."
+            raise LoraError(Code.UNREACHABLE, text, retryable=True) from None
+        return _decoder(type(request)).decode(raw), blobs
+
+    async def _answer(
+        self, number: int, frames: list[bytes], on_progress: Progress | None
+    ) -> tuple[msgspec.Raw, list[bytes]]:
+        if self._given_up is not None:
+            raise self._given_up
         call = _Call(frames, asyncio.get_running_loop().create_future(), on_progress)
         self._calls[number] = call
         self._send(frames)
         try:
-            async with asyncio.timeout(timeout):
-                raw, blobs = await call.future
-        except (asyncio.CancelledError, TimeoutError) as error:
+            return await call.future
+        except asyncio.CancelledError:
             self._send(wire.pack(wire.CancelCall(id=number)))
-            if isinstance(error, TimeoutError):
-                text = f"The daemon gave no answer within {timeout:g} s."
-                raise LoraError(Code.UNREACHABLE, text, retryable=True) from None
             raise
         finally:
             del self._calls[number]
-        return _decoder(type(request)).decode(raw), blobs
 
     # ── the connection ──────────────────────────────────────────────────────────────────────────
 
@@ -199,14 +209,17 @@ class Client:
         """Hold the connection: after each loss, until closed or refused for good."""
         while True:
             link = cast(Link, self._link)
+            loop = asyncio.get_running_loop()
+            began = loop.time()
             reason = await link.lost
+            if loop.time() - began > SETTLED:
+                self._starts = 0
             self.connected = False
             await link.close()
             self._link = None
             left = self._given_up is not None
             if not left:
                 unreachable = self._unreachable(reason)
-                loop = asyncio.get_running_loop()
                 self._patience = loop.call_later(PATIENCE, self._give_up, unreachable)
             self._tell(Disconnected(reason, left=left))
             try:
@@ -218,8 +231,11 @@ class Client:
                 return
 
     async def _establish(self, *, first: bool) -> None:
-        """Reach the daemon and be welcomed. Raises LoraError, but when not ``first`` only if
-        there is no use in trying on."""
+        """Reach the daemon and be welcomed.
+
+        Raises LoraError when there is no use in trying on: INCOMPATIBLE, and when ``first`` also
+        a daemon that cannot start, or that is absent and not ours to start.
+        """
         delay = RETRY_FIRST
         while True:
             try:
@@ -227,9 +243,11 @@ class Client:
                 await self._greet()
                 return
             except LoraError as error:
-                if first or error.code is Code.INCOMPATIBLE:
+                self._failure = error
+                gone = error.code is Code.UNREACHABLE and error.retryable
+                if error.code is Code.INCOMPATIBLE or (first and not (gone and self._start)):
                     raise
-                if self._patience is not None and error.code is not Code.UNREACHABLE:
+                if self._patience is not None and not gone:
                     self._give_up(error)  # the daemon cannot start: the user must act
             await asyncio.sleep(delay)
             delay = min(RETRY_LAST, delay * 2)
@@ -242,7 +260,7 @@ class Client:
         if launch.listening(Path(self.endpoint.removeprefix("ipc://"))):
             return
         if not may_start or self._starts >= MAX_STARTS:
-            raise self._unreachable("nobody listens there")
+            raise self._unreachable("nobody listens there", retryable=not first)
         self._starts += 1
         await launch.ensure(cast(Path, self._home))
 
@@ -268,7 +286,7 @@ class Client:
             await link.close()
             raise
 
-    def _unreachable(self, reason: str) -> LoraError:
+    def _unreachable(self, reason: str, *, retryable: bool = True) -> LoraError:
         if self._home is not None:
             text = (
                 f"The daemon of {self._home} cannot be reached: {reason}. Start it with "
@@ -279,7 +297,7 @@ class Client:
                 f"No daemon can be reached at {self.endpoint}: {reason}. Is it running there, and "
                 "the tunnel up (ssh -L LOCAL_SOCKET:REMOTE_SOCKET HOST)?"
             )
-        return LoraError(Code.UNREACHABLE, text, retryable=True)
+        return LoraError(Code.UNREACHABLE, text, retryable=retryable)
 
     def _give_up(self, error: LoraError) -> None:
         """Let calls fail from now on until the daemon answers again."""

@@ -18,6 +18,7 @@ from shared.errors import Code, Exit, LoraError
 def listening(socket_file: Path) -> bool:
     """Whether a process listens on this Unix socket (a killed one leaves its file behind)."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(os.fspath(socket_file))
         except BlockingIOError:
@@ -40,8 +41,17 @@ async def ensure(workspace: Path, timeout: float = 30) -> None:  # noqa: ASYNC10
     lock = _spawn_lock(workspace)
     try:
         await _lock(lock)
-        if not listening(paths.socket_path(workspace)):
-            await _spawn(workspace, timeout)
+        async with asyncio.timeout(timeout):
+            while not listening(paths.socket_path(workspace)):
+                if not await _spawn(workspace):
+                    await _holder_moves(workspace)
+    except TimeoutError:
+        raise LoraError(
+            Code.UNREACHABLE,
+            f"The daemon of {workspace} was started but is not ready after {timeout:.0f} s. Its "
+            f"log: {paths.Workspace(workspace).log}",
+            retryable=True,
+        ) from None
     finally:
         os.close(lock)
 
@@ -94,7 +104,8 @@ async def _lock(lock: int) -> None:
         await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
 
 
-async def _spawn(workspace: Path, timeout: float) -> None:  # noqa: ASYNC109
+async def _spawn(workspace: Path) -> bool:
+    """Start the daemon and wait until it is ready; False if another one has the workspace."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -107,21 +118,28 @@ async def _spawn(workspace: Path, timeout: float) -> None:  # noqa: ASYNC109
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
     )
-    try:
-        _, said = await asyncio.wait_for(process.communicate(), timeout)
-    except TimeoutError:
-        raise LoraError(
-            Code.UNREACHABLE,
-            f"The daemon was started but is not ready after {timeout:.0f} s. Its log: "
-            f"{paths.Workspace(workspace).log}",
-            retryable=True,
-        ) from None
+    _, said = await process.communicate()
     status = process.returncode
-    if status in (Exit.OK, Exit.CONFLICT):  # conflict: one that somebody started by hand has won
-        return
+    if status in (Exit.OK, Exit.CONFLICT):
+        return status == Exit.OK
     text = said.decode("utf-8", "replace").strip().removeprefix("lora-daemon: ")
     code = Code.STORAGE if status == Exit.STORAGE else Code.UNREACHABLE
     raise LoraError(code, f"The daemon could not start. {text or f'It ended with {status}.'}")
+
+
+async def _holder_moves(workspace: Path) -> None:
+    """Wait for the daemon that has the lock to end, or a moment for it to listen.
+
+    It is about to leave, or was started by hand and is about to be ready.
+    """
+    try:
+        holder = int(paths.Workspace(workspace).lock.read_text())
+    except (OSError, ValueError):
+        holder = 0
+    if holder:
+        await wait_gone(holder, 0.1)
+    else:
+        await asyncio.sleep(0.1)
 
 
 async def _poll_gone(pid: int, timeout: float) -> bool:  # noqa: ASYNC109

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,51 @@ async def test_stop_ends_it(client: Client, daemon: DaemonProcess) -> None:
     pid = daemon.pid
     assert await client.call(wire.Stop()) == wire.Done()
     assert await launch.wait_gone(pid, WITHIN)
+
+
+SLOW = """
+import asyncio, sys
+from pathlib import Path
+from lora_daemon import lifecycle
+from lora_daemon.domain import Domain
+from shared import paths
+
+class Slow(Domain):
+    async def close(self, *, now):
+        print("now" if now else "patient", flush=True)
+        if not now:
+            await asyncio.Event().wait()
+        await super().close(now=now)
+
+options = lifecycle.Options(workspace=paths.Workspace(paths.home()))
+lifecycle.run(options, ready=lambda: print("ready", flush=True), domain=Slow)
+"""
+
+
+async def test_the_second_signal_does_not_wait_for_the_step_boundary(
+    daemon: DaemonProcess,
+) -> None:
+    process = script(SLOW)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "patient\n"
+    async with await Client.connect(home=daemon.home, start=False) as client:
+        assert (await client.call(wire.GetStatus())).pid == process.pid
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "now\n"
+    assert process.wait(WITHIN) == 0
+    assert daemon.log.rstrip().endswith("gone")
+
+
+def test_a_fault_of_ours_at_the_start_is_told_and_logged(daemon: DaemonProcess) -> None:
+    text = "from lora_daemon import __main__, admin\nadmin.Admin = None\n__main__.main({})"
+    for arguments in ([], ["--detach"]):
+        process = script(text.format(arguments), stderr=subprocess.PIPE)
+        said = process.communicate(timeout=WITHIN)[1]
+        assert "error of its own" in said and str(daemon.workspace.log) in said
+        assert "Traceback" in daemon.log
+    assert not launch.listening(daemon.workspace.socket)
 
 
 def loaded(imports: str, modules: set[str]) -> set[str]:

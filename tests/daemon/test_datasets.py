@@ -1,0 +1,384 @@
+"""Folders of every kind are taken in, taken in again, and forgotten, and no caption is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from shared import wire
+from shared.client import Client
+from shared.errors import Code, LoraError
+from shared.filenames import to_text
+from tests.daemon.process import DaemonProcess, imported, pictures
+from tests.daemon.waiting import warned, written
+
+
+async def items(client: Client, dataset: str) -> dict[str, wire.Item]:
+    page = await client.call(wire.ListItems(dataset=dataset))
+    return {item.name: item for item in page.items}
+
+
+async def refused(client: Client, path: Path | str, name: str = "") -> LoraError:
+    with pytest.raises(LoraError) as caught:
+        await client.call(wire.ImportDataset(path=str(path), name=name))
+    return caught.value
+
+
+# ── what is taken in ────────────────────────────────────────────────────────────────────────────
+
+
+async def test_folders_within_are_read_and_both_kinds_of_caption_file(
+    client: Client, tmp_path: Path
+) -> None:
+    folder = pictures(tmp_path / "dragons", 2)
+    pictures(folder / "more" / "still more", 1)
+    (folder / "more" / "still more" / "000.txt").unlink()
+    (folder / "more" / "still more" / "000.caption").write_text("  by the other suffix\n")
+    Image.new("RGB", (8, 8)).save(folder / "SHOUTED.JPG")
+    done = await client.call(wire.ImportDataset(path=str(folder)))
+    assert done.dataset.name == "dragons"
+    assert (done.added, done.dataset.items, done.dataset.empty) == (4, 4, 1)
+    assert done.dataset.counts["unreviewed"] == 4
+    found = await items(client, "dragons")
+    assert found["more/still more/000.png"].caption.text == "by the other suffix"
+    assert found["001.png"].caption.source == "file"
+    assert list(found) == sorted(found)
+
+
+async def test_an_empty_caption_file_does_not_hide_the_other(
+    client: Client, tmp_path: Path
+) -> None:
+    folder = pictures(tmp_path / "set", 1)
+    (folder / "000.txt").write_text("\n")
+    (folder / "000.caption").write_text("the real one")
+    (item,) = await imported(client, folder)
+    assert item.caption.text == "the real one"
+
+
+async def test_a_page_is_a_part_in_order_and_tells_the_whole_number(
+    client: Client, tmp_path: Path
+) -> None:
+    await imported(client, pictures(tmp_path / "set", 7))
+    page = await client.call(wire.ListItems(dataset="set", offset=2, limit=3))
+    assert [item.name for item in page.items] == ["002.png", "003.png", "004.png"]
+    assert page.total == 7
+    item = page.items[0]
+    change = wire.ChangeCaption(
+        dataset=item.dataset, item=item.id, if_rev=item.caption.rev, state="rejected"
+    )
+    await client.call(change)
+    page = await client.call(wire.ListItems(dataset="set", states=["rejected", "flagged"]))
+    assert [one.name for one in page.items] == ["002.png"]
+    assert page.total == 1
+
+
+async def test_orientation_is_applied_to_the_size_and_the_thumbnail(
+    client: Client, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (120, 60)).save(folder / "turned.jpg", exif=exif)
+    (item,) = await imported(client, folder)
+    assert (item.width, item.height) == (60, 120)
+    request = wire.GetThumbnail(dataset=item.dataset, item=item.id, width=40, height=40)
+    thumbnail, blobs = await client.fetch(request)
+    assert (thumbnail.width, thumbnail.height) == (20, 40)
+    assert blobs[0].startswith(b"\xff\xd8")
+
+
+# ── bad input ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _truncated(path: Path) -> None:
+    Image.effect_noise((64, 64), 50).save(path)
+    path.write_bytes(path.read_bytes()[:900])
+
+
+def _huge(path: Path) -> None:
+    """A PNG of a few bytes whose header claims 30 000 × 30 000 pixels."""
+    Image.new("1", (8, 8)).save(path)
+    data = bytearray(path.read_bytes())
+    import zlib
+
+    data[16:24] = (30_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "said"),
+    [
+        ("zero.png", Path.touch, "is empty"),
+        ("text.png", lambda path: path.write_text("no picture"), "is not a picture"),
+        ("cut.png", _truncated, "cut short"),
+        ("cut.jpg", _truncated, "cut short"),
+        ("huge.png", _huge, "30000 × 30000"),
+        ("broken.png", lambda path: path.symlink_to("nowhere"), "broken link to nowhere"),
+        ("pipe.png", os.mkfifo, "not a file but"),
+    ],
+)
+async def test_an_unusable_picture_is_named_and_the_rest_taken(
+    client: Client, tmp_path: Path, name: str, make: object, said: str
+) -> None:
+    folder = pictures(tmp_path / "set", 1)
+    make(folder / name)  # type: ignore[operator]
+    async with asyncio.timeout(20):  # a named pipe would be waited for for ever
+        done = await client.call(wire.ImportDataset(path=str(folder)))
+    ((path, reason),) = done.problems
+    assert path == name
+    assert said in reason
+    assert done.dataset.problems == 1
+    found = await items(client, "set")
+    assert found[name].problem == reason
+    assert not found["000.png"].problem
+
+
+async def test_a_folder_called_like_a_picture_is_a_folder(client: Client, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "set", 1)
+    pictures(folder / "album.png", 1)
+    found = {item.name for item in await imported(client, folder)}
+    assert found == {"000.png", "album.png/000.png"}
+
+
+async def test_links_that_go_round_are_followed_once(client: Client, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "set", 1)
+    (folder / "again").symlink_to(folder)
+    assert len(await imported(client, folder)) == 1
+
+
+async def test_a_caption_that_is_not_utf8_is_named_and_its_file_never_touched(
+    client: Client, tmp_path: Path
+) -> None:
+    folder = pictures(tmp_path / "set", 2)
+    (folder / "000.txt").write_bytes("café".encode("latin-1"))
+    done = await client.call(wire.ImportDataset(path=str(folder)))
+    assert any("000.txt is not UTF-8" in warning for warning in done.warnings)
+    item = (await items(client, "set"))["000.png"]
+    assert item.caption.text == ""
+    await client.call(
+        wire.ChangeCaption(dataset=item.dataset, item=item.id, if_rev=1, text="coffee")
+    )
+    await warned(client, "000.png")
+    assert (folder / "000.txt").read_bytes() == "café".encode("latin-1")
+
+
+async def test_an_absurdly_long_caption_is_named(client: Client, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "set", 1)
+    (folder / "000.txt").write_text("x" * 40_000)
+    done = await client.call(wire.ImportDataset(path=str(folder)))
+    assert any("000.txt is 40000 bytes long" in warning for warning in done.warnings)
+
+
+async def test_an_empty_folder_says_what_was_looked_for_and_what_is_there(
+    client: Client, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "a.heic").touch()
+    error = await refused(client, folder)
+    assert error.code == Code.INVALID_FILE
+    assert ".png" in error.message
+    assert "1 .heic" in error.message
+    assert not client.state.datasets
+
+
+async def test_a_path_that_is_not_there_or_is_a_file(client: Client, tmp_path: Path) -> None:
+    assert (await refused(client, tmp_path / "none")).code == Code.NOT_FOUND
+    pictures(tmp_path / "set", 1)
+    error = await refused(client, tmp_path / "set" / "000.png")
+    assert error.code == Code.INVALID_FILE
+    assert str(tmp_path / "set") in error.message
+    assert (await refused(client, "here")).code == Code.BAD_REQUEST
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["with spaces", 'it\'s "quoted"', "two\nlines", "🐉 drago", b"caf\xe9", r"back\x41slash"],
+)
+async def test_any_name_survives(client: Client, tmp_path: Path, name: str | bytes) -> None:
+    odd = os.fsdecode(name)
+    folder = pictures(tmp_path / odd, 1)
+    (folder / "000.png").rename(folder / f"{odd}.png")
+    (folder / "000.txt").rename(folder / f"{odd}.txt")
+    done = await client.call(wire.ImportDataset(path=to_text(folder)))
+    (item,) = (await client.call(wire.ListItems(dataset=done.dataset.id))).items
+    assert item.name == f"{to_text(odd)}.png"
+    assert item.caption.text == "picture 0"
+    thumbnail, _ = await client.fetch(wire.GetThumbnail(dataset=item.dataset, item=item.id))
+    assert thumbnail.width == 64
+    await client.call(wire.ChangeCaption(dataset=item.dataset, item=item.id, if_rev=1, text="new"))
+    await written(client, folder / f"{odd}.txt", "new")
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder of pictures on a file system that is mounted read-only."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        pictures(folder, 2)
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+async def test_a_read_only_mount_is_imported_and_its_captions_stay_safe_here(
+    client: Client, read_only: Path, home: Path
+) -> None:
+    with pytest.raises(OSError, match="Read-only"):
+        (read_only / "000.txt").write_text("x")
+    item = (await imported(client, read_only))[0]
+    request = wire.ChangeCaption(dataset=item.dataset, item=item.id, if_rev=1, text="kept")
+    await client.call(request)
+    await warned(client, "read-only")
+    assert (await items(client, "mounted"))["000.png"].caption.text == "kept"
+    await client.call(wire.RemoveDataset(dataset="mounted"))
+    (left,) = (home / "removed").iterdir()
+    assert "kept" in left.read_text()
+
+
+# ── once more ───────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_importing_again_takes_only_what_is_new_or_changed(
+    client: Client, tmp_path: Path
+) -> None:
+    folder = pictures(tmp_path / "set", 3)
+    await imported(client, folder)
+    again = await client.call(wire.ImportDataset(path=str(folder)))
+    assert (again.added, again.updated) == (0, 0)
+    Image.new("RGB", (32, 32)).save(folder / "new.png")
+    Image.new("RGB", (96, 96)).save(folder / "000.png")
+    os.utime(folder / "001.png")
+    again = await client.call(wire.ImportDataset(path=str(folder)))
+    assert (again.added, again.updated) == (1, 1)
+    assert (await items(client, "set"))["000.png"].width == 96
+
+
+async def test_an_edited_caption_is_never_overwritten_by_importing_again(
+    client: Client, tmp_path: Path, home: Path
+) -> None:
+    folder = pictures(tmp_path / "set", 1)
+    (item,) = await imported(client, folder)
+    request = wire.ChangeCaption(dataset=item.dataset, item=item.id, if_rev=1, text="mine")
+    await client.call(request)
+    await written(client, folder / "000.txt", "mine")
+    (folder / "000.txt").write_text("theirs")
+    again = await client.call(wire.ImportDataset(path=str(folder)))
+    assert any("000.txt was changed outside" in warning for warning in again.warnings)
+    assert (await items(client, "set"))["000.png"].caption.text == "mine"
+    assert (folder / "000.txt").read_text() == "theirs"
+    assert _revisions(home, item.id) == ["picture 0", "mine", "theirs", "mine"]
+
+
+async def test_an_untouched_caption_follows_its_file(client: Client, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "set", 2)
+    await imported(client, folder)
+    (folder / "000.txt").write_text("better")
+    again = await client.call(wire.ImportDataset(path=str(folder)))
+    assert again.updated == 1
+    caption = (await items(client, "set"))["000.png"].caption
+    assert (caption.text, caption.rev, caption.source) == ("better", 2, "file")
+
+
+async def test_pictures_that_are_gone_go_but_a_worked_on_caption_stays(
+    client: Client, tmp_path: Path
+) -> None:
+    folder = pictures(tmp_path / "set", 3)
+    first, *_ = await imported(client, folder)
+    request = wire.ChangeCaption(dataset=first.dataset, item=first.id, if_rev=1, text="work")
+    await client.call(request)
+    (folder / "000.png").unlink()
+    (folder / "001.png").unlink()
+    again = await client.call(wire.ImportDataset(path=str(folder)))
+    assert any("001.png" in warning for warning in again.warnings)
+    found = await items(client, "set")
+    assert set(found) == {"000.png", "002.png"}
+    assert found["000.png"].caption.text == "work"
+    assert "gone" in found["000.png"].problem
+
+
+async def test_a_renamed_picture_keeps_its_caption(client: Client, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "set", 2)
+    first, *_ = await imported(client, folder)
+    request = wire.ChangeCaption(dataset=first.dataset, item=first.id, if_rev=1, text="work")
+    await client.call(request)
+    (folder / "000.png").rename(folder / "renamed.png")
+    await client.call(wire.ImportDataset(path=str(folder)))
+    found = await items(client, "set")
+    assert found["renamed.png"].id == first.id
+    assert found["renamed.png"].caption.text == "work"
+
+
+async def test_two_datasets_cannot_share_a_name_nor_a_folder(
+    client: Client, tmp_path: Path
+) -> None:
+    await imported(client, pictures(tmp_path / "one" / "set", 1))
+    error = await refused(client, pictures(tmp_path / "two" / "set", 1))
+    assert error.code == Code.ALREADY_EXISTS
+    error = await refused(client, tmp_path / "one" / "set", "another")
+    assert error.code == Code.ALREADY_EXISTS
+    assert "set already" in error.message
+
+
+async def test_an_import_goes_on_when_its_client_is_gone(
+    daemon: DaemonProcess, client: Client, tmp_path: Path
+) -> None:
+    folder = pictures(tmp_path / "set", 300)
+    begun = asyncio.Event()
+    async with await Client.connect(home=daemon.home, name="other") as other:
+        call = asyncio.create_task(
+            other.call(wire.ImportDataset(path=str(folder)), on_progress=lambda *_: begun.set())
+        )
+        await begun.wait()
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    notices = client.notices()
+    async with asyncio.timeout(30):
+        while not client.state.datasets or client.state.datasets[0].items < 300:
+            await anext(notices)
+
+
+async def test_a_dataset_is_forgotten_and_its_files_stay(client: Client, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "set", 2)
+    await imported(client, folder)
+    await client.call(wire.RemoveDataset(dataset="set"))
+    with pytest.raises(LoraError) as caught:
+        await client.call(wire.ListItems(dataset="set"))
+    assert caught.value.code == Code.NOT_FOUND
+    assert len(list(folder.iterdir())) == 4
+
+
+async def test_a_picture_changed_since_its_import_is_not_shown(
+    client: Client, tmp_path: Path
+) -> None:
+    folder = pictures(tmp_path / "set", 1)
+    (item,) = await imported(client, folder)
+    Image.new("RGB", (9, 9)).save(folder / "000.png")
+    request = wire.GetThumbnail(dataset=item.dataset, item=item.id)
+    with pytest.raises(LoraError) as caught:
+        await client.fetch(request)
+    assert caught.value.code == Code.INVALID_FILE
+    (folder / "000.png").unlink()
+    with pytest.raises(LoraError, match="gone"):
+        await client.fetch(request)
+
+
+def _revisions(home: Path, item: str) -> list[str]:
+    import sqlite3
+
+    with sqlite3.connect(home / "lora-tui.sqlite3") as database:
+        rows = database.execute("SELECT text FROM revisions WHERE item = ? ORDER BY rev", (item,))
+        return [text for (text,) in rows]
