@@ -14,10 +14,11 @@ from rich.style import Style
 from textual import events
 from textual.app import App
 from textual.binding import BindingType
+from textual.containers import VerticalScroll
 from textual.filter import Monochrome, NoColor
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Input, Select, TextArea
+from textual.widgets import Input, Select
 
 from lora_tui import keymap as keymaps
 from lora_tui.actions import BY_ID, PLACES
@@ -32,6 +33,7 @@ from lora_tui.themes import DARK, FEW_COLOURS
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.lines import KeyBar, Places
 from lora_tui.widgets.picture import PictureCache
+from lora_tui.widgets.rows import Rows
 from lora_tui.widgets.tones import tone_style
 from shared import wire
 from shared.errors import Code, LoraError
@@ -367,16 +369,20 @@ class LoraApp(App[int]):
             await super().on_event(event)
         elif self._going:
             await self._gone(event.key)
-        elif self._in_field():
-            field = self.focused
+        elif self._has_the_keys(event) or not await self.run_key(event.key):
+            focused = self.focused
             await super().on_event(event)
-            if field is not None:
-                await _worked_off(field)
-        elif not await self.run_key(event.key):
-            await super().on_event(event)
+            if focused is not None:
+                await _worked_off(focused)
 
-    def _in_field(self) -> bool:
-        return isinstance(self.focused, Input | TextArea | Select)
+    def _has_the_keys(self, event: events.Key) -> bool:
+        """Whether the focused widget is to see a key before any binding does."""
+        focused = self.focused
+        if focused is None or isinstance(focused, Rows | VerticalScroll):
+            return False
+        if isinstance(focused, Input):
+            return focused.check_consume_key(event.key, event.character)
+        return not (isinstance(focused, Select) and event.key in ("tab", "shift+tab"))
 
     async def run_key(self, key: str) -> bool:
         """Do what a key is bound to just now."""

@@ -110,8 +110,12 @@ class Form:
 
     def problems(self) -> dict[str, str]:
         """What is wrong, by key."""
-        found = {key: self.problem(key) for key in self.options}
-        return {key: text for key, text in found.items() if text}
+        try:
+            self.recipe()
+        except LoraError:
+            found = {key: self.problem(key) for key in self.options}
+            return {key: text for key, text in found.items() if text}
+        return {}
 
     def recipe(self) -> Recipe:
         """The recipe. Raises LoraError(INVALID_RECIPE)."""

@@ -6,6 +6,7 @@ from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Input, Select, Static
 
@@ -25,7 +26,7 @@ class Field(Horizontal):
     """One option: its name, its field, and what is wrong with it."""
 
     def __init__(self, option: Option, text: str, choices: list[str] | None = None) -> None:
-        super().__init__(id=f"field-{option.key.replace('.', '-')}", classes="field")
+        super().__init__(id=field_id(option.key), classes="field")
         self.option = option
         self._text = text
         self._choices = choices if choices is not None else list(option.choices)
@@ -108,6 +109,7 @@ class Train(Place):
         self._form = Form(self._templates[0][2])
         self._all = False
         self._starting = False
+        self._summing: Timer | None = None
 
     def body(self) -> ComposeResult:
         with Horizontal():
@@ -123,13 +125,8 @@ class Train(Place):
                         id="templates",
                     )
                 with VerticalScroll(id="fields", can_focus=False):
-                    for key, option in sorted(
-                        self._form.options.items(),
-                        key=lambda pair: USUAL.index(pair[0]) if pair[0] in USUAL else len(USUAL),
-                    ):
-                        field = Field(option, self._form.texts[key], self._choices(key))
-                        field.display = key in USUAL
-                        yield field
+                    for key in USUAL:
+                        yield self._make_field(key)
             with Vertical(id="right"):
                 with Vertical(classes="panel", id="about") as panel:
                     panel.border_title = "about this field"
@@ -137,6 +134,9 @@ class Train(Place):
                 with Vertical(classes="panel", id="sums") as panel:
                     panel.border_title = "this run"
                     yield Static("", id="sum")
+
+    def _make_field(self, key: str) -> Field:
+        return Field(self._form.options[key], self._form.texts[key], self._choices(key))
 
     def _choices(self, key: str) -> list[str] | None:
         if key == "dataset.name":
@@ -146,7 +146,11 @@ class Train(Place):
         return None
 
     def field(self, key: str) -> Field:
-        return self.query_one(f"#field-{key.replace('.', '-')}", Field)
+        return self.query_one(f"#{field_id(key)}", Field)
+
+    def fields(self) -> dict[str, Field]:
+        """The fields that have been made."""
+        return {field.option.key: field for field in self.query(Field)}
 
     def on_mount(self) -> None:
         super().on_mount()
@@ -162,14 +166,20 @@ class Train(Place):
         ):
             for key in ("dataset.name", "base.name"):
                 self.field(key).offer(self._choices(key) or [])
-            wanted = self.lora.train_with
-            names = [dataset.name for dataset in self.state.datasets]
-            if wanted:
-                self.lora.train_with = ""
-                self.field("dataset.name").fill(wanted)
-            elif not self.field("dataset.name").text and len(names) == 1:
-                self.field("dataset.name").fill(names[0])
+            self._choose_dataset()
             self._sum_up()
+
+    def _choose_dataset(self) -> None:
+        """The one that was asked for; else the recipe's if there is one of that name; else the
+        only one there is."""
+        field = self.field("dataset.name")
+        names = [dataset.name for dataset in self.state.datasets]
+        wanted, self.lora.train_with = self.lora.train_with, ""
+        if not wanted and field.text not in names:
+            wanted = names[0] if len(names) == 1 else ""
+        if wanted and wanted != field.text:
+            field.fill(wanted)
+            self._form.texts["dataset.name"] = wanted
 
     @property
     def dataset(self) -> wire.Dataset | None:
@@ -193,9 +203,10 @@ class Train(Place):
         field = widget.parent
         if isinstance(field, Field):
             key = field.option.key
-            self._form.texts[key] = field.text
-            field.wrong(self._form.problem(key))
-            self._sum_up()
+            if self._form.texts[key] != field.text:
+                self._form.texts[key] = field.text
+                field.wrong(self._form.problem(key))
+                self._sum_up_soon()
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         field = event.widget.parent
@@ -217,18 +228,24 @@ class Train(Place):
     def _load_template(self) -> None:
         recipe = next(r for name, _, r in self._templates if name == self._template)
         dataset = self._form.texts["dataset.name"]
-        known = {d.name for d in self.state.datasets}
         self._form.load(recipe)
-        if dataset in known and self._form.texts["dataset.name"] not in known:
+        if dataset in {d.name for d in self.state.datasets}:
             self._form.texts["dataset.name"] = dataset
         bases = [base.name for base in self.state.bases if not base.problem]
-        for key, text in self._form.texts.items():
-            self.field(key).fill(text)
+        for key, field in self.fields().items():
+            field.fill(self._form.texts[key])
+            field.wrong("")
         if bases and self._form.texts["base.name"] not in bases:
             self.field("base.name").wrong("this daemon has no such base yet")
         self._sum_up()
 
     # ── sums ────────────────────────────────────────────────────────────────────────────────────
+
+    def _sum_up_soon(self) -> None:
+        """Once for all fields that change together."""
+        if self._summing is not None:
+            self._summing.stop()
+        self._summing = self.set_timer(0.1, self._sum_up)
 
     def _sum_up(self) -> None:
         tone = self.lora.tone
@@ -286,10 +303,10 @@ class Train(Place):
 
     # ── actions ─────────────────────────────────────────────────────────────────────────────────
 
-    def action_start(self) -> None:
+    async def action_start(self) -> None:
         if self._starting:
             return
-        if not self._check():
+        if not await self._check():
             return
         dataset = self.dataset
         if dataset is None:
@@ -316,20 +333,21 @@ class Train(Place):
 
         self.attempt(start(), started)
 
-    def _check(self) -> bool:
+    async def _check(self) -> bool:
         problems = self._form.problems()
-        for key in self._form.options:
-            self.field(key).wrong(problems.get(key, ""))
+        for key, field in self.fields().items():
+            field.wrong(problems.get(key, ""))
         if problems:
             key = next(iter(problems))
-            self._show_all(self._all or key not in USUAL)
+            if key not in USUAL:
+                await self._show_all(True)
             self.field(key).query_one("Input, Select").focus()
             self.notify(f"{key}: {problems[key]}", severity="warning", timeout=6)
             return False
         return True
 
-    def action_check(self) -> None:
-        if self._check():
+    async def action_check(self) -> None:
+        if await self._check():
             try:
                 self._form.recipe()
             except LoraError as error:
@@ -337,11 +355,15 @@ class Train(Place):
             else:
                 self.notify("Nothing is wrong with this recipe.")
 
-    def action_advanced(self) -> None:
-        self._show_all(not self._all)
+    async def action_advanced(self) -> None:
+        await self._show_all(not self._all)
 
-    def _show_all(self, every: bool) -> None:
+    async def _show_all(self, every: bool) -> None:
+        """The usual fields, or the others below them; those are made when first asked for."""
         self._all = every
+        others = [key for key in self._form.options if key not in USUAL]
+        if every and not self.query(f"#{field_id(others[0])}"):
+            await self.query_one("#fields").mount_all([self._make_field(key) for key in others])
         for field in self.query(Field):
             field.display = every or field.option.key in USUAL
         self.query_one("#left").border_title = "recipe · every option" if every else "recipe"
@@ -358,6 +380,10 @@ class Train(Place):
 
     def action_leave_field(self) -> None:
         self.set_focus(None)
+
+
+def field_id(key: str) -> str:
+    return f"field-{key.replace('.', '-')}"
 
 
 def _default(option: Option) -> str:
