@@ -154,8 +154,8 @@ async def test_an_acknowledged_edit_survives_kill_9_and_is_written_by_the_next_d
     async with await Client.connect(home=daemon.home, name="tester") as client:
         for item in (await client.call(wire.ListItems(dataset="set"))).items:
             assert item.caption.text == f"edited {item.name}"
-    for item in found:
-        await written(client, (folder / item.name).with_suffix(".txt"), f"edited {item.name}")
+        for item in found:
+            await written(client, (folder / item.name).with_suffix(".txt"), f"edited {item.name}")
 
 
 def test_a_half_written_file_of_ours_is_healed(tmp_path: Path) -> None:
