@@ -6,20 +6,18 @@ a JSON header ``{name: {dtype, shape, data_offsets}, "__metadata__": {str: str}}
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import struct
-import tempfile
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 
 from shared.errors import Code, LoraError
+from shared.files import publish
 
 MAX_HEADER = 100_000_000  # bytes; the reference implementation's own limit
 SIZES = {
@@ -109,60 +107,12 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     At every moment, a power cut included, ``path`` is the old file or the new one, whole.
     """
     content = encode(tensors, metadata)
-    publish(path, [content])
-    return len(content)
-
-
-def publish(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """Put a file in place whole: temporary file, fsync, rename, fsync the directory.
-
-    Raises LoraError(STORAGE); whatever was at ``path`` before is then still there.
-    """
-    temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        sync_directory(path.parent)
     except OSError as error:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise LoraError.storage("write", path, error) from None
-
-
-def sweep(folder: Path, older: float = 0.0) -> None:
-    """Remove what a ``publish`` that was killed left in ``folder``, if ``older`` than so many
-    seconds: nobody else may be publishing there."""
-    with contextlib.suppress(OSError):
-        for left in folder.glob(".*.*.*"):  # a dot, a name with its suffix, a random end
-            if time.time() - left.stat().st_mtime >= older:
-                left.unlink()
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames inside a directory last, where the file system can."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems cannot, and need not
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    """The process's umask, from /proc because os.umask() cannot ask without changing it."""
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("Umask:", 1)[1].split(None, 1)[0], 8)
-    except (OSError, IndexError, ValueError):
-        return 0o077
+        raise LoraError.storage("make", path.parent, error) from None
+    publish(path, content)
+    return len(content)
 
 
 def _read_header(file: BinaryIO, path: Path) -> Header:

@@ -18,9 +18,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from lora_daemon.engine.bases import Base
+from lora_daemon.engine.files import sweep
 from shared.errors import Code, LoraError
 from shared.safetensors_file import Tensor as RawTensor
-from shared.safetensors_file import read_header, read_tensor, sweep, write
+from shared.safetensors_file import read_header, read_tensor, write
 
 VERSION = 1  # of the preprocessing below: raise it when the pixels it gives change
 MAX_PIXELS = 300_000_000  # a picture this large is a mistake or an attack

@@ -16,8 +16,8 @@ from lora_daemon.engine.randomness import generator, shuffled
 from lora_daemon.pipe import Freeze, FrozenPicture
 from shared.errors import Code, LoraError
 from shared.filenames import from_text
+from shared.files import publish
 from shared.recipe import Recipe, steps_per_epoch
-from shared.safetensors_file import publish
 
 Look = Callable[[int, int], None]  # called between two pictures with those done and their number
 
@@ -137,7 +137,7 @@ def choose(
             + (f"; the first, {skipped[0][0]}: {skipped[0][1]}." if skipped else "."),
             data={"skipped": skipped},
         )
-    publish(path, [msgspec.json.encode(choice)])
+    publish(path, msgspec.json.encode(choice))
     return choice, moments
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.samplers import scheduler
 from shared.errors import Code, LoraError
+from shared.files import publish
 from shared.pictures import PictureSpec
-from shared.safetensors_file import publish
 
 MAX_BATCH = 8
 Progress = Callable[[int], None]  # called after each denoising step with those done
@@ -74,7 +74,11 @@ def save_png(path: Path, picture: Image.Image, parameters: str) -> None:
     info.add_text("parameters", parameters)
     content = io.BytesIO()
     picture.save(content, "PNG", pnginfo=info)
-    publish(path, [content.getvalue()])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LoraError.storage("make", path.parent, error) from None
+    publish(path, content.getvalue())
 
 
 def _conditioning(base: Base, specs: Sequence[PictureSpec], *, guided: bool) -> Tensor:

@@ -17,6 +17,7 @@ from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache
 from lora_daemon.engine.device import explained, free_cache
 from lora_daemon.engine.feed import Feed, choose
+from lora_daemon.engine.files import sweep
 from lora_daemon.engine.lora_metadata import Made
 from lora_daemon.engine.resume import Fingerprint, Progress
 from lora_daemon.engine.samples import Samples
@@ -28,7 +29,6 @@ from lora_daemon.pipe import Finished, Freeze, Notice, Paint, Resumed, RunFailed
 from shared import recipe as recipes
 from shared.errors import Code, LoraError
 from shared.recipe import Recipe, total_steps
-from shared.safetensors_file import sweep
 
 PATIENCE = 2.0  # seconds that a trainer which was just killed is given to be gone
 

@@ -12,7 +12,7 @@ import pytest
 from lora_daemon import pipe
 from lora_daemon.engine.resume import States
 from shared.errors import Code, LoraError
-from shared.safetensors_file import publish
+from shared.files import publish
 from tests.engine import worker_process as work
 
 SIZE = 4 * 1024 * 1024
@@ -52,10 +52,10 @@ def _fill(disk: Path) -> Path:
 
 def test_publishing_to_a_full_disk_leaves_the_old_file_whole(small_disk: Path) -> None:
     path = small_disk / "kept.bin"
-    publish(path, [b"old" * 1000])
+    publish(path, b"old" * 1000)
     _fill(small_disk)
     with pytest.raises(LoraError) as refused:
-        publish(path, [b"new" * 10_000])
+        publish(path, b"new" * 10_000)
     assert refused.value.code is Code.STORAGE and "disk is full" in refused.value.message
     assert path.read_bytes() == b"old" * 1000
     assert sorted(path.name for path in small_disk.iterdir()) == ["ballast", "kept.bin"]
