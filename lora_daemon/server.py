@@ -19,6 +19,7 @@ from lora_daemon.sessions import Sent, Session
 from lora_daemon.store import Store
 from shared import __version__, wire
 from shared.errors import Code, LoraError
+from shared.state import parts
 
 log = logging.getLogger(__name__)
 
@@ -191,8 +192,13 @@ class Server:
         return True
 
     def _snapshot(self, session: Session) -> None:
-        session.seq = self._store.head_seq
-        session.put(wire.pack(wire.Snapshot(seq=session.seq, state=self.state())))
+        seq = self._store.head_seq
+        pieces = list(parts(self.state()))
+        messages = [
+            wire.Snapshot(seq=seq, state=piece, more=number < len(pieces))
+            for number, piece in enumerate(pieces, 1)
+        ]
+        session.snapshot(seq, [wire.pack(message) for message in messages])
 
     def _greet(self, session: Session) -> None:
         if session.subscribed:

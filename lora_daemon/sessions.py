@@ -54,6 +54,7 @@ class Session:
         self.keys: dict[int, str] = {}  # of those calls that have an effect in flight
         self.stalled = False
         self.queued = 0  # bytes
+        self._limit = MAX_QUEUED
         self._send, self._refill, self._lost = send, refill, lost
         self._queue: deque[list[bytes]] = deque()
         self._live: dict[tuple[str, str], wire.AnyLive] = {}
@@ -77,12 +78,19 @@ class Session:
                 return
         self._queue.append(frames)
         self.queued += sum(map(len, frames))
-        if self.queued - sum(map(len, self._queue[0])) > MAX_QUEUED:
+        if self.queued - sum(map(len, self._queue[0])) > self._limit:
             self._queue.clear()
             self.queued = 0
             self._live.clear()
             self.stalled = True
         self._retry()
+
+    def snapshot(self, seq: int, parts: list[list[bytes]]) -> None:
+        """Send the whole state at ``seq``. It may be larger than what is allowed to wait else."""
+        self.seq = seq
+        for frames in parts:
+            self._limit += sum(map(len, frames))
+            self.put(frames)
 
     def event(self, entry: wire.Journalled, frames: list[bytes]) -> None:
         """Send an event of the journal, unless the client's snapshot contains it."""
@@ -154,3 +162,4 @@ class Session:
                 self._refill(self)
                 return
             self.queued -= sum(map(len, frames))
+        self._limit = MAX_QUEUED

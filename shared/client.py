@@ -20,7 +20,7 @@ from shared.errors import Code, LoraError
 from shared.link import Link
 from shared.live import live_key
 from shared.notices import Connected, Disconnected, Notice, Notices, StateReplaced
-from shared.state import apply
+from shared.state import apply, joined
 
 __all__ = ["Client", "Connected", "Disconnected", "Notice", "Notices", "StateReplaced"]
 
@@ -63,6 +63,7 @@ class Client:
         self._start = start
         self._starts = 0
         self._in_step = False  # state is the daemon's at seq
+        self._part: wire.State | None = None  # of a snapshot that is not complete
         self._context = zmq.asyncio.Context()
         self._link: Link | None = None
         self._welcomed: asyncio.Future[None] | None = None
@@ -327,13 +328,11 @@ class Client:
                     self.live[live_key(value)] = value
                 self._tell(message)
             case wire.Snapshot():
-                self.state, self.seq, self._in_step = message.state, message.seq, True
-                self._tell(StateReplaced(self.state, self.seq))
-                self._get_ready()
+                self._snapshot(message)
             case wire.Welcome():
                 self._welcome(message)
             case wire.Resync():
-                self._in_step = False
+                self._in_step, self._part = False, None
                 self._send_open_calls()
             case wire.Refused():
                 self._refused(message)
@@ -358,6 +357,14 @@ class Client:
         elif call.on_progress is not None:
             call.on_progress(reply.done, reply.total, reply.message)
 
+    def _snapshot(self, part: wire.Snapshot) -> None:
+        self._part = joined(self._part, part.state) if self._part else part.state
+        if part.more:
+            return
+        self.state, self.seq, self._in_step, self._part = self._part, part.seq, True, None
+        self._tell(StateReplaced(self.state, self.seq))
+        self._get_ready()
+
     def _event(self, entry: wire.Journalled) -> None:
         if entry.seq != self.seq + 1:  # cannot happen; if it does, start anew and miss nothing
             self._in_step = False
@@ -368,7 +375,7 @@ class Client:
         self._tell(entry)
 
     def _welcome(self, welcome: wire.Welcome) -> None:
-        self.welcome = welcome
+        self.welcome, self._part = welcome, None
         self.connected = True
         self._given_up = None
         if self._patience is not None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from shared import wire
+
+PART = 2_000  # rows of a table in one part of a state
 
 # event → (table of State, its key, the event's field). A removal's field is the key itself.
 _PUTS: dict[type[wire.Event], tuple[str, str, str]] = {
@@ -40,3 +44,20 @@ def apply(state: wire.State, event: wire.AnyEvent) -> wire.State:
     else:
         return state
     return msgspec.structs.replace(state, **{table: rows})
+
+
+def parts(state: wire.State) -> Iterator[wire.State]:
+    """The state in pieces small enough for one message each; at least one."""
+    tables = {name: getattr(state, name) for name in wire.State.__struct_fields__}
+    for first in range(0, max(1, *map(len, tables.values())), PART):
+        yield wire.State(**{name: rows[first : first + PART] for name, rows in tables.items()})
+
+
+def joined(first: wire.State, second: wire.State) -> wire.State:
+    """The rows of both."""
+    return wire.State(
+        **{
+            name: getattr(first, name) + getattr(second, name)
+            for name in wire.State.__struct_fields__
+        }
+    )

@@ -718,10 +718,14 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
-    """The whole state at ``seq``; events after it follow."""
+    """The whole state at ``seq``; events after it follow.
+
+    A large one comes in several messages, one after the other: the state is the rows of all.
+    """
 
     seq: int
     state: State
+    more: bool = False  # another part follows
 
 
 class Journalled(msgspec.Struct, frozen=True, kw_only=True, tag="event"):

@@ -56,6 +56,19 @@ async def test_a_client_that_attaches_amid_changes_sees_each_once(served: Served
         assert client.state == served.state()
 
 
+async def test_a_state_larger_than_a_message_arrives(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.state.PART", 3)
+    for number in range(10):
+        served.add(f"base {number}", size=wire.MAX_HEADER // 5)
+    client = await served.client(subscribe=True)
+    assert (client.state, client.seq) == (served.state(), 10)
+    served.add("after")
+    await follow(client, 11)
+    assert client.state == served.state()
+
+
 async def test_who_comes_back_gets_exactly_what_was_missed(served: Served) -> None:
     for number in range(10):
         served.add(f"base {number}")

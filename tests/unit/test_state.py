@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from shared import wire
-from shared.state import apply
+from shared.state import PART, apply, joined, parts
 
 LORA = wire.Lora(
     name="one", path="/l", size=1, rank=8, base="b", trigger="", run="r0001", step=1, sha256="",
@@ -57,3 +57,16 @@ def test_every_event_has_its_place_in_the_reducer() -> None:
 
     known = {*state._PUTS, *state._REMOVALS, wire.CaptionChanged}
     assert known == set(wire.Event.__subclasses__())
+
+
+def test_a_large_state_travels_in_parts() -> None:
+    rows = [msgspec.structs.replace(LORA, name=str(number)) for number in range(2 * PART + 1)]
+    bases = [wire.BaseModel(name="b", path="", family="", resolution=0, size=0, problem="")]
+    state = wire.State(loras=rows, bases=bases)
+    pieces = list(parts(state))
+    assert [len(piece.loras) for piece in pieces] == [PART, PART, 1]
+    whole = pieces[0]
+    for piece in pieces[1:]:
+        whole = joined(whole, piece)
+    assert whole == state
+    assert list(parts(wire.State())) == [wire.State()]
