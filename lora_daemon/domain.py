@@ -65,6 +65,7 @@ class Domain:
         self._told = wire.Worker(state="absent")
         self._listening: asyncio.Task[None] | None = None
         self._supervisor.changed = self._tell_worker
+        self._painting.settled = self._settled
 
         handlers.add(wire.ImportDataset, self._datasets.import_dataset)
         handlers.add(wire.RemoveDataset, self._datasets.remove)
@@ -174,9 +175,7 @@ class Domain:
                 except Exception:
                     log.exception("a report could not be taken in: %r", event)
                     break
-            if not self._scheduler.active and not self._painting.busy:
-                self._supervisor.rest()
-            self._tell_worker()
+            self._settled()
 
     async def _take_in(self, event: pipe.Report | Death) -> None:
         match event:
@@ -189,6 +188,12 @@ class Domain:
                 self._painting.report(event)
             case _:
                 await self._scheduler.report(event)
+
+    def _settled(self) -> None:
+        """Something is done: is there more for the worker?"""
+        if not self._scheduler.active and not self._painting.busy:
+            self._supervisor.rest()
+        self._tell_worker()
 
     def _tell_worker(self) -> None:
         worker = self.worker()

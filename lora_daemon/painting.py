@@ -7,6 +7,7 @@ import itertools
 import re
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class Painting:
         self._jobs = jobs
         self._supervisor = supervisor
         self._orders: dict[str, _Order] = {}
+        self.settled: Callable[[], None] = lambda: None  # called after each picture
 
     @property
     def busy(self) -> bool:
@@ -103,6 +105,7 @@ class Painting:
             raise
         finally:
             self._orders.pop(job, None)
+            self.settled()
         self._jobs.end(job, "done", " ".join(painted.notes) or f"{painted.seconds:.1f} s")
         return picture
 

@@ -1,0 +1,69 @@
+"""A worker that behaves as it is told, over the real pipe: ``fake_worker.py --fd N``.
+
+``FAKE_WORKER`` says how: "die" at any order; "die once" (with the file FAKE_MARK as its memory);
+"obey" paints nothing and trains nothing, but reports as if it had.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from lora_daemon import pipe
+
+
+def main() -> None:
+    stream = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1]))
+    mode = os.environ["FAKE_WORKER"]
+    mark = Path(os.environ.get("FAKE_MARK", "/nonexistent"))
+    tell(stream, ready())
+    while True:
+        command = pipe.command_decoder.decode(read(stream, pipe.frame_length(read(stream, 4))))
+        if mode == "die" or (mode == "die once" and not mark.exists()):
+            if mode == "die once":
+                mark.touch()
+            print("RuntimeError: the device is on fire", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        match command:
+            case pipe.Train():
+                tell(stream, pipe.Phase(run=command.run, phase="training", done=0, total=1))
+            case pipe.Steer(action="pause"):
+                tell(stream, pipe.Phase(run=command.run, phase="paused", done=0, total=1))
+            case pipe.Steer(action="resume"):
+                tell(stream, pipe.Phase(run=command.run, phase="training", done=0, total=1))
+            case pipe.Steer(action="stop" | "suspend"):
+                outcome = "stopped" if command.action == "stop" else "suspended"
+                tell(stream, pipe.Finished(run=command.run, outcome=outcome, step=0, loss=0.0))
+            case pipe.Paint():
+                Path(command.out).write_bytes(b"PNG")
+                done = pipe.Painted(
+                    job=command.job, width=8, height=8, parameters="text", seconds=0.1
+                )
+                tell(stream, done)
+
+
+def ready() -> pipe.Ready:
+    return pipe.Ready(
+        pid=os.getpid(), torch="0", device="cpu", device_name="fake", precision="fp32", threads=1
+    )
+
+
+def tell(stream: socket.socket, report: pipe.Report) -> None:
+    stream.sendall(pipe.frame(report))
+
+
+def read(stream: socket.socket, length: int) -> bytes:
+    body = b""
+    while len(body) < length:
+        block = stream.recv(length - len(body))
+        if not block:
+            sys.exit(0)
+        body += block
+    return body
+
+
+if __name__ == "__main__":
+    main()
