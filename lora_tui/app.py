@@ -123,6 +123,7 @@ class LoraApp(App[int]):
         self.farewell = ""
         self._lines_stale = False
         self._going = False  # after ``g``
+        self._leaving = False
         self._keys_in_order = False  # the first screen is there
         self.register_theme(DARK)
         self.register_theme(FEW_COLOURS)
@@ -367,6 +368,8 @@ class LoraApp(App[int]):
         before the next one is looked at."""
         if not isinstance(event, events.Key) or event.is_forwarded or not self._keys_in_order:
             await super().on_event(event)
+        elif self._leaving:
+            pass  # typed ahead of the end
         elif self._going:
             await self._gone(event.key)
         elif self._has_the_keys(event) or not await self.run_key(event.key):
@@ -396,6 +399,7 @@ class LoraApp(App[int]):
         self.action_command_palette()
 
     async def action_leave(self) -> None:
+        self._leaving = True
         for screens in self._screen_stacks.values():
             for screen in screens:
                 leave = getattr(screen, "before_leaving", None)

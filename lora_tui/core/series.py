@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 # Dot bits of a braille cell by (column, row), from the Unicode block's definition.
@@ -150,15 +150,18 @@ def _bridge(
     tone: str,
     start: tuple[int, float],
     end: tuple[int, float],
-    row_of: object,
+    row_of: Callable[[float], int],
 ) -> None:
     """A straight line over columns that have no point."""
-    assert callable(row_of)
     gap = end[0] - start[0]
+    before = row_of(start[1])
     for column in range(start[0] + 1, end[0]):
-        row = row_of(start[1] + (end[1] - start[1]) * (column - start[0]) / gap)
-        dots[row // 4][column // 2] |= _DOTS[column % 2][row % 4]
-        tones[row // 4][column // 2] = tone
+        after = row_of(start[1] + (end[1] - start[1]) * (column - start[0]) / gap)
+        first, last = sorted((before + (after > before) - (after < before), after))
+        for row in range(first, last + 1):  # steep ones stay joined
+            dots[row // 4][column // 2] |= _DOTS[column % 2][row % 4]
+            tones[row // 4][column // 2] = tone
+        before = after
 
 
 def parts(amounts: Sequence[float], total: float, width: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from textual.app import ComposeResult
@@ -22,6 +23,7 @@ from shared import wire
 from shared.errors import Code, LoraError
 from shared.wire import FINAL_STATES, Run
 
+_DATE = re.compile(r"^\d{4}-\d\d-\d\d ")  # the panel has room for the time only
 _NONE = "No runs yet. Start one on the Train screen (g t)."
 
 
@@ -164,7 +166,9 @@ class Runs(Place):
         self._open(runs[place].id if runs else "")
 
     def _cells(self, run: Run) -> Sequence[Cell]:
-        step = words.count(run.step)
+        live = self.lora.progress.get(run.id)
+        going = run.state == "training" and live is not None
+        step = words.count(max(run.step, live.step) if going and live is not None else run.step)
         steps = words.count(run.steps)
         far = f"{step}/{steps}" if run.steps else "–"
         if run.state == "finished":
@@ -215,6 +219,9 @@ class Runs(Place):
         if not self._stale or not self.is_current or not self.is_mounted:
             return
         self._stale = False
+        for place, listed in enumerate(self._runs):
+            if listed.state == "training":
+                self.rows.update_row(place)
         run = self.run_shown
         history = self._history(self._shown) if self._shown else RunHistory("")
         live = history.latest or self.lora.progress.get(self._shown)
@@ -271,7 +278,8 @@ class Runs(Place):
             if run == self._shown and log.lines != self._log_lines:
                 self._log_lines = log.lines
                 height = max(panel.size.height - 2, 1)
-                self.query_one("#log", Static).update("\n".join(map(clean, log.lines[-height:])))
+                lines = [clean(_DATE.sub("", line)) for line in log.lines[-height:]]
+                self.query_one("#log", Static).update("\n".join(lines))
 
         self.attempt(ask(), came, group="log")
 

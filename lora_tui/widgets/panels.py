@@ -82,7 +82,7 @@ class RunHead(Vertical):
         right: Said = []
         roomy = self.size.width >= 100
         if run.steps:
-            epoch = max(run.epoch, live.epoch if live is not None and going else 0)
+            epoch = max(run.epoch, live.epoch if live is not None else 0)
             if roomy:
                 right.append((f"epoch {epoch}/{run.epochs} · ", "muted"))
             right.append((f"step {words.count(step)}", "bold"))
