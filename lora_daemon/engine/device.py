@@ -12,6 +12,7 @@ import torch
 
 from lora_daemon.pipe import Memory
 from shared.errors import Code, LoraError
+from shared.filenames import to_text
 
 
 def use_threads() -> int:
@@ -75,7 +76,7 @@ def poisoned(error: BaseException) -> bool:
 def explained(error: Exception) -> LoraError:
     """An error in words for the user. Raises it again if the device is poisoned by it."""
     if isinstance(error, LoraError):
-        return error
+        return _sayable(error)
     if poisoned(error):
         raise error
     if out_of_memory(error):
@@ -87,5 +88,14 @@ def explained(error: Exception) -> LoraError:
             retryable=True,
         )
     if isinstance(error, OSError):
-        return LoraError.storage("use", error.filename or "a file", error)
-    return LoraError(Code.INTERNAL, f"Something broke in lora-tui: {error!r}. The log has more.")
+        return _sayable(LoraError.storage("use", error.filename or "a file", error))
+    return _sayable(
+        LoraError(Code.INTERNAL, f"Something broke in lora-tui: {error!r}. The log has more.")
+    )
+
+
+def _sayable(error: LoraError) -> LoraError:
+    """The error as text that the pipe takes: file names need not be UTF-8."""
+    data = {key: to_text(one) if isinstance(one, str) else one for key, one in error.data.items()}
+    message = error.message.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return LoraError(error.code, message, data=data, retryable=error.retryable)

@@ -59,7 +59,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
         sweep(run_dir / folder)
     recipe, freeze = _read(run_dir)
     steering.enter("loading")
-    base = studio.base(Path(freeze.base_path), recipe.training.precision)
+    base = studio.base(freeze.base_path, recipe.training.precision)
     resolution = recipe.dataset.resolution or base.resolution
     steering.on_paint = lambda job: studio.serve(job, lambda: _guest(studio, job, base))
 
@@ -102,7 +102,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
 
 
 def _guest(studio: Studio, job: Paint, host: Base) -> Base:
-    return studio.guest(Path(job.base_path), host)
+    return studio.guest(job.base_path, host)
 
 
 def _paint_aside(studio: Studio, job: Paint, base: Base, adapter: Adapter) -> None:

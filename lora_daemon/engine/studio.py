@@ -18,6 +18,7 @@ from lora_daemon.engine.mix import applied
 from lora_daemon.engine.steering import Tell
 from lora_daemon.pipe import Canvas, LoraFile, Paint, Painted, PaintFailed, PaintStep
 from shared.errors import Code, LoraError
+from shared.filenames import typed
 from shared.lora_info import inspect
 from shared.pictures import parameters_text
 
@@ -35,23 +36,24 @@ class Studio:
         self._resident: Base | None = None
         self._precision = ""
 
-    def base(self, path: Path, precision: str = "") -> Base:
+    def base(self, path: str, precision: str = "") -> Base:
         """The base at ``path``, loaded if it is not the resident one.
 
         ``precision``: empty takes the resident one as it is. Raises LoraError.
         """
+        folder = _folder(path)
         resident = self._resident
-        if resident and resident.path == path and precision in ("", self._precision):
+        if resident and resident.path == folder and precision in ("", self._precision):
             return resident
         self._resident = None  # let go of it before loading: two might not fit
         free_cache()
         self._precision = precision or "auto"
-        self._resident = bases.load(path, self.device, self._precision)
+        self._resident = bases.load(folder, self.device, self._precision)
         return self._resident
 
-    def guest(self, path: Path, host: Base) -> Base:
+    def guest(self, path: str, host: Base) -> Base:
         """A base for pictures while ``host`` is training: the host itself, or another beside it."""
-        return host if path == host.path else bases.load(path, self.device)
+        return host if _folder(path) == host.path else bases.load(_folder(path), self.device)
 
     def serve(self, job: Paint, base: Callable[[], Base]) -> None:
         """Do a picture job and tell how it went. Only a poisoned device raises."""
@@ -69,7 +71,7 @@ class Studio:
     def _paint(self, job: Paint, base: Base) -> Painted:
         canvases = [Canvas(spec=job.spec, out=job.out), *job.more]
         canvases = [_with_size(canvas, base) for canvas in canvases]
-        files = [(use, lora_file.load(Path(use.path), base)) for use in job.loras]
+        files = [(use, lora_file.load(Path(typed(use.path)), base)) for use in job.loras]
         hashes = {use.name: _short_hash(use) for use in job.loras}
         total = sum(canvas.spec.steps for canvas in canvases)
         done, told = 0, 0.0
@@ -103,6 +105,10 @@ class Studio:
         )  # fmt: skip
 
 
+def _folder(path: str) -> Path:
+    return Path(typed(path))
+
+
 def _with_size(canvas: Canvas, base: Base) -> Canvas:
     width, height = sized(canvas.spec, base)
     spec = msgspec.structs.replace(canvas.spec, width=width, height=height)
@@ -132,4 +138,4 @@ def _unplaced(use: LoraFile, weights: lora_file.Weights) -> str:
 
 
 def _short_hash(use: LoraFile) -> str:
-    return inspect(Path(use.path)).model_hash[:12]
+    return inspect(Path(typed(use.path))).model_hash[:12]

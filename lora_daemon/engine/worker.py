@@ -15,7 +15,6 @@ import socket
 import sys
 import threading
 import traceback
-from pathlib import Path
 
 import torch
 
@@ -147,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
                 case Train() as order:
                     run(order, studio, pipe, pipe.tell)
                 case Paint() as job:
-                    studio.serve(job, lambda job=job: studio.base(Path(job.base_path)))  # type: ignore[misc]
+                    studio.serve(job, lambda job=job: studio.base(job.base_path))  # type: ignore[misc]
                 case _:
                     pass  # for a run that is over
     except BaseException:
