@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+import lora_daemon.engine  # noqa: F401  before torch: it says how torch's threads wait
+
+# isort: split
 import msgspec
 import torch
 from PIL import Image

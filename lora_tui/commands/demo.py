@@ -200,7 +200,7 @@ async def _is_whole(client: Client, run: wire.Run, loaded: recipe.Recipe) -> boo
     made = recipe.parse(detail.recipe)
     same = msgspec.structs.replace(made, dataset=loaded.dataset) == loaded
     files = [one.path for one in client.state.loras if one.name == run.lora]
-    return same and bool(files) and Path(files[0]).exists()  # noqa: ASYNC240
+    return same and bool(files) and _is_there(files[0])
 
 
 async def _dataset(call: Invocation, client: Client) -> str:
@@ -259,7 +259,12 @@ async def _pictures(call: Invocation, client: Client, run: wire.Run) -> list[Sho
             seed=SETTINGS.seed + number,
             loras=[LoraUse(lora=run.lora, weight=weight)] if weight else [],
         )
-        picture = await client.call(wire.Generate(spec=spec))
+        # Under its key a picture is made once, however often the demo is interrupted.
+        picture = await client.call(
+            wire.Generate(spec=spec), key=f"demo {run.id} {run.created} {number} {weight}"
+        )
+        if not _is_there(picture.path):  # deleted since
+            picture = await client.call(wire.Generate(spec=spec))
         made[number, weight] = picture.path
         total = len(set(cells))
         call.console.event({"stage": "pictures", "done": len(made), "total": total})
@@ -306,6 +311,10 @@ async def _count(
             process.terminate()
         await process.wait()
         await asyncio.gather(complaints, return_exceptions=True)
+
+
+def _is_there(path: str) -> bool:
+    return Path(path).exists()
 
 
 def _outputs(home: Path) -> Path:
