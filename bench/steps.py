@@ -9,6 +9,9 @@ statistics, about 95 %).
 
 from __future__ import annotations
 
+import lora_daemon.engine  # noqa: F401  first: it settles how OpenMP's threads wait
+
+# isort: split
 import argparse
 import json
 import statistics
