@@ -173,10 +173,10 @@ async def _run(call: Invocation, client: Client, began: float) -> wire.Run:
     loaded = recipe.load(recipes.shipped()[NAME], call.args.overrides)
     runs = [run for run in client.state.runs if run.name == NAME and run.created >= began]
     for run in sorted(runs, key=lambda run: -run.created)[:1]:
-        if run.state in ("queued", "starting", "training"):
-            call.console.say(f"{run.id} is under way.")
+        if run.state in ("queued", "starting", "training", "interrupted"):
+            call.console.say(f"{run.id} is under way.")  # the daemon takes up interrupted ones
             return run
-        if run.state in ("paused", "interrupted"):
+        if run.state == "paused":
             call.console.say(f"{run.id} goes on from step {run.step}.")
             return await client.call(wire.SteerRun(run=run.id, action="resume"))
         if run.state == "finished" and await _is_whole(client, run, loaded):

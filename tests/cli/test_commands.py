@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 from pathlib import Path
 
@@ -206,6 +207,28 @@ def test_deleting_without_a_terminal_wants_yes(cli: CommandLine, tmp_path: Path)
     assert cli.data("dataset", "delete", "cats", "--yes") == {"deleted": ["cats"]}
     assert cli.data("dataset", "list") == {"datasets": []}
     assert (folder / "000.txt").read_text() == "picture 0"
+
+
+@pytest.mark.parametrize(("answer", "left"), [("n", 1), ("", 1), ("y", 0)])
+def test_on_a_terminal_deleting_asks_once_and_only_yes_deletes(
+    cli: CommandLine, tmp_path: Path, answer: str, left: int
+) -> None:
+    cli.ok("dataset", "import", str(pictures(tmp_path / "cats", 1)))
+    screen, inside = pty.openpty()
+    process = subprocess.Popen(
+        cli.command("dataset", "delete", "cats"), env=cli.environment,
+        stdin=inside, stdout=inside, stderr=inside, start_new_session=True,
+    )  # fmt: skip
+    os.close(inside)
+    seen = b""
+    while b"[y/N]" not in seen:
+        seen += os.read(screen, 1024)
+    os.write(screen, f"{answer}\n".encode())
+    process.wait(timeout=60)
+    os.close(screen)
+    assert "Forget cats (1 picture)?" in seen.decode()
+    assert process.returncode == (Exit.OK if answer == "y" else Exit.INTERRUPTED)
+    assert len(cli.data("dataset", "list")["datasets"]) == left
 
 
 def test_of_several_to_delete_none_is_if_one_is_unknown(cli: CommandLine, tmp_path: Path) -> None:
