@@ -164,6 +164,7 @@ class _Life:
             self._write_status()
             log.info("ready: pid %d, %s", os.getpid(), paths.endpoint(workspace.root))
             ready()
+            gc.freeze()  # what is here stays: no use in the collector walking it
             await self._stop.wait()
         finally:
             log.info("leaving%s", " at once" if self._now.is_set() else "")

@@ -8,10 +8,8 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from typing import cast
 
 import zmq
-import zmq.asyncio
 
 from lora_daemon.calls import Calls, raw
 from lora_daemon.service import Handlers
@@ -19,6 +17,7 @@ from lora_daemon.sessions import Sent, Session
 from lora_daemon.store import Store
 from shared import __version__, wire
 from shared.errors import Code, LoraError
+from shared.frames import Frames
 from shared.state import parts
 
 log = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ class Server:
         self._store = store
         self._calls = Calls(store, handlers)
         self._sessions: dict[bytes, Session] = {}
-        self._context = zmq.asyncio.Context()
+        self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.linger = 0
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -45,7 +44,8 @@ class Server:
         self._socket.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
         self._socket.setsockopt(zmq.SNDHWM, PIPE)
         self._socket.setsockopt(zmq.RCVHWM, PIPE)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._frames: Frames | None = None
+        self._watching: asyncio.Task[None] | None = None
         self.closing = False  # only reading is allowed any more
         self.state: Callable[[], wire.State] = wire.State
         self.live: Callable[[], list[wire.AnyLive]] = list
@@ -62,7 +62,8 @@ class Server:
     def start(self) -> None:
         """Begin to read; from here on clients are served."""
         self._store.announce = self.announce
-        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+        self._frames = Frames(self._socket, self._read)
+        self._watching = asyncio.create_task(self._watch())
 
     async def close(self, reason: str) -> None:
         """Tell every client that the daemon leaves, and close the socket."""
@@ -71,9 +72,11 @@ class Server:
             session.put(wire.pack(wire.Leaving(reason=reason)))
             self._end(session)
         await self._calls.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        if self._frames is not None:
+            self._frames.close()
         self._context.destroy(linger=GRACE)
 
     def clients(self) -> list[wire.ClientInfo]:
@@ -86,20 +89,23 @@ class Server:
             session.live(value)
 
     def announce(self, entry: wire.Journalled) -> None:
-        """Send a durable event to every subscribed client."""
-        frames = wire.pack(entry)
+        """Send a durable event to every subscribed client. Never raises: the change is made."""
+        try:
+            frames = wire.pack(entry)
+        except LoraError:  # clients see the gap, come back, and get a snapshot
+            log.exception("event %d could not be sent", entry.seq)
+            return
         for session in list(self._sessions.values()):
             session.event(entry, frames)
 
     # ── reading ─────────────────────────────────────────────────────────────────────────────────
 
-    async def _read(self) -> None:
-        while True:
-            identity, *frames = await self._socket.recv_multipart()
-            try:
-                self._receive(identity, frames)
-            except Exception:
-                log.exception("a message from %s could not be handled", identity.hex())
+    def _read(self, message: list[bytes]) -> None:
+        identity, *frames = message
+        try:
+            self._receive(identity, frames)
+        except Exception:
+            log.exception("a message from %s could not be handled", identity.hex())
 
     def _receive(self, identity: bytes, frames: list[bytes]) -> None:
         session = self._sessions.get(identity)
@@ -297,10 +303,10 @@ class Server:
 
     def _send(self, identity: bytes, frames: list[bytes]) -> Sent:
         """Hand a message to ZeroMQ if the client's pipe has room; never waits."""
-        # DONTWAIT makes pyzmq resolve the future before it returns it
-        future = self._socket.send_multipart([identity, *frames], zmq.DONTWAIT)
+        if self._frames is None:
+            return Sent.GONE
         try:
-            cast("asyncio.Future[object]", future).result()
+            self._frames.send([identity, *frames])
         except zmq.Again:
             return Sent.FULL
         except zmq.ZMQError:

@@ -7,13 +7,14 @@ import functools
 import itertools
 import os
 import uuid
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import msgspec
-import zmq.asyncio
+import zmq
 
 from shared import __version__, launch, paths, settings, wire
 from shared.errors import Code, LoraError
@@ -64,14 +65,14 @@ class Client:
         self._starts = 0
         self._in_step = False  # state is the daemon's at seq
         self._part: wire.State | None = None  # of a snapshot that is not complete
-        self._context = zmq.asyncio.Context()
+        self._context = zmq.Context()
         self._link: Link | None = None
         self._welcomed: asyncio.Future[None] | None = None
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._calls: dict[int, _Call] = {}
         self._numbers = itertools.count(1)
         self._room = asyncio.Semaphore(MAX_OPEN)
-        self._readers: list[Notices] = []
+        self._readers: weakref.WeakSet[Notices] = weakref.WeakSet()  # those somebody reads
         self._given_up: LoraError | None = None  # why calls fail at once
         self._failure: LoraError | None = None  # of the last attempt to connect
         self._patience: asyncio.TimerHandle | None = None
@@ -148,7 +149,7 @@ class Client:
         reader = Notices()
         present = StateReplaced(self.state, self.seq)
         reader.put(present, present)
-        self._readers.append(reader)
+        self._readers.add(reader)
         return reader
 
     async def call(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import cast
 
 import zmq
-import zmq.asyncio
 
 from shared import wire
 from shared.errors import LoraError
+from shared.frames import Frames
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +21,15 @@ Receive = Callable[[wire.DaemonMessage, list[bytes]], None]
 
 
 class Link:
-    """A DEALER socket with one eternal reader, a heartbeat, and an eye on its connection.
+    """A DEALER socket read for good, with a heartbeat, and an eye on its connection.
 
     ``receive`` is called with every message, in order. ``lost`` is done, with the reason, once
     the daemon is silent or gone; the link is then good for nothing but ``close``.
     """
 
-    def __init__(self, context: zmq.asyncio.Context, endpoint: str, receive: Receive) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, receive: Receive
+    ) -> None:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._receive = receive
         self._silent = self._unsent = 0.0  # seconds since something came, went
@@ -37,19 +38,18 @@ class Link:
         self._socket.setsockopt(zmq.MAXMSGSIZE, max(wire.MAX_BLOB, wire.MAX_HEADER))
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(endpoint)
-        self._tasks = [
-            asyncio.create_task(part) for part in (self._read(), self._watch(), self._beat())
-        ]
+        self._frames = Frames(self._socket, self._read)
+        # only the end of the connection is reported
+        self._watch = Frames(self._monitor, lambda _: self.lose("the connection ended"))
+        self._heart = asyncio.create_task(self._beat())
 
     def send(self, frames: list[bytes]) -> None:
         """Hand a message to ZeroMQ. Never waits: a pipe that is full means a lost daemon."""
         if self.lost.done():
             return
         self._unsent = 0.0
-        # DONTWAIT makes pyzmq resolve the future before it returns it
-        future = self._socket.send_multipart(frames, zmq.DONTWAIT)
         try:
-            cast("asyncio.Future[object]", future).result()
+            self._frames.send(frames)
         except zmq.ZMQError as error:
             self.lose(f"the daemon takes no messages ({error.strerror})")
 
@@ -63,30 +63,25 @@ class Link:
         if last is not None:
             self.send(wire.pack(last))
         self.lose("closed")
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._heart.cancel()
+        await asyncio.gather(self._heart, return_exceptions=True)
+        self._frames.close()
+        self._watch.close()
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close(linger=GRACE if last is not None else 0)
 
-    async def _read(self) -> None:
-        while True:
-            frames = await self._socket.recv_multipart()
-            self._silent = 0.0
-            try:
-                message, blobs = wire.unpack_daemon(frames)
-            except LoraError as error:
-                self.lose(error.message)
-                return
-            try:
-                self._receive(message, blobs)
-            except Exception:
-                log.exception("a message of the daemon could not be handled")
-
-    async def _watch(self) -> None:
-        await self._monitor.recv_multipart()  # only the end of the connection is reported
-        self.lose("the connection ended")
+    def _read(self, frames: list[bytes]) -> None:
+        self._silent = 0.0
+        try:
+            message, blobs = wire.unpack_daemon(frames)
+        except LoraError as error:
+            self.lose(error.message)
+            return
+        try:
+            self._receive(message, blobs)
+        except Exception:
+            log.exception("a message of the daemon could not be handled")
 
     async def _beat(self) -> None:
         while not self.lost.done():

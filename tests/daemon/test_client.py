@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from pathlib import Path
@@ -194,6 +195,15 @@ async def test_notices_begin_with_the_present_and_end_with_the_client(served: Se
     await client.close()
     seen = [notice async for notice in notices]
     assert seen[0] == StateReplaced(served.state(), 1)
+
+
+async def test_an_abandoned_reader_costs_nothing(served: Served) -> None:
+    client = await served.client(subscribe=True)
+    for _ in range(10):
+        client.notices()
+    kept = client.notices()
+    gc.collect()
+    assert list(client._readers) == [kept]
 
 
 async def test_a_reader_that_falls_behind_starts_anew() -> None:
