@@ -7,6 +7,7 @@ import contextlib
 import errno
 import faulthandler
 import fcntl
+import gc
 import logging
 import os
 import signal
