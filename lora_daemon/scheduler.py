@@ -159,7 +159,8 @@ class Scheduler:
     def _phase(self, report: pipe.Phase) -> None:
         run = self._runs.get(report.run)
         state: wire.RunState = "training"
-        if report.phase == "paused":
+        at_rest = run.state == "paused" and report.phase in ("sampling", "saving")
+        if report.phase == "paused" or at_rest:  # asked for a sample, a paused run stays so
             state = "paused"
         elif report.phase == "loading":
             state = "starting"
