@@ -51,7 +51,7 @@ def look(path: Path) -> BaseFolder:
         part = path / folder
         missing += [f"{folder}/{n} ({title})" for n in files if not _filled(part / n)]
         if weights:
-            found = _weights(part, weights)
+            found = weight_files(part, weights)
             if not found:
                 missing.append(f"{folder}/{weights}.safetensors ({title})")
             for file in found:
@@ -90,7 +90,8 @@ def _filled(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _weights(folder: Path, stem: str) -> list[Path]:
+def weight_files(folder: Path, stem: str) -> list[Path]:
+    """The safetensors files of a part: whole, in half precision, or in shards; none: []."""
     for variant in ("", ".fp16"):
         whole = folder / f"{stem}{variant}.safetensors"
         if whole.is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,13 +12,13 @@ from typing import Any, Literal
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from lora_daemon.base_folder import look, weight_files
 from lora_daemon.engine.names import text_names, unet_names
 from shared.errors import Code, LoraError
-from shared.safetensors_file import read_header
 
 diffusers_logging.set_verbosity_error()
 transformers_logging.set_verbosity_error()
@@ -27,6 +26,7 @@ transformers_logging.disable_progress_bar()
 
 Objective = Literal["epsilon", "v_prediction"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_WEIGHTS = "diffusion_pytorch_model"  # of UNet and VAE, without suffix
 TOKENS = 77  # CLIP's context, start and end included
 
 
@@ -50,7 +50,6 @@ SD1 = Family(
     base_version="sd_v1",
     architecture="stable-diffusion-v1/lora",
     unet_config={
-        "_class_name": "UNet2DConditionModel",
         "in_channels": 4,
         "out_channels": 4,
         "addition_embed_type": None,
@@ -59,26 +58,6 @@ SD1 = Family(
     names=unet_names,
 )
 FAMILIES = (SD1,)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One sub-folder: the files it needs, any of ``weights`` if it has weights."""
-
-    folder: str
-    title: str
-    files: tuple[str, ...]
-    weights: str = ""
-
-
-_PARTS = (
-    _Part("text_encoder", "text encoder", ("config.json",), "model"),
-    _Part("unet", "UNet", ("config.json",), "diffusion_pytorch_model"),
-    _Part("vae", "VAE", ("config.json",), "diffusion_pytorch_model"),
-    _Part("scheduler", "scheduler", ("scheduler_config.json",)),
-    # The loader makes an empty vocabulary of missing files, without a word.
-    _Part("tokenizer", "tokenizer", ("vocab.json", "merges.txt")),
-)
 
 
 @dataclass(eq=False)
@@ -100,6 +79,7 @@ class Base:
     dtype: torch.dtype
     objective: Objective
     alphas_cumprod: Tensor
+    stamp: object = None  # of the folder when it was loaded
     unet_names: dict[str, str] = field(default_factory=dict)
     text_names: dict[str, str] = field(default_factory=dict)
 
@@ -120,12 +100,12 @@ class Base:
     @cached_property
     def model_hash(self) -> str:
         """SHA-256 of the UNet's weights file, hex."""
-        return _digest(_weights_files(self.path, _PARTS[1]))
+        return _digest(weight_files(self.path / "unet", _WEIGHTS))
 
     @cached_property
     def vae_hash(self) -> str:
         """SHA-256 of the VAE's weights file, hex."""
-        return _digest(_weights_files(self.path, _PARTS[2]))
+        return _digest(weight_files(self.path / "vae", _WEIGHTS))
 
     @torch.no_grad()
     def encode_text(self, text: str) -> Tensor:
@@ -180,16 +160,17 @@ def load(path: Path, device: torch.device, precision: str = "auto") -> Base:
 
     Raises LoraError: NOT_FOUND, or INVALID_FILE naming the part and file at fault.
     """
-    family = check(path)
+    taken_at = stamp(path)
+    look(path)  # the loaders below make up what is missing: vocabularies, weights
     dtype = DTYPES[best_precision(device) if precision == "auto" else precision]
-    scheduler = DDPMScheduler.from_pretrained(path / "scheduler", local_files_only=True)
+    family = _family(path, UNet2DConditionModel.load_config(path / "unet", local_files_only=True))
+    unet = _network(path / "unet", UNet2DConditionModel, device, dtype)
+    text_encoder = _network(path / "text_encoder", CLIPTextModel, device, torch.float32)
+    vae = _network(path / "vae", AutoencoderKL, device, torch.float32)
+    scheduler = _part(path / "scheduler", DDPMScheduler)
     objective = scheduler.config.prediction_type
     if objective not in ("epsilon", "v_prediction"):
         raise _wrong(path / "scheduler", f"predicts {objective!r}, which lora-tui does not know")
-    text_encoder = _module(path, _PARTS[0], CLIPTextModel, device, torch.float32)
-    unet = _module(path, _PARTS[1], UNet2DConditionModel, device, dtype)
-    vae = _module(path, _PARTS[2], AutoencoderKL, device, torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
     width = text_encoder.config.hidden_size
     if width != unet.config.cross_attention_dim:
         raise _wrong(
@@ -201,7 +182,7 @@ def load(path: Path, device: torch.device, precision: str = "auto") -> Base:
     return Base(
         path=path,
         family=family,
-        tokenizer=tokenizer,
+        tokenizer=_part(path / "tokenizer", CLIPTokenizer),
         text_encoder=text_encoder,
         unet=unet,
         vae=vae,
@@ -210,98 +191,50 @@ def load(path: Path, device: torch.device, precision: str = "auto") -> Base:
         dtype=dtype,
         objective=objective,
         alphas_cumprod=scheduler.alphas_cumprod.float(),
+        stamp=taken_at,
         unet_names=family.names(unet.config),
         text_names=text_names(text_encoder.config.num_hidden_layers, prefix),
     )
 
 
-def check(path: Path) -> Family:
-    """See that no part of a base is missing or torn, and tell its family. Loads no weights.
+def stamp(path: Path) -> object:
+    """What tells one state of a base's folder from another, without reading its files."""
+    files = sorted(path.glob("*/*"))
+    return [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
-    Raises LoraError: NOT_FOUND, or INVALID_FILE naming the part and file at fault.
-    """
-    if not path.is_dir():
-        raise LoraError(Code.NOT_FOUND, f"There is no base at {path} (a diffusers folder).")
-    for part in _PARTS:
-        folder = path / part.folder
-        for name in part.files:
-            file = folder / name
-            if not file.is_file() or file.stat().st_size == 0:
-                raise _wrong(path, f"is not complete: its {part.title} lacks {file}")
-            if name.endswith(".json"):
-                _read_json(file)
-        if part.weights:
-            for file in _weights_files(path, part):
-                read_header(file)
-    config = _read_json(path / "unet" / "config.json")
+
+def _family(path: Path, config: Mapping[str, Any]) -> Family:
     for family in FAMILIES:
-        if all(config.get(key) == value for key, value in family.unet_config.items()):
-            return family
+        wanted = family.unet_config.items()
+        if all((config.get(key) or None) == (value or None) for key, value in wanted):
+            return family  # an option left out means no
     known = " or ".join(family.title for family in FAMILIES)
-    raise _wrong(path, f"is not of a family that lora-tui can train yet ({known})")
+    raise _wrong(path, f"is not of a family that can be trained yet ({known})")
 
 
-def _weights_files(path: Path, part: _Part) -> list[Path]:
-    """The safetensors files of a part: whole, in half precision, or in shards."""
-    folder = path / part.folder
-    for variant in ("", ".fp16"):
-        whole = folder / f"{part.weights}{variant}.safetensors"
-        if whole.is_file():
-            return [whole]
-        index = folder / f"{part.weights}.safetensors.index{variant}.json"
-        if index.is_file():
-            shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
-            for shard in shards:
-                if not (folder / shard).is_file():
-                    raise _wrong(path, f"is not complete: its {part.title} lacks {folder / shard}")
-            return [folder / shard for shard in shards]
-    pickles = [*folder.glob("*.bin"), *folder.glob("*.ckpt"), *folder.glob("*.pt")]
-    if pickles:
-        raise _wrong(
-            path,
-            f"keeps its {part.title} in {pickles[0].name}, a pickle, which can run any program "
-            "when opened: lora-tui reads .safetensors only. Convert it first",
-        )
-    raise _wrong(
-        path, f"is not complete: its {part.title} lacks {folder / part.weights}.safetensors"
-    )
-
-
-def _module(path: Path, part: _Part, kind: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Load one network, frozen. Every weight must be in the file, at the right shape."""
-    variant = "fp16" if ".fp16" in _weights_files(path, part)[0].name else None
-    folder = path / part.folder
+def _part(folder: Path, kind: Any, **options: Any) -> Any:
     try:
-        module, report = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, variant=variant,
-            output_loading_info=True, **{_dtype_word(kind): dtype},
-        )  # fmt: skip
+        return kind.from_pretrained(folder, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise _wrong(folder, f"does not hold a usable {part.title}: {error}") from None
+        raise _wrong(folder, f"cannot be used: {error}") from None
+
+
+def _network(folder: Path, kind: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Load one network, frozen. Every weight must be in the file, at the right shape."""
+    transformer = kind is CLIPTextModel
+    files = weight_files(folder, "model" if transformer else _WEIGHTS)
+    network, report = _part(
+        folder, kind, use_safetensors=True, output_loading_info=True,
+        variant="fp16" if ".fp16" in files[0].name else None,
+        **{"dtype" if transformer else "torch_dtype": dtype},
+    )  # fmt: skip
     absent = [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])]
     if absent:
-        raise _wrong(
-            folder, f"lacks {len(absent)} weights of the {part.title}, among them {min(absent)}"
-        )
-    for parameter in module.parameters():  # out of the mapped file, into memory of fixed alignment
+        raise _wrong(folder, f"lacks {len(absent)} weights, among them {min(absent)}")
+    for parameter in network.parameters():  # out of the mapped file, into memory of fixed alignment
         parameter.data = parameter.data.clone()
-    module.requires_grad_(False).eval()
-    frozen: nn.Module = module.to(device=device, memory_format=torch.channels_last)
-    return frozen
-
-
-def _dtype_word(kind: Any) -> str:
-    return "dtype" if kind is CLIPTextModel else "torch_dtype"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise _wrong(path, f"cannot be read ({error})") from None
-    if not isinstance(table, dict):
-        raise _wrong(path, "is not a JSON table")
-    return table
+    network.requires_grad_(False).eval()
+    return network.to(device=device, memory_format=torch.channels_last)
 
 
 def _digest(paths: list[Path]) -> str:

@@ -27,9 +27,10 @@ from lora_daemon.engine.studio import Studio
 from lora_daemon.engine.train import optimizer_for, train
 from lora_daemon.pipe import Finished, Freeze, Notice, Paint, Resumed, RunFailed, Skipped, Train
 from shared import recipe as recipes
-from shared.errors import Code, LoraError
+from shared.errors import Code, Failure, LoraError
 from shared.recipe import Recipe, total_steps
 
+CACHING_TELLING = 0.1  # seconds between two words on how many pictures are cached
 PATIENCE = 2.0  # seconds that a trainer which was just killed is given to be gone
 
 
@@ -39,6 +40,7 @@ def run(order: Train, studio: Studio, commands: Commands, tell: Tell) -> None:
     Only a poisoned device raises: the process is then of no use.
     """
     steering = Steering(order.run, commands, tell)
+    failure: Failure | None = None
     try:
         with _locked(Path(order.run_dir)):
             _run(order, studio, steering)
@@ -48,8 +50,8 @@ def run(order: Train, studio: Studio, commands: Commands, tell: Tell) -> None:
         if not isinstance(error, LoraError):
             traceback.print_exc()
         failure = explained(error).failure()
-        del error
-        free_cache()
+    if failure is not None:
+        free_cache()  # only here: the error's frames held on to what they had allocated
         tell(RunFailed(run=order.run, failure=failure))
 
 
@@ -63,8 +65,13 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     resolution = recipe.dataset.resolution or base.resolution
     steering.on_paint = lambda job: studio.serve(job, lambda: _guest(studio, job, base))
 
+    told = 0.0
+
     def look(done: int, total: int) -> None:
-        steering.enter("caching", (done, total))
+        nonlocal told
+        if done in (0, total) or time.monotonic() - told > CACHING_TELLING:
+            told = time.monotonic()
+            steering.enter("caching", (done, total))
         steering.look()
 
     cache = LatentsCache(Path(order.cache_dir), base, resolution)

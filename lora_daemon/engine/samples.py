@@ -20,6 +20,14 @@ from shared.pictures import PictureSpec, parameters_text
 from shared.recipe import Recipe
 
 
+def comes_due(step: int, per_epoch: int, every_steps: int, every_epochs: int) -> bool:
+    """Whether what comes each so many steps or epochs (0: never) comes after ``step`` steps."""
+    if every_steps and step and step % every_steps == 0:
+        return True
+    epoch, over = divmod(step, per_epoch)
+    return bool(every_epochs and epoch and not over and epoch % every_epochs == 0)
+
+
 class Samples:
     """The ``samples/`` folder of a run."""
 
@@ -47,15 +55,16 @@ class Samples:
         before = self.steering.enter("sampling", (0, len(self.specs)))
         with self._tried(step):
             for number in range(len(self.specs)):
+                failed: LoraError | None = None
                 try:
                     self._make(step, number)
                 except Exception as error:
-                    told = explained(error)
-                    del error
-                    free_cache()
-                    if told.code is Code.CANCELLED:
+                    failed = explained(error)
+                if failed is not None:
+                    free_cache()  # only here: the error's frames held on to what they had
+                    if failed.code is Code.CANCELLED:
                         break
-                    self._notice(f"A sample of step {step} failed: {told.message}")
+                    self._notice(f"A sample of step {step} failed: {failed.message}")
                 self.steering.enter("sampling", (number + 1, len(self.specs)))
         self.steering.enter(before)
 
@@ -63,12 +72,8 @@ class Samples:
         """Paint what was due at the step that a run resumes from, unless painting it was tried:
         it may be what ended the process."""
         wanted = self.recipe.sample
-        epoch = 0 if step % per_epoch else step // per_epoch
-        due = (wanted.every_steps and step % wanted.every_steps == 0) or (
-            wanted.every_epochs and epoch and epoch % wanted.every_epochs == 0
-        )
-        absent = not all(self._path(step, n).exists() for n in range(len(self.specs)))
-        if not due or not absent:
+        due = comes_due(step, per_epoch, wanted.every_steps, wanted.every_epochs)
+        if not due or all(self._path(step, n).exists() for n in range(len(self.specs))):
             return
         if self._mark(step).exists():
             self._notice(f"The samples of step {step} were interrupted; they are left out.")

@@ -17,6 +17,7 @@ from lora_daemon.engine.lora_file import kohya_tensors
 from lora_daemon.engine.lora_metadata import Made, metadata
 from lora_daemon.engine.metrics import Metrics
 from lora_daemon.engine.resume import Fingerprint, Progress, State, States
+from lora_daemon.engine.samples import comes_due
 from lora_daemon.engine.steering import Leave, Outcome, Steering
 from lora_daemon.pipe import CheckpointSaved, Finished, Notice, Point, StateSaved, Tick
 from shared.errors import Code, LoraError
@@ -89,11 +90,11 @@ class Session:
     def _between(self) -> None:
         if time.monotonic() - self._ticked >= TICK or self.step == self.total:
             self.flush()
-        due_epoch = not self.step % self.per_epoch and self.step // self.per_epoch
         save, sample = self.recipe.save, self.recipe.sample
-        if _due(self.step, due_epoch, save.every_steps, save.every_epochs):
+        if comes_due(self.step, self.per_epoch, save.every_steps, save.every_epochs):
             self.keep()
-        if _due(self.step, due_epoch, sample.every_steps, sample.every_epochs) and sample.prompts:
+        due = comes_due(self.step, self.per_epoch, sample.every_steps, sample.every_epochs)
+        if due and sample.prompts:
             self.save_state()  # whatever the pictures do to the process, the steps are safe
             self._sample(self.step)
         if time.monotonic() - self._saved >= save.resume_seconds:
@@ -104,7 +105,9 @@ class Session:
         self._ticked = time.monotonic()
         if not self._pending:
             return
+        began = time.monotonic()
         points = self._read_pending()
+        self._trained += time.monotonic() - began  # on a GPU the steps are waited for here
         good = [p for p in points if math.isfinite(p.loss) and math.isfinite(p.grad_norm)]
         for point in good:
             self.metrics.add(point)
@@ -268,9 +271,3 @@ class Session:
 
     def _notice(self, message: str) -> None:
         self.steering.tell(Notice(run=self.steering.run, message=message))
-
-
-def _due(step: int, epoch: int | bool, every_steps: int, every_epochs: int) -> bool:
-    """Whether something that comes each so many steps or epochs comes now."""
-    by_steps = bool(every_steps) and step % every_steps == 0
-    return by_steps or (bool(every_epochs) and bool(epoch) and epoch % every_epochs == 0)

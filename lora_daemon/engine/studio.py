@@ -17,7 +17,7 @@ from lora_daemon.engine.generate import MAX_BATCH, paint, save_png, sized
 from lora_daemon.engine.mix import applied
 from lora_daemon.engine.steering import Tell
 from lora_daemon.pipe import Canvas, LoraFile, Paint, Painted, PaintFailed, PaintStep
-from shared.errors import Code, LoraError
+from shared.errors import Code, Failure, LoraError
 from shared.filenames import typed
 from shared.lora_info import inspect
 from shared.pictures import parameters_text
@@ -37,15 +37,19 @@ class Studio:
         self._precision = ""
 
     def base(self, path: str, precision: str = "") -> Base:
-        """The base at ``path``, loaded if it is not the resident one.
+        """The base at ``path``, loaded if it is not the resident one, or not as it was.
 
         ``precision``: empty takes the resident one as it is. Raises LoraError.
         """
         folder = _folder(path)
         resident = self._resident
-        if resident and resident.path == folder and precision in ("", self._precision):
+        if (
+            resident
+            and (resident.path, resident.stamp) == (folder, bases.stamp(folder))
+            and precision in ("", self._precision)
+        ):
             return resident
-        self._resident = None  # let go of it before loading: two might not fit
+        self._resident = resident = None  # let go of it before loading: two might not fit
         free_cache()
         self._precision = precision or "auto"
         self._resident = bases.load(folder, self.device, self._precision)
@@ -58,6 +62,7 @@ class Studio:
     def serve(self, job: Paint, base: Callable[[], Base]) -> None:
         """Do a picture job and tell how it went. Only a poisoned device raises."""
         began = time.monotonic()
+        failure: Failure | None = None
         try:
             if self.cancelled(job.job):
                 raise LoraError(Code.CANCELLED, "The picture was cancelled before it began.")
@@ -65,7 +70,8 @@ class Studio:
             self.tell(msgspec.structs.replace(painted, seconds=time.monotonic() - began))
         except Exception as error:
             failure = explained(error).failure()
-            free_cache()
+        if failure is not None:
+            free_cache()  # only here: the error's frames held on to what they had allocated
             self.tell(PaintFailed(job=job.job, failure=failure))
 
     def _paint(self, job: Paint, base: Base) -> Painted:

@@ -102,10 +102,9 @@ def _kill(order: pipe.Train, moment: str, dice: random.Random) -> None:
             one.send(order)
             match moment:
                 case "caching":
-                    done = dice.randrange(5)
-                    one.until(
-                        pipe.Phase, lambda told, at=done: (told.phase, told.done) == ("caching", at)
-                    )
+                    one.until(pipe.Phase, lambda told: told.phase == "caching")
+                    done = dice.randrange(4)
+                    work.wait_for(lambda at=done: len(_cached(order)) >= at)
                 case "sample":
                     one.until(pipe.Phase, lambda told: told.phase == "sampling")
                 case "step":
@@ -117,7 +116,7 @@ def _kill(order: pipe.Train, moment: str, dice: random.Random) -> None:
                     folder = {"state": "state", "checkpoint": "lora"}[moment]
                     _wait_for_half_written(Path(order.run_dir) / folder)
             one.kill()
-            if moment in ("caching", "step") or _caught(order, moment):
+            if _caught(order, moment):
                 return
     pytest.fail(f"no kill met a {moment}")
 
@@ -132,6 +131,19 @@ def _wait_for_half_written(folder: Path) -> None:
 def _caught(order: pipe.Train, moment: str) -> bool:
     """Whether the dead worker was in the middle of it: it left something half done."""
     run_dir = Path(order.run_dir)
-    if moment == "sample":
-        return any(run_dir.glob("samples/.step*"))
+    match moment:
+        case "step":
+            return True
+        case "sample":
+            return any(run_dir.glob("samples/.step*"))
+        case "caching":
+            if not (run_dir / "pictures.json").exists():
+                return True
+            for left in (*_cached(order), *run_dir.glob("state/*"), run_dir / "pictures.json"):
+                left.unlink()  # too late: from the beginning
+            return False
     return any((run_dir / {"state": "state", "checkpoint": "lora"}[moment]).glob(".*.*.*"))
+
+
+def _cached(order: pipe.Train) -> list[Path]:
+    return list(Path(order.cache_dir).rglob("*.safetensors"))
