@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +185,31 @@ def test_a_failing_write_leaves_the_old_file(
         sidecars.write(path, "new", written="", kept={"old"})
     assert path.read_text() == "old"
     assert [one.name for one in tmp_path.iterdir()] == ["000.txt"]
+
+
+async def test_on_a_full_disk_an_edit_is_refused_in_words_and_the_old_text_stays(
+    mount: Callable[[str], None], daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    mount("size=3m")
+    async with await Client.connect(home=daemon.home, name="tester") as client:
+        (item,) = await imported(client, pictures(tmp_path / "set", 1))
+        kept = await changed(client, item, text="kept")
+        fill(daemon.home / "ballast")
+        text = "x" * 30_000
+        with pytest.raises(LoraError) as caught:
+            for _ in range(40):  # until the database's own slack is used up
+                kept = await changed(client, item, text=text)
+                text = text[1:]
+        assert caught.value.code == Code.STORAGE
+        assert "full" in caught.value.message
+        (daemon.home / "ballast").unlink()
+        now = await client.call(wire.GetItem(dataset=item.dataset, item=item.id))
+        assert now.caption == kept.caption
+        assert (await changed(client, item, text="again")).caption.text == "again"
+
+
+def fill(path: Path) -> None:
+    """Write until the disk is full."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))

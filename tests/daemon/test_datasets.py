@@ -18,7 +18,7 @@ from shared.client import Client
 from shared.errors import Code, LoraError
 from shared.filenames import to_text
 from tests.daemon.process import DaemonProcess, imported, pictures
-from tests.daemon.waiting import warned, written
+from tests.daemon.waiting import until, warned, written
 
 
 async def items(client: Client, dataset: str) -> dict[str, wire.Item]:
@@ -377,3 +377,26 @@ def _revisions(home: Path, item: str) -> list[str]:
     with sqlite3.connect(home / "lora-tui.sqlite3") as database:
         rows = database.execute("SELECT text FROM revisions WHERE item = ? ORDER BY rev", (item,))
         return [text for (text,) in rows]
+
+
+async def test_a_cancelled_import_stops_and_keeps_what_it_has(
+    client: Client, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    Image.effect_noise((1024, 1024), 80).save(folder / "0000.png")
+    for number in range(1, 600):
+        (folder / f"{number:04}.png").hardlink_to(folder / "0000.png")
+    begun = asyncio.Event()
+    request = wire.ImportDataset(path=str(folder))
+    call = asyncio.create_task(client.call(request, on_progress=lambda *_: begun.set()))
+    await begun.wait()
+    with pytest.raises(LoraError) as caught:  # nor can it be removed meanwhile
+        await client.call(wire.RemoveDataset(dataset="set"))
+    assert caught.value.code in (Code.BUSY, Code.NOT_FOUND)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    status = await until(client, lambda now: all(job.state != "running" for job in now.jobs))
+    assert [job.state for job in status.jobs] == ["cancelled"]
+    again = await client.call(request)
+    assert again.dataset.items == 600

@@ -13,8 +13,8 @@ import pytest
 
 from lora_daemon import freezing, supervisor
 from lora_daemon.runs import read_series
+from shared import launch, wire
 from shared import recipe as recipes
-from shared import wire
 from shared.client import Client
 from shared.errors import Code, LoraError
 from shared.pictures import LoraUse, PictureSpec
@@ -266,7 +266,9 @@ async def test_a_run_outlives_its_daemon_and_a_paused_one_waits(
     log = await trainer.call(wire.GetLog(run=run.id))
     assert any("resumed at step" in line for line in log.lines)
     assert (await trainer.call(wire.SteerRun(run=run.id, action="pause"))).state == "paused"
+    pid = daemon.pid
     await trainer.call(wire.Stop())
+    assert await launch.wait_gone(pid, 60)
     async with await Client.connect(home=daemon.home, name="later", subscribe=True) as later:
         assert later.state.runs[0].state == "paused"
         stopped = await later.call(wire.SteerRun(run=run.id, action="stop"))
