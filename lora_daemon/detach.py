@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -35,7 +36,8 @@ def detach() -> Tell:
     def tell(status: int, text: str) -> None:
         nonlocal writing
         if writing >= 0:
-            os.write(writing, bytes([status]) + text.encode("utf-8", "replace")[:4000])
+            with contextlib.suppress(OSError):  # the caller may have been killed meanwhile
+                os.write(writing, bytes([status]) + text.encode("utf-8", "replace")[:4000])
             os.close(writing)
             writing = -1
 

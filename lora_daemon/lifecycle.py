@@ -26,7 +26,7 @@ from lora_daemon.domain import Domain
 from lora_daemon.server import Server
 from lora_daemon.service import Daemon, Handlers
 from lora_daemon.store import Store
-from shared import __version__, paths, wire
+from shared import __version__, launch, paths, wire
 from shared.errors import Code, LoraError
 from shared.files import publish
 
@@ -177,11 +177,11 @@ class _Life:
             log.info("gone")
 
     def _bind(self, server: Server) -> None:
-        workspace, more = self._options.workspace, self._options.endpoint
-        remove_socket(workspace.socket)
-        server.bind(paths.endpoint(workspace.root))
+        """Listen. ZeroMQ removes whatever is at the path: ours by the lock, another's not."""
+        server.bind(paths.endpoint(self._options.workspace.root))
+        more = self._options.endpoint
         if more.startswith("ipc://"):
-            remove_socket(Path(more.removeprefix("ipc://")))
+            refuse_taken(Path(more.removeprefix("ipc://")))
         elif more:
             log.warning("%s lets in every user of this machine", more)
         if more:
@@ -239,8 +239,14 @@ class _Life:
             await asyncio.sleep(PRUNE_EVERY)
 
 
-def remove_socket(path: Path) -> None:
-    """Remove what a killed daemon left behind. Only to be called by the holder of the lock."""
-    with contextlib.suppress(OSError):
-        if stat.S_ISSOCK(path.lstat().st_mode):
-            path.unlink()
+def refuse_taken(path: Path) -> None:
+    """Raise LoraError(ALREADY_EXISTS) if ``path`` is something else than a dead socket."""
+    try:
+        dead = stat.S_ISSOCK(path.lstat().st_mode) and not launch.listening(path)
+    except OSError:
+        return
+    if not dead:
+        raise LoraError(
+            Code.ALREADY_EXISTS,
+            f"{path} is taken: choose another path for --endpoint, or remove it.",
+        )

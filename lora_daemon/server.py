@@ -96,7 +96,8 @@ class Server:
             log.exception("event %d could not be sent", entry.seq)
             return
         for session in list(self._sessions.values()):
-            session.event(entry, frames)
+            if session.subscribed:
+                session.put(frames)
 
     # ── reading ─────────────────────────────────────────────────────────────────────────────────
 
@@ -192,9 +193,8 @@ class Server:
         entries = self._store.events_after(resume.seq)
         if entries is None:
             return False
-        session.seq = resume.seq
         for entry in entries:
-            session.event(entry, wire.pack(entry))
+            session.put(wire.pack(entry))
         return True
 
     def _snapshot(self, session: Session) -> None:
@@ -204,7 +204,7 @@ class Server:
             wire.Snapshot(seq=seq, state=piece, more=number < len(pieces))
             for number, piece in enumerate(pieces, 1)
         ]
-        session.snapshot(seq, [wire.pack(message) for message in messages])
+        session.snapshot([wire.pack(message) for message in messages])
 
     def _greet(self, session: Session) -> None:
         if session.subscribed:

@@ -49,7 +49,6 @@ class Session:
         self.info = info
         self.subscribed = subscribed
         self.heard = time.monotonic()
-        self.seq = 0  # newest event put or contained in the snapshot put
         self.calls: dict[int, asyncio.Task[None]] = {}
         self.keys: dict[int, str] = {}  # of those calls that have an effect in flight
         self.stalled = False
@@ -85,18 +84,10 @@ class Session:
             self.stalled = True
         self._retry()
 
-    def snapshot(self, seq: int, parts: list[list[bytes]]) -> None:
-        """Send the whole state at ``seq``. It may be larger than what is allowed to wait else."""
-        self.seq = seq
+    def snapshot(self, parts: list[list[bytes]]) -> None:
+        """Send the whole state. It may be larger than what is allowed to wait else."""
         for frames in parts:
             self._limit += sum(map(len, frames))
-            self.put(frames)
-
-    def event(self, entry: wire.Journalled, frames: list[bytes]) -> None:
-        """Send an event of the journal, unless the client's snapshot contains it."""
-        if self.subscribed and entry.seq > self.seq:
-            if not self.stalled:
-                self.seq = entry.seq
             self.put(frames)
 
     def live(self, value: wire.AnyLive) -> None:

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import select
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -106,23 +107,21 @@ async def _lock(lock: int) -> None:
 
 async def _spawn(workspace: Path) -> bool:
     """Start the daemon and wait until it is ready; False if another one has the workspace."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "lora_daemon",
-        "--detach",
-        "--home",
-        os.fspath(workspace),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
+    command = [sys.executable, "-m", "lora_daemon", "--detach", "--home", os.fspath(workspace)]
+    # In a thread: who gives up waiting leaves it to itself, and the daemon gets ready all the same.
+    done = await asyncio.to_thread(
+        subprocess.run,
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         start_new_session=True,
+        check=False,
     )
-    _, said = await process.communicate()
-    status = process.returncode
+    status = done.returncode
     if status in (Exit.OK, Exit.CONFLICT):
         return status == Exit.OK
-    text = said.decode("utf-8", "replace").strip().removeprefix("lora-daemon: ")
+    text = done.stderr.decode("utf-8", "replace").strip().removeprefix("lora-daemon: ")
     code = Code.STORAGE if status == Exit.STORAGE else Code.UNREACHABLE
     raise LoraError(code, f"The daemon could not start. {text or f'It ended with {status}.'}")
 

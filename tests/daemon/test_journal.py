@@ -69,6 +69,16 @@ async def test_a_state_larger_than_a_message_arrives(
     assert client.state == served.state()
 
 
+async def test_a_client_notices_a_gap_and_starts_anew(served: Served) -> None:
+    client = await served.client(subscribe=True)
+    announce, served.store.announce = served.store.announce, lambda _: None
+    served.add("lost on the way")
+    served.store.announce = announce
+    served.add("after")
+    await follow(client, 2)
+    assert client.state == served.state()
+
+
 async def test_who_comes_back_gets_exactly_what_was_missed(served: Served) -> None:
     for number in range(10):
         served.add(f"base {number}")

@@ -30,13 +30,23 @@ async def test_a_client_starts_the_daemon_and_leaves_it_running(daemon: DaemonPr
     assert launch.listening(daemon.workspace.socket)
 
 
-async def test_clients_at_once_start_exactly_one_daemon(daemon: DaemonProcess) -> None:
+async def test_clients_at_once_start_exactly_one_daemon(
+    daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    spawn = launch._spawn
+
+    async def counted(workspace: Path) -> bool:
+        started.append(workspace)
+        return await spawn(workspace)
+
+    monkeypatch.setattr(launch, "_spawn", counted)
     clients = await asyncio.gather(*(Client.connect(home=daemon.home) for _ in range(4)))
     pids = {(await client.call(wire.GetStatus())).pid for client in clients}
     for client in clients:
         await client.close()
     assert pids == {daemon.pid}
-    assert daemon.log.count("ready: pid") == 1
+    assert started == [daemon.home]
 
 
 async def test_client_processes_at_once_start_exactly_one_daemon(daemon: DaemonProcess) -> None:
@@ -81,6 +91,19 @@ async def test_a_log_out_does_not_end_it(home: Path, daemon: DaemonProcess) -> N
     os.kill(daemon.pid, signal.SIGHUP)
     async with await Client.connect(home=home, start=False) as client:
         assert (await client.call(wire.GetStatus())).pid == daemon.pid
+
+
+async def test_who_started_it_may_be_killed_before_it_is_ready(daemon: DaemonProcess) -> None:
+    text = (
+        "import os\n"
+        "from lora_daemon import __main__, lifecycle\n"
+        "os.waitpid = lambda child, _: os.kill(os.getpid(), 9)\n"
+        "__main__.main(['--detach'])\n"
+    )
+    assert script(text).wait(WITHIN) == -signal.SIGKILL
+    async with await Client.connect(home=daemon.home) as client:
+        assert (await client.call(wire.GetStatus())).pid == daemon.pid
+    assert daemon.log.count("ready: pid") == 1
 
 
 async def test_a_killed_client_does_not_end_it(daemon: DaemonProcess) -> None:
@@ -232,6 +255,21 @@ async def test_a_forwarded_endpoint_serves_the_same_daemon(
     daemon.start("--endpoint", forwarded)
     async with await Client.connect(forwarded) as client:
         assert (await client.call(wire.GetStatus())).pid == daemon.pid
+
+
+async def test_an_endpoint_takes_nothing_away(
+    tmp_path: Path, daemon: DaemonProcess, home: Path
+) -> None:
+    precious = tmp_path / "precious.txt"
+    precious.write_text("captions")
+    server = await asyncio.start_unix_server(lambda *_: None, tmp_path / "theirs.sock")
+    for path in (precious, tmp_path / "theirs.sock"):
+        done = await asyncio.to_thread(daemon.run, "--detach", "--endpoint", f"ipc://{path}")
+        assert done.returncode == Exit.CONFLICT
+        assert f"{path} is taken" in done.stderr
+    assert precious.read_text() == "captions"
+    assert launch.listening(tmp_path / "theirs.sock")
+    server.close()
 
 
 @pytest.mark.parametrize(

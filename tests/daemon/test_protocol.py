@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -193,6 +194,8 @@ async def test_what_one_reads_ends_with_the_client_what_one_changes_goes_on(
     async with asyncio.timeout(WITHIN):
         await served.entered.wait()
         await other.say(wire.Bye())
+        while len(served.server.clients()) > 1:
+            await anext(notices)
         served.gate.set()
         while not isinstance(await anext(notices), wire.Journalled):
             pass
@@ -230,4 +233,37 @@ async def test_a_daemon_about_to_leave_takes_no_changes(served: Served) -> None:
     with pytest.raises(LoraError, match="leaving") as caught:
         await client.call(wire.AddBase(path="x"))
     assert caught.value.code is Code.BUSY and caught.value.retryable
+    assert await client.call(wire.GetState()) == wire.State()
+
+
+async def test_random_nonsense_never_silences_the_daemon(served: Served) -> None:
+    dice = random.Random(1025)
+    client = await served.client(subscribe=True)
+    raw = served.raw()
+    good = [
+        wire.pack(wire.Hello(protocol=wire.PROTOCOL, client="raw", subscribe=False)),
+        wire.pack(wire.Call(id=1, request=wire.InspectLora(lora="small"), key="k")),
+        wire.pack(wire.CancelCall(id=1)),
+        wire.pack(wire.Bye()),
+    ]
+    for _ in range(500):
+        frames = [bytearray(frame) for frame in dice.choice(good)]
+        for _ in range(dice.randint(0, 4)):
+            frame = dice.choice(frames)
+            match dice.randint(0, 3):
+                case 0 if frame:
+                    frame[dice.randrange(len(frame))] = dice.randrange(256)
+                case 1:
+                    del frame[dice.randint(0, len(frame)) :]
+                case 2:
+                    frame += dice.randbytes(dice.randint(1, 100))
+                case 3:
+                    frames.insert(dice.randint(0, len(frames)), bytearray(dice.randbytes(3)))
+        await raw.socket.send_multipart([bytes(frame) for frame in frames])
+    refused = answered = 0
+    await raw.socket.send_multipart(good[0])
+    while not (isinstance(message := await raw.hear(), wire.Welcome) and refused > 50):
+        refused += isinstance(message, wire.Refused)
+        answered += isinstance(message, wire.Answer | wire.Welcome)
+    assert answered
     assert await client.call(wire.GetState()) == wire.State()
