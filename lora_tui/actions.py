@@ -48,12 +48,12 @@ ACTIONS: tuple[Action, ...] = (
     ),
     *(Action(f"go.{name}", key, title, text) for name, title, key, text in PLACES),
     # Lists.
-    Action("list.up", "up,k", "up", "One row up."),
-    Action("list.down", "down,j", "down", "One row down."),
+    Action("list.up", "up", "up", "One row up."),
+    Action("list.down", "down", "down", "One row down."),
     Action("list.page_up", "pageup,ctrl+b", "page up", "One page up."),
     Action("list.page_down", "pagedown,ctrl+f", "page down", "One page down."),
     Action("list.first", "home", "first", "To the first row."),
-    Action("list.last", "end,G", "last", "To the last row."),
+    Action("list.last", "end", "last", "To the last row."),
     Action("list.choose", "enter", "open", "Open the row under the cursor."),
     # Datasets.
     Action("datasets.import", "i", "import", "Import a folder of pictures.", 1),
@@ -98,7 +98,7 @@ ACTIONS: tuple[Action, ...] = (
     # Dialogs.
     Action("dialog.yes", "y", "yes", "Do it."),
     Action("dialog.no", "n,escape", "no", "Leave everything as it is."),
-    Action("dialog.close", "escape,q", "close", "Close this page."),
+    Action("page.close", "escape,q", "close", "Close this page."),
     Action(
         "conflict.mine", "m", "keep mine", "Write my text over theirs; undo can bring theirs back."
     ),

@@ -38,14 +38,14 @@ class Imports:
 
     def __init__(self, app: LoraApp) -> None:
         self._app = app
-        self._running = False
+        self._under_way = False
 
     @property
     def running(self) -> bool:
-        return self._running
+        return self._under_way
 
     def start(self, path: str, name: str) -> None:
-        self._running = True
+        self._under_way = True
         self._app.run_worker(self._work(path, name), group="import", exclusive=True)
 
     def cancel(self) -> None:
@@ -71,7 +71,7 @@ class Imports:
         else:
             post(ImportEnded(result, summed(result), False))
         finally:
-            self._running = False
+            self._under_way = False
 
 
 def summed(result: wire.Imported) -> str:

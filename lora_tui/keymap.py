@@ -143,6 +143,8 @@ def _key_name(key: str) -> str | None:
     if not all(modifier in ("ctrl", "shift", "alt") for modifier in modifiers):
         return None
     base = _CHARACTERS.get(base, base)
+    if base[:1] == "F" and base[1:].isdigit():
+        base = base.lower()
     if base not in _NAMED and not (len(base) == 1 and base.isprintable()):
         return None
     return "+".join([*modifiers, base])

@@ -17,11 +17,7 @@ from lora_tui.widgets.rows import Column, Rows
 class Confirm(Dialog[bool]):
     """Asks once before something is stopped or discarded. Answers True for yes."""
 
-    BINDINGS = [
-        binding
-        for binding in bindings("dialog")
-        if isinstance(binding, Binding) and binding.action in ("yes", "no")
-    ]
+    BINDINGS = bindings("dialog")
 
     def __init__(self, title: str, text: str) -> None:
         super().__init__()
@@ -128,11 +124,7 @@ class Choose(Dialog[int | None]):
 class Page(Dialog[None]):
     """Text to read, as long as it is."""
 
-    BINDINGS = [
-        binding
-        for binding in bindings("dialog")
-        if isinstance(binding, Binding) and binding.action == "close"
-    ]
+    BINDINGS = bindings("page")
 
     def __init__(self, title: str, text: str, *, at_end: bool = False) -> None:
         super().__init__()

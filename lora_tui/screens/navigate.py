@@ -36,8 +36,8 @@ class Help(Dialog[None]):
     """What this screen is for, and every key that works on it."""
 
     BINDINGS = [
-        *bindings("dialog")[2:],
-        Binding("question_mark", "close", "close", id="dialog.close_help"),
+        *bindings("page"),
+        Binding("question_mark", "close", "close", id="page.close_help"),
     ]
 
     def __init__(self, place: str) -> None:

@@ -45,6 +45,7 @@ class Review(Mending, Place):
         self._roll: Roll | None = None
         self._place = 0
         self._filter = "all"
+        self._wanted = ""  # the item to open at, while it is being looked for
         self._steps = 0  # of navigation; a search that comes late sees that it is stale
         self._edited: tuple[Item, int] | None = None  # the item in the field and its revision
         self._kept: Timer | None = None
@@ -98,7 +99,8 @@ class Review(Mending, Place):
         dataset, item = self.lora.review_at
         self.lora.review_at = ("", "")
         if not dataset and self.dataset is not None:
-            self._open(self._dataset, self.item.id if self.item is not None else "")
+            here = self.item.id if self.item is not None else ""
+            self._open(self._dataset, self._wanted or here)
         elif dataset or self.state.datasets:
             self._open(dataset or self.state.datasets[0].id, item)
         else:
@@ -136,6 +138,7 @@ class Review(Mending, Place):
         if dataset != self._dataset:
             self._filter = "all"
         self._dataset = dataset
+        self._wanted = item
         self._steps += 1
         if not dataset:
             self._roll = None
@@ -158,6 +161,7 @@ class Review(Mending, Place):
                 return
             self._roll = roll
             self._place = place
+            self._wanted = ""
             self._show()
 
     # ── what is on screen ───────────────────────────────────────────────────────────────────────

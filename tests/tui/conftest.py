@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import random
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from textual.pilot import Pilot
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import standin  # noqa: E402
-
-from lora_tui.app import LoraApp  # noqa: E402
-from shared import wire  # noqa: E402
+from shared import wire
+from tests.tui import standin
 
 
 @pytest.fixture(autouse=True)
@@ -83,47 +74,3 @@ def daemon() -> standin.Daemon:
         for step in range(1, 121)
     ]
     return made
-
-
-Opened = Callable[..., Any]
-
-
-@asynccontextmanager
-async def opened(
-    daemon: standin.Daemon, *keys: str, size: tuple[int, int] = (120, 40), **options: Any
-) -> AsyncIterator[tuple[LoraApp, Pilot[int], standin.Client]]:
-    """The app, attached, after some keys."""
-    made: list[standin.Client] = []
-
-    async def connect() -> standin.Client:
-        made.append(standin.Client(daemon))
-        return made[-1]
-
-    app = LoraApp(connect, where="box", **options)  # type: ignore[arg-type]
-    async with app.run_test(size=size) as pilot:
-        await until(pilot, lambda: app.connection is not None)
-        await pilot.press(*keys)
-        await pilot.pause()
-        yield app, pilot, made[0]
-
-
-async def until(pilot: Pilot[Any], true: Callable[[], object], seconds: float = 5.0) -> None:
-    """Wait until something is so, by letting the app work."""
-    for _ in range(int(seconds / 0.02)):
-        if true():
-            return
-        await pilot.pause(0.02)
-    assert true(), "it never became so"
-
-
-def text_of(app: LoraApp) -> str:
-    """What stands on the screen, line by line."""
-    from rich.segment import Segment
-
-    width, height = app.size
-    lines = app.screen._compositor.render_strips()
-    del width, height, Segment
-    return "\n".join(strip.text for strip in lines)
-
-
-__all__ = ["Awaitable", "opened", "text_of", "until"]

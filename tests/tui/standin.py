@@ -152,12 +152,11 @@ class Daemon:
         """A new revision of a caption."""
         old = self.items[changed.id]
         changed = replace(
-            changed, caption=replace(changed.caption, rev=old.caption.rev + 1, by=by, at=time.time())
+            changed,
+            caption=replace(changed.caption, rev=old.caption.rev + 1, by=by, at=1.8e9),
         )
         self.items[changed.id] = changed
-        self.event(
-            wire.CaptionChanged(dataset="d1", item=changed.id, caption=changed.caption), by
-        )
+        self.event(wire.CaptionChanged(dataset="d1", item=changed.id, caption=changed.caption), by)
         self.event(wire.DatasetChanged(dataset=self.dataset("d1")), by)
         return changed
 
@@ -357,7 +356,7 @@ class Client:
         *,
         key: str = "",
         on_progress: Callable[[int, int, str], None] | None = None,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
     ) -> Any:
         return (await self.fetch(request, key=key, on_progress=on_progress))[0]
 
@@ -367,7 +366,7 @@ class Client:
         *,
         key: str = "",
         on_progress: Callable[[int, int, str], None] | None = None,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
     ) -> Any:
         if self.failing is not None:
             raise self.failing

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import standin
-from conftest import opened, text_of, until
 from msgspec.structs import replace
 
 from lora_tui.core.drafts import Drafts, state_dir
@@ -14,6 +12,8 @@ from lora_tui.screens.conflict import Conflict
 from lora_tui.screens.recover import Recover
 from lora_tui.screens.review import Review
 from shared import wire
+from tests.tui import standin
+from tests.tui.driving import opened, text_of, until
 
 
 def states(daemon: standin.Daemon) -> list[str]:
@@ -174,7 +174,7 @@ async def test_conflict_later_keeps_the_draft(daemon: standin.Daemon) -> None:
 
 
 async def test_an_accept_that_came_second_asks_too(daemon: standin.Daemon) -> None:
-    async with opened(daemon, "g", "v") as (app, pilot, client):
+    async with opened(daemon, "g", "v") as (app, pilot, _):
         await until(pilot, lambda: "000.png" in text_of(app))
         old = daemon.items["i0"]  # changed, but the event has not reached us
         daemon.items["i0"] = replace(
@@ -202,7 +202,7 @@ async def test_without_a_link_a_text_waits_and_goes_when_it_is_back(daemon: stan
 
 
 async def test_a_draft_survives_the_death_of_the_client(daemon: standin.Daemon) -> None:
-    async with opened(daemon, "g", "v") as (app, pilot, client):
+    async with opened(daemon, "g", "v") as (app, pilot, _):
         await until(pilot, lambda: "000.png" in text_of(app))
         await pilot.press("e", *" typed")
         await until(pilot, lambda: bool(list((state_dir() / "drafts").glob("*.json"))))
@@ -215,7 +215,7 @@ async def test_a_draft_survives_the_death_of_the_client(daemon: standin.Daemon) 
 
     draft = msgspec.json.decode(kept, type=Draft)
     path.write_bytes(msgspec.json.encode(replace(draft, pid=2**22 + 1)))
-    async with opened(daemon, "g", "v") as (app, pilot, client):
+    async with opened(daemon, "g", "v") as (app, pilot, _):
         await until(pilot, lambda: isinstance(app.screen, Recover))
         assert "number 0 typed" in text_of(app)
         await pilot.press("s")

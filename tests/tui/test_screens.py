@@ -1,0 +1,270 @@
+"""Datasets, Train, Runs and Library: every key does what the table of actions says."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+from textual.widgets import Input, Select
+
+from lora_tui.screens.datasets import Datasets
+from lora_tui.screens.dialogs import Choose, Confirm, Page
+from lora_tui.screens.importing import Import
+from lora_tui.screens.library import Library
+from lora_tui.screens.review import Review
+from lora_tui.screens.runs import Runs
+from lora_tui.screens.train import Train
+from shared import recipe, wire
+from tests.tui import standin
+from tests.tui.driving import opened, text_of, until
+
+
+def asked(daemon: standin.Daemon, kind: type) -> list[wire.Request[object]]:
+    return [request for request in daemon.asked if isinstance(request, kind)]
+
+
+# ── Datasets ────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_datasets_lists_counts_and_shows_picture_and_caption(daemon: standin.Daemon) -> None:
+    async with opened(daemon) as (app, pilot, _):
+        await until(pilot, lambda: "number 0" in text_of(app))
+        text = text_of(app)
+        assert "creatures" in text and "20 unreviewed" in text
+        assert "▀" in text  # the picture, in half-blocks
+        await pilot.press("enter", "down", "down")
+        await until(pilot, lambda: "number 2" in text_of(app))
+
+
+async def test_datasets_imports_a_folder(daemon: standin.Daemon) -> None:
+    empty = standin.Daemon()
+    async with opened(empty, "i") as (app, pilot, _):
+        await until(pilot, lambda: isinstance(app.screen, Import))
+        await pilot.press("enter")
+        assert "Type the path of a folder first" in text_of(app)
+        await pilot.press(*"nowhere", "enter")
+        await until(pilot, lambda: "There is no folder nowhere" in text_of(app))
+        app.screen.query_one("#path", Input).value = "/pictures/creatures"
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Datasets))
+        await until(pilot, lambda: "5 pictures" in text_of(app))
+
+
+async def test_an_import_can_be_cancelled_and_left_alone(daemon: standin.Daemon) -> None:
+    import asyncio
+
+    daemon.held = asyncio.Event()
+    async with opened(daemon, "i") as (app, pilot, _):
+        app.screen.query_one("#path", Input).value = "/pictures"
+        await pilot.press("enter")
+        await until(pilot, lambda: app.imports.running)
+        await pilot.press("ctrl+b")
+        await until(pilot, lambda: isinstance(app.screen, Datasets))
+        assert app.imports.running
+        await pilot.press("X", "y")
+        await until(pilot, lambda: not app.imports.running)
+
+
+async def test_datasets_filter_review_train_and_forget(daemon: standin.Daemon) -> None:
+    async with opened(daemon) as (app, pilot, _):
+        await until(pilot, lambda: "number 0" in text_of(app))
+        await pilot.press("slash")
+        await until(pilot, lambda: isinstance(app.screen, Choose))
+        await pilot.press("c")
+        await until(pilot, lambda: "only accepted" in text_of(app))
+        await pilot.press("slash", "a", "enter", "down", "v")
+        await until(pilot, lambda: "caption of 001.png" in text_of(app))
+        await pilot.press("g", "d", "t")
+        await until(pilot, lambda: isinstance(app.screen, Train))
+        await pilot.press("escape", "g", "d", "D")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        assert "/pictures/creatures" in text_of(app)
+        await pilot.press("n")
+        assert not asked(daemon, wire.RemoveDataset)
+        await pilot.press("D", "y")
+        await until(pilot, lambda: "No datasets yet" in text_of(app))
+
+
+# ── Train ───────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_train_counts_says_what_is_wrong_and_starts(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "g", "t") as (app, pilot, _):
+        await until(pilot, lambda: "200 steps" in text_of(app))
+        screen = app.screen
+        assert isinstance(screen, Train)
+        screen.field("training.epochs").query_one(Input).value = "0"
+        await until(pilot, lambda: "must be a whole number" in text_of(app))
+        await pilot.press("ctrl+s")
+        assert not asked(daemon, wire.StartRun)
+        screen.field("training.epochs").query_one(Input).value = "3"
+        await until(pilot, lambda: "60 steps" in text_of(app))
+        screen.field("sample.prompts").query_one(Input).value = "a cat | a dog"
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: isinstance(app.screen, Runs))
+        [start] = asked(daemon, wire.StartRun)
+        made = recipe.parse(start.recipe)  # type: ignore[attr-defined]
+        assert made.training.epochs == 3 and made.dataset.name == "creatures"
+        assert made.sample.prompts == ["a cat", "a dog"]
+        await until(pilot, lambda: "r0004" in text_of(app))
+
+
+async def test_train_has_every_option_and_templates(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "g", "t") as (app, pilot, _):
+        screen = app.screen
+        assert isinstance(screen, Train)
+        await pilot.press("escape", "a")
+        await until(pilot, lambda: len(screen.fields()) == len(list(recipe.options())))
+        screen.query_one("#templates", Select).value = "lesson"
+        await until(pilot, lambda: screen.field("network.rank").text == "4")
+        assert screen.field("dataset.name").text == "creatures"
+        screen.field("network.rank").query_one(Input).value = "77"
+        await pilot.press("escape", "c", "R", "y")
+        await until(pilot, lambda: screen.field("network.rank").text == "4")
+
+
+# ── Runs ────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_runs_shows_the_run_and_its_series(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "g", "r") as (app, pilot, _):
+        await until(pilot, lambda: "step 120/400" in text_of(app))
+        assert "sample 2 of 2" in text_of(app)
+        daemon.live(
+            wire.RunProgress(
+                run="r0002", phase="training", done=0, total=0, step=150, epoch=4, speed=14.0,
+                eta=18.0, loss=0.1,
+                points=[wire.LivePoint(s, 0.2, 1e-4, 0.5, 1.7e9 + s) for s in range(121, 151)],
+            ),
+            standin.device(),
+        )  # fmt: skip
+        await until(pilot, lambda: "step 150/400" in text_of(app))
+        text = text_of(app)
+        assert "14.0 it/s" in text and "eta 0:18" in text
+        assert "no GPU" in text and "5.0" in text
+        await pilot.press("left_square_bracket")
+        await until(pilot, lambda: "sample 1 of 2" in text_of(app))
+        await pilot.press("right_square_bracket")
+        await until(pilot, lambda: "sample 2 of 2" in text_of(app))
+
+
+@pytest.mark.parametrize(("key", "action"), [("p", "pause"), ("s", "sample"), ("k", "save")])
+async def test_runs_steers(daemon: standin.Daemon, key: str, action: str) -> None:
+    async with opened(daemon, "g", "r") as (app, pilot, _):
+        await until(pilot, lambda: "step 120/400" in text_of(app))
+        await pilot.press(key)
+        await until(pilot, lambda: asked(daemon, wire.SteerRun))
+        assert asked(daemon, wire.SteerRun) == [wire.SteerRun(run="r0002", action=action)]  # type: ignore[arg-type]
+        if key == "p":
+            await until(pilot, lambda: "‖ r0002" in text_of(app))
+            await pilot.press("p")
+            await until(pilot, lambda: "● r0002" in text_of(app))
+
+
+async def test_runs_stop_and_delete_ask_once(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "g", "r") as (app, pilot, _):
+        await until(pilot, lambda: "step 120/400" in text_of(app))
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        await pilot.press("escape")
+        assert not asked(daemon, wire.SteerRun)
+        await pilot.press("x", "y")
+        await until(pilot, lambda: "■ r0002" in text_of(app))
+        await pilot.press("D")
+        await until(pilot, lambda: "Delete r0" in text_of(app))
+        await pilot.press("y")
+        await until(pilot, lambda: len(daemon.state.runs) == 2)
+
+
+async def test_runs_details_log_and_filter(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "g", "r") as (app, pilot, _):
+        await until(pilot, lambda: "step 120/400" in text_of(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Page) and "bad.png" in text_of(app))
+        await pilot.press("escape", "l")
+        await until(pilot, lambda: isinstance(app.screen, Page) and "line 1999" in text_of(app))
+        await pilot.press("escape", "slash", *"later", "enter")
+        await until(pilot, lambda: "○ r0003" in text_of(app) and "r0001" not in text_of(app))
+
+
+async def test_the_app_opens_on_a_run(daemon: standin.Daemon) -> None:
+    async with opened(daemon, open_at="r0001") as (app, pilot, _):
+        await until(pilot, lambda: isinstance(app.screen, Runs) and "✓ r0001" in text_of(app))
+
+
+async def test_a_failed_run_says_why(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "g", "r") as (app, pilot, _):
+        await until(pilot, lambda: "step 120/400" in text_of(app))
+        failed = standin.run_of(2, state="failed", message="The loss became NaN at step 130.")
+        daemon.event(wire.RunChanged(run=failed))
+        await until(pilot, lambda: "The loss became NaN" in text_of(app))
+
+
+# ── Library ─────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_library_paints_without_and_with(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "g", "l") as (app, pilot, _):
+        await until(pilot, lambda: "128 unet" in text_of(app))
+        await pilot.press("left", "left", "right", "enter")
+        await until(pilot, lambda: len(asked(daemon, wire.Generate)) == 2)
+        plain, styled = asked(daemon, wire.Generate)
+        assert plain.spec.loras == []  # type: ignore[attr-defined]
+        [use] = styled.spec.loras  # type: ignore[attr-defined]
+        assert (use.lora, use.weight) == ("creatures", 0.9)
+        assert "with creatures at 0.9" in text_of(app)
+        await until(pilot, lambda: not app.screen._painting)  # type: ignore[attr-defined]
+        await pilot.press("right", "enter")  # the picture without is known already
+        await until(pilot, lambda: len(asked(daemon, wire.Generate)) == 3)
+        await until(pilot, lambda: not app.screen._painting)  # type: ignore[attr-defined]
+        before = app.screen.query_one("#seed", Input).value
+        await pilot.press("n")
+        assert app.screen.query_one("#seed", Input).value != before
+
+
+async def test_library_edits_the_prompt_and_says_what_is_wrong(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "g", "l") as (app, pilot, _):
+        await until(pilot, lambda: "128 unet" in text_of(app))
+        await pilot.press("e", "end", *" gdx?", "escape")
+        assert app.screen.query_one("#prompt", Input).value.endswith(" gdx?")
+        app.screen.query_one("#steps", Input).value = "many"
+        await pilot.press("enter")
+        await until(pilot, lambda: "steps is a number" in text_of(app).replace("\n", " "))
+        assert not asked(daemon, wire.Generate)
+
+
+async def test_library_cancels_filters_and_deletes(daemon: standin.Daemon) -> None:
+    import asyncio
+
+    daemon.held = asyncio.Event()
+    async with opened(daemon, "g", "l") as (app, pilot, _):
+        await until(pilot, lambda: "128 unet" in text_of(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "waiting for the engine" in text_of(app))
+        await pilot.press("c")
+        await until(pilot, lambda: "Cancelled" in text_of(app))
+        daemon.held.set()
+        await pilot.press("slash", *"zzz", "enter")
+        await until(pilot, lambda: "No LoRA has 'zzz'" in text_of(app))
+        await pilot.press("slash", "backspace", "backspace", "backspace", "enter")
+        await until(pilot, lambda: isinstance(app.screen, Library) and "128 unet" in text_of(app))
+        await pilot.press("D", "y")
+        await until(pilot, lambda: not daemon.state.loras)
+
+
+# ── two at once ─────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_one_does_the_other_sees(daemon: standin.Daemon) -> None:
+    async with (
+        opened(daemon, "g", "r") as (one, first, _),
+        opened(daemon, "g", "r") as (two, second, _b),
+    ):
+        await until(first, lambda: "step 120/400" in text_of(one))
+        await first.press("p")
+        await until(second, lambda: "‖ r0002" in text_of(two), seconds=2)
+        old = daemon.items["i0"]
+        await second.press("g", "v")
+        await until(second, lambda: "000.png" in text_of(two))
+        daemon.put(replace(old, caption=replace(old.caption, text="from one")))
+        await until(second, lambda: "from one" in text_of(two), seconds=2)
+        assert isinstance(two.screen, Review)
