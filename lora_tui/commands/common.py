@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_tui.commands.console import Console
 from shared.errors import Code, Exit, LoraError
+from shared.filenames import to_text
 
 if TYPE_CHECKING:
     from shared import wire
@@ -60,12 +61,17 @@ class Invocation:
     def report(self, done: int, total: int, message: str) -> None:
         """Progress of a call, as it comes in."""
         self.console.event({"done": done, "total": total, "message": message})
-        share = f"{done}/{total} " if total else ""
-        self.console.progress(f"{share}{message}".strip(), key=message)
+        share = f"{done}/{total} " if total and str(done) not in message else ""
+        self.console.progress(f"{share}{message}".strip(), key=str(self.args.command))
 
     def daemon_path(self, path: str) -> str:
         """A path as the daemon will understand it: absolute, unless it is on another machine."""
-        return path if self.remote else str(Path(path).expanduser().absolute())
+        return to_text(path if self.remote else Path(path).expanduser().absolute())
+
+    def base(self, name: str) -> str:
+        """A base as the daemon will find it: a name, or the whole path of a folder that is here."""
+        is_path = "/" in name and not self.remote and Path(name).expanduser().is_dir()
+        return self.daemon_path(name) if is_path else name
 
 
 def global_options(*, root: bool) -> argparse.ArgumentParser:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from lora_tui.commands import recipe as recipes
 from lora_tui.commands.common import Invocation, Subparsers, command
 from lora_tui.commands.follow import follow, outcome
@@ -36,6 +38,8 @@ async def train_it(call: Invocation) -> Exit:
         if value:
             overrides.append(f"{key}={recipe.written(value)}")
     loaded = recipe.load(recipes.path_of(args.recipe), overrides)
+    base = msgspec.structs.replace(loaded.base, name=call.base(loaded.base.name))
+    loaded = msgspec.structs.replace(loaded, base=base)
     async with call.client(subscribe=not args.detach) as client:
         run = await client.call(wire.StartRun(recipe=recipe.dump(loaded), name=args.name))
         where = f" on {run.base}" if run.base else ""

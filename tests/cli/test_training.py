@@ -160,6 +160,16 @@ def test_something_else_is_no_lora(cli: CommandLine, tmp_path: Path) -> None:
     assert str(path) in error["message"]
 
 
+def test_a_base_may_be_a_folder_named_from_here(
+    ready: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Path(ready.data("model", "inspect", "tiny")["path"])
+    monkeypatch.chdir(base.parent)
+    ready.environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    made = ready.data("generate", "--base", f"./{base.name}", "--prompt", "x", "--steps", "1")
+    assert Path(made["path"]).is_file()
+
+
 def test_deleting_a_run_takes_its_files(ready: CommandLine) -> None:
     result = ready.data(*TRAIN, "--set", "output.name=gone")
     assert ready.refused("run", "delete", result["run"])[0] == Exit.FAILED
