@@ -53,7 +53,8 @@ async def generate_it(call: Invocation) -> Exit:
     spec = checked(
         PictureSpec(
             base=call.base(args.base), prompt=args.prompt, negative=args.negative,
-            sampler=args.sampler, steps=args.steps, cfg=args.cfg, seed=args.seed, width=width, height=height,
+            sampler=args.sampler, steps=args.steps, cfg=args.cfg, seed=args.seed,
+            width=width, height=height,
             loras=[lora_use(call, text) for text in args.lora],
         )
     )  # fmt: skip
