@@ -18,7 +18,7 @@ from lora_daemon.starter import base_dir
 from tests.cli.command_line import CommandLine
 from tests.daemon.process import DaemonProcess
 
-SHORT = ("demo", "--set", "training.max_steps=60", "--count", "8")
+SHORT = ("demo", "--set", "training.max_steps=40", "--count", "4")
 
 pytestmark = pytest.mark.skipif(not base_dir().is_dir(), reason="the starter's base is not made")
 
@@ -35,10 +35,10 @@ def test_the_demo_trains_paints_counts_and_does_nothing_twice(cli: CommandLine) 
     assert done.returncode == 0, done.stderr
     assert "creatures seen with the LoRA" in done.stdout
     assert "creatures seen without the LoRA" in done.stdout
-    assert "60/60" in done.stderr or "60 steps" in done.stderr
+    assert "40/40" in done.stderr or "40 steps" in done.stderr
     first = cli.data(*SHORT)
-    assert (first["state"], first["steps"]) == ("finished", 60)
-    assert first["with_it"]["number"] == first["without"]["number"] == 8
+    assert (first["state"], first["steps"]) == ("finished", 40)
+    assert first["with_it"]["number"] == first["without"]["number"] == 4
     assert Path(first["lora"]).is_file()
     assert Path(first["sheet"]).read_bytes().startswith(b"\x89PNG")
     assert first["run"] == "r0001"
@@ -49,7 +49,7 @@ def test_the_demo_trains_paints_counts_and_does_nothing_twice(cli: CommandLine) 
 
 def test_a_demo_that_is_interrupted_anywhere_goes_on(cli: CommandLine) -> None:
     """Killed as it imports, as it trains (with its daemon), and as it paints."""
-    arguments = ("demo", "--set", "training.max_steps=300", "--count", "8", "--json")
+    arguments = ("demo", "--set", "training.max_steps=150", "--count", "4", "--json")
     for killed_at in ("import", "training", "pictures"):
         process = cli.popen(*arguments)
         assert process.stdout is not None
@@ -65,7 +65,7 @@ def test_a_demo_that_is_interrupted_anywhere_goes_on(cli: CommandLine) -> None:
         process.kill()
         process.communicate()
     result = cli.data(*arguments[:-1])
-    assert (result["run"], result["steps"]) == ("r0001", 300)
+    assert (result["run"], result["steps"]) == ("r0001", 150)
     assert Path(result["sheet"]).is_file()
 
 
