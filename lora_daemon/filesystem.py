@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
-_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "afs"}
+_NETWORK = {
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "beegfs", "gpfs",
+    "afs", "vboxsf", "fuse",
+}  # fmt: skip
 _EPHEMERAL = {"tmpfs", "ramfs", "overlay"}
+_ESCAPE = re.compile(r"\\([0-7]{3})")  # how the kernel writes a blank in a path
 
 
 def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
@@ -19,7 +24,7 @@ def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
     best, kind = "", ""
     for line in lines:
         before, _, after = line.partition(" - ")
-        mount = before.split(" ")[4].encode().decode("unicode_escape")
+        mount = _ESCAPE.sub(lambda found: chr(int(found[1], 8)), before.split(" ")[4])
         inside = target == mount or target.startswith(mount.rstrip("/") + "/")
         if inside and len(mount) >= len(best):
             best, kind = mount, after.split(" ")[0]

@@ -86,6 +86,21 @@ def test_a_fault_of_ours_is_not_blamed_on_the_disk(store: Store) -> None:
     assert names(store) == ["one"]
 
 
+def test_what_is_acknowledged_is_on_the_disk_first(store: Store) -> None:
+    assert store.query("PRAGMA synchronous")[0][0] == 2  # FULL: a commit waits for its fsync
+    assert store.query("PRAGMA journal_mode")[0][0] == "wal"
+
+
+def test_a_network_file_system_gets_a_rollback_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_daemon.store.is_network", lambda _: True)
+    store = Store(tmp_path / "test.sqlite3")
+    assert store.query("PRAGMA journal_mode")[0][0] == "delete"
+    add(store, "one")
+    store.close()
+
+
 def test_an_effect_is_remembered_with_its_change(store: Store) -> None:
     add(store, "one", key="key")
     answer = store.remembered("key")
