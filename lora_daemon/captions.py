@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import sqlite3
 
 import msgspec
@@ -161,6 +162,11 @@ def _conflict(row: sqlite3.Row, prefix: str = "") -> LoraError:
     )
 
 
+WRITE_AFTER = 0.2  # seconds: an edit that is edited again is written once
+WRITE_BATCH = 16
+_Written = tuple[str, str, str, str]  # side-car, digest, text, item
+
+
 class Writer:
     """Writes changed captions to their side-cars, one at a time, behind the requests.
 
@@ -223,17 +229,19 @@ class Writer:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
+            await asyncio.sleep(WRITE_AFTER)
             while self._queue:
-                item = next(iter(self._queue))
-                del self._queue[item]
-                with contextlib.suppress(LoraError):  # the database fails: it stays pending
-                    await self._write(item)
+                batch = list(itertools.islice(self._queue, WRITE_BATCH))
+                for item in batch:
+                    del self._queue[item]
+                with contextlib.suppress(LoraError):  # the database fails: they stay pending
+                    self._record([done for item in batch if (done := await self._write(item))])
             self._idle.set()
 
-    async def _write(self, item: str) -> None:
+    async def _write(self, item: str) -> _Written | None:
         rows = self._store.query("SELECT * FROM items WHERE id = ? AND pending <> 0", (item,))
         if not rows:
-            return
+            return None
         (row,) = rows
         picture = self._catalog.path(row)
         sidecar = row["sidecar"] or to_text(picture.stem + sidecars.SUFFIXES[0])
@@ -252,14 +260,18 @@ class Writer:
                 "left as it is: import the folder again to keep both."
             )
             self._behind[item] = (row["dataset"], why)
-            return
+            return None
         except OSError as error:
             why = LoraError.storage("write the caption file of", row["name"], error).message
             self._behind[item] = (row["dataset"], why)
-            return
+            return None
         self._behind.pop(item, None)
+        return sidecar, digest, row["text"], item
+
+    def _record(self, done: list[_Written]) -> None:
+        """What a kill before this leaves is healed: the file then holds a text that is known."""
         with self._store.change("daemon") as change:
-            change.execute(
+            change.executemany(
                 "UPDATE items SET sidecar = ?, written = ?, pending = (text <> ?) WHERE id = ?",
-                (sidecar, digest, row["text"], item),
+                [tuple(values) for values in done],
             )
