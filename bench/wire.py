@@ -1,10 +1,10 @@
 """Captions over the wire on a real daemon: reading p50 and p99, changing (durable) p99.
 
-    python -m bench.wire [--pictures 800] [--calls 2000]
+    python -m bench.wire [--pictures 800] [--calls 2000] [--training BASE]
 
 Targets while training: read p50 0.5 ms, p99 5 ms; durable change p99 25 ms. ``--training`` starts a
-run on the starter first and measures beside it. The fsync of this disk is measured along with it:
-no durable change can be quicker.
+run first (on "starter", or on the folder of a base) and measures beside it. The fsync of this disk
+is measured along with it: no durable change can be quicker.
 """
 
 from __future__ import annotations
@@ -22,7 +22,18 @@ from PIL import Image
 from shared import launch, wire
 from shared.client import Client
 
-RECIPE = '[base]\nname = "starter"\n[dataset]\nname = "bench"\n[training]\nsteps = 1000000\n'
+RECIPE = """
+[base]
+name = "{base}"
+[dataset]
+name = "bench"
+[training]
+epochs = 100000
+[save]
+every_epochs = 0
+[sample]
+every_epochs = 0
+"""
 
 
 def folder_of(pictures: int, folder: Path) -> Path:
@@ -66,7 +77,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, obje
             ask = wire.ListItems(dataset=done.dataset.id, limit=arguments.pictures)
             items = (await client.call(ask)).items
             if arguments.training:
-                await training(client)
+                await training(client, arguments.training)
             result |= await timed(client, items, arguments.calls)
             result["fsync_ms"] = figures(fsyncs(folder, 300))
         finally:
@@ -75,10 +86,10 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, obje
     return result
 
 
-async def training(client: Client) -> None:
+async def training(client: Client, base: str) -> None:
     """Start a run and wait until it makes steps."""
     async with await Client.connect(client.endpoint, subscribe=True) as watcher:
-        run = await client.call(wire.StartRun(recipe=RECIPE))
+        run = await client.call(wire.StartRun(recipe=RECIPE.format(base=base)))
         async for _ in watcher.notices():
             now = next((r for r in watcher.state.runs if r.id == run.id), run)
             if now.state in wire.FINAL_STATES:
@@ -108,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=800)
     parser.add_argument("--calls", type=int, default=2000)
-    parser.add_argument("--training", action="store_true")
+    parser.add_argument("--training", metavar="BASE", default="")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(asyncio.run(measure(arguments, Path(folder)))))
