@@ -18,7 +18,6 @@ from textual.containers import VerticalScroll
 from textual.filter import Monochrome, NoColor
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Input, Select
 
 from lora_tui import keymap as keymaps
 from lora_tui.actions import BY_ID, PLACES
@@ -127,6 +126,9 @@ class LoraApp(App[int]):
         self._keys_in_order = False  # the first screen is there
         self.register_theme(DARK)
         self.register_theme(FEW_COLOURS)
+        # Set before the first stylesheet is parsed: a theme set later parses all of it again.
+        self.set_reactive(App.theme, DARK.name)
+        self.stylesheet.set_variables(self.get_css_variables())
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return dict(DARK.variables)
@@ -134,8 +136,8 @@ class LoraApp(App[int]):
     # ── start ───────────────────────────────────────────────────────────────────────────────────
 
     def on_mount(self) -> None:
-        few = self.no_color or self.colours in ("16", "none")
-        self.theme = FEW_COLOURS.name if few else DARK.name
+        if self.colours in ("16", "none"):
+            self.theme = FEW_COLOURS.name
         if self.no_color:  # Textual would paint greys; no colour means none
             self._filters = [f for f in self._filters if not isinstance(f, Monochrome)]
             self._filters.append(NoColor())
@@ -383,6 +385,8 @@ class LoraApp(App[int]):
         focused = self.focused
         if focused is None or isinstance(focused, Rows | VerticalScroll):
             return False
+        from textual.widgets import Input, Select  # not before the first paint
+
         if isinstance(focused, Input):
             return focused.check_consume_key(event.key, event.character)
         return not (isinstance(focused, Select) and event.key in ("tab", "shift+tab"))

@@ -49,7 +49,8 @@ class RunHistory:
         losses = [point.loss for point in self.points]
         if not steps:
             return []
-        span = max(10.0, (steps[-1] - steps[0]) * 0.04)
+        # In powers of two: what is drawn already does not move with each new step.
+        span = max(8.0, 2.0 ** math.floor(math.log2(max((steps[-1] - steps[0]) * 0.04, 1))))
         return [
             Line(steps, losses, "faint", "loss"),
             Line(steps, smooth(steps, losses, span), "primary bold", "smoothed"),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import ModalScreen, Screen
-from textual.widgets import Input, TextArea
 
 from lora_tui.actions import of_scope
 from lora_tui.core import summary
@@ -103,10 +102,6 @@ class Place(Screen[None]):
         self.query_one(Banner).say(app.link_problem)
 
     # ── helpers ─────────────────────────────────────────────────────────────────────────────────
-
-    def in_field(self) -> bool:
-        """Whether letters go into a text field."""
-        return isinstance(self.focused, Input | TextArea)
 
     def attempt(
         self, work: Awaitable[T], then: Callable[[T], None] | None = None, *, group: str = "attempt"

@@ -334,6 +334,8 @@ class Train(Place):
         self.attempt(start(), started)
 
     async def _check(self) -> bool:
+        for key, field in self.fields().items():  # its last change may not have come round yet
+            self._form.texts[key] = field.text
         problems = self._form.problems()
         for key, field in self.fields().items():
             field.wrong(problems.get(key, ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rich.segment import Segment
+from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -36,10 +37,15 @@ class Bar(Widget):
 
     def show(self, shown: list[Part], total: float, legend: list[tuple[str, str]]) -> None:
         """``legend``: texts with their tones, in one line below."""
-        news = (shown, total, legend)
-        if news != (self._parts, self._total, self._legend):
-            self._parts, self._total, self._legend = shown, total, legend
-            self.refresh()
+        width = self.size.width
+        old = self._cells(width), self._legend
+        self._parts, self._total, self._legend = shown, total, legend
+        for y, changed in enumerate((old[0] != self._cells(width), old[1] != legend)):
+            if changed:
+                self.refresh(Region(0, y, width, 1))
+
+    def _cells(self, width: int) -> list[int]:
+        return parts([part.amount for part in self._parts], self._total, width - 2)
 
     def render_line(self, y: int) -> Strip:
         base = self.rich_style
@@ -47,7 +53,7 @@ class Bar(Widget):
         segments = [Segment(" ", base)]
         if y == 0:
             room = width - 2
-            cells = parts([part.amount for part in self._parts], self._total, room)
+            cells = self._cells(width)
             for part, number in zip(self._parts, cells, strict=True):
                 segments.append(Segment(part.fill * number, base + tone_style(self, part.tone)))
             segments.append(Segment("·" * (room - sum(cells)), base + tone_style(self, "faint")))
@@ -59,4 +65,4 @@ class Bar(Widget):
                 shown = fit(text, min(left, len(text)))
                 left -= len(shown)
                 segments.append(Segment(shown, base + tone_style(self, tone)))
-        return Strip(segments).adjust_cell_length(width, base)
+        return Strip(segments).adjust_cell_length(width, base).simplify()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
+from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
@@ -26,10 +27,19 @@ class OneLine(Widget):
         self._right: Said = []
 
     def show(self, left: Said, right: Said | None = None) -> None:
+        """Only what differs is sent to the terminal."""
         right = right or []
-        if (left, right) != (self._left, self._right):
-            self._left, self._right = left, right
-            self.refresh()
+        width = self.size.width
+        same = 1 + length(_common(left, self._left))
+        ends = width - 1 - max(length(right), length(self._right))
+        changed_left = left != self._left
+        changed_right = right != self._right
+        before = max(length(left), length(self._left)) + 1
+        self._left, self._right = left, right
+        if changed_right and not changed_left and before < ends:
+            self.refresh(Region(ends, 0, width - ends, 1))
+        elif changed_left or changed_right:
+            self.refresh(Region(same, 0, max(width - same, 1), 1))
 
     def render_line(self, y: int) -> Strip:
         base = self.rich_style
@@ -41,10 +51,20 @@ class OneLine(Widget):
         gap = max(width - length(left) - length(right) - (1 if right else 0), 0)
         segments.append(Segment(" " * gap, base))
         segments += [Segment(text, self._style(base, tone)) for text, tone in right]
-        return Strip(segments).adjust_cell_length(width, base)
+        return Strip(segments).adjust_cell_length(width, base).simplify()
 
     def _style(self, base: Style, tone: str) -> Style:
         return base + tone_style(self, tone) if tone else base
+
+
+def _common(one: Said, other: Said) -> Said:
+    """The entries both begin with."""
+    number = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        number += 1
+    return one[:number]
 
 
 class Places(OneLine):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from rich.segment import Segment
 from textual.app import ComposeResult
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical
 from textual.strip import Strip
 from textual.widget import Widget
 
 from lora_tui.core import words
 from lora_tui.core.history import DeviceHistory
 from lora_tui.core.series import Frame
-from lora_tui.core.summary import Said
+from lora_tui.core.summary import Said, length
 from lora_tui.widgets.bar import Bar, Part
 from lora_tui.widgets.chart import Chart
 from lora_tui.widgets.lines import OneLine
@@ -51,16 +51,25 @@ class ProgressLine(Widget):
 class RunHead(Vertical):
     """Which run, how far, how fast, until when."""
 
-    DEFAULT_CSS = "RunHead { height: 2; } RunHead OneLine { background: $background; }"
+    DEFAULT_CSS = """
+    RunHead { height: 2; }
+    RunHead Horizontal { height: 1; }
+    RunHead OneLine { background: $background; }
+    RunHead #run-far { width: auto; }
+    """
 
     def compose(self) -> ComposeResult:
-        yield OneLine(id="run-line")
+        with Horizontal():  # two widgets: Textual sends a widget's whole line
+            yield OneLine(id="run-line")
+            yield OneLine(id="run-far")
         yield ProgressLine(id="run-progress")
 
     def show(self, run: Run | None, live: RunProgress | None, smoothed: float | None) -> None:
-        line = self.query_one(OneLine)
+        line = self.query_one("#run-line", OneLine)
+        far = self.query_one("#run-far", OneLine)
         bar = self.query_one(ProgressLine)
         if run is None:
+            far.show([])
             line.show([("No run yet. Start one on the Train screen (g t).", "muted")])
             bar.show(0.0, "line")
             return
@@ -97,7 +106,11 @@ class RunHead(Vertical):
                 right += [(" · eta ", "muted"), (words.duration(live.eta), "")]
         elif run.started and run.finished:
             right.append((f" · took {words.duration(run.finished - run.started)}", "muted"))
-        line.show(left, right)
+        line.show(left)
+        width = length(right) + 2 if length(right) + 20 < self.size.width else 0
+        if far.styles.width is None or far.styles.width.value != width:
+            far.styles.width = width
+        far.show(right)
         tone = {"failed": "error", "paused": "warning", "finished": "success"}.get(
             run.state, "primary"
         )

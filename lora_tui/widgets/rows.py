@@ -84,6 +84,7 @@ class Rows(ScrollView, can_focus=True):
         self._empty = empty
         self._cells: Callable[[int], Sequence[Cell] | None] = lambda index: None
         self._asked: tuple[int, int] | None = None
+        self._drawn: dict[int, Sequence[Cell] | None] = {}
         self.count = 0
         self._titled = 1 if any(column.title for column in titles) else 0
 
@@ -111,8 +112,9 @@ class Rows(ScrollView, can_focus=True):
             self.refresh()
 
     def update_row(self, index: int) -> None:
-        """Draw one row again."""
-        self._refresh_line(index)
+        """Draw one row again, if it has changed."""
+        if self._drawn.get(index) != self._cells(index):
+            self._refresh_line(index)
 
     # ── the cursor ──────────────────────────────────────────────────────────────────────────────
 
@@ -205,6 +207,9 @@ class Rows(ScrollView, can_focus=True):
             kind = "rows--cursor" if self.has_focus else "rows--blurred"
             base += self.get_component_rich_style(kind, partial=True)
         cells = self._cells(index)
+        self._drawn[index] = cells
+        if len(self._drawn) > 500:
+            self._drawn.clear()
         if cells is None:
             self._want(index)
             return Strip([Segment(fit(f"{mark}…", width), base)], width)
@@ -225,7 +230,7 @@ class Rows(ScrollView, can_focus=True):
             if len(segments) > 1:
                 segments.append(Segment("  ", base))
             segments.append(Segment(fit(text, room, column.align), style))
-        return Strip(segments).adjust_cell_length(width, base)
+        return Strip(segments).adjust_cell_length(width, base).simplify()
 
     def _want(self, index: int) -> None:
         first = self.scroll_offset.y
