@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import inspect
 import sys
 import types
@@ -119,13 +121,30 @@ def _json(value: Any) -> str:
 
 
 def _comment(kind: type[msgspec.Struct], field: str) -> str:
-    """The comment beside the field, and the lines that go on with it."""
-    source = inspect.getsource(kind).splitlines()
-    for line in source:
-        code, found, comment = line.partition("  # ")
-        if found and code.strip().startswith(f"{field}:"):
+    """The comment beside the field."""
+    for line in _source(kind):
+        code, _, comment = line.partition("  # ")
+        if comment and code.strip().startswith(f"{field}:"):
             return f" — {comment.strip()}"
     return ""
+
+
+def _source(kind: type) -> list[str]:
+    """The lines of a class."""
+    lines, classes = _module(kind.__module__)
+    first, last = classes[kind.__name__]
+    return lines[first:last]
+
+
+@functools.cache
+def _module(name: str) -> tuple[list[str], dict[str, tuple[int, int]]]:
+    """A module's lines and where its classes are; inspect.getsource parses anew for each."""
+    text = inspect.getsource(sys.modules[name])
+    return text.splitlines(), {
+        node.name: (node.lineno - 1, node.end_lineno or node.lineno)
+        for node in ast.parse(text).body
+        if isinstance(node, ast.ClassDef)
+    }
 
 
 def _type(kind: Any) -> str:
@@ -187,12 +206,10 @@ def _values() -> list[type[msgspec.Struct]]:
 
 def _codes() -> str:
     lines = ["A `failed` or `refused` carries one of these; the list is closed.\n"]
-    source = inspect.getsource(Code)
+    source = _source(Code)
     for code in Code:
-        comment = next(
-            (line.partition("  # ")[2] for line in source.splitlines() if f"{code.name} =" in line),
-            "",
-        )
+        found = (line.partition("  # ")[2] for line in source if f"{code.name} =" in line)
+        comment = next(found, "")
         lines.append(f"- `{code}`{' — ' + comment if comment else ''}")
     return "\n".join(lines) + "\n"
 

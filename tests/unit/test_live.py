@@ -76,9 +76,7 @@ def test_points_are_bounded_while_they_wait_and_when_they_go() -> None:
 
 
 def test_only_values_of_one_thing_replace_each_other() -> None:
-    job = wire.Job(
-        id="j1", kind="import", title="", state="running", done=0, total=1, message=""
-    )
+    job = wire.Job(id="j1", kind="import", title="", state="running", done=0, total=1, message="")
     worker = wire.WorkerChanged(worker=wire.Worker(state="idle"))
     values = [progress(1, []), wire.JobChanged(job=job), worker, wire.Attached(clients=[])]
     assert len({live_key(value) for value in values}) == len(values)
