@@ -58,7 +58,7 @@ class Freezer:
                 resolution=recipe.dataset.resolution or base.resolution,
             ),
         )
-        name = request.name.strip() or recipe.output.name or recipe.title or dataset.name
+        name = request.name.strip() or recipe.output.name or dataset.name
         last = self._store.query("SELECT value FROM meta WHERE key = 'last_run'")
         number = int(last[0]["value"]) + 1 if last else 1
         directory = await asyncio.to_thread(_reserve, self._workspace.runs, number)
