@@ -89,7 +89,7 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": family.architecture,
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.title": recipe.title or made.name,
+        "modelspec.title": made.name,
         "modelspec.date": queued.strftime("%Y-%m-%dT%H:%M:%S"),
         "modelspec.resolution": f"{size}x{size}",
         "modelspec.prediction_type": prediction,
