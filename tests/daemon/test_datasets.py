@@ -17,6 +17,7 @@ from shared import wire
 from shared.client import Client
 from shared.errors import Code, LoraError
 from shared.filenames import to_text
+from tests.daemon.house import House
 from tests.daemon.process import DaemonProcess, imported, pictures
 from tests.daemon.waiting import until, warned, written
 
@@ -400,3 +401,34 @@ async def test_a_cancelled_import_stops_and_keeps_what_it_has(
     assert [job.state for job in status.jobs] == ["cancelled"]
     again = await client.call(request)
     assert again.dataset.items == 600
+
+
+async def test_the_kept_numbers_are_those_one_would_count(tmp_path: Path) -> None:
+    house = House(tmp_path / "home")
+    folder = pictures(tmp_path / "set", 6)
+    (folder / "005.png").write_bytes(b"")
+    (folder / "004.txt").unlink()
+    await house.call(wire.ImportDataset(path=str(folder)))
+    page = await house.call(wire.ListItems(dataset="set"))
+    for number, item in enumerate(page.items):
+        fields = [{"text": ""}, {"state": "rejected"}, {"text": "new", "state": "flagged"}]
+        change = wire.ChangeCaption(
+            dataset="set",
+            item=item.id,
+            if_rev=1,
+            **fields[number % 3],  # type: ignore[arg-type]
+        )
+        await house.call(change)
+    (folder / "003.png").unlink()
+    Image.new("RGB", (8, 8)).save(folder / "005.png")
+    await house.call(wire.ImportDataset(path=str(folder)))
+    (dataset,) = house.domain.state().datasets
+    items = (await house.call(wire.ListItems(dataset="set"))).items
+    assert dataset.items == len(items)
+    for state, number in dataset.counts.items():
+        assert number == sum(item.caption.state == state for item in items)
+    assert dataset.empty == sum(not item.caption.text for item in items)
+    assert dataset.problems == sum(bool(item.problem) for item in items)
+    await house.call(wire.RemoveDataset(dataset="set"))
+    assert house.store.query("SELECT * FROM counts") == []
+    await house.close()

@@ -26,17 +26,17 @@ async def edit(home: Path, dataset: str, log: Path, first: int) -> None:
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         for number in itertools.count(first):
             item = dice.choice(items).id
-            while True:
+            try:
                 now = await client.call(wire.GetItem(dataset=dataset, item=item))
                 change = wire.ChangeCaption(
                     dataset=dataset, item=item, if_rev=now.caption.rev, text=f"edit {number}"
                 )
-                try:
-                    await client.call(change)
-                    break
-                except LoraError as error:
-                    if error.code not in (Code.UNREACHABLE, Code.CONFLICT):
-                        raise
+                await client.call(change)
+            except LoraError as error:
+                if error.code not in (Code.UNREACHABLE, Code.CONFLICT):
+                    raise
+                await asyncio.sleep(0.2)  # not acknowledged, so not logged; the daemon comes back
+                continue
             os.write(descriptor, f"{number} {item}\n".encode())
             os.fsync(descriptor)
 
