@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from tests.engine import worker_process as work
 
 MOMENTS = ("caching", "step", "state", "checkpoint", "sample")
 RECIPE = {
-    "training": {"epochs": 8, "batch_size": 2},
+    "training": {"epochs": 4, "batch_size": 2},
     "dataset": {"repeats": 3},
     "save": {"resume_seconds": 0.001, "every_steps": 2},
     "sample": {"prompts": ["a thing"], "steps": 3, "every_epochs": 2},
@@ -96,54 +98,55 @@ def _series(order: pipe.Train) -> list[str]:
 
 
 def _kill(order: pipe.Train, moment: str, dice: random.Random) -> None:
-    """Kill a worker at this run in this kind of moment, trying again until it was one."""
+    """Kill a worker in the middle of such a moment of this run, and see that it was the middle."""
     for _ in range(30):
         with work.worker() as one:
             one.send(order)
-            match moment:
-                case "caching":
-                    one.until(pipe.Phase, lambda told: told.phase == "caching")
-                    done = dice.randrange(4)
-                    work.wait_for(lambda at=done: len(_cached(order)) >= at)
-                case "sample":
-                    one.until(pipe.Phase, lambda told: told.phase == "sampling")
-                case "step":
-                    for _ in range(dice.randrange(1, 6)):
-                        one.until(pipe.StateSaved)
-                    time.sleep(dice.random() * 0.02)  # anywhere in the step
-                case _:
+            one.until(pipe.Phase, lambda told: told.phase == "caching")
+            if moment == "step":
+                for _ in range(dice.randrange(1, 6)):
                     one.until(pipe.StateSaved)
-                    folder = {"state": "state", "checkpoint": "lora"}[moment]
-                    _wait_for_half_written(Path(order.run_dir) / folder)
+                time.sleep(dice.random() * 0.02)  # anywhere in the step
+            else:
+                _stop_in(one, order, moment, dice)
             one.kill()
-            if _caught(order, moment):
-                return
+        if _in_the_middle(order, moment):
+            return
+        _begin_anew(order)
     pytest.fail(f"no kill met a {moment}")
 
 
-def _wait_for_half_written(folder: Path) -> None:
-    limit = time.monotonic() + 20
-    while time.monotonic() < limit:
-        if folder.exists() and any(folder.glob(".*.*.*")):
+def _stop_in(one: work.Worker, order: pipe.Train, moment: str, dice: random.Random) -> None:
+    """Stop the worker again and again, until it stands in such a moment or the run is over."""
+    done = Path(order.run_dir) / "lora" / "things.safetensors"
+    at_least = dice.randrange(1, 5)  # pictures cached, where that is the moment
+    while not done.exists():
+        one.signal(signal.SIGSTOP)
+        if _in_the_middle(order, moment, at_least):
             return
+        one.signal(signal.SIGCONT)
+        time.sleep(0.001 + dice.random() * 0.004)
 
 
-def _caught(order: pipe.Train, moment: str) -> bool:
-    """Whether the dead worker was in the middle of it: it left something half done."""
+def _in_the_middle(order: pipe.Train, moment: str, at_least: int = 0) -> bool:
+    """Whether something is half done on the disk."""
     run_dir = Path(order.run_dir)
     match moment:
-        case "step":
-            return True
-        case "sample":
-            return any(run_dir.glob("samples/.step*"))
         case "caching":
-            if not (run_dir / "pictures.json").exists():
-                return True
-            for left in (*_cached(order), *run_dir.glob("state/*"), run_dir / "pictures.json"):
-                left.unlink()  # too late: from the beginning
-            return False
-    return any((run_dir / {"state": "state", "checkpoint": "lora"}[moment]).glob(".*.*.*"))
+            cached = len(list(Path(order.cache_dir).rglob("*.safetensors")))
+            return cached >= at_least and not (run_dir / "pictures.json").exists()
+        case "state":
+            return any((run_dir / "state").glob(".*.*.*"))
+        case "checkpoint":
+            return any((run_dir / "lora").glob(".*.*.*"))
+        case "sample":
+            return any((run_dir / "samples").glob(".step*"))
+    return not (run_dir / "lora" / "things.safetensors").exists()
 
 
-def _cached(order: pipe.Train) -> list[Path]:
-    return list(Path(order.cache_dir).rglob("*.safetensors"))
+def _begin_anew(order: pipe.Train) -> None:
+    """The run went by without such a moment: take back all that it did."""
+    for folder in ("state", "lora", "samples", "../cache"):
+        shutil.rmtree(Path(order.run_dir) / folder, ignore_errors=True)
+    for name in ("pictures.json", "metrics.csv"):
+        (Path(order.run_dir) / name).unlink(missing_ok=True)

@@ -56,13 +56,14 @@ class Worker:
         return report
 
     def until(self, kind: type[R], condition: Callable[[R], bool] = lambda _: True) -> R:
-        """Read until a report of this kind. A failed run or picture that nobody waits for fails
-        the test."""
+        """Read until a report of this kind. A failure, or the end of the run, that nobody waits
+        for fails the test."""
         while True:
             report = self.read()
             if isinstance(report, kind) and condition(report):
                 return report
-            assert not isinstance(report, pipe.RunFailed | pipe.PaintFailed), report
+            over = pipe.RunFailed | pipe.PaintFailed | pipe.Finished
+            assert not isinstance(report, over), report
 
     def of(self, kind: type[R]) -> list[R]:
         return [report for report in self.seen if isinstance(report, kind)]
