@@ -19,7 +19,7 @@ from lora_daemon.engine.device import explained, free_cache
 from lora_daemon.engine.feed import Feed, choose
 from lora_daemon.engine.files import sweep
 from lora_daemon.engine.lora_metadata import Made
-from lora_daemon.engine.resume import Fingerprint, Progress
+from lora_daemon.engine.resume import Fingerprint, Progress, States
 from lora_daemon.engine.samples import Samples
 from lora_daemon.engine.session import Session
 from lora_daemon.engine.steering import Commands, Leave, Steering, Tell
@@ -65,14 +65,19 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     resolution = recipe.dataset.resolution or base.resolution
     steering.on_paint = lambda job: studio.serve(job, lambda: _guest(studio, job, base))
 
-    told = 0.0
+    told, stop_at_once = 0.0, False
 
     def look(done: int, total: int) -> None:
-        nonlocal told
+        nonlocal told, stop_at_once
         if done in (0, total) or time.monotonic() - told > CACHING_TELLING:
             told = time.monotonic()
             steering.enter("caching", (done, total))
-        steering.look()
+        try:
+            steering.look()
+        except Leave as leave:
+            if leave.outcome == "suspended" or States(run_dir / "state").newest()[0] is None:
+                raise
+            stop_at_once = True  # what the run had learnt before becomes its LoRA
 
     cache = LatentsCache(Path(order.cache_dir), base, resolution)
     choice, moments = choose(freeze, cache, run_dir, look)
@@ -97,7 +102,10 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
         progress = session.restore()
         if progress is not None:
             _tell_resumed(steering, session.fingerprint, progress)
-            samples.catch_up(session.step, feed.steps_per_epoch)
+            if stop_at_once:
+                session.stop()
+            else:
+                samples.catch_up(session.step, feed.steps_per_epoch)
         try:
             train(recipe, base, adapter, optimizer, feed, session)
         except LoraError as error:

@@ -69,7 +69,7 @@ class Session:
         self.steering.on_pause = self.save_state
         self.steering.enter("training")
         try:
-            while self.step < self.total:
+            while self.step < self.total and self.outcome != "stopped":
                 self.steering.look()
                 began = time.monotonic()
                 yield self.step
@@ -78,6 +78,10 @@ class Session:
         except Leave as leave:
             self.outcome = leave.outcome
         self._finish()
+
+    def stop(self) -> None:
+        """Take no more steps: save the LoRA as it is, and finish."""
+        self.outcome = "stopped"
 
     def record(self, loss: Tensor, rate: float, norm: Tensor) -> None:
         """One step is done. The tensors are read at the next tick, not now: reading waits."""

@@ -106,6 +106,32 @@ def test_stop_saves_the_lora_and_finishes(
     assert header.metadata["ss_steps"] == str(finished.step)
 
 
+def test_stop_before_a_resumed_run_has_begun_saves_what_it_had_learnt(
+    tmp_path: Path, base_path: Path, frozen: list[pipe.FrozenPicture]
+) -> None:
+    order = work.prepare(tmp_path / "run", base_path, frozen, **LONG)
+    with work.worker() as one:
+        one.send(order)
+        one.until(pipe.Tick)
+        one.steer("suspend")
+        step = one.until(pipe.Finished).step
+        one.send(order)
+        one.steer("stop")
+        finished = one.until(pipe.Finished)
+        assert (finished.outcome, finished.step) == ("stopped", step)
+        assert (Path(order.run_dir) / finished.lora).exists()
+
+
+def test_stop_before_the_first_step_leaves_no_lora(
+    tmp_path: Path, base_path: Path, frozen: list[pipe.FrozenPicture]
+) -> None:
+    with work.worker() as one:
+        one.send(work.prepare(tmp_path / "run", base_path, frozen, **LONG))
+        one.steer("stop")
+        finished = one.until(pipe.Finished)
+        assert (finished.outcome, finished.step, finished.lora) == ("stopped", 0, "")
+
+
 def test_suspend_and_train_again_end_with_the_bytes_of_an_unbroken_run(
     tmp_path: Path, base_path: Path, frozen: list[pipe.FrozenPicture]
 ) -> None:
