@@ -29,9 +29,15 @@ def textbook(
     torch.manual_seed(seed)
     random.seed(seed)
     tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
-    text_encoder = CLIPTextModel.from_pretrained(base / "text_encoder", local_files_only=True)
-    vae = AutoencoderKL.from_pretrained(base / "vae", local_files_only=True)
-    unet = UNet2DConditionModel.from_pretrained(base / "unet", local_files_only=True)
+    text_encoder = CLIPTextModel.from_pretrained(
+        base / "text_encoder", local_files_only=True, dtype=torch.float32
+    )
+    vae = AutoencoderKL.from_pretrained(
+        base / "vae", local_files_only=True, torch_dtype=torch.float32
+    )
+    unet = UNet2DConditionModel.from_pretrained(
+        base / "unet", local_files_only=True, torch_dtype=torch.float32
+    )
     noise_scheduler = DDPMScheduler.from_pretrained(base / "scheduler", local_files_only=True)
     for frozen in (text_encoder, vae, unet):
         frozen.requires_grad_(False)
