@@ -405,6 +405,7 @@ async def test_a_cancelled_import_stops_and_keeps_what_it_has(
 
 async def test_the_kept_numbers_are_those_one_would_count(tmp_path: Path) -> None:
     house = House(tmp_path / "home")
+    await house.domain.start()
     folder = pictures(tmp_path / "set", 6)
     (folder / "005.png").write_bytes(b"")
     (folder / "004.txt").unlink()

@@ -30,7 +30,7 @@ from typing import Literal
 import msgspec
 from PIL import Image
 
-from shared import wire
+from shared import launch, wire
 from shared.client import Client
 from shared.errors import LoraError
 from shared.safetensors_file import read_header
@@ -244,7 +244,8 @@ class Campaign:
         status = msgspec.json.decode((self.home / "run" / "status.json").read_bytes())
         os.kill(status["pid"], signal.SIGKILL)
         await self._until(lambda: not self.client.connected)
-        await self._until(lambda: self.client.connected)  # it has started another
+        await launch.ensure(self.home, PATIENCE)  # clients leave one alone that dies too often
+        await self._until(lambda: self.client.connected)
 
     # ── what is true at the end ─────────────────────────────────────────────────────────────────
 
