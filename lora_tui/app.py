@@ -155,6 +155,12 @@ class LoraApp(App[int]):
         self.link_problem = ""
         self.run_worker(follow(self._connect, self.post_message), group="link")
 
+    async def on_unmount(self) -> None:
+        """A connection left open would keep the process from ending."""
+        self.workers.cancel_group(self, "link")
+        if self.connection is not None:
+            await self.connection.close()
+
     @property
     def colours(self) -> Depth:
         """How many colours the terminal has."""

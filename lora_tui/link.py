@@ -84,7 +84,6 @@ async def follow(connect: Connect, post: Callable[[Message], object]) -> None:
                     post(Noticed(notice))
             except LoraError as error:
                 post(LinkLost(error.message))
-            finally:
-                await connection.close()
+            await connection.close()  # at the app's end it is the app that closes it
         await asyncio.sleep(wait)
         wait = min(wait * 1.6, 3.0)
