@@ -36,7 +36,7 @@ PICTURES = ROOT / "docs" / "pictures"
 SOURCE = ROOT / "lora_daemon" / "starter" / "datasets" / "creatures"
 SIZE = (120, 40)
 NOW = 1_790_000_000.0
-SPEED = 41.0  # steps a second that the pictures show
+SPEED = 15.0  # steps a second that the pictures show: about what two cores do
 GIB = 2**30
 
 
@@ -131,15 +131,12 @@ def _tail(path: str) -> str:
 
 
 def _device(at: float) -> wire.DeviceUse:
-    """A GPU whose memory grows when the run starts."""
-    busy = at > NOW - 300
-    allocated = int((2.1 if busy else 0.0) * GIB)
-    cached = int((0.9 if busy else 0.0) * GIB)
+    """The memory of a machine without a GPU, where the engine came a while ago."""
+    engine = int((1.4 if at > NOW - 300 else 0.1) * GIB)
     return wire.DeviceUse(
-        device="cuda:0", kind="cuda", name="RTX 3090", total=24 * GIB,
-        used=allocated + cached + int(1.3 * GIB), allocated=allocated, cached=cached,
-        context=int(0.5 * GIB), others=int(0.8 * GIB), utilisation=97.0, power=291.0,
-        temperature=64.0, at=at,
+        device="cpu", kind="cpu", name="CPU", total=16 * GIB, used=engine + int(2.6 * GIB),
+        allocated=engine, cached=0, context=0, others=0, utilisation=97.0, power=None,
+        temperature=None, at=at,
     )  # fmt: skip
 
 
@@ -188,7 +185,7 @@ async def draw(client: Client, into: Path) -> None:
     for module in (library, review, runs):
         module.words.ago = words.ago
     history.time.time = lambda: NOW
-    app = LoraApp(connect, where="gpu-box")
+    app = LoraApp(connect, where="box")
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot)
         await pilot.press("g", "v")

@@ -265,7 +265,8 @@ class Review(Mending, Place):
             except LoraError:
                 pass  # it is said when the picture itself is shown
 
-        self.run_worker(ahead(), group="ahead", exclusive=True)
+        # The function, not its coroutine: one that is replaced at once was never begun.
+        self.run_worker(ahead, group="ahead", exclusive=True)  # type: ignore[arg-type]
 
     # ── going about ─────────────────────────────────────────────────────────────────────────────
 
