@@ -468,7 +468,10 @@ def run(
     open_at: str | None = None,
     pictures: bool = True,
 ) -> int:
-    """Open the app on a daemon and return the exit status. ``open_at``: a run to show."""
+    """Open the app on a daemon and return the exit status. ``open_at``: a run to show.
+
+    LORA_TUI_PICTURES=off leaves pictures out, as ``pictures=False`` does.
+    """
 
     async def connect() -> Connection:
         from shared.client import Client
@@ -482,6 +485,8 @@ def run(
             start=not endpoint,
         )
 
+    if os.environ.get("LORA_TUI_PICTURES", "").lower() in ("off", "no", "0"):
+        pictures = False
     app = LoraApp(connect, where=_host(endpoint), open_at=open_at or "", pictures=pictures)
     code = app.run()
     if app.farewell:

@@ -20,7 +20,7 @@ from lora_tui.screens.datasets import FILTERS, filter_dialog, thumbnail
 from lora_tui.screens.dialogs import Choose
 from lora_tui.screens.mending import Mending
 from lora_tui.widgets.bind import bindings
-from lora_tui.widgets.caption import CaptionField, Filmstrip
+from lora_tui.widgets.caption import MOST_EDITED, CaptionField, Filmstrip
 from lora_tui.widgets.picture import PictureView
 from shared import wire
 from shared.errors import LoraError
@@ -344,6 +344,13 @@ class Review(Mending, Place):
 
     def edit(self, item: Item, text: str, rev: int) -> None:
         """Put a text into the field: it is of ``item``, and written against ``rev``."""
+        if len(text) > MOST_EDITED:
+            self.notify(
+                f"{clean(item.name)}: with {words.count(len(text))} characters this caption is too "
+                "long to edit here. Mend its file, then read the folder again.",
+                severity="warning",
+            )
+            return
         self._edited = (item, rev)
         self.query_one("#right").border_title = f"editing {clean(item.name)}"
         self.show_keys("edit")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 
 from rich.segment import Segment
+from rich.text import Text
 from textual import events
 from textual.message import Message
 from textual.strip import Strip
@@ -17,6 +19,13 @@ from lora_tui.keymap import Keymap
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.tones import tone_style
 from shared.wire import Item
+
+MOST_SHOWN = 20_000  # characters of a caption to read; more would stop the screen
+MOST_EDITED = 50_000
+
+
+def _harmless(char: str) -> bool:
+    return char == "\t" or unicodedata.category(char) not in ("Cc", "Cf", "Cs") or char == "\u200d"
 
 
 class CaptionField(TextArea):
@@ -56,6 +65,8 @@ class CaptionField(TextArea):
         empty = not text.strip()
         self.set_class(empty, "-empty")
         text = text if not empty else "(no caption)"
+        if len(text) > MOST_SHOWN:
+            text = f"{text[:MOST_SHOWN]}…\n({words.count(len(text))} characters in all)"
         if text != self.text:
             self._put(text)
 
@@ -68,6 +79,14 @@ class CaptionField(TextArea):
         self.show_cursor = True
         self.move_cursor(self.document.end)
         self.screen.set_focus(self)  # now: the next key is for the field already
+
+    def get_line(self, line_index: int) -> Text:
+        """A line as it is painted: what could move the terminal's cursor is a dot, one for one."""
+        line = super().get_line(line_index)
+        shown = "".join(char if _harmless(char) else "·" for char in line.plain)
+        if shown != line.plain:
+            line.plain = shown
+        return line
 
     def _put(self, text: str) -> None:
         """``load_text``, painted: Textual keeps the old lines where the new text has as many."""

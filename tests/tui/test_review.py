@@ -257,3 +257,18 @@ async def test_keys_in_one_burst_are_done_in_their_order(daemon: standin.Daemon)
             "edited", "rejected", "unreviewed", "edited", "flagged", "unreviewed",
         ]  # fmt: skip
         assert daemon.items["i3"].caption.text == "a drawing, number 3nd"
+
+
+async def test_a_caption_can_neither_move_the_cursor_nor_stop_the_screen() -> None:
+    bad = "a\x1b[31mred\x07 \x00 tab\there\r\nnext \u202egnp"
+    daemon = standin.Daemon([standin.item(0, text=bad), standin.item(1, text="word " * 200_000)])
+    async with opened(daemon, "g", "v") as (app, pilot, _):
+        await until(pilot, lambda: "000.png" in text_of(app))
+        for key in ("e", "escape"):
+            assert not {"\x1b", "\x07", "\x00", "\u202e"} & set(text_of(app))
+            await pilot.press(key)
+        assert daemon.items["i0"].caption.rev == 1  # looked at, not touched
+        await pilot.press("n")
+        await until(pilot, lambda: "caption of 001.png" in text_of(app))
+        await pilot.press("e", "d")
+        await until(pilot, lambda: daemon.items["i1"].caption.state == "rejected")
