@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import platform
 import sys
@@ -11,28 +9,24 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from rich.style import Style
-from textual import events
 from textual.app import App
 from textual.binding import BindingType
-from textual.containers import VerticalScroll
 from textual.filter import Monochrome, NoColor
 from textual.screen import Screen
-from textual.widget import Widget
 
 from lora_tui import keymap as keymaps
-from lora_tui.actions import BY_ID, PLACES
-from lora_tui.core import summary
+from lora_tui.core.known import Known
 from lora_tui.core.summary import Said
 from lora_tui.imports import ImportEnded, ImportProgressed, Imports
+from lora_tui.inorder import InOrder
 from lora_tui.link import Connect, Connection, LinkLost, LinkMade, Noticed, Progress, follow
 from lora_tui.pixels import Depth
 from lora_tui.screens.base import Place
-from lora_tui.screens.navigate import Commands, Help, go_hint
+from lora_tui.screens.navigate import Commands, Help
 from lora_tui.themes import DARK, FEW_COLOURS
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.lines import KeyBar, Places
 from lora_tui.widgets.picture import PictureCache
-from lora_tui.widgets.rows import Rows
 from lora_tui.widgets.tones import tone_style
 from shared import wire
 from shared.errors import Code, LoraError
@@ -73,7 +67,7 @@ def _library() -> Screen[Any]:
     return Library()
 
 
-class LoraApp(App[int]):
+class LoraApp(InOrder):
     """One client of one daemon. ``connect`` makes the connection, again and again if need be."""
 
     TITLE = "lora-tui"
@@ -108,22 +102,13 @@ class LoraApp(App[int]):
         self.where = where
         self.connection: Connection | None = None
         self.link_problem = ""
-        self.state = wire.State()
-        self.progress: dict[str, wire.RunProgress] = {}
-        self.devices: dict[str, wire.DeviceUse] = {}
-        self.jobs: dict[str, wire.Job] = {}
-        self.worker: wire.Worker | None = None
-        self.clients: list[wire.ClientInfo] = []
-        self.status: wire.Status | None = None
+        self.known = Known()
         self.picture_cache = PictureCache()
         self.imports = Imports(self)
         self.review_at = ("", "")  # dataset and item that Review opens next
         self.train_with = ""  # dataset that Train takes next
         self.farewell = ""
         self._lines_stale = False
-        self._going = False  # after ``g``
-        self._leaving = False
-        self._keys_in_order = False  # the first screen is there
         self.register_theme(DARK)
         self.register_theme(FEW_COLOURS)
         # Set before the first stylesheet is parsed: a theme set later parses all of it again.
@@ -182,10 +167,13 @@ class LoraApp(App[int]):
         return welcome.session if welcome is not None else ""
 
     @property
+    def state(self) -> wire.State:
+        return self.known.state
+
+    @property
     def me(self) -> str:
         """The name the daemon knows this client by."""
-        own = self.session
-        return next((c.name for c in self.clients if c.session == own), "")
+        return self.known.name_of(self.session)
 
     @property
     def daemon_id(self) -> str:
@@ -222,15 +210,16 @@ class LoraApp(App[int]):
 
     def on_link_made(self, message: LinkMade) -> None:
         self.connection = message.connection
-        self.state = message.connection.state
+        self.known.state = message.connection.state
         self._linked()
 
     def _linked(self) -> None:
         assert self.connection is not None
         self.link_problem = ""
         self._ask_status()
-        for place in self.places():
+        for place in self.every_place():
             place.link_changed()
+        for place in self.places():
             place.state_changed(None)
         self._show_lines(now=True)
 
@@ -241,20 +230,21 @@ class LoraApp(App[int]):
     def _unlinked(self, reason: str) -> None:
         reason = reason or "The daemon does not answer."
         self.link_problem = f"{reason} Trying again; nothing you typed is lost."
-        for place in self.places():
+        for place in self.every_place():
             place.link_changed()
         self._show_lines(now=True)
 
     def on_noticed(self, message: Noticed) -> None:
         notice = message.notice
         if isinstance(notice, wire.Journalled):
-            self.state = apply(self.state, notice.event)
+            self.known.state = apply(self.state, notice.event)
             for place in self.places():
                 place.state_changed(notice.event)
             self._lines_stale = True
         elif isinstance(notice, wire.LiveUpdate):
+            self._lines_stale = True
             for value in notice.values:
-                self._take(value)
+                self.known.take(value)
             for place in self.places():
                 place.live_changed(notice.values)
         elif isinstance(notice, Disconnected):
@@ -262,21 +252,8 @@ class LoraApp(App[int]):
             self._unlinked(f"{reason} ({notice.reason})" if notice.reason else reason)
         elif self.connection is not None:
             if isinstance(notice, StateReplaced):
-                self.state = notice.state
+                self.known.state = notice.state
             self._linked()
-
-    def _take(self, value: wire.AnyLive) -> None:
-        self._lines_stale = True
-        if isinstance(value, wire.RunProgress):
-            self.progress[value.run] = value
-        elif isinstance(value, wire.DeviceUse):
-            self.devices[value.device] = value
-        elif isinstance(value, wire.WorkerChanged):
-            self.worker = value.worker
-        elif isinstance(value, wire.JobChanged):
-            self.jobs[value.job.id] = value.job
-        elif isinstance(value, wire.Attached):
-            self.clients = value.clients
 
     def _ask_status(self) -> None:
         async def ask() -> None:
@@ -284,11 +261,7 @@ class LoraApp(App[int]):
                 status = await self.ask(wire.GetStatus(), timeout=10)
             except LoraError:
                 return
-            self.status = status
-            self.worker = status.worker
-            self.clients = status.clients
-            self.devices.update({device.device: device for device in status.devices})
-            self.jobs.update({job.id: job for job in status.jobs})
+            self.known.take_status(status)
             self._lines_stale = True
 
         if self.connection is not None:
@@ -297,6 +270,10 @@ class LoraApp(App[int]):
     def places(self) -> list[Place]:
         """The screen the person is on; others catch up when they are opened."""
         return [screen for screen in self.screen_stack if isinstance(screen, Place)]
+
+    def every_place(self) -> list[Place]:
+        """Those that were opened, also while another is shown."""
+        return [s for stack in self._screen_stacks.values() for s in stack if isinstance(s, Place)]
 
     def on_import_progressed(self, message: ImportProgressed) -> None:
         from lora_tui.screens.importing import Import
@@ -324,82 +301,12 @@ class LoraApp(App[int]):
 
     def status_left(self) -> Said:
         if self.connection is None:
-            return [
-                ("○ ", "warning"),
-                ("no daemon yet" if not self.link_problem else "no link", ""),
-            ]
-        dot = ("● ", "success") if not self.link_problem else ("○ ", "warning")
-        said: Said = [dot, (self.where or platform.node(), "")]
-        others = summary.others(self.clients, self.session)
-        said.append((f" · with {others}" if others else " · only you", "" if others else "muted"))
-        running = [job for job in self.jobs.values() if job.state == "running"]
-        for job in running[:1]:
-            done = f" {job.done}/{job.total}" if job.total else ""
-            said.append((f" · {job.title}{done}", "primary"))
-        warnings = self.status.warnings if self.status is not None else []
-        if warnings:
-            more = f" (+{len(warnings) - 1})" if len(warnings) > 1 else ""
-            said.append((f" · ⚠ {warnings[0]}{more}", "warning"))
-        return said
-
-    def status_right(self) -> Said:
-        device = next(iter(self.devices.values()), None)
-        return summary.engine(self.worker, device)
+            said = "no link" if self.link_problem else "no daemon yet"
+            return [("○ ", "warning"), (said, "")]
+        where = self.where or platform.node()
+        return self.known.around(where, self.session, not self.link_problem)
 
     # ── actions ─────────────────────────────────────────────────────────────────────────────────
-
-    def action_go(self) -> None:
-        if isinstance(self.screen, Place):
-            self._going = True
-            self.screen.show_keys(hint=go_hint(self))
-
-    async def _gone(self, key: str) -> None:
-        """The key after ``g``."""
-        self._going = False
-        if isinstance(self.screen, Place):
-            self.screen.show_keys()
-        for name, _, _, _ in PLACES:
-            if key in self.keymap.keys_of(BY_ID[f"go.{name}"]):
-                await self.action_open(name)
-
-    async def action_open(self, name: str) -> None:
-        """Open a screen by its name; it is there when this returns."""
-        if not self.screen.is_modal:
-            await self.switch_mode(name)
-
-    # ── keys, strictly in their order ───────────────────────────────────────────────────────────
-
-    async def on_event(self, event: events.Event) -> None:
-        """Textual looks a key's binding up when the key has bubbled through the widgets, so keys
-        that come in one burst (a slow link) overtake each other: the ``d`` of a word would reject
-        a picture because the field of the ``e`` before it had not opened yet. Here a key is done
-        before the next one is looked at."""
-        if not isinstance(event, events.Key) or event.is_forwarded or not self._keys_in_order:
-            await super().on_event(event)
-        elif self._leaving:
-            pass  # typed ahead of the end
-        elif self._going:
-            await self._gone(event.key)
-        elif self._has_the_keys(event) or not await self.run_key(event.key):
-            focused = self.focused
-            await super().on_event(event)
-            if focused is not None:
-                await _worked_off(focused)
-
-    def _has_the_keys(self, event: events.Key) -> bool:
-        """Whether the focused widget is to see a key before any binding does."""
-        focused = self.focused
-        if focused is None or isinstance(focused, Rows | VerticalScroll):
-            return False
-        from textual.widgets import Input, Select  # not before the first paint
-
-        if isinstance(focused, Input):
-            return focused.check_consume_key(event.key, event.character)
-        return not (isinstance(focused, Select) and event.key in ("tab", "shift+tab"))
-
-    async def run_key(self, key: str) -> bool:
-        """Do what a key is bound to just now."""
-        return await self._check_bindings(key, priority=True) or await self._check_bindings(key)
 
     def action_help(self) -> None:
         if isinstance(self.screen, Place):
@@ -415,28 +322,11 @@ class LoraApp(App[int]):
                 leave = getattr(screen, "before_leaving", None)
                 if leave is not None:
                     await leave()
-        self.farewell = self._farewell()
+        self.farewell = self.known.farewell()
         self.exit(0)
 
     async def action_leave_now(self) -> None:
         await self.action_leave()
-
-    def _farewell(self) -> str:
-        lines = []
-        going = [run for run in self.state.runs if run.state in ("training", "starting", "queued")]
-        pid = f" (pid {self.status.pid})" if self.status is not None else ""
-        if going:
-            names = ", ".join(run.id for run in going)
-            verb = "goes" if len(going) == 1 else "go"
-            lines.append(f"{names} {verb} on in the daemon{pid}. Attach again with lora-tui.")
-        running = [job.title for job in self.jobs.values() if job.state == "running"]
-        if running:
-            lines.append(f"Still under way in the daemon: {', '.join(running)}.")
-        if not lines and self.connection is not None:
-            lines.append(
-                f"The daemon{pid} stays; nothing is running. `lora-tui daemon stop` ends it."
-            )
-        return "\n".join(lines)
 
     def on_key_bar_pressed(self, message: KeyBar.Pressed) -> None:
         scope, _, name = message.action.partition(".")
@@ -445,19 +335,6 @@ class LoraApp(App[int]):
 
     async def on_places_clicked(self, message: Places.Clicked) -> None:
         await self.action_open(message.place)
-
-
-async def _worked_off(widget: Widget) -> None:
-    """Wait until a widget has worked off its messages so far."""
-    done = asyncio.Event()
-
-    async def tell() -> None:
-        done.set()
-
-    if widget.post_message(events.Callback(callback=tell)):
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await done.wait()
 
 
 def run(

@@ -96,9 +96,9 @@ class Place(Screen[None]):
             return
         app = self.lora
         run = summary.active(app.state.runs)
-        said = summary.progress(run, app.progress.get(run.id)) if run is not None else []
+        said = summary.progress(run, app.known.progress.get(run.id)) if run is not None else []
         self.query_one(Places).run_said(said)
-        self.query_one(StatusLine).show(app.status_left(), app.status_right())
+        self.query_one(StatusLine).show(app.status_left(), app.known.engine())
         self.query_one(Banner).say(app.link_problem)
 
     # ── helpers ─────────────────────────────────────────────────────────────────────────────────

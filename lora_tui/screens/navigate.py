@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -16,19 +15,17 @@ from textual.widgets import Static
 
 from lora_tui.actions import BY_ID, PLACES, Action, of_scope
 from lora_tui.core.summary import Said
+from lora_tui.keymap import Keymap
 from lora_tui.screens.base import Dialog, Place
 from lora_tui.widgets.bind import bindings
 from shared.paths import config_dir
 
-if TYPE_CHECKING:
-    from lora_tui.app import LoraApp
 
-
-def go_hint(app: LoraApp) -> Said:
+def go_hint(keymap: Keymap) -> Said:
     """The line after ``g``: where the next letter goes."""
     said: Said = [("go to  ", "muted")]
     for name, title, _, _ in PLACES:
-        said += [(app.keymap.shown(BY_ID[f"go.{name}"]), "accent bold"), (f" {title}   ", "")]
+        said += [(keymap.shown(BY_ID[f"go.{name}"]), "accent bold"), (f" {title}   ", "")]
     return [*said, ("any other key: stay", "muted")]
 
 

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from rich.text import Text
-from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical
 from textual.message import Message
-from textual.timer import Timer
 from textual.widgets import Static
 
 from lora_tui.core import words
 from lora_tui.core.cells import clean
 from lora_tui.core.desk import Conflicted, Refused, Report, Saved
-from lora_tui.core.roll import Roll
-from lora_tui.screens.base import Place
-from lora_tui.screens.datasets import FILTERS, filter_dialog, thumbnail
+from lora_tui.screens.datasets import FILTERS, filter_dialog
 from lora_tui.screens.dialogs import Choose
 from lora_tui.screens.mending import Mending
+from lora_tui.screens.showing import Showing
 from lora_tui.widgets.bind import bindings
-from lora_tui.widgets.caption import MOST_EDITED, CaptionField, Filmstrip
-from lora_tui.widgets.picture import PictureView
+from lora_tui.widgets.caption import MOST_EDITED, CaptionField
 from shared import wire
-from shared.errors import LoraError
 from shared.wire import CaptionState, Item
 
 
-class Review(Mending, Place):
+class Review(Mending, Showing):
     scope = "review"
     CSS_PATH = "review.tcss"
     BINDINGS = bindings("review")
@@ -38,46 +29,6 @@ class Review(Mending, Place):
         def __init__(self, report: Report) -> None:
             super().__init__()
             self.report = report
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._dataset = ""
-        self._roll: Roll | None = None
-        self._place = 0
-        self._filter = "all"
-        self._wanted = ""  # the item to open at, while it is being looked for
-        self._steps = 0  # of navigation; a search that comes late sees that it is stale
-        self._edited: tuple[Item, int] | None = None  # the item in the field and its revision
-        self._kept: Timer | None = None
-
-    def body(self) -> ComposeResult:
-        with Horizontal():
-            with Vertical(classes="panel", id="left") as panel:
-                panel.border_title = "review"
-                yield PictureView(self.lora.picture_cache, self.lora.depth, id="picture")
-                yield Filmstrip(id="strip")
-            with Vertical(classes="panel", id="right") as panel:
-                panel.border_title = "caption"
-                yield CaptionField(self._left_field, id="text")
-                yield Static(id="state")
-                yield Static(id="facts", markup=False)
-
-    @property
-    def field(self) -> CaptionField:
-        return self.query_one(CaptionField)
-
-    @property
-    def picture(self) -> PictureView:
-        return self.query_one(PictureView)
-
-    @property
-    def dataset(self) -> wire.Dataset | None:
-        return next((d for d in self.state.datasets if d.id == self._dataset), None)
-
-    @property
-    def item(self) -> Item | None:
-        """The picture on screen, if it is loaded; a key can change no other."""
-        return self._roll.at(self._place) if self._roll is not None else None
 
     # ── the state ───────────────────────────────────────────────────────────────────────────────
 
@@ -131,142 +82,6 @@ class Review(Mending, Place):
             self.desk_link_back()
         else:
             self.desk_keep()
-
-    def _open(self, dataset: str, item: str) -> None:
-        if self._edited is not None:
-            return  # the field goes first; it is taken up again when the screen is shown next
-        if dataset != self._dataset:
-            self._filter = "all"
-        self._dataset = dataset
-        self._wanted = item
-        self._steps += 1
-        if not dataset:
-            self._roll = None
-            self._show()
-            return
-        states = dict(FILTERS)[self._filter]
-        roll = Roll(self.lora.ask, dataset, states)
-        self.attempt(self._opened(roll, item, self._steps), group="open")
-
-    async def _opened(self, roll: Roll, item: str, step: int) -> None:
-        place = 0
-        await roll.load(0, 0)
-        if item:
-            place = await roll.find(-1, lambda found: found.id == item, wrap=False) or 0
-        if step == self._steps:
-            if roll.states and not roll.total:
-                self.notify(f"No picture is {roll.states[0]}.")
-                self._filter = "all"
-                self._open(self._dataset, item)
-                return
-            self._roll = roll
-            self._place = place
-            self._wanted = ""
-            self._show()
-
-    # ── what is on screen ───────────────────────────────────────────────────────────────────────
-
-    def _show(self) -> None:
-        self._show_title()
-        item = self.item
-        if self._roll is None or not self._roll.total:
-            self.field.show("")
-            self.picture.clear(
-                "No pictures. Import a folder on the Datasets screen (g d)."
-                if self.lora.connection is not None
-                else "Connecting to the daemon…"
-            )
-            self.query_one("#state", Static).update("")
-            self.query_one("#facts", Static).update("")
-            self.query_one("#strip", Filmstrip).show(lambda place: None, 0, 0)
-            return
-        if item is None:
-            self.field.show("…")
-            self.picture.clear()
-            self._load(self._place)
-        else:
-            self._show_current(item)
-            if item.problem and not item.width:
-                self.picture.clear("This picture cannot be read.")
-            else:
-                self.picture.show(f"{item.id}:{item.content}", thumbnail(self, item))
-        self._look_ahead()
-
-    def _show_current(self, item: Item) -> None:
-        """The caption and its state, if this is the item on screen; the strip in any case."""
-        roll = self._roll
-        if roll is None:
-            return
-        self.query_one("#strip", Filmstrip).show(roll.at, self._place, roll.total)
-        if self.item is None or item.id != self.item.id:
-            return
-        caption = item.caption
-        self.query_one("#right").border_title = f"caption of {clean(item.name)}"
-        if self._edited is None:
-            self.field.show(caption.text)
-        tone = self.lora.tone(f"{words.CAPTION_TONES[caption.state]} bold")
-        state = Text.assemble((f"{words.MARKS[caption.state]} {caption.state}\n", tone))
-        by = "you" if caption.by == self.lora.me else caption.by
-        state.append(
-            f"rev {caption.rev} · by {by} · {words.ago(caption.at)}", self.lora.tone("muted")
-        )
-        self.query_one("#state", Static).update(state)
-        size = f"{item.width} × {item.height} px · {words.size(item.size)}"
-        number = len(caption.text.split())
-        facts = clean(item.problem) or f"{words.plural(number, 'word')} · {size}"
-        self.query_one("#facts", Static).update(facts)
-        self.query_one("#facts").set_class(bool(item.problem), "-problem")
-
-    def _show_title(self) -> None:
-        panel = self.query_one("#left")
-        dataset = self.dataset
-        if dataset is None:
-            panel.border_title, panel.border_subtitle = "review", ""
-            return
-        left = dataset.counts.get("unreviewed", 0)
-        reviewed = f"{words.count(dataset.items - left)}/{words.count(dataset.items)} reviewed"
-        only = "" if self._filter == "all" else f" · only {self._filter}"
-        panel.border_title = f"{dataset.name} · {reviewed}{only}"
-        if self._roll is not None and self._roll.total:
-            at = f"{words.count(self._place + 1)} of {words.count(self._roll.total)}"
-            panel.border_subtitle = f"{at} · {words.count(left)} left"
-
-    def _load(self, place: int, then: Callable[[], None] | None = None) -> None:
-        roll = self._roll
-        if roll is None:
-            return
-
-        async def load() -> int:
-            await roll.load(place, place)
-            return place
-
-        def loaded(at: int) -> None:
-            if roll is self._roll and at == self._place and self.item is not None:
-                self._show()
-
-        self.attempt(load(), loaded, group="page")
-
-    def _look_ahead(self) -> None:
-        """Have the next pages and pictures at hand before they are asked for."""
-        roll, place = self._roll, self._place
-        if roll is None:
-            return
-
-        async def ahead() -> None:
-            try:
-                if roll.missing(place + 1, place + 40):
-                    await roll.load(place + 1, place + 40)
-                for near in (place + 1, place + 2, place - 1):
-                    item = roll.at(near)
-                    if item is not None and item.width:
-                        await self.picture.prefetch(
-                            f"{item.id}:{item.content}", thumbnail(self, item)
-                        )
-            except LoraError:
-                pass  # it is said when the picture itself is shown
-
-        # The function, not its coroutine: one that is replaced at once was never begun.
-        self.run_worker(ahead, group="ahead", exclusive=True)  # type: ignore[arg-type]
 
     # ── going about ─────────────────────────────────────────────────────────────────────────────
 

@@ -166,7 +166,7 @@ class Runs(Place):
         self._open(runs[place].id if runs else "")
 
     def _cells(self, run: Run) -> Sequence[Cell]:
-        live = self.lora.progress.get(run.id)
+        live = self.lora.known.progress.get(run.id)
         going = run.state == "training" and live is not None
         step = words.count(max(run.step, live.step) if going and live is not None else run.step)
         steps = words.count(run.steps)
@@ -224,7 +224,7 @@ class Runs(Place):
                 self.rows.update_row(place)
         run = self.run_shown
         history = self._history(self._shown) if self._shown else RunHistory("")
-        live = history.latest or self.lora.progress.get(self._shown)
+        live = history.latest or self.lora.known.progress.get(self._shown)
         self.query_one(RunHead).show(run, live, history.smoothed())
         step = history.points[-1].step if history.points else 0
         right = right_edge(step, run.steps if run is not None else 1)
@@ -233,7 +233,7 @@ class Runs(Place):
         if rate.size.height:
             rate.show(history.rate_line(), right=right)
             self.query_one("#speed", Chart).show(history.speed_line(), right=right)
-        device = next(iter(self.lora.devices.values()), None)
+        device = self.lora.known.device
         past = self._devices.get(device.device) if device is not None else None
         self.query_one(MemoryPanel).show(device, past or DeviceHistory())
 
