@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-WITHIN = 120.0  # seconds a command may take on a busy machine
+WITHIN = 240.0  # seconds a command may take on a busy machine
 
 
 class CommandLine:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not base_dir().is_dir(), reason="the starter's b
 @pytest.fixture
 def cli(tmp_path: Path) -> Iterator[CommandLine]:
     home = tmp_path / "home"
-    yield CommandLine(home, LORA_TUI_THREADS="2")
+    yield CommandLine(home)
     DaemonProcess(home).end()
 
 
@@ -47,6 +47,7 @@ def test_the_demo_trains_paints_counts_and_does_nothing_twice(cli: CommandLine) 
     assert list((cli.home / "outputs").glob("*.png")) == pictures
 
 
+@pytest.mark.slow
 def test_a_demo_that_is_interrupted_anywhere_goes_on(cli: CommandLine) -> None:
     """Killed as it imports, as it trains (with its daemon), and as it paints."""
     arguments = ("demo", "--set", "training.max_steps=150", "--count", "4", "--json")
@@ -69,6 +70,7 @@ def test_a_demo_that_is_interrupted_anywhere_goes_on(cli: CommandLine) -> None:
     assert Path(result["sheet"]).is_file()
 
 
+@pytest.mark.slow
 def test_again_trains_anew_and_keeps_what_was_there(cli: CommandLine) -> None:
     first = cli.data(*SHORT)
     second = cli.data(*SHORT, "--again")
