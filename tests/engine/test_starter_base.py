@@ -76,12 +76,12 @@ def test_the_same_seed_paints_the_same_pixels(pipe: StableDiffusionPipeline) -> 
 
 
 def test_the_base_paints_what_it_is_asked_for(pipe: StableDiffusionPipeline) -> None:
-    asked = evaluate.asked_held_out(16)
-    pictures = evaluate.generate(pipe, [world.prompt(one) for one in asked])
+    asked = evaluate.asked_held_out(6)
+    pictures = evaluate.generate(pipe, [world.prompt(one) for one in asked], steps=12)
     measured, _ = evaluate.rates(pictures, asked, Judge.load())
-    assert measured["colour"].hits >= 9
-    assert measured["background"].hits >= 11
-    assert measured["creature"].hits <= 2
+    assert measured["colour"].hits >= 4
+    assert measured["background"].hits >= 4
+    assert measured["creature"].hits <= 1
 
 
 def test_latents_have_the_scale_of_sd_1_5(pipe: StableDiffusionPipeline) -> None:
