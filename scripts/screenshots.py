@@ -162,9 +162,9 @@ async def prepare(client: Client, folder: Path, base: Path | None) -> None:
             )
         )
     text = (ROOT / "configs" / "demo.toml").read_text()
-    made = recipe.parse(text, ["dataset.name=creatures"])
+    made = recipe.parse(text, ["dataset.name=creatures", "training.max_steps=240"])
     caption = items[1].caption.text
-    made = replace(made, sample=replace(made.sample, prompts=[caption], every_epochs=2))
+    made = replace(made, sample=replace(made.sample, prompts=[caption], every_epochs=1))
     run = await client.call(wire.StartRun(recipe=recipe.dump(made)))
     async for _ in client.notices():
         now = next(r for r in client.state.runs if r.id == run.id)
