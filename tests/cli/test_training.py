@@ -37,6 +37,7 @@ def lora(ready: CommandLine) -> str:
 TRAIN = (
     "train", "demo", "--base", "tiny", "--dataset", "dragons", "--set", "training.epochs=2",
     "--set", "dataset.repeats=2", "--set", "output.name=dragons",
+    "--set", "training.batch_size=1", "--set", "schedule.warmup_steps=0",
 )  # fmt: skip
 
 
