@@ -50,13 +50,18 @@ class Place(Screen[None]):
         """The screen's own widgets."""
         raise NotImplementedError
 
+    built = False  # whether all its widgets are there: news may come before
+
     def on_mount(self) -> None:
+        self.built = True
         self.show_keys()
         self.show_lines()
+        self.call_after_refresh(self.state_changed, None)
 
     def on_screen_resume(self) -> None:
         self.show_lines()
-        self.state_changed(None)
+        if self.built:
+            self.state_changed(None)
 
     # ── what the app tells ──────────────────────────────────────────────────────────────────────
 
@@ -73,6 +78,8 @@ class Place(Screen[None]):
 
     def show_keys(self, scope: str = "", hint: Said | None = None) -> None:
         """The key bar: this screen's actions, those of ``scope``, or a hint."""
+        if not self.built:
+            return
         bar = self.query_one(KeyBar)
         bar.hint(hint or [])
         if hint:
@@ -92,7 +99,7 @@ class Place(Screen[None]):
 
     def show_lines(self) -> None:
         """Places, status and banner from the app's state."""
-        if not self.is_mounted:
+        if not self.built:
             return
         app = self.lora
         run = summary.active(app.state.runs)

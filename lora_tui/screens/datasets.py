@@ -86,7 +86,7 @@ class Datasets(Place):
     # ── the state ───────────────────────────────────────────────────────────────────────────────
 
     def state_changed(self, event: wire.AnyEvent | None) -> None:
-        if not self.is_mounted:
+        if not self.built:
             return
         if event is None or isinstance(event, wire.DatasetChanged | wire.DatasetRemoved):
             self._show_sets()
@@ -99,7 +99,7 @@ class Datasets(Place):
                 self._show_item()
 
     def link_changed(self) -> None:
-        if self.is_mounted:
+        if self.built:
             linked = self.lora.connection is not None
             self.sets.say(
                 "No datasets yet. Press i to import a folder of pictures."

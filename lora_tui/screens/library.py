@@ -128,7 +128,7 @@ class Library(Place):
     # ── the state ───────────────────────────────────────────────────────────────────────────────
 
     def state_changed(self, event: wire.AnyEvent | None) -> None:
-        if not self.is_mounted or not self.query("#with"):
+        if not self.built:
             return
         if event is None or isinstance(event, wire.LoraChanged | wire.LoraRemoved):
             self._show_list()

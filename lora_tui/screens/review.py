@@ -33,7 +33,7 @@ class Review(Mending, Showing):
     # ── the state ───────────────────────────────────────────────────────────────────────────────
 
     def state_changed(self, event: wire.AnyEvent | None) -> None:
-        if not self.is_mounted:
+        if not self.built:
             return
         if event is None:
             self._take_up()

@@ -97,7 +97,7 @@ class Runs(Place):
     # ── the state ───────────────────────────────────────────────────────────────────────────────
 
     def state_changed(self, event: wire.AnyEvent | None) -> None:
-        if not self.is_mounted or not self.query("#rows"):
+        if not self.built:
             return
         if event is None:
             self._histories = {}
@@ -216,7 +216,7 @@ class Runs(Place):
     # ── drawing, at most twice a second ─────────────────────────────────────────────────────────
 
     def _draw(self) -> None:
-        if not self._stale or not self.is_current or not self.is_mounted:
+        if not self._stale or not self.is_current or not self.built:
             return
         self._stale = False
         for place, listed in enumerate(self._runs):

@@ -159,7 +159,7 @@ class Train(Place):
     # ── the state ───────────────────────────────────────────────────────────────────────────────
 
     def state_changed(self, event: wire.AnyEvent | None) -> None:
-        if not self.is_mounted or not self.query("#sum"):
+        if not self.built:
             return
         if event is None or isinstance(
             event, wire.DatasetChanged | wire.DatasetRemoved | wire.BaseChanged
