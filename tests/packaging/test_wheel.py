@@ -117,7 +117,9 @@ def test_torch_is_only_in_the_engine_extra(wheel: Path) -> None:
     for line in required:
         if any(name in line for name in ("torch", "diffusers", "transformers", "peft")):
             assert 'extra == "engine"' in line
-    assert any(line.startswith("Requires-Dist: pillow") and "extra" not in line for line in required)
+    assert any(
+        line.startswith("Requires-Dist: pillow") and "extra" not in line for line in required
+    )
 
 
 def test_it_runs_from_where_it_is_installed(installed: Path) -> None:
