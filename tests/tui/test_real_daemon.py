@@ -165,6 +165,7 @@ async def test_a_lora_is_trained_and_tried(real: DaemonProcess, tmp_path: Path) 
             screen = app.screen
             assert isinstance(screen, Train)
             screen.field("base.name").fill("tiny")
+            screen.field("training.batch_size").query_one(Input).value = "1"
             screen.field("training.epochs").query_one(Input).value = "3"
             screen.field("sample.prompts").query_one(Input).value = "picture 1"
             screen.field("sample.every_epochs").query_one(Input).value = "3"
