@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 WITHIN = 240.0  # seconds a command may take on a busy machine
+
+
+def _as_in_the_foreground() -> None:
+    """A test run that was put in the background ignores ctrl-c, and its children would as well."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class CommandLine:
@@ -61,5 +67,5 @@ class CommandLine:
         """Start it and read it as it goes."""
         return subprocess.Popen(
             self.command(*arguments), env=self.environment, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_as_in_the_foreground,  # noqa: PLW1509
         )  # fmt: skip
