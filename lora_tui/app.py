@@ -268,7 +268,10 @@ class LoraApp(InOrder):
             self.run_worker(ask(), group="status")
 
     def places(self) -> list[Place]:
-        """The screen the person is on; others catch up when they are opened."""
+        """The screen the person is on; others catch up when they are opened. While the app is being
+        taken down, none: their widgets go first."""
+        if not self.is_running:
+            return []
         return [screen for screen in self.screen_stack if isinstance(screen, Place)]
 
     def every_place(self) -> list[Place]:

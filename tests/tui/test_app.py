@@ -252,3 +252,11 @@ def test_nothing_of_textual_is_shadowed() -> None:
                     and n.attr in taken - allowed
                 ]
     assert not found
+
+
+async def test_news_that_come_while_it_is_taken_down_are_let_go(daemon: standin.Daemon) -> None:
+    async with opened(daemon) as (app, _, _):
+        pass
+    app._lines_stale = True
+    app._show_lines()
+    assert app.places() == []

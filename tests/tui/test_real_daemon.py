@@ -70,7 +70,7 @@ async def test_a_folder_is_imported_and_reviewed_by_two(
         app.screen.query_one("#path", Input).value = str(folder)
         await ada.press("enter")
         await until(ada, lambda: "4 pictures" in text_of(app))
-        assert "with bob@" in text_of(app)
+        await until(ada, lambda: "with bob@" in text_of(app))
         await until(bob, lambda: "my 龍 pictures" in text_of(other))
         await ada.press("v")
         await bob.press("v")
