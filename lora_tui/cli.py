@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"lora-tui {__version__}")
-    top.set_defaults(run=tui.open_it, open_at="")
+    tui.add_options(top)
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     for module in (
         demo,

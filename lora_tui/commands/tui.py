@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from lora_tui.commands.common import Invocation
 from shared.errors import Code, Exit, LoraError
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the terminal UI takes, on the command line's root."""
+    group = parser.add_argument_group("terminal UI")
+    group.add_argument(
+        "--no-pictures", action="store_true", help="leave pictures out, for a slow link"
+    )
+    group.add_argument(
+        "--print-keymap",
+        action="store_true",
+        help="print every key, as a keymap.toml to change, and end",
+    )
+    parser.set_defaults(run=open_it, open_at="")
+
+
 def open_it(call: Invocation) -> Exit:
     """Open the terminal UI, at ``args.open_at`` if a command says where."""
+    if call.args.print_keymap:
+        from lora_tui import keymap
+
+        print(keymap.example(), end="")
+        return Exit.OK
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise LoraError(
             Code.BAD_REQUEST,
@@ -18,5 +38,11 @@ def open_it(call: Invocation) -> Exit:
     from lora_tui.app import run
 
     return Exit(
-        run(call.endpoint, home=str(call.home), name=call.who, open_at=call.args.open_at or None)
+        run(
+            call.endpoint,
+            home=str(call.home),
+            name=call.who,
+            open_at=call.args.open_at or None,
+            pictures=not call.args.no_pictures,
+        )
     )

@@ -6,10 +6,15 @@ import json
 import os
 import pty
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lora_tui import app
+from lora_tui.cli import main
 from shared import __version__
 from shared.errors import Exit
 from tests.cli.command_line import CommandLine
@@ -35,6 +40,28 @@ def test_without_a_terminal_the_terminal_ui_says_what_to_do(cli: CommandLine) ->
     code, error = cli.refused()
     assert code == Exit.FAILED
     assert "--help" in error["message"]
+
+
+def test_the_keymap_is_printed_as_a_file_that_can_be_read(cli: CommandLine) -> None:
+    printed = tomllib.loads(cli.ok("--print-keymap"))
+    assert {"app", "review", "runs"} <= set(printed)
+
+
+@pytest.mark.parametrize("option", [(), ("--no-pictures",)])
+def test_pictures_are_left_out_when_asked(
+    option: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    def run(*_: object, **options: object) -> int:
+        asked.update(options)
+        return 0
+
+    monkeypatch.setattr(app, "run", run)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main(list(option)) == Exit.OK
+    assert asked["pictures"] is not bool(option)
 
 
 def test_status_starts_no_daemon_and_says_how_to(cli: CommandLine) -> None:
