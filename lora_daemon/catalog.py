@@ -14,6 +14,7 @@ from shared.errors import Code, LoraError
 from shared.filenames import from_text
 
 PAGE_BYTES = 4 * 1024 * 1024  # of captions and names in one answer, so that it fits a header
+MOST_LISTED = 10_000  # pictures in one answer
 
 
 class Catalog:
@@ -85,15 +86,9 @@ class Catalog:
         total = sum(counted[state]["items"] for state in set(states) if state in counted)
         rows = self._store.query(
             f"SELECT * FROM items WHERE {where} ORDER BY name LIMIT ? OFFSET ?",
-            (*values, min(request.limit, 10_000), request.offset),
+            (*values, min(request.limit, MOST_LISTED), request.offset),
         )
-        items, size = list[wire.Item](), 0
-        for row in rows:
-            size += len(row["text"]) * 4 + len(row["name"]) * 4 + 300
-            if items and size > PAGE_BYTES:
-                break
-            items.append(item_of(row))
-        return wire.Items(items=items, total=total)
+        return wire.Items(items=page_of(rows), total=total)
 
     def _counted(self, dataset: str) -> dict[str, sqlite3.Row]:
         """The dataset's numbers by caption state, kept by triggers."""
@@ -116,6 +111,17 @@ class Catalog:
             problems=sum(one["problems"] for one in counted.values()),
             created=row["created"],
         )
+
+
+def page_of(rows: Iterable[sqlite3.Row]) -> list[wire.Item]:
+    """Rows of ``items`` as they travel, as many from the first as one answer holds."""
+    items, size = list[wire.Item](), 0
+    for row in rows:
+        size += len(row["text"]) * 4 + len(row["name"]) * 4 + 300
+        if items and size > PAGE_BYTES:
+            break
+        items.append(item_of(row))
+    return items
 
 
 def item_of(row: sqlite3.Row) -> wire.Item:

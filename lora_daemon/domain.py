@@ -21,10 +21,13 @@ from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
 from lora_daemon.painting import Painting
 from lora_daemon.runs import Runs
+from lora_daemon.saved_filters import SavedFilters
 from lora_daemon.scheduler import Scheduler
 from lora_daemon.supervisor import Death, Supervisor
 from lora_daemon.telemetry import Telemetry, WorkerUse
 from lora_daemon.thumbnails import Thumbnails
+from lora_daemon.tokens import Tokens
+from lora_daemon.views import Views
 from shared import wire
 from shared.errors import LoraError
 
@@ -57,6 +60,9 @@ class Domain:
         self._datasets = Datasets(daemon, self._catalog, self._jobs, self._captions.writer)
         self._thumbnails = Thumbnails(daemon, self._catalog)
         self._library = Library(daemon, self._thumbnails)
+        self._tokens = Tokens(daemon.store, self._library)
+        self._views = Views(daemon.store, self._catalog, self._tokens)
+        self._filters = SavedFilters(daemon.store)
         self._runs = Runs(daemon)
         self._freezer = Freezer(daemon, self._catalog, self._library, self._runs)
         self._scheduler = Scheduler(daemon, self._runs, self._library, self._supervisor)
@@ -67,9 +73,11 @@ class Domain:
         self._supervisor.changed = self._tell_worker
         self._painting.settled = self._settled
 
-        handlers.add(wire.ImportDataset, self._datasets.import_dataset)
+        handlers.add(wire.ImportDataset, self._import_dataset)
         handlers.add(wire.RemoveDataset, self._datasets.remove)
-        handlers.add(wire.ListItems, self._catalog.list_items)
+        handlers.add(wire.ListItems, self._views.list_items)
+        handlers.add(wire.SaveFilter, self._filters.save)
+        handlers.add(wire.RemoveFilter, self._filters.remove)
         handlers.add(wire.GetItem, self._catalog.get_item)
         handlers.add(wire.GetThumbnail, self._thumbnails.get)
         handlers.add(wire.ChangeCaption, self._captions.change)
@@ -94,12 +102,14 @@ class Domain:
         self._thumbnails.start()
         await self._telemetry.start()
         await self._library.start()
+        self._tokens.start()
         await asyncio.to_thread(self._runs.sweep)
         await self._scheduler.start()
 
     async def close(self, *, now: bool) -> None:
         """Suspend the active run at a step boundary (``now``: at once) and end the worker."""
         await self._datasets.close()
+        await self._tokens.close()
         await self._scheduler.close(now=now)
         await self._supervisor.end(now=now)
         await self._captions.writer.close()
@@ -118,6 +128,7 @@ class Domain:
             loras=self._library.loras(),
             bases=self._library.bases(),
             pictures=self._library.pictures(),
+            filters=self._filters.all(),
         )
 
     def live(self) -> list[wire.AnyLive]:
@@ -155,6 +166,13 @@ class Domain:
         elif state == "idle" and self._painting.busy:
             state = "painting"
         return msgspec.structs.replace(worker, state=state, restarts=restarts)
+
+    async def _import_dataset(
+        self, context: service.Context, request: wire.ImportDataset
+    ) -> wire.Imported:
+        imported = await self._datasets.import_dataset(context, request)
+        self._tokens.wake()
+        return imported
 
     async def _start_run(self, context: service.Context, request: wire.StartRun) -> wire.Run:
         run = await self._freezer.start(context, request)

@@ -17,12 +17,14 @@ _PUTS: dict[type[wire.Event], tuple[str, str, str]] = {
     wire.LoraChanged: ("loras", "name", "lora"),
     wire.BaseChanged: ("bases", "name", "base"),
     wire.PictureAdded: ("pictures", "id", "picture"),
+    wire.FilterSaved: ("filters", "name", "saved"),
 }
 _REMOVALS: dict[type[wire.Event], tuple[str, str, str]] = {
     wire.DatasetRemoved: ("datasets", "id", "dataset"),
     wire.RunRemoved: ("runs", "id", "run"),
     wire.LoraRemoved: ("loras", "name", "lora"),
     wire.PictureRemoved: ("pictures", "id", "picture"),
+    wire.FilterRemoved: ("filters", "name", "name"),
 }
 
 

@@ -189,6 +189,15 @@ class Worker(Record, frozen=True, kw_only=True):
     message: str = ""
 
 
+class SavedFilter(Record, frozen=True, kw_only=True):
+    """A filter that somebody gave a name, for everybody and every dataset."""
+
+    name: str
+    filter: str  # as shared.filters reads it
+    by: str
+    at: float  # Unix seconds
+
+
 class State(Record, frozen=True, kw_only=True):
     """All the daemon holds, except pictures and captions of the datasets (ask for those)."""
 
@@ -197,6 +206,7 @@ class State(Record, frozen=True, kw_only=True):
     loras: list[Lora] = []
     bases: list[BaseModel] = []
     pictures: list[Picture] = []
+    filters: list[SavedFilter] = []
 
 
 # ── journalled events: a state change each, numbered, replayable ────────────────────────────────
@@ -248,6 +258,14 @@ class PictureRemoved(Event, frozen=True, kw_only=True, tag="picture.removed"):
     picture: str
 
 
+class FilterSaved(Event, frozen=True, kw_only=True, tag="filter"):
+    saved: SavedFilter
+
+
+class FilterRemoved(Event, frozen=True, kw_only=True, tag="filter.removed"):
+    name: str
+
+
 AnyEvent = (
     DatasetChanged
     | DatasetRemoved
@@ -259,6 +277,8 @@ AnyEvent = (
     | BaseChanged
     | PictureAdded
     | PictureRemoved
+    | FilterSaved
+    | FilterRemoved
 )
 
 
@@ -340,10 +360,12 @@ class Request(
     frozen=True,
     kw_only=True,
     forbid_unknown_fields=True,
+    omit_defaults=True,
     tag_field="op",
 ):
     """A question or a command; ``Request[R]`` is answered by an ``R``.
 
+    Fields at their default do not travel: an older daemon answers whatever asks nothing new of it.
     ``changes``: it has an effect, so it is remembered by its call's key and safe to retry.
     """
 
@@ -427,15 +449,37 @@ class RemoveDataset(Request[Done], frozen=True, kw_only=True, tag="dataset.remov
 class Items(Record, frozen=True, kw_only=True):
     items: list[Item]
     total: int  # that match, beyond this page
+    view: str = ""  # with a filter: the list that this is a page of
 
 
 class ListItems(Request[Items], frozen=True, kw_only=True, tag="dataset.items"):
-    """A page of a dataset's pictures in order of their names."""
+    """A page of a dataset's pictures in order of their names.
+
+    With a ``filter`` the answer names the ``view`` it is a page of. Asked with that view, the next
+    pages are of the very same list, whatever has changed meanwhile: nothing is skipped or repeated.
+    A view that the daemon has forgotten is made anew, under another name. BAD_REQUEST with
+    ``data.start`` and ``data.end``: where in the filter the mistake is.
+    """
 
     dataset: str
     offset: int = 0
     limit: int = 200
     states: list[CaptionState] = []  # none: all
+    filter: str = ""  # as shared.filters reads it
+    view: str = ""  # that an earlier answer to the same question named
+
+
+class SaveFilter(Request[SavedFilter], frozen=True, kw_only=True, tag="filter.save"):
+    """Give a filter a name, or a name another filter."""
+
+    changes: ClassVar[bool] = True
+    name: str
+    filter: str
+
+
+class RemoveFilter(Request[Done], frozen=True, kw_only=True, tag="filter.remove"):
+    changes: ClassVar[bool] = True
+    name: str
 
 
 class GetItem(Request[Item], frozen=True, kw_only=True, tag="dataset.item"):
@@ -626,6 +670,8 @@ AnyRequest = (
     | ImportDataset
     | RemoveDataset
     | ListItems
+    | SaveFilter
+    | RemoveFilter
     | GetItem
     | GetThumbnail
     | ChangeCaption

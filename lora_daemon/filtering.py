@@ -1,0 +1,157 @@
+"""A filter's tree as SQL over ``items``: plain SQL wherever SQLite can say it, else ``matches``.
+
+``matches(pattern, text)`` and ``matches_tag(pattern, tags)`` are functions of the process that runs
+regular expressions (regex_search.py); a query without them runs on any connection.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from shared.filters import And, Glob, Node, Not, Or, Range, Regex, Term, Wild, Words
+
+# A path's last part: what rtrim leaves is the folder, taken away.
+_FILE = "replace(name, rtrim(name, replace(name, '/', '')), '')"
+_COLUMNS = {"caption": "text", "name": _FILE, "path": "name", "edited-by": "by"}
+_NUMBERS = {
+    "tokens": "tokens",
+    "size": "nullif(min(width, height), 0)",
+    "ratio": "round(width * 1.0 / nullif(height, 0), 2)",
+}
+_HOLLOW = "trim(text, ' ' || char(9, 10, 13)) = ''"
+_UNUSABLE = "problem <> ''"
+_ISSUES = {
+    "unusable": _UNUSABLE,
+    "no-caption": _HOLLOW,
+    "any": f"({_UNUSABLE} OR {_HOLLOW})",
+}
+_Pieces = Sequence[str | Wild]
+_Value = str | float
+
+
+@dataclass(frozen=True)
+class Query:
+    """A condition on rows of ``items`` and the values of its question marks."""
+
+    where: str
+    values: tuple[_Value, ...]
+
+    @property
+    def regex(self) -> bool:
+        """Whether it calls ``matches`` or ``matches_tag``."""
+        return "matches" in self.where
+
+
+def query(node: Node) -> Query:
+    """The condition that ``node`` is."""
+    values: list[_Value] = []
+    return Query("".join(_sql(node, values)), tuple(values))
+
+
+def _sql(node: Node, values: list[_Value]) -> Iterator[str]:
+    match node:
+        case Not(part):
+            yield "NOT coalesce("  # what is unknown is not so
+            yield from _sql(part, values)
+            yield ", 0)"
+        case And(parts) | Or(parts):
+            for number, part in enumerate(parts):
+                yield ("(", " AND " if isinstance(node, And) else " OR ")[number > 0]
+                yield from _sql(part, values)
+            yield ")"
+        case Term():
+            yield _term(node, values)
+
+
+def _term(term: Term, values: list[_Value]) -> str:
+    field, value = term.field, term.value
+    if isinstance(value, Range):
+        return _range(_NUMBERS[field], value, values)
+    if field == "state":
+        assert isinstance(value, Words)
+        values.append(value.text)
+        return "+state = ?"  # in the order of the names' index, not of the states'
+    if field == "issue":
+        assert isinstance(value, Words)
+        return _ISSUES[value.text]
+    if field == "tag":
+        return _tag(value, values)
+    if not field:
+        return f"({_text('caption', value, values)} OR {_text('name', value, values)})"
+    return _text(field, value, values)
+
+
+def _range(column: str, value: Range, values: list[_Value]) -> str:
+    conditions = []
+    for bound, sign in (
+        (value.low, ">" if value.low_open else ">="),
+        (value.high, "<" if value.high_open else "<="),
+    ):
+        if bound is not None:
+            conditions.append(f"{column} {sign} ?")
+            values.append(bound)
+    return f"({' AND '.join(conditions)})"
+
+
+def _text(field: str, value: Words | Glob | Regex, values: list[_Value]) -> str:
+    """A word is looked for anywhere (a person's name is the whole), a glob is the whole."""
+    column = _COLUMNS[field]
+    if isinstance(value, Regex):
+        values.append(value.pattern)
+        return f"matches(?, {column})"
+    pieces: _Pieces = value.pieces if isinstance(value, Glob) else (value.text,)
+    if isinstance(value, Words) and field != "edited-by":
+        pieces = (Wild.ANY, *pieces, Wild.ANY)
+    if field == "name":  # the whole path is quicker to look at, and settles most
+        first = _like("name", (Wild.ANY, *pieces), values)
+        return f"({first} AND {_like(column, pieces, values)})"
+    return _like(column, pieces, values)
+
+
+def _tag(value: Words | Glob | Regex, values: list[_Value]) -> str:
+    if isinstance(value, Regex):
+        values.append(value.pattern)
+        return "matches_tag(?, tags)"
+    pieces = list(value.pieces) if isinstance(value, Glob) else [" ".join(value.text.split())]
+    if pieces == [Wild.ANY]:
+        return f"NOT {_HOLLOW}"
+    if Wild.ANY in pieces[1:-1]:  # a gap that must not reach into the next tag
+        shapes = {Wild.ANY: "[^,]*", Wild.ONE: "[^,]"}
+        parts = [shapes[p] if isinstance(p, Wild) else re.escape(p) for p in pieces]
+        values.append(f",{''.join(parts)},")
+        return "matches(?, tags)"
+    ends = [Wild.ANY, *([","] if pieces[0] is not Wild.ANY else [])]
+    inner = [piece for piece in pieces if piece is not Wild.ANY]
+    tail = [*([","] if pieces[-1] is not Wild.ANY else []), Wild.ANY]
+    return _like("tags", [*ends, *inner, *tail], values, one="[^,]")
+
+
+def _like(column: str, pieces: _Pieces, values: list[_Value], one: str = "?") -> str:
+    """The whole of ``column`` is ``pieces``, in either case.
+
+    LIKE folds the letters a to z; for other alphabets, and where ``one`` is not any character,
+    GLOB takes both cases of each letter.
+    """
+    texts = "".join(piece for piece in pieces if isinstance(piece, str))
+    cased = any(not c.isascii() and c.lower() != c.upper() for c in texts)
+    if cased or (one != "?" and Wild.ONE in pieces):
+        shapes = {Wild.ANY: "*", Wild.ONE: one}
+        letters = (shapes[p] if isinstance(p, Wild) else "".join(map(_either, p)) for p in pieces)
+        values.append("".join(letters))
+        return f"{column} GLOB ?"
+    shapes = {Wild.ANY: "%", Wild.ONE: "_"}
+    values.append(
+        "".join(
+            shapes[p] if isinstance(p, Wild) else re.sub(r"([%_\\])", r"\\\1", p) for p in pieces
+        )
+    )
+    return f"{column} LIKE ? ESCAPE '\\'"
+
+
+def _either(letter: str) -> str:
+    """One character for GLOB, in either case."""
+    both = dict.fromkeys((letter, letter.lower(), letter.upper()))
+    singles = "".join(form for form in both if len(form) == 1)
+    return f"[{singles}]" if len(singles) > 1 or letter in "*?[" else letter

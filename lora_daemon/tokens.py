@@ -1,0 +1,164 @@
+"""How many tokens a caption has, counted by the tokenizer of a base and kept beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from lora_daemon.library import Library
+from lora_daemon.store import Store
+from shared.errors import Code, LoraError
+from shared.filenames import from_text
+
+log = logging.getLogger(__name__)
+
+BATCH = 2000  # captions in a transaction
+Count = Callable[[list[str]], list[int]]
+
+# How CLIP cuts a text into words, each of which is then encoded by itself (openai/CLIP,
+# simple_tokenizer.py).
+_WORD = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+
+
+class Tokens:
+    """Counts what is not counted yet, with the tokenizer of the first base that is not the
+    starter; bases of one family have the same. Another tokenizer counts everything anew."""
+
+    def __init__(self, store: Store, library: Library) -> None:
+        self._store = store
+        self._library = library
+        self._lock = asyncio.Lock()
+        self._count: tuple[str, Count] | None = None  # the tokenizer's digest and its counting
+        self._wanted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Count ahead of anybody's asking: what an import has left, now and after each ``wake``."""
+        self._wanted.set()
+        self._task = asyncio.create_task(self._run(), name="tokens")
+
+    def wake(self) -> None:
+        self._wanted.set()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def complete(self, dataset: str) -> None:
+        """Return when every caption of ``dataset`` is counted.
+
+        Raises LoraError: WRONG_STATE without a base or the engine's libraries, INVALID_FILE.
+        """
+        async with self._lock:
+            count = await self._counting()
+            while rows := self._store.query(
+                "SELECT rowid AS place, text FROM items WHERE dataset = ? AND tokens IS NULL"
+                " LIMIT ?", (dataset, BATCH),
+            ):  # fmt: skip
+                counts = await asyncio.to_thread(count, [row["text"] for row in rows])
+                with self._store.change("daemon") as change:
+                    change.executemany(
+                        "UPDATE items SET tokens = ? WHERE rowid = ? AND text = ?",
+                        [
+                            (n, row["place"], row["text"])
+                            for n, row in zip(counts, rows, strict=True)
+                        ],
+                    )
+
+    async def _run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            for row in self._store.query("SELECT id FROM datasets"):
+                try:
+                    await self.complete(row["id"])
+                except LoraError as error:  # whoever asks for tokens is told
+                    log.info("tokens are not counted: %s", error.message)
+
+    async def _counting(self) -> Count:
+        folder = self._folder()
+        try:
+            vocabulary, merges = await asyncio.to_thread(_read, folder)
+            digest = hashlib.sha256(vocabulary + merges).hexdigest()
+            if self._count is None or self._count[0] != digest:
+                self._count = digest, await asyncio.to_thread(counter, vocabulary, merges)
+        except LoraError:
+            raise
+        except Exception as error:  # of the files' contents the library says no more than that
+            raise LoraError(
+                Code.INVALID_FILE, f"The tokenizer in {folder} cannot be read: {error}."
+            ) from None
+        known = self._store.query("SELECT value FROM meta WHERE key = 'tokenizer'")
+        if not known or known[0]["value"] != digest:
+            with self._store.change("daemon") as change:
+                change.execute("UPDATE items SET tokens = NULL WHERE tokens IS NOT NULL")
+                change.execute("INSERT OR REPLACE INTO meta VALUES ('tokenizer', ?)", (digest,))
+        return self._count[1]
+
+    def _folder(self) -> Path:
+        bases = [base for base in self._library.bases() if not base.problem]
+        bases.sort(key=lambda base: base.name == "starter")
+        if not bases:
+            raise LoraError(
+                Code.WRONG_STATE,
+                "Tokens are counted by a base's tokenizer, and there is no base yet. Add one: "
+                "lora-tui model add FOLDER.",
+            )
+        return Path(from_text(bases[0].path)) / "tokenizer"
+
+
+def _read(folder: Path) -> tuple[bytes, bytes]:
+    return (folder / "vocab.json").read_bytes(), (folder / "merges.txt").read_bytes()
+
+
+def counter(vocabulary: bytes, merges: bytes) -> Count:
+    """Counts the tokens of texts as CLIP's tokenizer makes them, without start and end.
+
+    ``vocabulary`` and ``merges`` are the files ``vocab.json`` and ``merges.txt``. Raises
+    LoraError(WRONG_STATE) where the engine's libraries are not installed.
+    """
+    try:
+        from tokenizers import Regex, Tokenizer
+        from tokenizers.models import BPE
+        from tokenizers.normalizers import NFC, Lowercase, Replace
+        from tokenizers.normalizers import Sequence as Steps
+        from tokenizers.pre_tokenizers import ByteLevel, Split
+        from tokenizers.pre_tokenizers import Sequence as Cuts
+    except ImportError:
+        raise LoraError(
+            Code.WRONG_STATE,
+            'Counting tokens needs the engine: pip install "lora-tui[engine]".',
+        ) from None
+    lines = merges.decode("utf-8").splitlines()
+    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    tokenizer = Tokenizer(
+        BPE(
+            json.loads(vocabulary),
+            [(one, two) for one, two in pairs],
+            end_of_word_suffix="</w>",
+            unk_token="<|endoftext|>",
+        )
+    )
+    tokenizer.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
+    tokenizer.normalizer = Steps([NFC(), Replace(Regex(r"\s+"), " "), Lowercase()])
+    tokenizer.pre_tokenizer = Cuts(
+        [
+            Split(Regex(_WORD), behavior="removed", invert=True),
+            ByteLevel(add_prefix_space=False),
+        ]
+    )
+
+    def count(texts: list[str]) -> list[int]:
+        encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [len(encoding) for encoding in encoded]
+
+    return count

@@ -1,0 +1,135 @@
+"""Filtered lists of pictures: found once, then paged as they were found."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import sqlite3
+import sys
+from array import array
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_daemon import filtering, regex_search
+from lora_daemon.catalog import MOST_LISTED, Catalog, page_of
+from lora_daemon.service import Context
+from lora_daemon.store import Store
+from lora_daemon.tokens import Tokens
+from shared import filters, wire
+from shared.errors import Code, LoraError
+
+KEPT = 32  # views; of 100 000 pictures each holds 0.8 MB
+REGEX_WITHIN = 10.0  # seconds until a regular expression is given up
+
+
+@dataclass
+class View:
+    """What a filter found in a dataset: the rows of ``items``, in order of their names."""
+
+    dataset: str
+    filter: str
+    states: tuple[str, ...]
+    rows: array[int]
+
+
+class Views:
+    """Answers ListItems."""
+
+    def __init__(self, store: Store, catalog: Catalog, tokens: Tokens) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._tokens = tokens
+        self._views: OrderedDict[str, View] = OrderedDict()
+
+    async def list_items(self, context: Context, request: wire.ListItems) -> wire.Items:
+        """Raises LoraError: NOT_FOUND, BAD_REQUEST (a FilterError for the filter itself)."""
+        node = filters.parse(request.filter)
+        if node is None:
+            return await self._catalog.list_items(context, request)
+        dataset = self._catalog.row(request.dataset)["id"]
+        wanted = (dataset, request.filter, tuple(request.states))
+        name, view = request.view, self._views.get(request.view)
+        if view is None or (view.dataset, view.filter, view.states) != wanted:
+            if request.states:
+                states = [filters.Term("state", filters.Words(s)) for s in request.states]
+                node = filters.And((filters.Or(tuple(states)), node))
+            name, view = secrets.token_hex(8), View(*wanted, await self._find(dataset, node))
+            self._views[name] = view
+            while len(self._views) > KEPT:
+                self._views.popitem(last=False)
+        self._views.move_to_end(name)
+        return wire.Items(items=self._page(view, request), total=len(view.rows), view=name)
+
+    def _page(self, view: View, request: wire.ListItems) -> list[wire.Item]:
+        first, limit = request.offset, min(request.limit, MOST_LISTED)
+        if first < 0 or limit < 0:
+            raise LoraError(Code.BAD_REQUEST, "offset and limit count pictures: 0 or more.")
+        wanted = view.rows[first : first + limit]
+        found = self._rows(wanted)
+        if len(found) < len(wanted):  # pictures that an import has taken out meanwhile
+            here = set(self._rows(view.rows, "rowid AS place"))
+            view.rows = array("q", (row for row in view.rows if row in here))
+            found = self._rows(wanted := view.rows[first : first + limit])
+        return page_of(found[row] for row in wanted)
+
+    def _rows(
+        self, wanted: array[int], columns: str = "rowid AS place, *"
+    ) -> dict[int, sqlite3.Row]:
+        sql = f"SELECT {columns} FROM items WHERE rowid IN (SELECT value FROM json_each(?))"
+        found = self._store.query(sql, (json.dumps(wanted.tolist()),))
+        return {row["place"]: row for row in found}
+
+    async def _find(self, dataset: str, node: filters.Node) -> array[int]:
+        if any(term.field == "tokens" for term in filters.terms(node)):
+            await self._tokens.complete(dataset)
+        query = filtering.query(node)
+        # One row of JSON: the search is one step of SQLite's, which lets other threads go on.
+        sql = (
+            "SELECT json_group_array(place) FROM (SELECT rowid AS place FROM items"
+            f" WHERE dataset = ? AND {query.where} ORDER BY name)"
+        )
+        search = _search_in_process if query.regex else _search_in_thread
+        return array(
+            "q", json.loads(await search(self._store.database, sql, [dataset, *query.values]))
+        )
+
+
+async def _search_in_thread(database: Path, sql: str, values: list[str | float]) -> str:
+    def search() -> str:
+        with contextlib.closing(sqlite3.connect(_read_only(database), uri=True)) as connection:
+            answer: str = connection.execute(sql, values).fetchone()[0]
+        return answer
+
+    return await asyncio.to_thread(search)
+
+
+async def _search_in_process(database: Path, sql: str, values: list[str | float]) -> str:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", regex_search.__file__,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    question = {"database": _read_only(database), "sql": sql, "values": values}
+    try:
+        async with asyncio.timeout(REGEX_WITHIN):
+            answer, problem = await process.communicate(json.dumps(question).encode())
+    except TimeoutError:
+        raise LoraError(
+            Code.BAD_REQUEST,
+            f"The regular expression was given up after {REGEX_WITHIN:.0f} seconds. One repeat "
+            "inside another, such as (a+)+, takes for ever on some captions: make it simpler.",
+        ) from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise RuntimeError(f"the search failed: {problem.decode(errors='replace')}")
+    return answer.decode()
+
+
+def _read_only(database: Path) -> str:
+    return f"{database.absolute().as_uri()}?mode=ro"
