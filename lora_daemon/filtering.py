@@ -106,6 +106,8 @@ def _text(field: str, value: Words | Glob | Regex, values: list[_Value]) -> str:
         pieces = (Wild.ANY, *pieces, Wild.ANY)
     if field == "name":  # the whole path is quicker to look at, and settles most
         first = _like("name", (Wild.ANY, *pieces), values)
+        if pieces[0] is Wild.ANY and len(pieces) == 2 and "/" not in str(pieces[1]):
+            return first
         return f"({first} AND {_like(column, pieces, values)})"
     return _like(column, pieces, values)
 
@@ -131,23 +133,32 @@ def _tag(value: Words | Glob | Regex, values: list[_Value]) -> str:
 def _like(column: str, pieces: _Pieces, values: list[_Value], one: str = "?") -> str:
     """The whole of ``column`` is ``pieces``, in either case.
 
-    LIKE folds the letters a to z; for other alphabets, and where ``one`` is not any character,
-    GLOB takes both cases of each letter.
+    LIKE folds the letters a to z. For other alphabets, and where ``one`` is not any character, what
+    it finds goes through GLOB, with both cases of each letter.
     """
-    texts = "".join(piece for piece in pieces if isinstance(piece, str))
-    cased = any(not c.isascii() and c.lower() != c.upper() for c in texts)
-    if cased or (one != "?" and Wild.ONE in pieces):
-        shapes = {Wild.ANY: "*", Wild.ONE: one}
-        letters = (shapes[p] if isinstance(p, Wild) else "".join(map(_either, p)) for p in pieces)
-        values.append("".join(letters))
-        return f"{column} GLOB ?"
+    wide = one != "?" and Wild.ONE in pieces
+    cased = any(_cased(c) for piece in pieces if isinstance(piece, str) for c in piece)
     shapes = {Wild.ANY: "%", Wild.ONE: "_"}
     values.append(
-        "".join(
-            shapes[p] if isinstance(p, Wild) else re.sub(r"([%_\\])", r"\\\1", p) for p in pieces
-        )
+        "".join(shapes[p] if isinstance(p, Wild) else "".join(map(_plain, p)) for p in pieces)
     )
-    return f"{column} LIKE ? ESCAPE '\\'"
+    like = f"{column} LIKE ? ESCAPE '\\'"
+    if not cased and not wide:
+        return like
+    shapes = {Wild.ANY: "*", Wild.ONE: one}
+    values.append(
+        "".join(shapes[p] if isinstance(p, Wild) else "".join(map(_either, p)) for p in pieces)
+    )
+    return f"({like} AND {column} GLOB ?)"
+
+
+def _cased(letter: str) -> bool:
+    return not letter.isascii() and letter.lower() != letter.upper()
+
+
+def _plain(letter: str) -> str:
+    """One character for LIKE; any where LIKE knows one case only."""
+    return "_" if _cased(letter) else f"\\{letter}" if letter in "%_\\" else letter
 
 
 def _either(letter: str) -> str:

@@ -17,7 +17,7 @@ from shared.filenames import from_text
 
 log = logging.getLogger(__name__)
 
-BATCH = 2000  # captions in a transaction
+BATCH = 500  # captions in a transaction, which holds up others
 Count = Callable[[list[str]], list[int]]
 
 # How CLIP cuts a text into words, each of which is then encoded by itself (openai/CLIP,

@@ -86,15 +86,21 @@ class Views:
         if any(term.field == "tokens" for term in filters.terms(node)):
             await self._tokens.complete(dataset)
         query = filtering.query(node)
+        (share,) = self._store.query(
+            "SELECT coalesce(sum(items), 0) AS everywhere, coalesce(sum(CASE WHEN dataset = ? THEN"
+            " items END), 0) AS here FROM counts", (dataset,),
+        )  # fmt: skip
+        # In order of the names' index each row is looked up by itself: four times as slow as
+        # reading the table as it lies, which is so much of it in vain as there are other datasets.
+        way = "NOT INDEXED" if share["here"] * 4 > share["everywhere"] else ""
         # One row of JSON: the search is one step of SQLite's, which lets other threads go on.
         sql = (
-            "SELECT json_group_array(place) FROM (SELECT rowid AS place FROM items"
+            f"SELECT json_group_array(place) FROM (SELECT rowid AS place FROM items {way}"
             f" WHERE dataset = ? AND {query.where} ORDER BY name)"
         )
         search = _search_in_process if query.regex else _search_in_thread
-        return array(
-            "q", json.loads(await search(self._store.database, sql, [dataset, *query.values]))
-        )
+        found = await search(self._store.database, sql, [dataset, *query.values])
+        return array("q", json.loads(found))
 
 
 async def _search_in_thread(database: Path, sql: str, values: list[str | float]) -> str:
