@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, NoReturn
 
-from shared.errors import Code, LoraError
+from shared.errors import Code, Exit, LoraError
 from shared.wire import CAPTION_STATES
 
 MOST_CHARACTERS = 2000
@@ -132,6 +132,10 @@ class FilterError(LoraError):
         super().__init__(Code.BAD_REQUEST, message, data={"start": start, "end": end})
         self.start = start
         self.end = end
+
+    @property
+    def exit(self) -> Exit:
+        return Exit.USAGE
 
 
 def parse(text: str) -> Node | None:

@@ -6,7 +6,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from lora_tui.commands.common import Invocation, Subparsers, command, items, noun
+from lora_tui.commands.common import (
+    Invocation,
+    Subparsers,
+    command,
+    filter_of,
+    filter_option,
+    items,
+    noun,
+)
 from lora_tui.commands.console import table
 from lora_tui.core.cells import clean
 from shared import wire
@@ -21,12 +29,14 @@ def add(subparsers: Subparsers) -> None:
         list_them,
         "list pictures with their captions",
         "  lora-tui caption list dragons --state unreviewed --state flagged\n"
+        "  lora-tui caption list dragons --filter 'tag:dragon* AND NOT tokens:>75'\n"
         "  lora-tui caption list dragons --json | jq -r '.items[].caption.text'",
     )
     listing.add_argument("dataset", metavar="DATASET")
     listing.add_argument(
         "--state", action="append", default=[], choices=wire.CAPTION_STATES, help="only these"
     )
+    filter_option(listing)
     put = command(
         verbs,
         "set",
@@ -46,13 +56,24 @@ def add(subparsers: Subparsers) -> None:
         ("flag", "flagged", "mark pictures to look at again"),
     )
     for verb, state, help_text in ways:
-        mark = command(verbs, verb, marks(state), help_text)
+        mark = command(
+            verbs,
+            verb,
+            marks(state),
+            help_text,
+            f"  lora-tui caption {verb} dragons 001.png 002.png\n"
+            f"  lora-tui caption {verb} dragons --filter 'tag:blurry OR size:<512' --dry-run",
+        )
         mark.add_argument("dataset", metavar="DATASET")
         mark.add_argument("pictures", metavar="PICTURE", nargs="*")
         mark.add_argument(
             "--all", default="", metavar="STATE", choices=wire.CAPTION_STATES,
             help="all pictures in this state",
         )  # fmt: skip
+        filter_option(mark)
+        mark.add_argument(
+            "--dry-run", action="store_true", help="list the pictures; change nothing"
+        )
     undo = command(verbs, "undo", undo_it, "take back your last change in a dataset")
     undo.add_argument("dataset", metavar="DATASET")
     undo.set_defaults(redo=False)
@@ -63,7 +84,8 @@ def add(subparsers: Subparsers) -> None:
 
 async def list_them(call: Invocation) -> Exit:
     async with call.client() as client:
-        found = [item async for item in items(client, call.args.dataset, call.args.state)]
+        text = await filter_of(call, client)
+        found = [item async for item in items(client, call.args.dataset, call.args.state, text)]
 
     def lines() -> list[str]:
         rows = [(i.name, i.caption.state, str(i.caption.rev), i.caption.text) for i in found]
@@ -94,18 +116,25 @@ def marks(state: wire.CaptionState) -> Callable[[Invocation], Any]:
 
     async def mark(call: Invocation) -> Exit:
         dataset, which = call.args.dataset, call.args.all
-        if bool(call.args.pictures) == bool(which):
-            raise LoraError(Code.BAD_REQUEST, "Name pictures, or give --all STATE; one of the two.")
+        if bool(call.args.pictures) == bool(which or call.args.filter.strip()):
+            raise LoraError(
+                Code.BAD_REQUEST, "Name pictures, or give --filter or --all STATE; one of the two."
+            )
         changed = []
         async with call.client() as client:
-            if which:
-                chosen = [item async for item in items(client, dataset, [which])]
+            text = await filter_of(call, client)
+            if which or text:
+                states = [which] if which else []
+                chosen = [item async for item in items(client, dataset, states, text)]
             else:
                 chosen = [
                     await client.call(wire.GetItem(dataset=dataset, item=name))
                     for name in call.args.pictures
                 ]
             for item in chosen:
+                if call.args.dry_run:
+                    changed.append(item)
+                    continue
                 change = wire.ChangeCaption(
                     dataset=dataset, item=item.id, if_rev=item.caption.rev, state=state
                 )

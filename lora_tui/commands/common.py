@@ -161,17 +161,58 @@ async def find_run(client: Client, wanted: str) -> wire.Run:
     return find(sorted(runs, key=lambda run: -run.created), wanted, "run", "id", "name")
 
 
+def filter_option(parser: argparse.ArgumentParser) -> None:
+    """``--filter``, for commands that take pictures by ``filter_of``."""
+    parser.add_argument(
+        "--filter",
+        default="",
+        metavar="FILTER",
+        help="only pictures such as 'tag:dragon NOT state:accepted', or @NAME of a saved filter; "
+        "`lora-tui filter fields` tells what there is",
+    )
+
+
+async def filter_of(call: Invocation, client: Client) -> str:
+    """The filter that was given, a saved one by its name.
+
+    Raises FilterError after showing where the mistake is, LoraError(NOT_FOUND).
+    """
+    from shared import wire
+
+    text: str = call.args.filter
+    if not text.startswith("@"):
+        check_filter(call, text)
+        return text
+    saved = (await client.call(wire.GetState())).filters
+    return find(saved, text[1:], "saved filter", "name").filter
+
+
+def check_filter(call: Invocation, text: str) -> None:
+    """Raises FilterError after showing where in the filter the mistake is."""
+    from lora_tui.core.cells import carets
+    from shared.filters import FilterError, parse
+
+    try:
+        parse(text)
+    except FilterError as error:
+        call.console.say(f"  {text}")
+        call.console.say(f"  {carets(text, error.start, error.end)}")
+        raise
+
+
 async def items(
-    client: Client, dataset: str, states: Iterable[wire.CaptionState] = ()
+    client: Client, dataset: str, states: Iterable[wire.CaptionState] = (), filter: str = ""
 ) -> AsyncIterator[wire.Item]:
-    """Every picture of a dataset, fetched page by page."""
+    """Every picture of a dataset that passes, fetched page by page."""
+    from msgspec.structs import replace
+
     from shared import wire
 
     offset = 0
+    ask = wire.ListItems(dataset=dataset, limit=500, states=list(states), filter=filter)
     while True:
-        page = await client.call(
-            wire.ListItems(dataset=dataset, offset=offset, limit=500, states=list(states))
-        )
+        page = await client.call(replace(ask, offset=offset))
+        ask = replace(ask, view=page.view)
         for item in page.items:
             yield item
         offset += len(page.items)

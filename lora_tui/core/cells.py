@@ -45,6 +45,12 @@ def fit(text: str, width: int, align: Align = "left") -> str:
     return padding + text if align == "right" else text + padding
 
 
+def carets(text: str, start: int, end: int) -> str:
+    """A line of ^ to stand under ``text[start:end]``, where ``text`` is shown by ``clean``."""
+    under = cell_len(clean(text[start:end]))
+    return " " * cell_len(clean(text[:start])) + "^" * max(under, 1)
+
+
 def middle(text: str, width: int) -> str:
     """``text`` in at most ``width`` cells, its middle cut out: for paths."""
     text = clean(text)
