@@ -61,7 +61,7 @@ ACTIONS: tuple[Action, ...] = (
         "datasets.review", "v", "review", "Review captions, from the picture under the cursor.", 2
     ),
     Action("datasets.train", "t", "train", "Train a LoRA on this dataset.", 3),
-    Action("datasets.filter", "slash", "filter", "Show only pictures in one state.", 4),
+    Action("datasets.filter", "slash", "filter", "Show only pictures that pass a filter.", 4),
     Action("datasets.again", "r", "re-read", "Read the folder again: new and changed pictures."),
     Action("datasets.delete", "D", "forget", "Forget a dataset; the files stay (asks first).", 5),
     Action(
@@ -79,7 +79,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("review.next_unreviewed", "N", "unreviewed", "Next picture nobody has reviewed.", 7),
     Action("review.undo", "u", "undo", "Take back your last change in this dataset.", 8),
     Action("review.redo", "U,ctrl+r", "redo", "Do again what undo took back."),
-    Action("review.filter", "slash", "filter", "Go through pictures in one state only.", 9),
+    Action("review.filter", "slash", "filter", "Go through pictures that pass a filter.", 9),
     Action("review.first", "home", "first", "First picture."),
     Action("review.last", "end", "last", "Last picture."),
     Action("review.dataset", "o", "dataset", "Choose another dataset to review."),
@@ -108,6 +108,12 @@ ACTIONS: tuple[Action, ...] = (
     Action("recover.save", "s", "save them", "Send every draft to the daemon."),
     Action("recover.discard", "D", "discard", "Throw the drafts away (asks first)."),
     Action("recover.later", "escape", "later", "Leave them; they are offered again."),
+    Action("filter.earlier", "up", "up", "Take the filter above."),
+    Action("filter.later", "down", "down", "Take the filter below."),
+    Action("filter.save", "ctrl+s", "save", "Give this filter a name, for everybody."),
+    Action("filter.forget", "ctrl+t", "forget", "Forget the saved filter that is chosen."),
+    Action("filter.fields", "f1", "what there is", "What a filter can ask."),
+    Action("filter.leave", "escape", "leave", "Leave everything as it is."),
     Action("import.cancel", "escape", "cancel", "Stop, or close this window."),
     Action("import.hide", "ctrl+b", "in background", "Let the import go on without this window."),
     # Train.

@@ -15,13 +15,15 @@ from textual.filter import Monochrome, NoColor
 from textual.screen import Screen
 
 from lora_tui import keymap as keymaps
+from lora_tui.core.drafts import state_dir
+from lora_tui.core.filter_history import FilterHistory
 from lora_tui.core.known import Known
 from lora_tui.core.summary import Said
 from lora_tui.imports import ImportEnded, ImportProgressed, Imports
 from lora_tui.inorder import InOrder
 from lora_tui.link import Connect, Connection, LinkLost, LinkMade, Noticed, Progress, follow
 from lora_tui.pixels import Depth
-from lora_tui.screens.base import Place
+from lora_tui.screens.base import Dialog, Place
 from lora_tui.screens.navigate import Commands, Help
 from lora_tui.themes import DARK, FEW_COLOURS
 from lora_tui.widgets.bind import bindings
@@ -106,6 +108,8 @@ class LoraApp(InOrder):
         self.picture_cache = PictureCache()
         self.imports = Imports(self)
         self.review_at = ("", "")  # dataset and item that Review opens next
+        self.picture_filters: dict[str, str] = {}  # what Datasets and Review show, by dataset
+        self.filter_history = FilterHistory(state_dir() / "filters")
         self.train_with = ""  # dataset that Train takes next
         self.farewell = ""
         self._lines_stale = False
@@ -238,8 +242,8 @@ class LoraApp(InOrder):
         notice = message.notice
         if isinstance(notice, wire.Journalled):
             self.known.state = apply(self.state, notice.event)
-            for place in self.places():
-                place.state_changed(notice.event)
+            for screen in [*self.places(), *self.windows()]:
+                screen.state_changed(notice.event)
             self._lines_stale = True
         elif isinstance(notice, wire.LiveUpdate):
             self._lines_stale = True
@@ -273,6 +277,10 @@ class LoraApp(InOrder):
         if not self.is_running:
             return []
         return [screen for screen in self.screen_stack if isinstance(screen, Place)]
+
+    def windows(self) -> list[Dialog[Any]]:
+        """The windows over that screen."""
+        return [screen for screen in self.screen_stack if isinstance(screen, Dialog)]
 
     def every_place(self) -> list[Place]:
         """Those that were opened, also while another is shown."""

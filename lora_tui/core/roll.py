@@ -6,22 +6,23 @@ from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
-from shared.wire import Caption, CaptionState, Item, Items, ListItems
+from shared.wire import Caption, Item, Items, ListItems
 
 PAGE = 200
 Ask = Callable[[ListItems], Awaitable[Items]]
 
 
 class Roll:
-    """A list of items by place. Under a filter it keeps what it once showed: a caption accepted a
-    moment ago stays where it was, so that a pass through the list never skips or repeats."""
+    """A list of items by place. Under a filter it is the list that the daemon found at first: a
+    caption accepted a moment ago stays where it was, so that a pass never skips or repeats."""
 
-    def __init__(self, ask: Ask, dataset: str, states: tuple[CaptionState, ...] = ()) -> None:
+    def __init__(self, ask: Ask, dataset: str, filter: str = "") -> None:
         self.dataset = dataset
-        self.states = states
+        self.filter = filter
         self.total = 0
         self.opened = False
         self._ask = ask
+        self._view = ""
         self._items: dict[str, Item] = {}
         self._order: dict[int, str] = {}  # place → id
         self._places: dict[str, int] = {}
@@ -43,47 +44,35 @@ class Roll:
         last = min(last, self.total - 1)
         if not self.opened:
             return True
-        if self.states:
-            return last >= len(self._order)
         return any(page not in self._pages for page in range(first // PAGE, last // PAGE + 1))
 
     async def load(self, first: int, last: int) -> None:
         """Load the pages of places first…last. Raises LoraError."""
-        if self.states:
-            while not self.opened or (last >= len(self._order) and len(self._order) < self.total):
-                if not await self._load_filtered():
-                    break
-            return
         last = min(last, self.total - 1) if self.opened else last
         for page in range(max(first, 0) // PAGE, max(last, 0) // PAGE + 1):
             if page in self._pages:
                 continue
             answer = await self._ask(
-                ListItems(dataset=self.dataset, offset=page * PAGE, limit=PAGE)
-            )
+                ListItems(
+                    dataset=self.dataset, offset=page * PAGE, limit=PAGE, filter=self.filter,
+                    view=self._view,
+                )
+            )  # fmt: skip
+            known = (self._view, self.total)
+            if self.filter and self.opened and (answer.view, answer.total) != known:
+                self._forget()  # another list: the daemon is a new one, or pictures are gone
             self.opened = True
             self.total = answer.total
+            self._view = answer.view
             self._pages.add(page)
             for number, item in enumerate(answer.items):
                 self._put(page * PAGE + number, item)
             if not answer.items:
                 break
 
-    async def _load_filtered(self) -> bool:
-        # What left the filter since it was loaded shifts the daemon's pages, so the offset is
-        # counted in items that still match.
-        matching = sum(item.caption.state in self.states for item in self._items.values())
-        answer = await self._ask(
-            ListItems(dataset=self.dataset, offset=matching, limit=PAGE, states=list(self.states))
-        )
-        self.opened = True
-        new = [item for item in answer.items if item.id not in self._items]
-        for item in new:
-            self._put(len(self._order), item)
-        self.total = len(self._order) + max(answer.total - matching - len(new), 0)
-        if not new:
-            self.total = len(self._order)
-        return bool(new)
+    def _forget(self) -> None:
+        for known in (self._items, self._order, self._places, self._pages):
+            known.clear()
 
     def _put(self, place: int, item: Item) -> None:
         self._order[place] = item.id
@@ -109,6 +98,21 @@ class Roll:
         item = replace(item, caption=caption)
         self._items[id_] = item
         return item
+
+    async def locate(self, name: str) -> int | None:
+        """The place of the picture of that name, by halving: the order is that of the names."""
+        await self.load(0, 0)
+        low, high = 0, self.total
+        while low < high:
+            middle = (low + high) // 2
+            await self.load(middle, middle)
+            item = self.at(middle)
+            if item is None:
+                return None
+            if item.name == name:
+                return middle
+            low, high = (middle + 1, high) if item.name < name else (low, middle)
+        return None
 
     async def find(
         self, start: int, wanted: Callable[[Item], bool], *, wrap: bool = True

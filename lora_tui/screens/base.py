@@ -136,6 +136,9 @@ class Dialog(ModalScreen[T], Generic[T]):
     def lora(self) -> LoraApp:
         return cast("LoraApp", self.app)
 
+    def state_changed(self, event: wire.AnyEvent) -> None:
+        """The state moved by ``event``."""
+
     def keys_line(self, *ids: str) -> OneLine:
         """A line that names the window's keys."""
         from lora_tui.actions import BY_ID

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
@@ -12,26 +13,14 @@ from lora_tui.core import words
 from lora_tui.core.cells import clean, clean_lines
 from lora_tui.core.roll import Roll
 from lora_tui.screens.base import Place
-from lora_tui.screens.dialogs import Choose, Confirm
+from lora_tui.screens.dialogs import Confirm
+from lora_tui.screens.filtering import Filter
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.picture import PictureView
 from lora_tui.widgets.rows import Cell, Column, Rows
 from shared import wire
 from shared.errors import LoraError
-from shared.wire import CAPTION_STATES, CaptionState, Item
-
-FILTERS: list[tuple[str, tuple[CaptionState, ...]]] = [
-    ("all", ()),
-    *((state, (state,)) for state in CAPTION_STATES),
-]
-_KEYS = {
-    "all": "a",
-    "unreviewed": "u",
-    "accepted": "c",
-    "edited": "e",
-    "rejected": "r",
-    "flagged": "f",
-}
+from shared.wire import CAPTION_STATES, Item
 
 
 class Datasets(Place):
@@ -43,7 +32,6 @@ class Datasets(Place):
         super().__init__()
         self._dataset = ""  # shown at present
         self._roll: Roll | None = None
-        self._filter = FILTERS[0]
 
     def body(self) -> ComposeResult:
         with Horizontal():
@@ -122,7 +110,7 @@ class Datasets(Place):
     def _refresh_if_grown(self, dataset: wire.Dataset) -> None:
         """More or fewer pictures than we know of: the folder was read again."""
         roll = self._roll
-        if roll is not None and roll.opened and not roll.states and roll.total != dataset.items:
+        if roll is not None and roll.opened and not roll.filter and roll.total != dataset.items:
             self._open(dataset.id, again=True)
 
     def _set_cells(self, dataset: wire.Dataset) -> Sequence[Cell]:
@@ -148,9 +136,11 @@ class Datasets(Place):
         if dataset is None:
             panel.border_title, panel.border_subtitle = "pictures", ""
             return
-        name, _ = self._filter
-        shown = "" if name == "all" else f" · only {name}"
-        panel.border_title = f"{words.plural(dataset.items, 'picture')}{shown}"
+        shown, roll = words.plural(dataset.items, "picture"), self._roll
+        if roll is not None and roll.filter:
+            number = f"{words.count(roll.total)} of " if roll.opened else ""
+            shown = f"{number}{shown} · only {clean(roll.filter)}"
+        panel.border_title = Text(shown)
         counts = [
             f"{words.MARKS[state]} {words.count(dataset.counts.get(state, 0))} {state}"
             for state in CAPTION_STATES
@@ -166,8 +156,6 @@ class Datasets(Place):
     # ── the pictures of one dataset ─────────────────────────────────────────────────────────────
 
     def _open(self, dataset: str, *, again: bool = False) -> None:
-        if not again:
-            self._filter = FILTERS[0]
         self._dataset = dataset
         cursor = self.items.cursor if again else 0
         if not dataset:
@@ -177,7 +165,7 @@ class Datasets(Place):
             self.query_one("#caption", Static).update("")
             self.query_one("#facts", Static).update("")
             return
-        self._roll = Roll(self.lora.ask, dataset, self._filter[1])
+        self._roll = Roll(self.lora.ask, dataset, self.lora.picture_filters.get(dataset, ""))
         self._load(self._roll, cursor, cursor + 60, cursor)
         self._show_title()
 
@@ -188,9 +176,12 @@ class Datasets(Place):
 
         def loaded(roll: Roll) -> None:
             if roll is self._roll:
-                self.items.say("No picture is in this state." if roll.states else "No pictures.")
+                self.items.say(
+                    "No picture passes this filter (/)." if roll.filter else "No pictures."
+                )
                 self.items.show(roll.total, self._item_cells, cursor=cursor)
                 self._show_item()
+                self._show_title()
 
         self.attempt(load(), loaded, group="items")
 
@@ -290,12 +281,14 @@ class Datasets(Place):
         if dataset is None:
             return
 
-        def chosen(place: int | None) -> None:
-            if place is not None:
-                self._filter = FILTERS[place]
-                self._open(self._dataset, again=True)
+        def chosen(text: str | None) -> None:
+            if text is not None:
+                self.lora.picture_filters[dataset.id] = text
+                if dataset.id == self._dataset:
+                    self._open(self._dataset)
 
-        self.app.push_screen(filter_dialog(dataset, self._filter[0]), chosen)
+        present = self.lora.picture_filters.get(dataset.id, "")
+        self.app.push_screen(Filter(dataset, present), chosen)
 
     def action_delete(self) -> None:
         dataset = self.dataset
@@ -329,16 +322,6 @@ class Datasets(Place):
             Confirm("Cancel the import?", "What was read so far stays; importing again goes on."),
             answered,
         )
-
-
-def filter_dialog(dataset: wire.Dataset, present: str) -> Choose:
-    """Asks for the state to show."""
-    options = []
-    for name, states in FILTERS:
-        number = dataset.items if not states else dataset.counts.get(states[0], 0)
-        options.append((_KEYS[name], name, words.count(number)))
-    chosen = next(i for i, (name, _) in enumerate(FILTERS) if name == present)
-    return Choose("Show pictures", options, chosen=chosen)
 
 
 def thumbnail(place: Place, item: Item):  # type: ignore[no-untyped-def]  # a Fetch

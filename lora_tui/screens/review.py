@@ -8,8 +8,8 @@ from textual.widgets import Static
 from lora_tui.core import words
 from lora_tui.core.cells import clean
 from lora_tui.core.desk import Conflicted, Refused, Report, Saved
-from lora_tui.screens.datasets import FILTERS, filter_dialog
 from lora_tui.screens.dialogs import Choose
+from lora_tui.screens.filtering import Filter
 from lora_tui.screens.mending import Mending
 from lora_tui.screens.showing import Showing
 from lora_tui.widgets.bind import bindings
@@ -271,12 +271,13 @@ class Review(Mending, Showing):
             return
         here = self.item.id if self.item is not None else ""
 
-        def chosen(place: int | None) -> None:
-            if place is not None:
-                self._filter = FILTERS[place][0]
-                self._open(self._dataset, here if self._filter == "all" else "")
+        def chosen(text: str | None) -> None:
+            if text is not None:
+                self.lora.picture_filters[dataset.id] = text
+                self._open(dataset.id, here)
 
-        self.app.push_screen(filter_dialog(dataset, self._filter), chosen)
+        present = self.lora.picture_filters.get(dataset.id, "")
+        self.app.push_screen(Filter(dataset, present), chosen)
 
     def action_dataset(self) -> None:
         datasets = self.state.datasets

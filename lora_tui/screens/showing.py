@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from rich.text import Text
@@ -14,7 +15,7 @@ from lora_tui.core import words
 from lora_tui.core.cells import clean
 from lora_tui.core.roll import Roll
 from lora_tui.screens.base import Place
-from lora_tui.screens.datasets import FILTERS, thumbnail
+from lora_tui.screens.datasets import thumbnail
 from lora_tui.widgets.caption import CaptionField, Filmstrip
 from lora_tui.widgets.picture import PictureView
 from shared import wire
@@ -30,7 +31,6 @@ class Showing(Place):
         self._dataset = ""
         self._roll: Roll | None = None
         self._place = 0
-        self._filter = "all"
         self._wanted = ""  # the item to open at, while it is being looked for
         self._steps = 0  # of navigation; a search that comes late sees that it is stale
         self._edited: tuple[Item, int] | None = None  # the item in the field and its revision
@@ -74,8 +74,6 @@ class Showing(Place):
     def _open(self, dataset: str, item: str) -> None:
         if self._edited is not None:
             return  # the field goes first; it is taken up again when the screen is shown next
-        if dataset != self._dataset:
-            self._filter = "all"
         self._dataset = dataset
         self._wanted = item
         self._steps += 1
@@ -83,19 +81,20 @@ class Showing(Place):
             self._roll = None
             self._show()
             return
-        states = dict(FILTERS)[self._filter]
-        roll = Roll(self.lora.ask, dataset, states)
+        roll = Roll(self.lora.ask, dataset, self.lora.picture_filters.get(dataset, ""))
         self.attempt(self._opened(roll, item, self._steps), group="open")
 
     async def _opened(self, roll: Roll, item: str, step: int) -> None:
         place = 0
         await roll.load(0, 0)
         if item:
-            place = await roll.find(-1, lambda found: found.id == item, wrap=False) or 0
+            with contextlib.suppress(LoraError):  # it is gone: begin at the first
+                name = (await self.lora.ask(wire.GetItem(dataset=roll.dataset, item=item))).name
+                place = await roll.locate(name) or 0
         if step == self._steps:
-            if roll.states and not roll.total:
-                self.notify(f"No picture is {roll.states[0]}.")
-                self._filter = "all"
+            if roll.filter and not roll.total:
+                self.notify(f"No picture passes {clean(roll.filter)}: all are shown.", markup=False)
+                self.lora.picture_filters.pop(self._dataset, None)
                 self._open(self._dataset, item)
                 return
             self._roll = roll
@@ -164,8 +163,8 @@ class Showing(Place):
             return
         left = dataset.counts.get("unreviewed", 0)
         reviewed = f"{words.count(dataset.items - left)}/{words.count(dataset.items)} reviewed"
-        only = "" if self._filter == "all" else f" · only {self._filter}"
-        panel.border_title = f"{dataset.name} · {reviewed}{only}"
+        only = f" · only {clean(self._roll.filter)}" if self._roll and self._roll.filter else ""
+        panel.border_title = Text(f"{dataset.name} · {reviewed}{only}")
         if self._roll is not None and self._roll.total:
             at = f"{words.count(self._place + 1)} of {words.count(self._roll.total)}"
             panel.border_subtitle = f"{at} · {words.count(left)} left"

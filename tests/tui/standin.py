@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from shared import wire
+from shared import filters, wire
 from shared.errors import Code, LoraError
 from shared.notices import Connected, Disconnected, Notice, Notices, StateReplaced
 from shared.state import apply
@@ -100,6 +100,24 @@ def device(at: float | None = None) -> wire.DeviceUse:
     )
 
 
+def passes(item: wire.Item, node: filters.Node) -> bool:
+    """Words, states and operators: as much as the screens' tests need."""
+    match node:
+        case filters.Not(part):
+            return not passes(item, part)
+        case filters.And(parts):
+            return all(passes(item, part) for part in parts)
+        case filters.Or(parts):
+            return any(passes(item, part) for part in parts)
+        case filters.Term("state", filters.Words(text)):
+            return item.caption.state == text
+        case filters.Term("" | "caption", filters.Words(text)):
+            return text.lower() in item.caption.text.lower()
+        case filters.Term("tokens"):
+            raise LoraError(Code.WRONG_STATE, "There is no base yet.")
+    raise NotImplementedError(node)
+
+
 class Daemon:
     """The state that several stand-in clients share."""
 
@@ -111,6 +129,7 @@ class Daemon:
         self.undo: list[tuple[wire.Item, wire.Item]] = []
         self.redone: list[tuple[wire.Item, wire.Item]] = []
         self.keys: dict[str, Any] = {}
+        self.views: dict[str, list[str]] = {}
         self.clients: list[Client] = []
         self.seq = 0
         self.held: asyncio.Event | None = None  # answers wait for it
@@ -183,11 +202,24 @@ class Daemon:
         ), []
 
     def on_ListItems(self, request: wire.ListItems, by: str) -> Any:
-        ids = self.order
-        if request.states:
-            ids = [i for i in ids if self.items[i].caption.state in request.states]
+        node = filters.parse(request.filter)
+        ids, view = self.order, request.view
+        if node is not None:
+            if view not in self.views:
+                view = f"v{len(self.views)}"
+                self.views[view] = [i for i in ids if passes(self.items[i], node)]
+            ids = self.views[view]
         page = ids[request.offset : request.offset + request.limit]
-        return wire.Items(items=[self.items[i] for i in page], total=len(ids)), []
+        return wire.Items(items=[self.items[i] for i in page], total=len(ids), view=view), []
+
+    def on_SaveFilter(self, request: wire.SaveFilter, by: str) -> Any:
+        saved = wire.SavedFilter(name=request.name, filter=request.filter, by=by, at=1.8e9)
+        self.event(wire.FilterSaved(saved=saved), by)
+        return saved, []
+
+    def on_RemoveFilter(self, request: wire.RemoveFilter, by: str) -> Any:
+        self.event(wire.FilterRemoved(name=request.name), by)
+        return wire.Done(), []
 
     def on_GetItem(self, request: wire.GetItem, by: str) -> Any:
         if request.item not in self.items:

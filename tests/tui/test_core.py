@@ -156,13 +156,13 @@ def test_the_form_says_what_is_wrong_in_words() -> None:
 # ── the roll ────────────────────────────────────────────────────────────────────────────────────
 
 
-def roll_of(daemon: standin.Daemon, *states: wire.CaptionState) -> Roll:
+def roll_of(daemon: standin.Daemon, filter: str = "") -> Roll:
     async def ask(request: wire.ListItems) -> wire.Items:
         daemon.asked.append(request)
         answer: wire.Items = daemon.on_ListItems(request, "ada")[0]
         return answer
 
-    return Roll(ask, "d1", states)
+    return Roll(ask, "d1", filter)
 
 
 def test_the_roll_loads_pages_only_when_needed() -> None:
@@ -184,7 +184,7 @@ def test_the_roll_loads_pages_only_when_needed() -> None:
 
 def test_a_filtered_roll_neither_skips_nor_repeats() -> None:
     daemon = standin.Daemon([standin.item(n) for n in range(650)])
-    roll = roll_of(daemon, "unreviewed")
+    roll = roll_of(daemon, "state:unreviewed")
 
     async def drive() -> None:
         seen = []
@@ -201,6 +201,39 @@ def test_a_filtered_roll_neither_skips_nor_repeats() -> None:
         assert seen == [f"i{n}" for n in range(650)]
 
     asyncio.run(drive())
+
+
+def test_a_filtered_roll_jumps_and_begins_anew_when_its_list_is_another() -> None:
+    daemon = standin.Daemon([standin.item(n) for n in range(650)])
+    roll = roll_of(daemon, "number")
+
+    async def drive() -> None:
+        await roll.load(0, 0)
+        await roll.load(649, 649)
+        assert roll.total == 650 and len(daemon.asked) == 2  # not the pages between
+        daemon.fill([standin.item(n) for n in range(100, 650)])
+        daemon.views.clear()  # a daemon that has been started anew
+        await roll.load(300, 300)
+        first, middle = roll.at(0), roll.at(300)
+        assert roll.total == 550 and first is None
+        assert middle is not None and middle.id == "i400"
+
+    asyncio.run(drive())
+
+
+def test_a_picture_is_found_by_its_name_in_a_few_pages() -> None:
+    daemon = standin.Daemon(
+        [replace(standin.item(n), name=f"{n:05}.png") for n in range(0, 20_000, 2)]
+    )
+    roll = roll_of(daemon)
+
+    async def drive() -> None:
+        assert await roll.locate("13000.png") == 6500
+        assert await roll.locate("13001.png") is None
+        assert len(daemon.asked) < 12
+
+    asyncio.run(drive())
+    assert asyncio.run(roll_of(standin.Daemon([])).locate("a")) is None
 
 
 # ── pictures ────────────────────────────────────────────────────────────────────────────────────

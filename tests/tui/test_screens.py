@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from textual.widgets import Input, Select
 
 from lora_tui.screens.datasets import Datasets
-from lora_tui.screens.dialogs import Choose, Confirm, Page
+from lora_tui.screens.dialogs import Confirm, Page
 from lora_tui.screens.importing import Import
 from lora_tui.screens.library import Library
 from lora_tui.screens.review import Review
@@ -66,11 +66,9 @@ async def test_an_import_can_be_cancelled_and_left_alone(daemon: standin.Daemon)
 async def test_datasets_filter_review_train_and_forget(daemon: standin.Daemon) -> None:
     async with opened(daemon) as (app, pilot, _):
         await until(pilot, lambda: "number 0" in text_of(app))
-        await pilot.press("slash")
-        await until(pilot, lambda: isinstance(app.screen, Choose))
-        await pilot.press("c")
-        await until(pilot, lambda: "only accepted" in text_of(app))
-        await pilot.press("slash", "a", "enter", "down", "v")
+        await pilot.press("slash", *"NOT state:accepted number", "enter")
+        await until(pilot, lambda: "20 of 20 pictures · only NOT state:accepted" in text_of(app))
+        await pilot.press("slash", "up", "up", "ctrl+u", "enter", "enter", "down", "v")
         await until(pilot, lambda: "caption of 001.png" in text_of(app))
         await pilot.press("g", "d", "t")
         await until(pilot, lambda: isinstance(app.screen, Train))
