@@ -116,18 +116,18 @@ def _tag(value: Words | Glob | Regex, values: list[_Value]) -> str:
     if isinstance(value, Regex):
         values.append(value.pattern)
         return "matches_tag(?, tags)"
-    pieces = list(value.pieces) if isinstance(value, Glob) else [" ".join(value.text.split())]
-    if pieces == [Wild.ANY]:
+    pieces: _Pieces = value.pieces if isinstance(value, Glob) else (" ".join(value.text.split()),)
+    if pieces == (Wild.ANY,):
         return f"NOT {_HOLLOW}"
     if Wild.ANY in pieces[1:-1]:  # a gap that must not reach into the next tag
         shapes = {Wild.ANY: "[^,]*", Wild.ONE: "[^,]"}
         parts = [shapes[p] if isinstance(p, Wild) else re.escape(p) for p in pieces]
         values.append(f",{''.join(parts)},")
         return "matches(?, tags)"
-    ends = [Wild.ANY, *([","] if pieces[0] is not Wild.ANY else [])]
+    begin: _Pieces = (Wild.ANY,) if pieces[0] is Wild.ANY else (Wild.ANY, ",")
+    end: _Pieces = (Wild.ANY,) if pieces[-1] is Wild.ANY else (",", Wild.ANY)
     inner = [piece for piece in pieces if piece is not Wild.ANY]
-    tail = [*([","] if pieces[-1] is not Wild.ANY else []), Wild.ANY]
-    return _like("tags", [*ends, *inner, *tail], values, one="[^,]")
+    return _like("tags", [*begin, *inner, *end], values, one="[^,]")
 
 
 def _like(column: str, pieces: _Pieces, values: list[_Value], one: str = "?") -> str:

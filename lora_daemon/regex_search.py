@@ -13,9 +13,7 @@ import re
 import sqlite3
 import sys
 
-compiled = functools.lru_cache(maxsize=256)(
-    functools.partial(re.compile, flags=re.IGNORECASE)  # type: ignore[arg-type]
-)
+compiled = functools.lru_cache(maxsize=256)(functools.partial(re.compile, flags=re.IGNORECASE))
 
 
 def matches(pattern: str, text: str) -> bool:

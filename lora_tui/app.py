@@ -242,7 +242,8 @@ class LoraApp(InOrder):
         notice = message.notice
         if isinstance(notice, wire.Journalled):
             self.known.state = apply(self.state, notice.event)
-            for screen in [*self.places(), *self.windows()]:
+            screens: list[Place | Dialog[Any]] = [*self.places(), *self.windows()]
+            for screen in screens:
                 screen.state_changed(notice.event)
             self._lines_stale = True
         elif isinstance(notice, wire.LiveUpdate):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Any
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -171,7 +173,7 @@ class Filter(Dialog[str | None]):
 
         def named(name: str | None) -> None:
             if name:
-                self._change(wire.SaveFilter(name=name, filter=text))
+                self._change(self.lora.ask(wire.SaveFilter(name=name, filter=text)))
 
         known = next((c.saved for c in self._choices if c.saved and c.filter == text), "")
         self.app.push_screen(
@@ -183,12 +185,12 @@ class Filter(Dialog[str | None]):
         if not choice.saved:
             self._say("Choose a saved filter (★) first: ↑ and ↓.", error=True)
             return
-        self._change(wire.RemoveFilter(name=choice.saved))
+        self._change(self.lora.ask(wire.RemoveFilter(name=choice.saved)))
 
-    def _change(self, request: wire.SaveFilter | wire.RemoveFilter) -> None:
+    def _change(self, asking: Awaitable[Any]) -> None:
         async def change() -> None:
             try:
-                await self.lora.ask(request)
+                await asking
             except LoraError as error:
                 self._say(error.message, error=True)
 

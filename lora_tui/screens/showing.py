@@ -186,7 +186,7 @@ class Showing(Place):
 
     def _look_ahead(self) -> None:
         """Have the next pages and pictures at hand before they are asked for."""
-        roll, place = self._roll, self._place
+        roll, place, picture = self._roll, self._place, self.picture
         if roll is None:
             return
 
@@ -197,9 +197,7 @@ class Showing(Place):
                 for near in (place + 1, place + 2, place - 1):
                     item = roll.at(near)
                     if item is not None and item.width:
-                        await self.picture.prefetch(
-                            f"{item.id}:{item.content}", thumbnail(self, item)
-                        )
+                        await picture.prefetch(f"{item.id}:{item.content}", thumbnail(self, item))
             except LoraError:
                 pass  # it is said when the picture itself is shown
 
