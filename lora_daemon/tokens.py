@@ -158,7 +158,7 @@ def counter(vocabulary: bytes, merges: bytes) -> Count:
     )
 
     def count(texts: list[str]) -> list[int]:
-        encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [len(encoding) for encoding in encoded]
+        # One by one: encode_batch takes every core, and a training may be running on them.
+        return [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
 
     return count
