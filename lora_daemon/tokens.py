@@ -59,11 +59,12 @@ class Tokens:
         Raises LoraError: WRONG_STATE without a base or the engine's libraries, INVALID_FILE.
         """
         async with self._lock:
-            count = await self._counting()
+            tokenizer = await self._tokenizer()
             while rows := self._store.query(
                 "SELECT rowid AS place, text FROM items WHERE dataset = ? AND tokens IS NULL"
                 " LIMIT ?", (dataset, BATCH),
             ):  # fmt: skip
+                count = await self._counting(*tokenizer)
                 counts = await asyncio.to_thread(count, [row["text"] for row in rows])
                 with self._store.change("daemon") as change:
                     change.executemany(
@@ -84,24 +85,29 @@ class Tokens:
                 except LoraError as error:  # whoever asks for tokens is told
                     log.info("tokens are not counted: %s", error.message)
 
-    async def _counting(self) -> Count:
+    async def _tokenizer(self) -> tuple[str, bytes, bytes]:
+        """The tokenizer's digest and files; where it is another, every count is forgotten."""
         folder = self._folder()
         try:
             vocabulary, merges = await asyncio.to_thread(_read, folder)
-            digest = hashlib.sha256(vocabulary + merges).hexdigest()
-            if self._count is None or self._count[0] != digest:
-                self._count = digest, await asyncio.to_thread(counter, vocabulary, merges)
-        except LoraError:
-            raise
-        except Exception as error:  # of the files' contents the library says no more than that
-            raise LoraError(
-                Code.INVALID_FILE, f"The tokenizer in {folder} cannot be read: {error}."
-            ) from None
+        except OSError as error:
+            raise _unreadable(folder, error) from None
+        digest = hashlib.sha256(vocabulary + merges).hexdigest()
         known = self._store.query("SELECT value FROM meta WHERE key = 'tokenizer'")
         if not known or known[0]["value"] != digest:
             with self._store.change("daemon") as change:
                 change.execute("UPDATE items SET tokens = NULL WHERE tokens IS NOT NULL")
                 change.execute("INSERT OR REPLACE INTO meta VALUES ('tokenizer', ?)", (digest,))
+        return digest, vocabulary, merges
+
+    async def _counting(self, digest: str, vocabulary: bytes, merges: bytes) -> Count:
+        if self._count is None or self._count[0] != digest:
+            try:
+                self._count = digest, await asyncio.to_thread(counter, vocabulary, merges)
+            except LoraError:
+                raise
+            except Exception as error:  # of the files' contents the library says no more than that
+                raise _unreadable(self._folder(), error) from None
         return self._count[1]
 
     def _folder(self) -> Path:
@@ -114,6 +120,10 @@ class Tokens:
                 "lora-tui model add FOLDER.",
             )
         return Path(from_text(bases[0].path)) / "tokenizer"
+
+
+def _unreadable(folder: Path, error: Exception) -> LoraError:
+    return LoraError(Code.INVALID_FILE, f"The tokenizer in {folder} cannot be read: {error}.")
 
 
 def _read(folder: Path) -> tuple[bytes, bytes]:
