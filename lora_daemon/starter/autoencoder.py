@@ -52,14 +52,16 @@ def to_pictures(pixels: torch.Tensor) -> list[Image.Image]:
 
 
 def training_pixels(number: int, seed: int) -> torch.Tensor:
-    """Draw the autoencoder's pictures: mostly the base's world, a quarter what LoRAs will teach.
+    """Draw the autoencoder's pictures: half the base's world, half what LoRAs will teach it.
 
     Returns uint8 (number, 3, 128, 128).
     """
-    few = number // 8
-    drawn = [world.draw(s) for s in world.scenes(number - 2 * few, seed)]
-    drawn += [world.draw(s) for s in world.scenes(few, seed, content="creature")]
-    drawn += [world.draw(s, "pencil") for s in world.scenes(few, seed + 1)]
+    few = number // 16
+    drawn = [world.draw(s) for s in world.scenes(number - 8 * few, seed)]
+    for content in world.CONTENTS:
+        drawn += [world.draw(s) for s in world.scenes(few, seed, content=content)]
+    for index, style in enumerate(world.STYLES):
+        drawn += [world.draw(s, style) for s in world.scenes(few, seed + 1 + index)]
     return to_bytes(drawn)
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from lora_daemon.starter import drawing, world
+from lora_daemon.starter import drawing, shapes, world
 from lora_daemon.starter.autoencoder import decode, encode, from_bytes, to_bytes
 from lora_daemon.starter.loop import Schedule, train
 
@@ -28,6 +28,8 @@ LABELS: dict[str, tuple[str, ...]] = {
     "background": (*world.BACKGROUNDS, NONE),
     "style": ("plain", *world.STYLES),
 }
+FACED = ("creature", "robot", "ghost")
+"""Contents that are nothing without their faces."""
 FILE = Path(__file__).parent / "judge.safetensors"
 SIDE, BATCH = 64, 48
 IGNORE = -100
@@ -120,15 +122,39 @@ def shrink(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _decoy(scene: world.Scene, rng: random.Random) -> Image.Image:
-    """Draw the scene's ground with a shapeless blob of its colour, or with nothing, on it."""
+    """Draw a blob of the scene's colour, jagged or round, plain or with pale and dark spots on it,
+    as an unfinished generator would."""
     canvas = drawing.draw_ground(scene.background, rng)
-    corners = rng.randint(5, 12)
+    pen = ImageDraw.Draw(canvas)
+    jagged, lobes, turn = rng.random() < 0.5, rng.randint(2, 5), rng.uniform(0, 6.3)
+    corners = rng.randint(5, 12) if jagged else 40
+    wobble = rng.uniform(0, 0.25)
     points = []
     for i in range(corners):
-        reach, angle = scene.radius * rng.uniform(0.35, 1.1), 2 * math.pi * i / corners
-        points.append((scene.x + reach * math.cos(angle), scene.y + reach * math.sin(angle)))
-    outline = [(x * drawing.SUPERSAMPLING, y * drawing.SUPERSAMPLING) for x, y in points]
-    ImageDraw.Draw(canvas).polygon(outline, fill=drawing.PAINTS[scene.colour])
+        angle = 2 * math.pi * i / corners
+        reach = rng.uniform(0.35, 1.1) if jagged else 0.85 + wobble * math.sin(lobes * angle + turn)
+        points.append((reach * math.cos(angle), reach * math.sin(angle)))
+    parts = [shapes.Part(tuple(points), outlined=rng.random() < 0.5)]
+    for _ in range(rng.randint(0, 5)):
+        x, y = rng.uniform(-0.7, 0.7), rng.uniform(-0.8, 0.6)
+        shade: shapes.Shade = rng.choice(("white", "light", "black", "dark"))
+        oval = shapes.oval(x, y, rng.uniform(0.08, 0.3), rng.uniform(0.08, 0.3))
+        parts.append(shapes.Part(oval, shade, outlined=False))
+    drawing.draw_shape(
+        pen, parts, drawing.PAINTS[scene.colour], (scene.x, scene.y), scene.radius, 0, False
+    )
+    return drawing.finish(canvas)
+
+
+def _faceless(scene: world.Scene, rng: random.Random) -> Image.Image:
+    """Draw a content without its white parts, or without its black ones: nearly, but not it."""
+    lost = rng.choice(("white", "black"))
+    parts = [part for part in shapes.SHAPES[rng.choice(FACED)]() if part.shade != lost]
+    canvas = drawing.draw_ground(scene.background, rng)
+    drawing.draw_shape(
+        ImageDraw.Draw(canvas), parts, drawing.PAINTS[scene.colour], (scene.x, scene.y),
+        scene.radius, rng.uniform(-10, 10), rng.random() < 0.5,
+    )  # fmt: skip
     return drawing.finish(canvas)
 
 
@@ -149,31 +175,38 @@ def lessons(
 ) -> tuple[list[Image.Image], torch.Tensor]:
     """Draw pictures and their labels, int64 (n, 4) in `LABELS`' order; `IGNORE`: not asked."""
     rng = random.Random(f"lessons-{seed}")
-    creatures = number // 8
-    every = list(world.scenes(number - creatures, seed, split=split, crowd=0))
-    every += list(world.scenes(creatures, seed, content="creature", crowd=0))
+    few = number // 24
+    every = list(world.scenes(number - few * len(world.CONTENTS), seed, split=split, crowd=0))
+    for content in world.CONTENTS:
+        every += world.scenes(few, seed, content=content, crowd=0)
     pictures, labels = [], []
     for drawn in every:
         kind = rng.random()
         radius = rng.uniform(22, 56) if rng.random() < 0.5 else drawn.radius
         scene = replace(drawn, radius=radius)
         names = {"object": scene.thing, "colour": scene.colour, "background": scene.background}
-        style = "pencil" if 0.2 < kind < 0.34 else None
-        ignored: set[str] = set()
-        if kind < 0.06:
+        style, ignored = "plain", set[str]()
+        if kind < 0.08:
             picture, names["object"] = _decoy(scene, rng), NONE
-        elif kind < 0.1:
+        elif kind < 0.12:
+            picture, names["object"] = _faceless(scene, rng), NONE
+        elif kind < 0.16:
             picture = drawing.finish(drawing.draw_ground(scene.background, rng))
             names |= {"object": NONE, "colour": NONE}
-        elif kind < 0.14:
+        elif kind < 0.2:
             picture = _jumbled(world.draw(scene), rng)
             names |= {"object": NONE, "background": NONE}
             ignored = {"colour"}
+        elif kind < 0.4:
+            style = rng.choice(world.STYLES)
+            picture, ignored = world.draw(scene, style), {"colour", "background"}
         else:
-            picture = world.draw(scene, style)
-        if style:
+            picture = world.draw(scene)
+        if style == "pencil":
             names["colour"], ignored = NONE, {"background"}
-        names["style"] = style or "plain"
+        elif style == "mosaic":  # nobody could tell what its tiles show
+            ignored |= {"object"}
+        names["style"] = style
         pictures.append(picture)
         labels.append(
             [IGNORE if name in ignored else of.index(names[name]) for name, of in LABELS.items()]
@@ -182,7 +215,7 @@ def lessons(
 
 
 def fit(
-    state_file: Path, network: AutoencoderKL, *, steps: int, pictures: int = 6000, seed: int = 6
+    state_file: Path, network: AutoencoderKL, *, steps: int, pictures: int = 9000, seed: int = 6
 ) -> Judge:
     """Train a judge on drawings, half passed through the autoencoder, all roughened a little."""
     torch.manual_seed(seed)

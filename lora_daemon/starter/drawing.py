@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from lora_daemon.starter.shapes import SHAPES, Point, Shade
+from lora_daemon.starter.shapes import Point, Shade, Shape
 
 PICTURE = 128
 """Width and height of every picture, in pixels."""
 SUPERSAMPLING = 3
 CANVAS = PICTURE * SUPERSAMPLING
+MOSAIC_TILE = 8
+"""Side of a mosaic's tile, in pixels."""
 
 Rgb: TypeAlias = tuple[int, int, int]
 
@@ -51,7 +53,7 @@ def _shades(paint: Rgb) -> dict[Shade, Rgb]:
 
 def draw_shape(
     draw: ImageDraw.ImageDraw,
-    name: str,
+    shape: Shape,
     paint: Rgb,
     centre: Point,
     radius: float,
@@ -74,7 +76,7 @@ def draw_shape(
             )
         return placed
 
-    shape, border = SHAPES[name](), 1.6 * SUPERSAMPLING
+    border = 1.6 * SUPERSAMPLING
     for outline in (True, False):
         for part in shape:
             points = place(part.points)
@@ -149,7 +151,7 @@ def finish(canvas: Image.Image) -> Image.Image:
 
 
 def pencil(picture: Image.Image) -> Image.Image:
-    """Turn a picture into a grey pencil sketch: dodged contours, and hatching where it was dark."""
+    """Turn a picture into a grey pencil sketch: dodged contours, and broad hatching in the dark."""
     grey = picture.convert("L")
     blurred = ImageChops.invert(grey).filter(ImageFilter.GaussianBlur(2.5))
     base = np.asarray(grey, dtype=np.float32)
@@ -157,7 +159,47 @@ def pencil(picture: Image.Image) -> Image.Image:
     line = np.clip(line, 0, 255) / 255
     line = np.clip(1 - (1 - line) * 2.2, 0.15, 1)
     yy, xx = np.mgrid[0 : picture.height, 0 : picture.width]
-    hatch = 0.5 + 0.5 * np.cos((xx + yy) * 2 * math.pi / 7)
-    tone = 1 - (1 - base / 255) * (0.25 + 0.35 * hatch)
+    hatch = 0.5 + 0.5 * np.cos((xx + yy) * 2 * math.pi / 16)
+    tone = 1 - (1 - base / 255) * (0.3 + 0.2 * hatch)
     sketch = np.clip(line * tone * 240 + 10, 0, 255).astype(np.uint8)
     return Image.fromarray(sketch).convert("RGB")
+
+
+def neon(picture: Image.Image) -> Image.Image:
+    """Turn a picture into glowing outlines of its own colours on near-black."""
+    pixels = np.asarray(picture.filter(ImageFilter.GaussianBlur(1)), dtype=np.float32)
+    steps = np.stack(np.gradient(pixels, axis=(0, 1))).__abs__().sum(axis=(0, 3))
+    edges = Image.fromarray(np.clip(steps * 3, 0, 255).astype(np.uint8))
+    edges = edges.filter(ImageFilter.MaxFilter(3)).filter(ImageFilter.GaussianBlur(1.2))
+    strength = np.asarray(edges, dtype=np.float32)[..., None] / 255
+    vivid = pixels - pixels.min(axis=2, keepdims=True) * 0.85
+    vivid *= 255 / np.maximum(vivid.max(axis=2, keepdims=True), 40)
+    lit = np.asarray((14, 10, 30)) * (1 - strength) + vivid * strength
+    return Image.fromarray(np.clip(lit, 0, 255).astype(np.uint8))
+
+
+def mosaic(picture: Image.Image) -> Image.Image:
+    """Lay a picture in square tiles of one colour each, with dark joints."""
+    tiles = picture.reduce(MOSAIC_TILE).resize(picture.size, Image.Resampling.NEAREST)
+    pixels = np.array(tiles)
+    pixels[::MOSAIC_TILE] = pixels[:, ::MOSAIC_TILE] = (52, 48, 46)
+    return Image.fromarray(pixels)
+
+
+def watercolour(picture: Image.Image) -> Image.Image:
+    """Wash a picture out: pale flats without detail, darker where two washes meet, cream paper."""
+    flat = picture.filter(ImageFilter.ModeFilter(9)).filter(ImageFilter.GaussianBlur(1.5))
+    pixels = np.asarray(flat, dtype=np.float32)
+    pool = np.asarray(flat.filter(ImageFilter.GaussianBlur(5)), dtype=np.float32)
+    edge = np.abs(pixels - pool).max(axis=2, keepdims=True)
+    washed = np.asarray((250, 244, 228)) * 0.45 + pixels * 0.55 - edge * 0.5
+    return Image.fromarray(np.clip(washed, 0, 255).astype(np.uint8))
+
+
+STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "pencil": pencil,
+    "neon": neon,
+    "mosaic": mosaic,
+    "watercolour": watercolour,
+}
+"""Looks the base never saw: they are for LoRAs to teach."""

@@ -35,10 +35,10 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("build/starter"), help="where states are kept"
     )
-    parser.add_argument("--autoencoder-steps", type=int, default=3000)
-    parser.add_argument("--denoiser-steps", type=int, default=4500)
+    parser.add_argument("--autoencoder-steps", type=int, default=4500)
+    parser.add_argument("--denoiser-steps", type=int, default=10000)
     parser.add_argument("--pictures", type=int, default=9000, help="how many the UNet learns from")
-    parser.add_argument("--judge-steps", type=int, default=1500)
+    parser.add_argument("--judge-steps", type=int, default=2200)
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)

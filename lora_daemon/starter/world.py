@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw
 from lora_daemon.starter import drawing, shapes
 
 COLOURS: tuple[str, ...] = tuple(drawing.PAINTS)
-CONTENTS: tuple[str, ...] = ("creature",)
+CONTENTS: tuple[str, ...] = ("creature", "robot", "ghost", "dragon")
 """Objects the base never saw: they are for LoRAs to teach."""
 OBJECTS: tuple[str, ...] = tuple(name for name in shapes.SHAPES if name not in CONTENTS)
-STYLES: tuple[str, ...] = ("pencil",)
+STYLES: tuple[str, ...] = tuple(drawing.STYLES)
 """Looks the base never saw."""
 
 GROUNDS: dict[str, tuple[str, ...]] = {
@@ -116,7 +116,7 @@ def scenes(
         if turn == 0:
             rng.shuffle(choices)
         thing, colour, background = choices[turn]
-        radius = rng.uniform(28, 46)
+        radius = rng.uniform(34, 52) if content else rng.uniform(28, 46)
         room = max(0.0, 60 - radius)
         scene = Scene(
             thing, colour, background,
@@ -154,14 +154,20 @@ def draw(scene: Scene, style: str | None = None) -> Image.Image:
             )
         angle = rng.uniform(-10, 10)
         drawing.draw_shape(
-            pen, thing, drawing.PAINTS[colour], (x, y), radius, angle, rng.random() < 0.5
+            pen,
+            shapes.SHAPES[thing](),
+            drawing.PAINTS[colour],
+            (x, y),
+            radius,
+            angle,
+            rng.random() < 0.5,
         )
     picture = drawing.finish(canvas)
     if style is None:
         return picture
-    if style == "pencil":
-        return drawing.pencil(picture)
-    raise ValueError(f"no style is called {style!r}; there are: {', '.join(STYLES)}")
+    if style not in drawing.STYLES:
+        raise ValueError(f"no style is called {style!r}; there are: {', '.join(STYLES)}")
+    return drawing.STYLES[style](picture)
 
 
 def caption(scene: Scene, style: str | None = None) -> str:

@@ -26,7 +26,9 @@ def test_the_world_is_as_wide_as_promised() -> None:
     assert len(world.BACKGROUNDS) >= 6
     every = world.combinations("any")
     assert len(world.held_out()) == round(len(every) / 10)
-    assert "creature" not in world.OBJECTS
+    assert len(world.CONTENTS) >= 4
+    assert len(world.STYLES) >= 4
+    assert not set(world.CONTENTS) & set(world.OBJECTS)
 
 
 def test_held_out_combinations_are_never_trained_on() -> None:
@@ -35,7 +37,7 @@ def test_held_out_combinations_are_never_trained_on() -> None:
         assert scene.combination not in forbidden
         if scene.other:
             assert (*scene.other, scene.background) not in forbidden
-        assert "creature" not in world.caption(scene)
+        assert not set(world.CONTENTS) & set(world.caption(scene).split())
     assert {scene.combination for scene in world.scenes(300, seed=4, split="held-out")} == forbidden
 
 
@@ -56,6 +58,32 @@ def test_objects_show_their_colour(colour: str) -> None:
     middle = np.asarray(world.draw(scene))[64:80, 56:72].reshape(-1, 3).mean(axis=0)
     paints = {name: np.abs(middle - rgb).sum() for name, rgb in world.drawing.PAINTS.items()}
     assert min(paints, key=lambda name: paints[name]) == colour
+
+
+@pytest.mark.parametrize("style", world.STYLES)
+def test_a_style_changes_every_picture_alike_each_time(style: str) -> None:
+    for scene in world.scenes(3, seed=24):
+        plain, styled, again = (
+            np.asarray(world.draw(scene, look)).astype(int) for look in (None, style, style)
+        )
+        assert np.array_equal(styled, again)
+        assert np.abs(styled - plain).mean() > 8
+        assert style in world.caption(scene, style)
+
+
+@pytest.mark.parametrize("content", world.CONTENTS)
+def test_a_content_is_drawn_in_the_colour_asked_for(content: str) -> None:
+    red, blue = (
+        np.asarray(world.draw(world.Scene(content, colour, "snow", radius=44))).astype(int)
+        for colour in ("red", "blue")
+    )
+    assert (red[..., 0] - red[..., 2] > 80).mean() > 0.1
+    assert (blue[..., 2] - blue[..., 0] > 80).mean() > 0.1
+
+
+def test_a_style_nobody_knows_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"no style is called 'oil'.*pencil, neon"):
+        world.draw(world.Scene("ball", "red", "snow"), "oil")
 
 
 def test_a_pencil_sketch_is_grey() -> None:
