@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lora_daemon.engine import parts
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.mix import Placed
+from lora_daemon.engine.names import diffusers_name
 from shared.errors import Code, LoraError
-from shared.lora_info import Pair, pairs
+from shared.lora_keys import Module, contents, wrong
 from shared.safetensors_file import Header, read_header, read_tensor, write
 from shared.safetensors_file import Tensor as RawTensor
 
@@ -62,71 +64,115 @@ def kohya_tensors(
 def load(path: Path, base: Base) -> Weights:
     """Read a LoRA file of any of the three dialects and place it on ``base``.
 
-    Raises LoraError: NOT_FOUND, STORAGE, or INVALID_FILE (torn, a pickle, not a LoRA, another kind
-    of adapter, of another family of base, not finite).
+    Raises LoraError: NOT_FOUND, STORAGE, or INVALID_FILE (torn, a pickle, not a LoRA, a kind of
+    adapter that cannot be applied, of another family of base, not finite, without any effect).
     """
     header = read_header(path)
-    found = pairs(path, header)
-    places = {name: ("unet", module) for module, name in base.unet_names.items()}
-    places |= {name: ("text_encoder", module) for module, name in base.text_names.items()}
-    places |= {f"unet.{module}": ("unet", module) for module in base.unet_names}
-    for module in base.text_names:
-        bare = module.removeprefix("text_model.")
-        places[f"text_encoder.text_model.{bare}"] = ("text_encoder", module)
-        places[f"text_encoder.{bare}"] = ("text_encoder", module)
-    modules, unplaced = [], []
+    found = contents(path, header)
+    known = places(base)
+    modules, unplaced = [], [*found.unknown]
     try:
         with path.open("rb") as file:
-            for pair in found:
-                down, up, alpha = (
-                    _tensor(header, name, read_tensor(file, header, name)) if name else None
-                    for name in (pair.down, pair.up, pair.alpha)
-                )
-                assert down is not None and up is not None
-                _refuse_not_finite(path, pair, down, up, alpha)
-                if (place := places.get(pair.module)) is None:
-                    unplaced.append(pair.module)
-                    continue
-                scale = pair.scale if alpha is None else float(alpha) / down.shape[0]
-                modules.append(_placed(path, base, place, down, up, scale))
+            for module in found.modules:
+                tensors = {
+                    role: _tensor(header, name, read_tensor(file, header, name))
+                    for role, name in module.tensors.items()
+                }
+                _refuse_not_finite(path, module, tensors)
+                if (place := known.get(module.name)) is None:
+                    unplaced.append(module.name)
+                else:
+                    modules.append(_placed(path, base, place, module, tensors))
     except OSError as error:
         raise LoraError.storage("read", path, error) from None
     if not modules:
-        raise LoraError(
-            Code.INVALID_FILE,
-            f"{path} does not belong on this base ({base.family.title}): of its {len(unplaced)} "
-            f"modules, such as {unplaced[0]}, the base has none.",
-            data={"path": str(path)},
+        raise wrong(
+            path,
+            f"does not belong on this base ({base.family.title}): of its {len(unplaced)} modules, "
+            f"such as {unplaced[-1]}, the base has none",
         )
+    if not any(module.scale for module in modules):
+        raise wrong(path, "would do nothing: every alpha in it is 0. Set it to the rank, or resize")
     return Weights(modules, unplaced)
 
 
+def places(base: Base) -> dict[str, tuple[str, str]]:
+    """Module names in LoRA files, in every dialect, to (network, module path) of a base."""
+    known = {}
+    for path, module in base.unet.named_modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            known[diffusers_name("lora_unet", path)] = ("unet", path)
+            known[f"unet.{path}"] = ("unet", path)
+    for path, name in base.unet_names.items():
+        known[name] = known[f"unet.{path}"] = ("unet", path)
+    for path, name in base.text_names.items():
+        bare = path.removeprefix("text_model.")
+        for spelling in (
+            name,
+            name.replace("lora_te_", "lora_te1_"),  # as diffusers' own conversion writes it
+            f"text_encoder.text_model.{bare}",
+            f"text_encoder.{bare}",
+        ):
+            known[spelling] = ("text_encoder", path)
+    return known
+
+
 def _placed(
-    path: Path, base: Base, place: tuple[str, str], down: Tensor, up: Tensor, scale: float
+    path: Path, base: Base, place: tuple[str, str], module: Module, tensors: dict[str, Tensor]
 ) -> Placed:
-    """A pair brought to its module's shape: files mix linear and 1 × 1 convolution forms."""
-    network, module = place
-    weight: Tensor = getattr(base, network).get_submodule(module).weight
-    rank = down.shape[0]
-    wide, high = math.prod(weight.shape[1:]), weight.shape[0]
-    if down.numel() != rank * wide or up.numel() != high * rank:
-        raise LoraError(
-            Code.INVALID_FILE,
-            f"{path} was made for another base: its {module} is {down.numel() // max(1, rank)} → "
-            f"{up.numel() // max(1, rank)} wide, this base's {wide} → {high}.",
-            data={"path": str(path)},
-        )
-    up = up.reshape(high, rank, *(1 for _ in weight.shape[2:]))
-    return Placed(network, module, down.reshape(rank, *weight.shape[1:]), up, scale)
+    """A module brought to its weight's shape."""
+    shape = getattr(base, place[0]).get_submodule(place[1]).weight.shape
+    scale = module.scale
+    if module.alpha:
+        if tensors["alpha"].numel() != 1:
+            raise wrong(path, f"is broken: {module.alpha} is not one number")
+        scale = float(tensors["alpha"]) / module.rank
+    try:
+        whole = parts.part(module.kind, tensors)
+    except (RuntimeError, ValueError, IndexError):
+        raise wrong(path, f"is broken: the matrices of {module.name} do not multiply") from None
+    try:
+        one = parts.fitted(whole, shape)
+    except (RuntimeError, ValueError):
+        raise wrong(
+            path,
+            f"was made for another base: its {place[1]} is {math.prod(whole.shape[1:])} → "
+            f"{whole.shape[0]} wide, this base's {math.prod(shape[1:])} → {shape[0]}",
+        ) from None
+    if module.decomposed or "bias" in tensors:
+        return Placed(*place, one, scale, *_magnitude(path, module, tensors, shape),
+                      bias=tensors.get("bias"))  # fmt: skip
+    return Placed(*place, one, scale)
 
 
-def _refuse_not_finite(path: Path, pair: Pair, *tensors: Tensor | None) -> None:
-    if not all(bool(torch.isfinite(one).all()) for one in tensors if one is not None):
-        raise LoraError(
-            Code.INVALID_FILE,
-            f"{path} is broken: {pair.module} holds numbers that are not finite (NaN). "
-            "Its training diverged; take an earlier checkpoint.",
-            data={"path": str(path)},
+def _magnitude(
+    path: Path, module: Module, tensors: dict[str, Tensor], shape: torch.Size
+) -> tuple[Tensor | None, bool]:
+    """A DoRA's magnitudes and whether they are of columns (inputs) and not of rows (outputs).
+
+    PEFT's are of rows; those of LyCORIS and kohya say by their shape.
+    """
+    if (bias := tensors.get("bias")) is not None and bias.numel() != shape[0]:
+        raise wrong(path, f"was made for another base: {module.tensors['bias']} does not fit")
+    if (rows := tensors.get("rows")) is not None and rows.numel() == shape[0]:
+        return rows.flatten(), False
+    if (magnitude := tensors.get("magnitude")) is not None:
+        if magnitude.numel() == shape[0] == len(magnitude):
+            return magnitude.flatten(), False
+        if magnitude.numel() == shape[1] and len(magnitude) == 1:
+            return magnitude.flatten(), True
+    if module.decomposed:
+        key = module.tensors.get("rows") or module.tensors["magnitude"]
+        raise wrong(path, f"was made for another base: {key} does not fit")
+    return None, False
+
+
+def _refuse_not_finite(path: Path, module: Module, tensors: dict[str, Tensor]) -> None:
+    if not all(bool(torch.isfinite(one).all()) for one in tensors.values()):
+        raise wrong(
+            path,
+            f"is broken: {module.name} holds numbers that are not finite (NaN). "
+            "Its training diverged; take an earlier checkpoint",
         )
 
 

@@ -1,14 +1,16 @@
 """LoRA files live on a base: Y = (W + Σ wᵢ·sᵢ·BᵢAᵢ) X, exactly, with nothing fused.
 
-All LoRAs on one module are stacked into one low-rank pair, so that N of them cost one extra product
-each way. The pair is a forward hook: taking it off leaves the base bit for bit as it was.
+All low-rank pairs on one module are stacked into one, Y = W X + B (v ⊙ (A X)), so that N LoRAs
+cost one extra product each way, and a change of weight writes the vector v in place. v is always
+computed anew from the weights, so nothing drifts. Taken off, the base is bit for bit as it was.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,61 +18,272 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lora_daemon.engine.bases import Base
+from lora_daemon.engine.parts import Dense, Kronecker, LowRank, Part
+from shared import blocks
+
+TEXT = "TEXT"  # where a text encoder's modules stand among the blocks
 
 
 @dataclass(frozen=True)
 class Placed:
-    """One module of a LoRA file, placed on a base.
+    """One module of a LoRA file, placed on a base. All tensors are float32 on the CPU.
 
-    ``down`` (rank, in …), ``up`` (out, rank …), float32 on the CPU; ``scale`` is alpha / rank.
+    ``magnitude``: a DoRA's, (out,), or (in,) where ``columns``. ``bias``: what is added to the
+    module's own, (out,).
     """
 
     network: str  # "unet" or "text_encoder"
     path: str
-    down: Tensor
-    up: Tensor
-    scale: float
+    part: Part
+    scale: float  # alpha / rank
+    magnitude: Tensor | None = None
+    columns: bool = False
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Strength:
+    """The weight of one LoRA. ``text``: on the text encoders; None: as on the UNet.
+    ``values``: per block, as ``shared.blocks`` reads them; they multiply the weights."""
+
+    unet: float = 1.0
+    text: float | None = None
+    values: tuple[float, ...] = ()
+
+
+@dataclass(eq=False)
+class _Site:
+    """What is stacked on one module. ``slots``: (LoRA, block) of each entry of ``v``."""
+
+    target: nn.Module
+    down: Tensor | None = None  # (Σr, in, *kernel)
+    up: Tensor | None = None  # (out, Σr)
+    others: list[Part] = field(default_factory=list)
+    rows: Tensor | None = None  # (n, out): dᵢ − 1 of row DoRAs
+    shifts: Tensor | None = None  # (n, out): biases
+    slots: list[tuple[int, str]] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list)
+    v: Tensor = field(default_factory=lambda: torch.zeros(0))
+    active: bool = False
+
+
+class Mix:
+    """LoRAs stacked on a base, each with a weight that can be changed at any time, between two
+    denoising steps as well. All begin at 1.
+
+    ``loras``: the modules of each. Hold on to a Mix only as long as to its base.
+    """
+
+    def __init__(self, base: Base, loras: Sequence[Sequence[Placed]]) -> None:
+        self.base, self.count = base, len(loras)
+        layers = int(base.unet.config.layers_per_block)
+        members: dict[tuple[str, str], list[tuple[int, Placed]]] = {}
+        for number, modules in enumerate(loras):
+            for module in modules:
+                members.setdefault((module.network, module.path), []).append((number, module))
+        self._sites = []
+        for (network, path), placed in members.items():
+            label = blocks.label(path, layers) if network == "unet" else TEXT
+            target = getattr(base, network).get_submodule(path)
+            self._sites.append(_site(target, label, placed))
+        self._labels = sorted({label for site in self._sites for _, label in site.slots})
+        column = {label: number for number, label in enumerate(self._labels)}
+        every = [slot for site in self._sites for slot in site.slots]
+        self._slots = torch.tensor([n * len(column) + column[label] for n, label in every])
+        self._scales = torch.tensor(
+            [scale for site in self._sites for scale in site.scales], dtype=torch.float64
+        )
+        self._vectors: list[tuple[Tensor, slice]] = []
+        self._give_vectors()
+        self.set([Strength()] * self.count)
+
+    def _give_vectors(self) -> None:
+        """One vector a network (their dtypes may differ); each site's is a view of it."""
+        begin = 0
+        for _, group in itertools.groupby(self._sites, key=_kind):
+            sites = list(group)
+            length = sum(len(site.slots) for site in sites)
+            vector = torch.zeros(length, **_kind(sites[0]))
+            self._vectors.append((vector, slice(begin, begin + length)))
+            for site, v in zip(sites, vector.split([len(s.slots) for s in sites]), strict=True):
+                site.v = v
+            begin += length
+
+    def set(self, strengths: Sequence[Strength]) -> None:
+        """Give each LoRA its weight. Takes effect at the next denoising step; a text encoder's
+        part at the next prompt encoded. Raises LoraError(BAD_REQUEST): block weights that do not
+        fit the base; nothing is changed then."""
+        table = [self._row(one) for one in strengths]
+        if len(table) != self.count:
+            raise ValueError(f"{len(table)} weights for {self.count} LoRAs")
+        values = torch.tensor(table, dtype=torch.float64).flatten()
+        vector = values[self._slots] * self._scales if len(self._slots) else values[:0]
+        for kept, span in self._vectors:
+            kept.copy_(vector[span])
+        column = {label: number for number, label in enumerate(self._labels)}
+        for site in self._sites:
+            site.active = any(table[lora][column[label]] for lora, label in site.slots)
+
+    def _row(self, strength: Strength) -> list[float]:
+        """The weight of one LoRA in each of ``self._labels``."""
+        unet = strength.unet
+        text = unet if strength.text is None else strength.text
+        if not strength.values:
+            return [text if label == TEXT else unet for label in self._labels]
+        known = blocks.factors(strength.values, self.base.unet.config)
+        return [
+            text * known[blocks.BASE] if label == TEXT else unet * known[label]
+            for label in self._labels
+        ]
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        """The base with these LoRAs, for as long as the context lasts."""
+        hooks = [site.target.register_forward_hook(_hook(site)) for site in self._sites]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 @contextlib.contextmanager
-def applied(base: Base, loras: Sequence[tuple[Sequence[Placed], float]]) -> Iterator[None]:
+def applied(
+    base: Base, loras: Sequence[tuple[Sequence[Placed], float | Strength]]
+) -> Iterator[None]:
     """The base with these LoRAs at these weights, for as long as the context lasts.
 
     A weight of 0 is the same as leaving the LoRA out.
     """
-    stacks: dict[tuple[str, str], list[tuple[Placed, float]]] = {}
-    for modules, weight in loras:
-        for module in modules if weight else ():
-            stacks.setdefault((module.network, module.path), []).append((module, weight))
-    hooks = []
-    try:
-        for (network, path), members in stacks.items():
-            target = getattr(base, network).get_submodule(path)
-            hooks.append(target.register_forward_hook(_hook(target, members)))
+    strengths = [w if isinstance(w, Strength) else Strength(w) for _, w in loras]
+    mix = Mix(base, [modules for modules, _ in loras])
+    mix.set(strengths)
+    with mix.on():
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def _hook(target: nn.Module, members: list[tuple[Placed, float]]) -> Any:
-    """The forward hook that adds the stacked pair's output to the target's own."""
+def _site(target: nn.Module, label: str, members: Sequence[tuple[int, Placed]]) -> _Site:
+    """Stack the members on their module. The vector's order: pairs, other parts, rows, biases."""
     weight = target.weight
     assert isinstance(weight, Tensor)
-    down = torch.cat([member.down for member, _ in members]).to(weight.device, weight.dtype)
-    up = torch.cat([m.up * (m.scale * factor) for m, factor in members], dim=1)
-    up = up.to(weight.device, weight.dtype)
+    site = _Site(target)
+    kind = _kind(site)
+    found: list[tuple[int, float, Part]] = []
+    rows, shifts = [], []
+    for number, module in members:
+        part, scale, share = _resolved(module, weight)
+        found.append((number, scale, part))
+        if share is not None:
+            rows.append((number, share))
+        if module.bias is not None:
+            shifts.append((number, module.bias))
+    pairs = [(number, scale, part) for number, scale, part in found if isinstance(part, LowRank)]
+    others = [one for one in found if not isinstance(one[2], LowRank)]
+    if pairs:
+        site.down = torch.cat([pair.down for _, _, pair in pairs]).to(**kind)
+        site.up = torch.cat([pair.up for _, _, pair in pairs], dim=1).to(**kind)
+    for number, scale, pair in pairs:
+        rank = pair.up.shape[1]
+        site.slots += [(number, label)] * rank
+        site.scales += [scale] * rank
+    for number, scale, part in others:
+        site.others.append(_moved(part, **kind))
+        site.slots.append((number, label))
+        site.scales.append(scale)
+    for name, vectors in (("rows", rows), ("shifts", shifts)):
+        if vectors:
+            setattr(site, name, torch.stack([one for _, one in vectors]).to(**kind))
+            site.slots += [(number, label) for number, _ in vectors]
+            site.scales += [1.0] * len(vectors)
+    return site
 
-    if isinstance(target, nn.Conv2d):
-        stride, padding, dilation = target.stride, target.padding, target.dilation
 
-        def add_convolved(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            low = F.conv2d(inputs[0], down, None, stride, padding, dilation)
-            return output + F.conv2d(low, up)
+def _kind(site: _Site) -> dict[str, Any]:
+    weight = site.target.weight
+    assert isinstance(weight, Tensor)
+    return {"device": weight.device, "dtype": weight.dtype}
 
-        return add_convolved
 
-    def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + F.linear(F.linear(inputs[0], down), up)
+def _resolved(module: Placed, weight: Tensor) -> tuple[Part, float, Tensor | None]:
+    """What a module adds at weight 1 on this base: a part, its scale and, for a DoRA of rows, the
+    share d − 1 of W x itself.
+
+    DoRA (Liu et al., https://arxiv.org/abs/2402.09353): W' = m · (W + s B A) / ‖W + s B A‖. The
+    norm is that of the clean base at weight 1, so that the order of LoRAs does not matter.
+    """
+    if module.magnitude is None:
+        return module.part, module.scale, None
+    clean = weight.detach().to("cpu", torch.float64)
+    changed = clean + module.scale * module.part.dense().double()
+    side = 1 if module.columns else 0
+    norms = changed.transpose(0, side).flatten(1).norm(dim=1)
+    factors = module.magnitude.double() / norms.clamp_min(torch.finfo(torch.float32).tiny)
+    if not module.columns and isinstance(module.part, LowRank):
+        up = factors[:, None] * module.part.up
+        return LowRank(module.part.down, up.float()), module.scale, (factors - 1).float()
+    shape = [1] * clean.dim()
+    shape[side] = -1
+    return Dense((changed * factors.reshape(shape) - clean).float()), 1.0, None
+
+
+def _moved(part: Part, **kind: Any) -> Part:
+    match part:
+        case Kronecker(left, right):
+            return Kronecker(left.to(**kind), right.to(**kind))
+        case Dense(delta):
+            return Dense(delta.to(**kind))
+    raise AssertionError(part)
+
+
+def _hook(site: _Site) -> Any:
+    """The forward hook that adds what is stacked on a module to the module's own output."""
+    target = site.target
+    convolves = isinstance(target, nn.Conv2d)
+    wide: Any = (-1, 1, 1) if convolves else (-1,)
+    pairs = 0 if site.up is None else site.up.shape[1]
+    ends = [pairs, pairs + len(site.others)]
+    ends.append(ends[-1] + (0 if site.rows is None else len(site.rows)))
+    up = None if site.up is None else site.up[:, :, None, None] if convolves else site.up.t()
+
+    def through(x: Tensor, matrix: Tensor) -> Tensor:
+        if isinstance(target, nn.Conv2d):
+            return F.conv2d(x, matrix, None, target.stride, target.padding, target.dilation)
+        return F.linear(x, matrix)
+
+    def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if not site.active:
+            return None
+        x, v, out = inputs[0], site.v, output
+        if site.rows is not None:  # (d − 1) ⊙ W x, without the bias
+            bias = target.bias
+            own = out if bias is None else out - bias.view(wide)
+            out = out + (v[ends[1] : ends[2]] @ site.rows).view(wide) * own
+        if site.shifts is not None:
+            out = out + (v[ends[2] :] @ site.shifts).view(wide)
+        if site.down is not None and up is not None:
+            low = through(x, site.down).mul_(v[:pairs].view(wide))
+            if convolves:
+                out = out + F.conv2d(low, up)
+            else:  # into the output, which is the module's own and nobody else's
+                out.view(-1, out.shape[-1]).addmm_(low.view(-1, pairs), up)
+        for number, part in enumerate(site.others):
+            factor = v[ends[0] + number]
+            if isinstance(part, Dense):
+                out = out + factor * through(x, part.delta)
+            elif isinstance(part, Kronecker):
+                out = out + factor * _kronecker(part, x, through, convolves=convolves)
+        return out
 
     return add
+
+
+def _kronecker(part: Kronecker, x: Tensor, through: Any, *, convolves: bool) -> Tensor:
+    """(left ⊗ right) x by two products with the factors."""
+    left = part.left
+    if convolves:
+        n, _, *size = x.shape
+        inner = through(x.reshape(n * left.shape[1], -1, *size), part.right)
+        mixed = left @ inner.reshape(n, left.shape[1], -1)
+        return mixed.reshape(n, -1, *inner.shape[2:])
+    inner = F.linear(x.reshape(*x.shape[:-1], left.shape[1], -1), part.right)
+    return (left @ inner).flatten(-2)

@@ -84,3 +84,8 @@ def _transformers(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _name(blocks: str, block: int, layer: int) -> str:
     return f"lora_unet_{blocks}_{block}_attentions_{layer}"
+
+
+def diffusers_name(prefix: str, path: str) -> str:
+    """The kohya name of a module that is in no table, as kohya forms it from a diffusers path."""
+    return f"{prefix}_{path.replace('.', '_')}"

@@ -7,6 +7,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.mix import applied
 from lora_daemon.engine.names import ATTENTION, targeted, text_names, unet_names
+from lora_daemon.engine.parts import LowRank
 from shared.errors import Code, LoraError
 from shared.lora_info import inspect
 from shared.recipe import Network
@@ -261,16 +263,17 @@ def test_text_encoder_modules_are_placed_and_unknown_ones_named(
 def test_a_mix_is_exactly_the_sum_of_its_parts(base: Base, saved: Path) -> None:
     modules = lora_file.load(saved, base).modules
     place = modules[0]
-    other = dataclasses.replace(place, down=place.down[:2] * 3, up=place.up[:, :2], scale=0.25)
+    one = place.part
+    assert isinstance(one, LowRank)
+    other = LowRank(one.down[:2] * 3, one.up[:, :2])
     target = base.unet.get_submodule(place.path)
-    x = torch.randn(5, place.down.shape[1], generator=torch.Generator().manual_seed(0))
+    x = torch.randn(5, one.down.shape[1], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         plain = target(x)
-        with applied(base, [([place], 0.7), ([other], -1.5)]):
+        with applied(base, [([place], 0.7), ([replace(place, part=other, scale=0.25)], -1.5)]):
             mixed = target(x)
     by_hand = (
-        plain
-        + x @ (0.7 * place.scale * place.up @ place.down - 1.5 * 0.25 * other.up @ other.down).T
+        plain + x @ (0.7 * place.scale * one.up @ one.down - 1.5 * 0.25 * other.up @ other.down).T
     )
     assert torch.allclose(mixed, by_hand, atol=1e-5)
 
@@ -307,14 +310,23 @@ def test_one_by_one_convolutions_are_taken_in_either_form(base: Base, tmp_path: 
         ("foreign", "does not belong on this base"),
         ("wide", "made for another base"),
         ("half", "has no"),
-        ("loha", "is a LoHa"),
-        ("dora", "is a DoRA"),
+        ("loha", "is not complete"),
+        ("dora", "does not fit"),
+        ("oft", "is an OFT"),
+        ("glora", "is a GLoRA"),
+        ("ia3", "is an IA³"),
+        ("norm", "an adapter with trained norms"),
+        ("part", "a part of an adapter that lora-tui does not know"),
+        ("two", "mixes two kinds"),
+        ("rank", "rank 0"),
+        ("alpha", "every alpha in it is 0"),
+        ("loha ranks", "do not multiply"),
         ("nothing", "is not a LoRA"),
         ("torn", "cut short"),
         ("ranks", "do not multiply"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_name(
+def test_what_cannot_be_used_is_refused_by_name(  # noqa: PLR0912
     change: str, words: str, base: Base, saved: Path, tmp_path: Path
 ) -> None:
     tensors = load_file(saved)
@@ -336,7 +348,29 @@ def test_what_cannot_be_used_is_refused_by_name(
         case "loha":
             tensors = {f"{module}.hada_w1_a": torch.ones(4, 4)}
         case "dora":
-            tensors[f"{module}.dora_scale"] = torch.ones(32, 1)
+            tensors[f"{module}.dora_scale"] = torch.ones(31, 1)
+        case "oft":
+            tensors[f"{module}.oft_blocks"] = torch.ones(4, 8, 8)
+        case "glora":
+            tensors[f"{module}.a1.weight"] = torch.ones(4, 8)
+        case "ia3":
+            tensors[f"{module}.on_input"] = torch.ones(1)
+        case "norm":
+            tensors["lora_unet_conv_norm_out.w_norm"] = torch.ones(32)
+        case "part":
+            tensors[f"{module}.scalar"] = torch.ones(1)
+        case "two":
+            tensors[f"{module}.diff"] = torch.ones(32, 32)
+        case "rank":
+            tensors[down], tensors[f"{module}.lora_up.weight"] = (
+                torch.ones(0, 32),
+                torch.ones(32, 0),
+            )
+        case "alpha":
+            tensors |= {name: torch.tensor(0.0) for name in tensors if name.endswith(".alpha")}
+        case "loha ranks":
+            tensors = {f"{module}.hada_w{side}": torch.ones(3, 5)
+                       for side in ("1_a", "1_b", "2_a", "2_b")}  # fmt: skip
         case "nothing":
             tensors = {"weight": torch.ones(3)}
         case "ranks":
@@ -373,8 +407,7 @@ def test_a_picture_with_an_unusable_lora_fails_and_the_worker_lives(
 
 def _deltas(weights: lora_file.Weights) -> dict[str, Tensor]:
     return {
-        module.path: module.scale * module.up.flatten(1) @ module.down.flatten(1)
-        for module in weights.modules
+        module.path: module.scale * module.part.dense().flatten(1) for module in weights.modules
     }
 
 

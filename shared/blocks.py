@@ -1,0 +1,94 @@
+"""Weights per block of the UNet, in the WebUI's notation (its block weight extension's ``lbw=``).
+
+A list of numbers stands for BASE (the text encoder and what lies outside the blocks), then the
+input blocks, the middle and the output blocks: all of them (26 numbers for SD 1.x, 20 for SDXL) or
+those with attention (17 and 12).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shared.errors import Code, LoraError
+
+BASE = "BASE"
+_PLACE = re.compile(
+    r"^(?P<side>down|up)_blocks\.(?P<block>\d+)\."
+    r"(?P<what>resnets|attentions|downsamplers|upsamplers)\.(?P<layer>\d+)"
+)
+# Names for lists of 17, as input, middle and output thirds are on (1) or off (0).
+_PRESETS = {
+    "NONE": "0" * 17,
+    "ALL": "1" * 17,
+    "INS": "11100000000000000",
+    "IND": "10001110000000000",
+    "INALL": "11111110000000000",
+    "MIDD": "10001111111100000",
+    "OUTD": "10000000111100000",
+    "OUTS": "10000000000011111",
+    "OUTALL": "10000000111111111",
+}
+
+
+def read(text: str) -> list[float]:
+    """``1,0,0.5,…`` or a preset's name such as ``OUTD``. Raises LoraError(BAD_REQUEST)."""
+    if preset := _PRESETS.get(text.strip().upper()):
+        return [float(one) for one in preset]
+    try:
+        return [float(one) for one in text.split(",")]
+    except ValueError:
+        raise LoraError(
+            Code.BAD_REQUEST,
+            f"The block weights {text!r} are neither numbers with commas between them nor one of "
+            f"{', '.join(_PRESETS)}.",
+        ) from None
+
+
+def label(path: str, layers: int) -> str:
+    """The block of a UNet module by its diffusers path. ``layers``: the UNet's layers a block."""
+    if path.startswith("mid_block."):
+        return "M00"
+    if path.startswith("conv_in"):
+        return "IN00"
+    if not (match := _PLACE.match(path)):
+        return BASE
+    within = layers if match["what"] in ("downsamplers", "upsamplers") else int(match["layer"])
+    number = int(match["block"]) * (layers + 1) + within
+    return f"IN{number + 1:02d}" if match["side"] == "down" else f"OUT{number:02d}"
+
+
+def factors(values: Sequence[float], config: Mapping[str, Any]) -> dict[str, float]:
+    """Block → factor for a UNet of this configuration; every block there is has one.
+
+    Raises LoraError(BAD_REQUEST) with the lengths that this base understands.
+    """
+    every, attending = _labels(config)
+    for labels in (every, attending):
+        if len(values) == len(labels):
+            given = dict(zip(labels, values, strict=True))
+            return {one: given.get(one, 0.0) for one in every}
+    raise LoraError(
+        Code.BAD_REQUEST,
+        f"{len(values)} block weights do not fit this base: it takes {len(attending)} (BASE and "
+        f"the blocks with attention) or {len(every)} (BASE and all blocks).",
+    )
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """BASE and all blocks; BASE and those with attention."""
+    layers = int(config["layers_per_block"])
+    down, up = config["down_block_types"], config["up_block_types"]
+    inputs = {"IN00": False}
+    for block, kind in enumerate(down):
+        for within in range(layers + (block < len(down) - 1)):
+            attends = "CrossAttn" in kind and within < layers
+            inputs[f"IN{block * (layers + 1) + within + 1:02d}"] = attends
+    outputs = {
+        f"OUT{block * (layers + 1) + within:02d}": "CrossAttn" in kind
+        for block, kind in enumerate(up)
+        for within in range(layers + 1)
+    }
+    blocks = inputs | {"M00": True} | outputs
+    return [BASE, *blocks], [BASE, *(one for one, attends in blocks.items() if attends)]
