@@ -71,7 +71,13 @@ class Painting:
                 f"is not. {spec.width // 8 * 8 or 8} × {spec.height // 8 * 8 or 8} is near.",
             )
         files = [
-            pipe.LoraFile(path=str(path), weight=use.weight, name=name)
+            pipe.LoraFile(
+                path=str(path),
+                weight=use.weight,
+                name=name,
+                text_weight=use.text_weight,
+                blocks=use.blocks,
+            )
             for use in spec.loras
             for name, path in [self._library.lora(use.lora)]
         ]

@@ -69,9 +69,13 @@ class Steer(msgspec.Struct, frozen=True, kw_only=True, tag="steer"):
 
 
 class LoraFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A LoRA at its weights, as ``shared.pictures.LoraUse`` has them."""
+
     path: str
     weight: float
     name: str
+    text_weight: float | None = None
+    blocks: list[float] = []
 
 
 class Canvas(msgspec.Struct, frozen=True, kw_only=True):

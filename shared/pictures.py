@@ -13,10 +13,16 @@ Weight = Annotated[float, Meta(ge=-10, le=10)]
 
 
 class LoraUse(msgspec.Struct, frozen=True, kw_only=True):
-    """One LoRA at a weight: the factor on ΔW = (alpha / rank) · B A."""
+    """One LoRA at a weight: the factor on ΔW = (alpha / rank) · B A.
+
+    ``text_weight``: on the text encoders; none: as ``weight``. ``blocks``: factors on both, per
+    block, as ``shared.blocks`` reads them; empty: all 1.
+    """
 
     lora: str  # a name in the library or the path of a .safetensors file
     weight: Weight = 1.0
+    text_weight: Weight | None = None
+    blocks: Annotated[list[Weight], Meta(max_length=100)] = []
 
 
 class PictureSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,9 +46,9 @@ def parameters_text(
     """The PNG text chunk ``parameters`` in the form the WebUI family writes and reads.
 
     ``model_hash``: first 10 hex digits of the base's SHA-256. ``lora_hashes``: file stem → short
-    hash. LoRAs appear in the prompt as ``<lora:name:weight>``.
+    hash. LoRAs appear in the prompt as ``<lora:name:weight>`` (``:te:unet`` where they differ).
     """
-    tags = "".join(f" <lora:{_stem(use.lora)}:{use.weight:g}>" for use in spec.loras)
+    tags = "".join(f" {_tag(use)}" for use in spec.loras)
     lines = [spec.prompt + tags]
     if spec.negative:
         lines.append(f"Negative prompt: {spec.negative}")
@@ -60,6 +66,15 @@ def parameters_text(
         fields.append(f'Lora hashes: "{pairs}"')
     fields.append("Version: lora-tui")
     return "\n".join([*lines, ", ".join(fields)])
+
+
+def _tag(use: LoraUse) -> str:
+    weights = f"{use.weight:g}"
+    if use.text_weight is not None:
+        weights = f"{use.text_weight:g}:{use.weight:g}"
+    if use.blocks:
+        weights += f":lbw={','.join(f'{one:g}' for one in use.blocks)}"
+    return f"<lora:{_stem(use.lora)}:{weights}>"
 
 
 def _stem(lora: str) -> str:

@@ -11,20 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lora_daemon.engine import parts
 from lora_daemon.engine.bases import Base
+from lora_daemon.engine.lora_read import Read, raw, read_modules
 from lora_daemon.engine.mix import Placed
 from lora_daemon.engine.names import diffusers_name
-from shared.errors import Code, LoraError
+from lora_daemon.engine.parts import fitted
 from shared.lora_keys import Module, contents, wrong
-from shared.safetensors_file import Header, read_header, read_tensor, write
 from shared.safetensors_file import Tensor as RawTensor
-
-_NUMPY = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+from shared.safetensors_file import read_header, write
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,9 @@ def kohya_tensors(
     """Per module ``.lora_down.weight``, ``.lora_up.weight`` and ``.alpha`` (one number)."""
     tensors = {}
     for name, down, up in modules:
-        tensors[f"{name}.lora_down.weight"] = _raw(down)
-        tensors[f"{name}.lora_up.weight"] = _raw(up)
-        tensors[f"{name}.alpha"] = _raw(torch.tensor(alpha))
+        tensors[f"{name}.lora_down.weight"] = raw(down)
+        tensors[f"{name}.lora_up.weight"] = raw(up)
+        tensors[f"{name}.alpha"] = raw(torch.tensor(alpha))
     return tensors
 
 
@@ -71,20 +68,11 @@ def load(path: Path, base: Base) -> Weights:
     found = contents(path, header)
     known = places(base)
     modules, unplaced = [], [*found.unknown]
-    try:
-        with path.open("rb") as file:
-            for module in found.modules:
-                tensors = {
-                    role: _tensor(header, name, read_tensor(file, header, name))
-                    for role, name in module.tensors.items()
-                }
-                _refuse_not_finite(path, module, tensors)
-                if (place := known.get(module.name)) is None:
-                    unplaced.append(module.name)
-                else:
-                    modules.append(_placed(path, base, place, module, tensors))
-    except OSError as error:
-        raise LoraError.storage("read", path, error) from None
+    for one in read_modules(path, header, found):
+        if (place := known.get(one.module.name)) is None:
+            unplaced.append(one.module.name)
+        else:
+            modules.append(_placed(path, base, place, one))
     if not modules:
         raise wrong(
             path,
@@ -117,32 +105,19 @@ def places(base: Base) -> dict[str, tuple[str, str]]:
     return known
 
 
-def _placed(
-    path: Path, base: Base, place: tuple[str, str], module: Module, tensors: dict[str, Tensor]
-) -> Placed:
+def _placed(path: Path, base: Base, place: tuple[str, str], one: Read) -> Placed:
     """A module brought to its weight's shape."""
     shape = getattr(base, place[0]).get_submodule(place[1]).weight.shape
-    scale = module.scale
-    if module.alpha:
-        if tensors["alpha"].numel() != 1:
-            raise wrong(path, f"is broken: {module.alpha} is not one number")
-        scale = float(tensors["alpha"]) / module.rank
     try:
-        whole = parts.part(module.kind, tensors)
-    except (RuntimeError, ValueError, IndexError):
-        raise wrong(path, f"is broken: the matrices of {module.name} do not multiply") from None
-    try:
-        one = parts.fitted(whole, shape)
+        part = fitted(one.part, shape)
     except (RuntimeError, ValueError):
         raise wrong(
             path,
-            f"was made for another base: its {place[1]} is {math.prod(whole.shape[1:])} → "
-            f"{whole.shape[0]} wide, this base's {math.prod(shape[1:])} → {shape[0]}",
+            f"was made for another base: its {place[1]} is {math.prod(one.part.shape[1:])} → "
+            f"{one.part.shape[0]} wide, this base's {math.prod(shape[1:])} → {shape[0]}",
         ) from None
-    if module.decomposed or "bias" in tensors:
-        return Placed(*place, one, scale, *_magnitude(path, module, tensors, shape),
-                      bias=tensors.get("bias"))  # fmt: skip
-    return Placed(*place, one, scale)
+    magnitude, columns = _magnitude(path, one.module, one.extras, shape)
+    return Placed(*place, part, one.scale, magnitude, columns, one.extras.get("bias"))
 
 
 def _magnitude(
@@ -165,30 +140,3 @@ def _magnitude(
         key = module.tensors.get("rows") or module.tensors["magnitude"]
         raise wrong(path, f"was made for another base: {key} does not fit")
     return None, False
-
-
-def _refuse_not_finite(path: Path, module: Module, tensors: dict[str, Tensor]) -> None:
-    if not all(bool(torch.isfinite(one).all()) for one in tensors.values()):
-        raise wrong(
-            path,
-            f"is broken: {module.name} holds numbers that are not finite (NaN). "
-            "Its training diverged; take an earlier checkpoint",
-        )
-
-
-def _tensor(header: Header, name: str, data: bytes) -> Tensor:
-    """Raw bytes to float32."""
-    info = header.tensors[name]
-    if info.dtype == "BF16":  # the upper half of a float32
-        wide = np.frombuffer(data, "<u2").astype("<u4") << 16
-        values = wide.view("<f4")
-    elif info.dtype in _NUMPY:
-        values = np.frombuffer(data, _NUMPY[info.dtype]).astype("<f4")
-    else:
-        raise LoraError(Code.INVALID_FILE, f"The tensor {name} is in {info.dtype}, not a float.")
-    return torch.from_numpy(values.copy()).reshape(info.shape)
-
-
-def _raw(tensor: Tensor) -> RawTensor:
-    values = tensor.detach().float().cpu().contiguous()
-    return RawTensor("F32", tuple(values.shape), values.numpy().tobytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from datetime import UTC, datetime
 
 from lora_daemon.engine.bases import Base
 from lora_daemon.pipe import Freeze
+from shared.provenance import kohya_hashes
 from shared.recipe import Recipe
 from shared.safetensors_file import Tensor, encode
 
@@ -82,7 +82,7 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_prior_loss_weight": "1.0",
     }
     # kohya hashes the file as it is with the ss_ entries alone.
-    model_hash, legacy_hash = _hashes(encode(tensors, training))
+    model_hash, legacy_hash = kohya_hashes(encode(tensors, training))
     prediction = {"epsilon": "epsilon", "v_prediction": "v"}[made.base.objective]
     queued = datetime.fromtimestamp(int(freeze.queued_at), UTC)
     specification = {
@@ -105,10 +105,3 @@ def _tags(captions: list[str]) -> dict[str, int]:
     """How often each comma-separated tag occurs, commonest first."""
     tags = (tag.strip() for caption in captions for tag in caption.split(","))
     return dict(sorted(Counter(filter(None, tags)).items(), key=lambda item: (-item[1], item[0])))
-
-
-def _hashes(file: bytes) -> tuple[str, str]:
-    """kohya's model hash (everything behind the header) and legacy hash (64 KiB at 1 MiB)."""
-    behind = 8 + int.from_bytes(file[:8], "little")
-    legacy = hashlib.sha256(file[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8]
-    return hashlib.sha256(file[behind:]).hexdigest(), legacy

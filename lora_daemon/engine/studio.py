@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lora_daemon.engine import bases, lora_file
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.device import explained, free_cache
 from lora_daemon.engine.generate import MAX_BATCH, paint, save_png, sized
-from lora_daemon.engine.mix import applied
+from lora_daemon.engine.mix import Mix, Strength
 from lora_daemon.engine.steering import Tell
 from lora_daemon.pipe import Canvas, LoraFile, Paint, Painted, PaintFailed, PaintStep
 from shared.errors import Code, Failure, LoraError
@@ -26,6 +27,16 @@ Cancelled = Callable[[str], bool]  # whether the job with this id is to be given
 STEP_TELLING = 0.2  # seconds between two reports of one job's progress
 
 
+@dataclass(frozen=True)
+class _Mixed:
+    """The mix that stays stacked from one picture to the next, and what was read with it."""
+
+    key: list[tuple[str, object]]  # name and stamp of each file
+    mix: Mix
+    hashes: dict[str, str]  # name → short hash
+    notes: list[str]
+
+
 class Studio:
     """One device, one resident base. A run and the pictures between its steps share it."""
 
@@ -35,6 +46,7 @@ class Studio:
         self.cancelled = cancelled
         self._resident: Base | None = None
         self._precision = ""
+        self._mixed: _Mixed | None = None
 
     def base(self, path: str, precision: str = "") -> Base:
         """The base at ``path``, loaded if it is not the resident one, or not as it was.
@@ -49,6 +61,7 @@ class Studio:
             and precision in ("", self._precision)
         ):
             return resident
+        self._mixed = None
         self._resident = resident = None  # let go of it before loading: two might not fit
         free_cache()
         self._precision = precision or "auto"
@@ -77,8 +90,7 @@ class Studio:
     def _paint(self, job: Paint, base: Base) -> Painted:
         canvases = [Canvas(spec=job.spec, out=job.out), *job.more]
         canvases = [_with_size(canvas, base) for canvas in canvases]
-        files = [(use, lora_file.load(Path(typed(use.path)), base)) for use in job.loras]
-        hashes = {use.name: _short_hash(use) for use in job.loras}
+        mixed = self._mix(job.loras, base)
         total = sum(canvas.spec.steps for canvas in canvases)
         done, told = 0, 0.0
 
@@ -91,7 +103,7 @@ class Studio:
                 self.tell(PaintStep(job=job.job, step=done + steps * pictures, steps=total))
 
         first = ""
-        with applied(base, [(weights.modules, use.weight) for use, weights in files]):
+        with mixed.mix.on():
             for group in _together(canvases):
                 specs = [canvas.spec for canvas in group]
                 pictures = paint(base, specs, partial(progress, len(specs)))
@@ -99,16 +111,34 @@ class Studio:
                     text = parameters_text(
                         msgspec.structs.replace(canvas.spec, loras=job.spec.loras),
                         model=canvas.spec.base, model_hash=base.model_hash[:10],
-                        lora_hashes=hashes,
+                        lora_hashes=mixed.hashes,
                     )  # fmt: skip
                     save_png(Path(canvas.out), picture, text)
                     first = first or text
                 done += sum(spec.steps for spec in specs)
         return Painted(
             job=job.job, width=canvases[0].spec.width, height=canvases[0].spec.height,
-            parameters=first, seconds=0.0, notes=[_unplaced(use, w) for use, w in files
-                                                  if w.unplaced],
+            parameters=first, seconds=0.0, notes=mixed.notes,
         )  # fmt: skip
+
+    def _mix(self, uses: Sequence[LoraFile], base: Base) -> _Mixed:
+        """The LoRAs on a base at their weights. While only weights change, files are not read and
+        nothing is stacked again. Raises LoraError."""
+        key = [(use.name, stamp(Path(typed(use.path)))) for use in uses]
+        mixed = self._mixed
+        if mixed is None or mixed.mix.base is not base or mixed.key != key:
+            self._mixed = mixed = None  # let go of it first, as with a base
+            files = [(use, lora_file.load(Path(typed(use.path)), base)) for use in uses]
+            mixed = _Mixed(
+                key=key,
+                mix=Mix(base, [weights.modules for _, weights in files]),
+                hashes={use.name: _short_hash(use) for use in uses},
+                notes=[_unplaced(use, w) for use, w in files if w.unplaced],
+            )
+            if base is self._resident:  # a guest's would keep the guest
+                self._mixed = mixed
+        mixed.mix.set([Strength(use.weight, use.text_weight, tuple(use.blocks)) for use in uses])
+        return mixed
 
 
 def _folder(path: str) -> Path:
@@ -140,7 +170,19 @@ def _together(canvases: Sequence[Canvas]) -> list[list[Canvas]]:
 def _unplaced(use: LoraFile, weights: lora_file.Weights) -> str:
     names = ", ".join(weights.unplaced[:3])
     more = f" and {len(weights.unplaced) - 3} more" if len(weights.unplaced) > 3 else ""
-    return f"{use.name}: this base has no place for {names}{more}; they were left out."
+    many = ""
+    if len(weights.unplaced) >= len(weights.modules):
+        many = f" Only {len(weights.modules)} modules are in use: is it for another base?"
+    return f"{use.name}: this base has no place for {names}{more}; they were left out.{many}"
+
+
+def stamp(path: Path) -> object:
+    """What tells one state of a file from another. Raises LoraError(NOT_FOUND)."""
+    try:
+        now = path.stat()
+    except OSError:
+        raise LoraError(Code.NOT_FOUND, f"There is no file {path}.") from None
+    return (path, now.st_size, now.st_mtime_ns, now.st_ino)
 
 
 def _short_hash(use: LoraFile) -> str:

@@ -10,7 +10,7 @@ from typing import get_args
 import msgspec
 
 from lora_tui.commands.common import Invocation, Subparsers, command
-from shared import wire
+from shared import lora_tags, wire
 from shared.errors import Code, Exit, LoraError
 from shared.pictures import LoraUse, PictureSpec
 from shared.recipe import Sampler
@@ -34,7 +34,8 @@ def add(subparsers: Subparsers) -> None:
     add_one("--base", default=default.base, help=f"a base from `model list` ({default.base})")
     add_one(
         "--lora", action="append", default=[], metavar="FILE_OR_NAME[:WEIGHT]",
-        help="a LoRA and its weight (1); may be repeated",
+        help="a LoRA and its weight (1), or as the WebUI writes it in a prompt, where it is read "
+        "too: '<lora:name:0.8:0.6>' (text encoder, UNet), also with :lbw=OUTD; may be repeated",
     )  # fmt: skip
     add_one("--sampler", default=default.sampler, choices=get_args(Sampler), metavar="NAME",
             help=f"{', '.join(get_args(Sampler))} ({default.sampler})")  # fmt: skip
@@ -50,12 +51,14 @@ def add(subparsers: Subparsers) -> None:
 async def generate_it(call: Invocation) -> Exit:
     args = call.args
     width, height = args.size
+    prompt, tags = lora_tags.taken(args.prompt)
     spec = checked(
         PictureSpec(
-            base=call.base(args.base), prompt=args.prompt, negative=args.negative,
+            base=call.base(args.base), prompt=prompt, negative=args.negative,
             sampler=args.sampler, steps=args.steps, cfg=args.cfg, seed=args.seed,
             width=width, height=height,
-            loras=[lora_use(call, text) for text in args.lora],
+            loras=[lora_use(call, text) for text in args.lora]
+            + [_found(call, use) for use in tags],
         )
     )  # fmt: skip
     async with call.client() as client:
@@ -69,14 +72,21 @@ async def generate_it(call: Invocation) -> Exit:
 
 
 def lora_use(call: Invocation, text: str) -> LoraUse:
-    """``FILE_OR_NAME:0.7``. A file that is there is given to the daemon by its whole path."""
+    """``FILE_OR_NAME:0.7`` or the WebUI's ``<lora:…>``."""
+    if text.startswith("<lora:") and text.endswith(">"):
+        return _found(call, lora_tags.read(text))
     name, weight = text, 1.0
     match = re.fullmatch(r"(.+):([-+]?(?:\d+\.?\d*|\.\d+))", text, re.DOTALL)
     if match and not Path(text).exists():
         name, weight = match[1], float(match[2])
-    if not call.remote and Path(name).expanduser().is_file():
-        name = call.daemon_path(name)
-    return LoraUse(lora=name, weight=weight)
+    return _found(call, LoraUse(lora=name, weight=weight))
+
+
+def _found(call: Invocation, use: LoraUse) -> LoraUse:
+    """A file that is there is given to the daemon by its whole path."""
+    if not call.remote and Path(use.lora).expanduser().is_file():
+        return msgspec.structs.replace(use, lora=call.daemon_path(use.lora))
+    return use
 
 
 def checked(spec: PictureSpec) -> PictureSpec:

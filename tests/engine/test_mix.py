@@ -13,15 +13,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import LoHaConfig, LoKrConfig, inject_adapter_in_model
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lora_daemon import pipe
 from lora_daemon.engine import lora_file
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.mix import Mix, Placed, Strength, applied
 from lora_daemon.engine.parts import Kronecker, LowRank, fitted, low_rank
+from lora_daemon.engine.studio import Studio
 from shared import blocks
 from shared.errors import Code, LoraError
+from shared.pictures import PictureSpec
 
 LINEAR = "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.2"  # 128 → 32
 CONV = "down_blocks.0.resnets.0.conv1"  # 3 × 3
@@ -403,3 +407,41 @@ def test_a_part_of_another_size_is_refused() -> None:
         fitted(LowRank(torch.ones(2, 4), torch.ones(4, 2)), torch.Size((4, 5)))
     with pytest.raises(ValueError):
         fitted(Kronecker(torch.ones(2, 2), torch.ones(2, 2)), torch.Size((8, 4)))
+
+
+# ── in the studio ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_studio_changes_weights_without_reading_or_stacking_again(
+    base_path: Path, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _loras(base, tmp_path, 2)
+    read: list[str] = []
+    load = lora_file.load
+    monkeypatch.setattr(
+        lora_file, "load", lambda path, base: (read.append(path.name), load(path, base))[1]
+    )
+    told: list[Any] = []
+    studio = Studio(torch.device("cpu"), told.append, lambda _: False)
+
+    def paint(*weights: float, text: float | None = None, steps: int = 2) -> bytes:
+        files = [
+            pipe.LoraFile(
+                path=str(tmp_path / f"{n}.safetensors"), name=str(n), weight=one, text_weight=text
+            )
+            for n, one in enumerate(weights)
+        ]
+        out = tmp_path / "out.png"
+        spec = PictureSpec(prompt="a thing", steps=steps)
+        job = pipe.Paint(job="j", spec=spec, base_path=str(base_path), loras=files, out=str(out))
+        studio.serve(job, lambda: studio.base(str(base_path)))
+        assert isinstance(told[-1], pipe.Painted), told[-1]
+        return Image.open(out).tobytes()
+
+    first = paint(0.7, 0.2)
+    assert read == ["0.safetensors", "1.safetensors"]
+    assert len({first, paint(0.2, 0.7), paint(0.7, 0.2, text=0.0), paint(0.0, 0.0)}) == 4
+    assert paint(0.7, 0.2) == first and len(read) == 2
+    (tmp_path / "0.safetensors").write_bytes((tmp_path / "1.safetensors").read_bytes())
+    assert paint(0.7, 0.2) != first and len(read) == 4  # another file: it is read
+    assert paint(0.7) != first and len(read) == 5

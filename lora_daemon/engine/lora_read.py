@@ -1,0 +1,91 @@
+"""LoRA files to tensors, module by module, needing no base: for placing them and for merging."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lora_daemon.engine.parts import Part, part
+from shared.errors import Code, LoraError
+from shared.lora_keys import Contents, Module, wrong
+from shared.safetensors_file import Header, read_tensor
+from shared.safetensors_file import Tensor as RawTensor
+
+_NUMPY = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+_TORCH = {"F16": torch.float16, "F32": torch.float32, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Read:
+    """One module of a file: what it adds is ``scale`` times ``part``. Tensors are float32.
+
+    ``extras``: what is not in the part, by role: a DoRA's magnitude, a bias.
+    """
+
+    module: Module
+    part: Part
+    scale: float
+    extras: dict[str, Tensor]
+
+
+def read_modules(path: Path, header: Header, found: Contents) -> Iterator[Read]:
+    """Each module of a file whose ``header`` and contents were read before.
+
+    Raises LoraError: STORAGE, or INVALID_FILE (numbers that are not finite, matrices that do not
+    multiply, a number format that is not a float's).
+    """
+    try:
+        with path.open("rb") as file:
+            for module in found.modules:
+                tensors = {
+                    role: tensor(header, name, read_tensor(file, header, name))
+                    for role, name in module.tensors.items()
+                }
+                yield _read(path, module, tensors)
+    except OSError as error:
+        raise LoraError.storage("read", path, error) from None
+
+
+def _read(path: Path, module: Module, tensors: dict[str, Tensor]) -> Read:
+    if not all(bool(torch.isfinite(one).all()) for one in tensors.values()):
+        raise wrong(
+            path,
+            f"is broken: {module.name} holds numbers that are not finite (NaN). "
+            "Its training diverged; take an earlier checkpoint",
+        )
+    scale = module.scale
+    if module.alpha:
+        if tensors["alpha"].numel() != 1:
+            raise wrong(path, f"is broken: {module.alpha} is not one number")
+        scale = float(tensors["alpha"]) / module.rank
+    try:
+        whole = part(module.kind, tensors)
+    except (RuntimeError, ValueError, IndexError):
+        raise wrong(path, f"is broken: the matrices of {module.name} do not multiply") from None
+    extras = {role: tensors[role] for role in ("rows", "magnitude", "bias") if role in tensors}
+    return Read(module, whole, scale, extras)
+
+
+def tensor(header: Header, name: str, data: bytes) -> Tensor:
+    """Raw bytes to float32."""
+    info = header.tensors[name]
+    if info.dtype == "BF16":  # the upper half of a float32
+        wide = np.frombuffer(data, "<u2").astype("<u4") << 16
+        values = wide.view("<f4")
+    elif info.dtype in _NUMPY:
+        values = np.frombuffer(data, _NUMPY[info.dtype]).astype("<f4")
+    else:
+        raise LoraError(Code.INVALID_FILE, f"The tensor {name} is in {info.dtype}, not a float.")
+    return torch.from_numpy(values.copy()).reshape(info.shape)
+
+
+def raw(values: Tensor, dtype: str = "F32") -> RawTensor:
+    """A tensor as a file keeps it. ``dtype``: F32, F16 or BF16."""
+    kept = values.detach().to("cpu", _TORCH[dtype]).contiguous()
+    data = kept.reshape(-1).view(torch.uint8).numpy().tobytes() if kept.numel() else b""
+    return RawTensor(dtype, tuple(kept.shape), data)
