@@ -61,7 +61,7 @@ def inspect(path: Path) -> LoraInfo:
         rank=_commonest(module.rank for module in found),
         alpha=_commonest(alphas),
         ranks=sorted({module.rank for module in found}),
-        dtype=_commonest(header.tensors[min(one.tensors.values())].dtype for one in found),
+        dtype=_commonest(header.tensors[one.matrix].dtype for one in found),
         base_version=metadata.get("ss_base_model_version", ""),
         title=metadata.get("modelspec.title", "") or metadata.get("ss_output_name", ""),
         trigger=metadata.get("modelspec.trigger_phrase", ""),

@@ -86,6 +86,11 @@ class Module(msgspec.Struct, frozen=True, kw_only=True):
         return self.tensors.get("alpha", "") if self.rank else ""
 
     @property
+    def matrix(self) -> str:
+        """The name of one of its tensors other than alpha."""
+        return min(name for role, name in self.tensors.items() if role != "alpha")
+
+    @property
     def decomposed(self) -> bool:
         """Whether it is a DoRA: what it adds depends on the base's weight."""
         return not self.tensors.keys().isdisjoint(("rows", "magnitude"))

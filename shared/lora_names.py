@@ -39,6 +39,10 @@ _RESNET = {
 _ORIGINAL = re.compile(
     r"^lora_unet_(?:(?P<side>input|output)_blocks_(?P<block>\d+)|middle_block)_(?P<at>\d+)(?:_(?P<rest>.+))?$"
 )
+_DIFFUSERS = re.compile(
+    r"^lora_unet_(?:(?P<side>down|up)_blocks_(?P<block>\d+)|mid_block)_"
+    r"(?P<kind>attentions|resnets|downsamplers|upsamplers)_(?P<layer>\d+)_(?P<rest>.+)$"
+)
 
 
 def is_sdxl(header: Header) -> bool:
@@ -109,3 +113,25 @@ def _dotted(name: str) -> str | None:
         parts.append(match[0])
         name = name[match.end() + 1 :]
     return ".".join(parts)
+
+
+def to_original(name: str) -> str:
+    """The way back from ``to_diffusers`` for an SDXL UNet; what is in no block stays as it is."""
+    if name == "lora_unet_conv_in":
+        return "lora_unet_input_blocks_0_0"
+    if not (match := _DIFFUSERS.match(name)):
+        return name
+    kind, layer, rest = match["kind"], int(match["layer"]), match["rest"]
+    rest = {new: old for old, new in _RESNET.items()}.get(rest, rest)
+    if match["side"] is None:
+        at = 1 if kind == "attentions" else 2 * layer
+        return f"lora_unet_middle_block_{at}_{rest}"
+    first = 3 * int(match["block"])
+    if kind == "downsamplers":
+        return f"lora_unet_input_blocks_{first + 3}_0_op"
+    if kind == "upsamplers":
+        return f"lora_unet_output_blocks_{first + 2}_2_conv"
+    at = 1 if kind == "attentions" else 0
+    if match["side"] == "down":
+        return f"lora_unet_input_blocks_{first + layer + 1}_{at}_{rest}"
+    return f"lora_unet_output_blocks_{first + layer}_{at}_{rest}"

@@ -1,0 +1,203 @@
+"""``lora-tui lora merge``, ``resize`` and ``convert``: LoRA files made from others."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+
+from lora_tui.commands.common import Invocation, Subparsers, command, find
+from lora_tui.commands.console import pairs
+from lora_tui.commands.generate import lora_use
+from lora_tui.core import words
+from shared import wire
+from shared.errors import Code, Exit, Failure, LoraError
+from shared.filenames import to_text, typed
+from shared.lora_keys import Dialect
+from shared.lora_orders import METHODS, PRECISIONS, Merged, MergeOrder, Source
+
+WORST = 3  # modules named in the summary
+
+
+def add(verbs: Subparsers) -> None:
+    merge = command(
+        verbs, "merge", merge_them, "merge LoRAs into one file, each at its weight",
+        "  lora-tui lora merge dragons:0.8 ink:0.6 --out both.safetensors\n"
+        "  lora-tui lora merge dragons:0.8 ink:0.6 --rank 32 --out both.safetensors\n"
+        "  lora-tui lora merge dragons ink --method ties --density 0.3 --rank 64 --out b",
+    )  # fmt: skip
+    merge.add_argument(
+        "loras", metavar="FILE_OR_NAME[:WEIGHT]", nargs="+",
+        help="a LoRA and its weight (1), or '<lora:name:0.8:0.6>' (text encoder, UNet)",
+    )  # fmt: skip
+    merge.add_argument(
+        "--method", choices=METHODS, default="",
+        help="exact: the sum, rank by rank; svd: its best approximation; ties, dare: on the true "
+        "change of the weights (exact, or svd with --rank or --error)",
+    )  # fmt: skip
+    merge.add_argument(
+        "--density", type=float, default=0.5, help="what ties and dare keep of each (0.5)"
+    )
+    merge.add_argument("--seed", type=int, default=0, help="of dare's draw (0)")
+    resize = command(
+        verbs, "resize", resize_it, "bring a LoRA to another rank; makes plain pairs of a LoHa",
+        "  lora-tui lora resize dragons.safetensors --rank 8 --out small.safetensors\n"
+        "  lora-tui lora resize dragons.safetensors --error 0.05 --out small.safetensors",
+    )  # fmt: skip
+    resize.add_argument("loras", metavar="FILE_OR_NAME", nargs=1)
+    for parser in (merge, resize):
+        parser.add_argument("--rank", type=int, default=0, help="of the result, at most")
+        parser.add_argument(
+            "--error", type=float, default=0.0,
+            help="the smallest rank with at most this relative error, module by module",
+        )  # fmt: skip
+        parser.add_argument("--precision", choices=PRECISIONS, default="",
+                            help="of what is saved; else the widest of the sources")  # fmt: skip
+        parser.add_argument("--out", required=True, metavar="FILE.safetensors")
+    convert = command(
+        verbs, "convert", convert_it, "write a LoRA as other tools name it, numbers untouched",
+        "  lora-tui lora convert dragons.safetensors --to diffusers --out d.safetensors\n"
+        "  lora-tui lora convert dragons.safetensors --to peft --out FOLDER",
+    )  # fmt: skip
+    convert.add_argument("lora", metavar="FILE_OR_NAME")
+    convert.add_argument("--to", required=True, choices=get_args(Dialect),
+                         help="kohya is what the WebUI and ComfyUI read")  # fmt: skip
+    convert.add_argument("--out", required=True, metavar="PATH", help="a file; for peft a folder")
+
+
+async def merge_them(call: Invocation) -> Exit:
+    args = call.args
+    method = args.method or ("svd" if args.rank or args.error else "exact")
+    if method == "exact" and (args.rank or args.error):
+        raise LoraError(Code.BAD_REQUEST, "An exact merge has the rank it has; take --method svd.")
+    return await _make(call, method, density=args.density, seed=args.seed)
+
+
+async def resize_it(call: Invocation) -> Exit:
+    if not call.args.rank and not call.args.error:
+        raise LoraError(Code.BAD_REQUEST, "Say how small: --rank 8 or --error 0.05.")
+    return await _make(call, "svd")
+
+
+async def _make(call: Invocation, method: str, **more: object) -> Exit:
+    args = call.args
+    out = _out(call)
+    order = {
+        "sources": [await _source(call, text) for text in args.loras], "out": str(out),
+        "method": method, "rank": args.rank, "error": args.error, "precision": args.precision,
+        **more,
+    }  # fmt: skip
+    try:
+        checked = msgspec.convert(msgspec.to_builtins(order), MergeOrder)
+    except msgspec.ValidationError as error:
+        what = str(error).replace("`", "").replace("Expected", "expected").replace("$.", "")
+        raise LoraError(Code.BAD_REQUEST, f"That cannot be made: {what}.") from None
+    merged = await _engine(call, checked)
+    for note in merged.notes:
+        call.console.say(note)
+    call.console.show(merged, lambda: _summary(merged))
+    return Exit.OK
+
+
+def _summary(merged: Merged) -> Iterator[str]:
+    ranks = sorted({module.rank for module in merged.modules})
+    span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+    worst = sorted(merged.modules, key=lambda module: -module.error)[:WORST]
+    yield from pairs(
+        [
+            ("file", f"{merged.path} ({words.size(merged.size)})"),
+            ("modules", str(len(merged.modules))),
+            ("rank", span),
+            ("error", f"{merged.error:.2g} of the whole"),
+            *(("worst", f"{one.error:.2g} in {one.name}, rank {one.rank}") for one in worst),
+        ]
+    )
+
+
+async def _source(call: Invocation, text: str) -> Source:
+    use = lora_use(call, text)
+    if use.blocks:
+        raise LoraError(Code.BAD_REQUEST, "Block weights (lbw=) need a base; a merge has none.")
+    path = await _path(call, use.lora)
+    return Source(path=path, weight=use.weight, text_weight=use.text_weight)
+
+
+async def _path(call: Invocation, name: str) -> str:
+    """A file of this machine: a path, or what the library calls so."""
+    if here := _here(name):
+        return here
+    if name.endswith(".safetensors") or "/" in name:
+        raise LoraError(Code.NOT_FOUND, f"There is no file {name}.")
+    async with call.client() as client:
+        loras = (await client.call(wire.GetState())).loras
+    return find(loras, name, "LoRA", "name").path
+
+
+def _here(name: str) -> str:
+    path = Path(typed(name)).expanduser().absolute()
+    return to_text(path) if path.is_file() else ""
+
+
+def _out(call: Invocation) -> Path:
+    if call.remote:
+        raise LoraError(
+            Code.BAD_REQUEST,
+            "LoRA files are made where they lie: run this on that machine, without --endpoint.",
+        )
+    out = Path(call.args.out).expanduser().absolute()
+    if out.exists() and not call.args.yes:
+        raise LoraError(
+            Code.ALREADY_EXISTS,
+            f"{out} is there already. Take another name, or --yes to replace it.",
+        )
+    return out
+
+
+async def _engine(call: Invocation, order: MergeOrder) -> Merged:
+    """Let the engine's process do it. Raises LoraError."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "lora_daemon.engine.merge",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE, limit=1 << 24,
+    )  # fmt: skip
+    assert process.stdin and process.stdout and process.stderr
+    complaints = asyncio.create_task(process.stderr.read())
+    try:
+        process.stdin.write(msgspec.json.encode(order))
+        process.stdin.close()
+        async for line in process.stdout:
+            told = msgspec.json.decode(line)
+            match told.get("type"):
+                case "advance":
+                    call.report(told["done"], told["total"], "modules")
+                case "merged":
+                    return msgspec.convert(told, Merged)
+                case _:
+                    raise LoraError.of(msgspec.convert(told, Failure))
+        last = (await complaints).decode("utf-8", "replace").strip().splitlines()
+        raise LoraError(
+            Code.WORKER_FAILED, f"The engine ended without a file. {last[-1] if last else ''}"
+        )
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+        await asyncio.gather(complaints, return_exceptions=True)
+
+
+async def convert_it(call: Invocation) -> Exit:
+    from shared.lora_convert import convert
+
+    out = _out(call)
+    path = Path(typed(await _path(call, call.args.lora)))
+    made = await asyncio.to_thread(convert, path, call.args.to, out)
+    if made.left_out:
+        more = f" and {len(made.left_out) - WORST} more" if len(made.left_out) > WORST else ""
+        names = ", ".join(made.left_out[:WORST])
+        call.console.say(f"{names}{more} left out: no part of a LoRA.")
+    call.console.show(made, lambda: made.files)
+    return Exit.OK

@@ -1,0 +1,67 @@
+"""Orders to make a LoRA file from others, as ``python -m lora_daemon.engine.merge`` takes them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+import msgspec
+from msgspec import Meta
+
+from shared.pictures import Weight
+
+Method = Literal["exact", "svd", "ties", "dare"]
+METHODS: tuple[Method, ...] = get_args(Method)
+Precision = Literal["fp32", "fp16", "bf16"]
+PRECISIONS: dict[Precision, str] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """A LoRA file and its weights. ``text_weight``: on the text encoders; none: as ``weight``."""
+
+    path: str
+    weight: Weight = 1.0
+    text_weight: Weight | None = None
+
+
+class MergeOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Σ wᵢ ΔWᵢ into one file of kohya's dialect.
+
+    exact: concatenated, rank Σr. svd: the best approximation of a rank or within an error. ties,
+    dare: on the true ΔW, keeping ``density`` of each, then as svd. ``rank``: 0 lets ``error``
+    decide, else Σr. ``error``: relative, per module (Frobenius). ``precision``: empty takes the
+    widest of the sources.
+    """
+
+    sources: Annotated[list[Source], Meta(min_length=1, max_length=64)]
+    out: str
+    method: Method = "exact"
+    rank: Annotated[int, Meta(ge=0, le=4096)] = 0
+    error: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    density: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    seed: Annotated[int, Meta(ge=0, lt=2**62)] = 0
+    precision: Precision | Literal[""] = ""
+
+
+class MergedModule(msgspec.Struct, frozen=True, kw_only=True):
+    """One module of the result. ``error``: ‖saved − wanted‖ / ‖wanted‖, rounding included."""
+
+    name: str
+    rank: int
+    error: float
+
+
+class Advance(msgspec.Struct, frozen=True, kw_only=True, tag="advance"):
+    """So many modules are done."""
+
+    done: int
+    total: int
+
+
+class Merged(msgspec.Struct, frozen=True, kw_only=True, tag="merged"):
+    """The file is in place. ``error``: over all modules together. ``notes``: what to know."""
+
+    path: str
+    size: int  # bytes
+    modules: list[MergedModule]
+    error: float
+    notes: list[str]
