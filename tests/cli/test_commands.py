@@ -17,6 +17,7 @@ from lora_tui import app
 from lora_tui.cli import main
 from shared import __version__
 from shared.errors import Exit
+from shared.safetensors_file import Tensor, write
 from tests.cli.command_line import CommandLine
 from tests.daemon.process import pictures
 
@@ -313,3 +314,44 @@ def test_a_reader_that_has_left_is_no_error(cli: CommandLine) -> None:
     os.close(writing)
     assert process.stderr == ""
     assert process.returncode == 141
+
+
+# ── LoRA files made from others ─────────────────────────────────────────────────────────────────
+
+
+def test_loras_are_merged_and_converted_without_a_daemon(cli: CommandLine, tmp_path: Path) -> None:
+    name = "lora_unet_mid_block_attentions_0_proj_in"
+    path = tmp_path / "a.safetensors"
+    ones = b"\x00\x00\x80\x3f"
+    tensors = {
+        f"{name}.lora_down.weight": Tensor("F32", (2, 4), ones * 8),
+        f"{name}.lora_up.weight": Tensor("F32", (3, 2), ones * 6),
+    }
+    write(path, tensors, {"ss_output_name": "a"})
+    out = tmp_path / "both.safetensors"
+    made = cli.data("lora", "merge", f"{path}:0.5", f"<lora:{path}:1:2>", "--out", str(out))
+    assert made["modules"] == [{"name": name, "rank": 3, "error": made["error"]}]
+    assert made["error"] < 1e-6 and made["size"] == out.stat().st_size
+    assert cli.refused("lora", "merge", str(path), "--out", str(out))[0] == Exit.CONFLICT
+    small = cli.ok("lora", "resize", str(out), "--rank", "1", "--yes", "--out", str(out))
+    assert "rank     1" in small and "error" in small
+    folder = str(tmp_path / "peft")
+    assert cli.data("lora", "convert", str(out), "--to", "peft", "--out", folder)["modules"] == 1
+    assert not cli.home.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("merge", "none.safetensors", "--out", "o"), Exit.NOT_FOUND, "no file none"),
+        (("resize", "x.safetensors", "--out", "o"), Exit.FAILED, "--rank 8"),
+        (("merge", "x", "--method", "exact", "--rank", "3", "--out", "o"), Exit.FAILED, "svd"),
+        (("merge", "<lora:x:1:lbw=OUTD>", "--out", "o"), Exit.FAILED, "Block weights"),
+        (("convert", "none.safetensors", "--to", "peft", "--out", "o"), Exit.NOT_FOUND, "no file"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_torch_is_there(
+    cli: CommandLine, arguments: tuple[str, ...], code: Exit, words: str
+) -> None:
+    status, error = cli.refused("lora", *arguments)
+    assert status == code and words in error["message"]
