@@ -23,7 +23,7 @@ Dialect = Literal["kohya", "diffusers", "peft"]
 Kind = Literal["lora", "loha", "lokr", "full"]
 
 # Ending → (role, dialect; empty: all of them). Endings with more dots come first.
-_ENDINGS: dict[str, tuple[str, Dialect | Literal[""]]] = {
+_NAMED: dict[str, tuple[str, Dialect | Literal[""]]] = {
     ".lora_magnitude_vector.default.weight": ("rows", "peft"),
     ".lora_magnitude_vector.weight": ("rows", "peft"),
     ".lora_A.default.weight": ("down", "peft"),
@@ -40,13 +40,15 @@ _ENDINGS: dict[str, tuple[str, Dialect | Literal[""]]] = {
     ".alpha": ("alpha", ""),
     ".diff": ("diff", "kohya"),
     ".diff_b": ("bias", "kohya"),
-} | {
-    f".{role}": (role, "")
-    for role in (
-        "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
-        "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
-    )
-}  # fmt: skip
+}
+_LYCORIS = (
+    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+)  # fmt: skip
+_ENDINGS: dict[str, tuple[str, Dialect | Literal[""]]] = {
+    **_NAMED,
+    **{f".{role}": (role, "") for role in _LYCORIS},
+}
 _REFUSED = (
     (re.compile(r"\.(oft_|boft_)"), "an OFT"),
     (re.compile(r"\.(a1|a2|b1|b2)\.weight$|\.glora"), "a GLoRA"),
@@ -193,7 +195,7 @@ def _kind(tensors: Mapping[str, str]) -> Kind | None:
 
 def _allowed(kind: Kind) -> set[str]:
     if kind == "lokr":
-        return {role[1:] for role in _ENDINGS if role.startswith(".lokr_")}
+        return {role for role in _LYCORIS if role.startswith("lokr_")}
     needed, optional = _NEEDS[kind]
     return needed | optional
 

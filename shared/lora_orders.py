@@ -65,3 +65,19 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True, tag="merged"):
     modules: list[MergedModule]
     error: float
     notes: list[str]
+
+
+class BakeOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """LoRAs into a copy of a base. ``base``, ``out``: diffusers folders."""
+
+    sources: Annotated[list[Source], Meta(min_length=1, max_length=64)]
+    base: str
+    out: str
+
+
+class Baked(msgspec.Struct, frozen=True, kw_only=True, tag="baked"):
+    """The folder is in place. ``tensors``: how many differ from the base's."""
+
+    path: str
+    tensors: int
+    notes: list[str]

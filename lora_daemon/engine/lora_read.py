@@ -17,6 +17,7 @@ from shared.safetensors_file import Header, read_tensor
 from shared.safetensors_file import Tensor as RawTensor
 
 _NUMPY = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+_EXTRAS = {"rows", "magnitude", "bias"}
 _TORCH = {"F16": torch.float16, "F32": torch.float32, "BF16": torch.bfloat16}
 
 
@@ -67,7 +68,7 @@ def _read(path: Path, module: Module, tensors: dict[str, Tensor]) -> Read:
         whole = part(module.kind, tensors)
     except (RuntimeError, ValueError, IndexError):
         raise wrong(path, f"is broken: the matrices of {module.name} do not multiply") from None
-    extras = {role: tensors[role] for role in ("rows", "magnitude", "bias") if role in tensors}
+    extras = {role: one for role, one in tensors.items() if role in _EXTRAS}
     return Read(module, whole, scale, extras)
 
 

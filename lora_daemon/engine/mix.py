@@ -105,7 +105,9 @@ class Mix:
             length = sum(len(site.slots) for site in sites)
             vector = torch.zeros(length, **_kind(sites[0]))
             self._vectors.append((vector, slice(begin, begin + length)))
-            for site, v in zip(sites, vector.split([len(s.slots) for s in sites]), strict=True):
+            for site, v in zip(
+                sites, torch.split(vector, [len(s.slots) for s in sites]), strict=True
+            ):
                 site.v = v
             begin += length
 
@@ -226,6 +228,15 @@ def _resolved(module: Placed, weight: Tensor) -> tuple[Part, float, Tensor | Non
     return Dense((changed * factors.reshape(shape) - clean).float()), 1.0, None
 
 
+def whole_delta(module: Placed, weight: Tensor) -> Tensor:
+    """What a module adds to ``weight`` at weight 1, as one matrix. Float64."""
+    part, scale, rows = _resolved(module, weight)
+    delta = scale * part.dense().double()
+    if rows is not None:
+        delta += rows.reshape(-1, *(1 for _ in weight.shape[1:])) * weight.double()
+    return delta
+
+
 def _moved(part: Part, **kind: Any) -> Part:
     match part:
         case Kronecker(left, right):
@@ -255,7 +266,7 @@ def _hook(site: _Site) -> Any:
             return None
         x, v, out = inputs[0], site.v, output
         if site.rows is not None:  # (d − 1) ⊙ W x, without the bias
-            bias = target.bias
+            bias: Any = target.bias
             own = out if bias is None else out - bias.view(wide)
             out = out + (v[ends[1] : ends[2]] @ site.rows).view(wide) * own
         if site.shifts is not None:
@@ -283,7 +294,7 @@ def _kronecker(part: Kronecker, x: Tensor, through: Any, *, convolves: bool) -> 
     if convolves:
         n, _, *size = x.shape
         inner = through(x.reshape(n * left.shape[1], -1, *size), part.right)
-        mixed = left @ inner.reshape(n, left.shape[1], -1)
+        mixed = torch.matmul(left, inner.reshape(n, left.shape[1], -1))
         return mixed.reshape(n, -1, *inner.shape[2:])
     inner = F.linear(x.reshape(*x.shape[:-1], left.shape[1], -1), part.right)
-    return (left @ inner).flatten(-2)
+    return torch.matmul(left, inner).flatten(-2)

@@ -32,7 +32,8 @@ class LowRank:
         return (self.up.shape[0], *self.down.shape[1:])
 
     def dense(self) -> Tensor:
-        return torch.tensordot(self.up, self.down, dims=1)
+        delta: Tensor = torch.tensordot(self.up, self.down, dims=1)
+        return delta
 
 
 @dataclass(frozen=True)

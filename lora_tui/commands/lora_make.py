@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import msgspec
 
@@ -18,8 +18,9 @@ from shared import wire
 from shared.errors import Code, Exit, Failure, LoraError
 from shared.filenames import to_text, typed
 from shared.lora_keys import Dialect
-from shared.lora_orders import METHODS, PRECISIONS, Merged, MergeOrder, Source
+from shared.lora_orders import METHODS, PRECISIONS, Baked, BakeOrder, Merged, MergeOrder, Source
 
+Answer = TypeVar("Answer", Merged, Baked)
 WORST = 3  # modules named in the summary
 
 
@@ -58,6 +59,13 @@ def add(verbs: Subparsers) -> None:
         parser.add_argument("--precision", choices=PRECISIONS, default="",
                             help="of what is saved; else the widest of the sources")  # fmt: skip
         parser.add_argument("--out", required=True, metavar="FILE.safetensors")
+    bake = command(
+        verbs, "bake", bake_it, "write LoRAs into a copy of a base, for tools that take none",
+        "  lora-tui lora bake dragons:0.8 ink:0.6 --base sd15 --out ~/models/inked",
+    )  # fmt: skip
+    bake.add_argument("loras", metavar="FILE_OR_NAME[:WEIGHT]", nargs="+")
+    bake.add_argument("--base", required=True, help="a base from `model list`, or its folder")
+    bake.add_argument("--out", required=True, metavar="FOLDER", help="a diffusers folder")
     convert = command(
         verbs, "convert", convert_it, "write a LoRA as other tools name it, numbers untouched",
         "  lora-tui lora convert dragons.safetensors --to diffusers --out d.safetensors\n"
@@ -96,7 +104,7 @@ async def _make(call: Invocation, method: str, **more: object) -> Exit:
     except msgspec.ValidationError as error:
         what = str(error).replace("`", "").replace("Expected", "expected").replace("$.", "")
         raise LoraError(Code.BAD_REQUEST, f"That cannot be made: {what}.") from None
-    merged = await _engine(call, checked)
+    merged = await _engine(call, "merge", checked, Merged)
     for note in merged.notes:
         call.console.say(note)
     call.console.show(merged, lambda: _summary(merged))
@@ -118,6 +126,21 @@ def _summary(merged: Merged) -> Iterator[str]:
     )
 
 
+async def bake_it(call: Invocation) -> Exit:
+    out = _out(call, replace=False)
+    sources = [await _source(call, text) for text in call.args.loras]
+    base = call.base(call.args.base)
+    if not _is_folder(base):
+        async with call.client() as client:
+            base = find((await client.call(wire.GetState())).bases, base, "base", "name").path
+    order = BakeOrder(sources=sources, base=base, out=to_text(out))
+    baked = await _engine(call, "bake", order, Baked)
+    for note in baked.notes:
+        call.console.say(note)
+    call.console.show(baked, lambda: [f"{baked.path} ({baked.tensors} tensors changed)"])
+    return Exit.OK
+
+
 async def _source(call: Invocation, text: str) -> Source:
     use = lora_use(call, text)
     if use.blocks:
@@ -137,30 +160,37 @@ async def _path(call: Invocation, name: str) -> str:
     return find(loras, name, "LoRA", "name").path
 
 
+def _is_folder(path: str) -> bool:
+    return Path(typed(path)).is_dir()
+
+
 def _here(name: str) -> str:
     path = Path(typed(name)).expanduser().absolute()
     return to_text(path) if path.is_file() else ""
 
 
-def _out(call: Invocation) -> Path:
+def _out(call: Invocation, *, replace: bool = True) -> Path:
     if call.remote:
         raise LoraError(
             Code.BAD_REQUEST,
             "LoRA files are made where they lie: run this on that machine, without --endpoint.",
         )
     out = Path(call.args.out).expanduser().absolute()
-    if out.exists() and not call.args.yes:
+    if out.exists() and not (replace and call.args.yes):
+        hint = ", or --yes to replace it" if replace else ""
         raise LoraError(
             Code.ALREADY_EXISTS,
-            f"{out} is there already. Take another name, or --yes to replace it.",
+            f"{out} is there already. Take another name{hint}.",
         )
     return out
 
 
-async def _engine(call: Invocation, order: MergeOrder) -> Merged:
-    """Let the engine's process do it. Raises LoraError."""
+async def _engine(
+    call: Invocation, name: str, order: MergeOrder | BakeOrder, answer: type[Answer]
+) -> Answer:
+    """Let the engine's process ``name`` do it. Raises LoraError."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "lora_daemon.engine.merge",
+        sys.executable, "-m", f"lora_daemon.engine.{name}",
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE, limit=1 << 24,
     )  # fmt: skip
@@ -174,8 +204,8 @@ async def _engine(call: Invocation, order: MergeOrder) -> Merged:
             match told.get("type"):
                 case "advance":
                     call.report(told["done"], told["total"], "modules")
-                case "merged":
-                    return msgspec.convert(told, Merged)
+                case "merged" | "baked":
+                    return msgspec.convert(told, answer)
                 case _:
                     raise LoraError.of(msgspec.convert(told, Failure))
         last = (await complaints).decode("utf-8", "replace").strip().splitlines()
