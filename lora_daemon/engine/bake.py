@@ -78,7 +78,7 @@ def bake(order: BakeOrder) -> Baked:
 
 def _write(folder: Path, wanted: Wanted) -> int:
     """Write the sums over the tensors of a copied base; returns how many were changed."""
-    places = {}
+    places: dict[tuple[str, str], tuple[Path, Header]] = {}
     for network, stem in _STEMS.items():
         for file in weight_files(folder / network, stem):
             header = read_header(file)
