@@ -93,8 +93,8 @@ def _write(folder: Path, wanted: Wanted) -> int:
                 continue
             if not key:
                 raise LoraError(Code.INVALID_FILE, f"{folder} has no {network}/{path}.{end}.")
-            with places[network, key][0].open("r+b") as file:
-                _add(file, places[network, key][1], key, members, bias=end == "bias")
+            with places[network, key][0].open("r+b") as opened:
+                _add(opened, places[network, key][1], key, members, bias=end == "bias")
             changed += 1
         _tell(Advance(done=number + 1, total=len(wanted)))
     return changed
