@@ -30,10 +30,11 @@ from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.cache import LatentsCache
 from lora_daemon.engine.feed import Feed, choose
 from lora_daemon.engine.lora_metadata import Made
+from lora_daemon.engine.optimizers import optimizer_for
 from lora_daemon.engine.resume import Fingerprint
 from lora_daemon.engine.session import Session
 from lora_daemon.engine.steering import Steering
-from lora_daemon.engine.train import optimizer_for, train
+from lora_daemon.engine.train import train
 from lora_daemon.pipe import Freeze, Report, frame
 from shared.recipe import convert
 from tests.engine import tiny_base

@@ -1,7 +1,7 @@
 """The recipe: one typed TOML that says everything about a training run, and says no to the rest.
 
-The schema below is the only place where an option exists: its checks, help texts, the form in the
-TUI and the page in ``docs/`` are generated from it.
+The schema is the only place where an option exists: its checks, help texts, the form in the TUI and
+the page in ``docs/`` are generated from it.
 """
 
 from __future__ import annotations
@@ -21,183 +21,26 @@ import tomli_w
 from msgspec import Meta
 
 from shared.errors import Code, LoraError
+from shared.recipe_contradictions import contradiction
+from shared.recipe_schema import (
+    Loss,
+    Network,
+    Noise,
+    Optimizer,
+    Recipe,
+    Sampler,
+    Schedule,
+    Table,
+    Text,
+)
 
-Sampler = Literal[
-    "Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ 2M Karras", "DPM++ 2M SDE", "DDIM", "UniPC"
-]
-Text = Annotated[str, Meta(max_length=10_000)]
+__all__ = [  # the schema's types come from here too
+    "Loss", "Network", "Noise", "Optimizer", "Option", "Recipe", "Sampler", "Schedule", "Text",
+    "convert", "dump", "load", "must_be", "options", "parse", "pictures_per_step", "section_help",
+    "steps_per_epoch", "total_steps", "written",
+]  # fmt: skip
+
 MAX_NAME = 200  # bytes of output.name; file systems allow 255, and a step and suffix follow it
-
-
-class Table(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False
-):
-    """One ``[section]`` of the recipe."""
-
-
-class Base(Table, frozen=True, kw_only=True):
-    """The model the LoRA is trained on."""
-
-    name: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            description="A base from `lora-tui model list`, or the path of a diffusers folder. "
-            "Take one close to the style you want.",
-        ),
-    ] = "starter"
-
-
-class Dataset(Table, frozen=True, kw_only=True):
-    """The pictures and how they are shown to the model."""
-
-    name: Annotated[
-        str, Meta(description="A dataset from `lora-tui dataset list`.", max_length=200)
-    ] = ""
-    resolution: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=4096,
-            description="Side of the square training crop in pixels, a multiple of 8; 0 takes the "
-            "base's own (512 for SD 1.5, 128 for the starter).",
-        ),
-    ] = 0
-    flip: Annotated[
-        bool,
-        Meta(
-            description="Show each picture mirrored half of the time. Leave off where left and "
-            "right matter (lettering, a scar on one cheek)."
-        ),
-    ] = True
-    repeats: Annotated[
-        int, Meta(ge=1, le=10_000, description="How often each picture comes up in one epoch.")
-    ] = 1
-
-
-class Network(Table, frozen=True, kw_only=True):
-    """The LoRA itself."""
-
-    rank: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=1024,
-            description="Width of the low-rank pair. 4–32; more learns more detail, "
-            "and more of your pictures' faults.",
-        ),
-    ] = 8
-    alpha: Annotated[
-        float,
-        Meta(
-            gt=0,
-            le=4096,
-            description="The LoRA is scaled by alpha / rank. Equal to rank means 1.0.",
-        ),
-    ] = 8.0
-    targets: Annotated[
-        list[Literal["to_q", "to_k", "to_v", "to_out.0"]],
-        Meta(min_length=1, description="Which attention projections of the UNet get a LoRA."),
-    ] = msgspec.field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
-
-
-class Optimizer(Table, frozen=True, kw_only=True):
-    """AdamW and its settings."""
-
-    learning_rate: Annotated[
-        float, Meta(gt=0, le=1, description="Step size. 1e-4 is the lesson's.")
-    ] = 1e-4
-    weight_decay: Annotated[float, Meta(ge=0, le=1, description="AdamW's decay.")] = 1e-2
-    beta1: Annotated[float, Meta(ge=0, lt=1, description="AdamW's first momentum.")] = 0.9
-    beta2: Annotated[float, Meta(ge=0, lt=1, description="AdamW's second momentum.")] = 0.999
-    epsilon: Annotated[float, Meta(gt=0, le=1, description="AdamW's epsilon.")] = 1e-8
-    max_grad_norm: Annotated[
-        float, Meta(ge=0, description="Gradients longer than this are shortened to it; 0: never.")
-    ] = 1.0
-
-
-class Schedule(Table, frozen=True, kw_only=True):
-    """How the learning rate moves."""
-
-    kind: Annotated[
-        Literal["constant", "linear", "cosine"],
-        Meta(description="Constant, or falling to zero in a line or half a cosine."),
-    ] = "constant"
-    warmup_steps: Annotated[
-        int, Meta(ge=0, description="Steps over which the rate first rises from zero.")
-    ] = 0
-
-
-class Training(Table, frozen=True, kw_only=True):
-    """How long, how much at a time, and with which randomness."""
-
-    seed: Annotated[int, Meta(ge=0, lt=2**62, description="All randomness follows from it.")] = 42
-    batch_size: Annotated[int, Meta(ge=1, le=1024, description="Pictures in one step.")] = 1
-    epochs: Annotated[int, Meta(ge=1, le=100_000, description="Passes over the dataset.")] = 10
-    max_steps: Annotated[
-        int, Meta(ge=0, description="Stop after this many steps whatever the epochs say; 0: no.")
-    ] = 0
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"],
-        Meta(
-            description="Number format of the frozen base. auto: bf16 where the GPU has it, else "
-            "fp16; fp32 on a CPU. The LoRA itself is always trained in fp32."
-        ),
-    ] = "auto"
-
-
-class Save(Table, frozen=True, kw_only=True):
-    """Which LoRA files are kept, and how often the run can be taken up again."""
-
-    every_epochs: Annotated[
-        int, Meta(ge=0, description="Keep a LoRA each N epochs; 0: only the last.")
-    ] = 0
-    every_steps: Annotated[int, Meta(ge=0, description="Keep a LoRA each N steps; 0: no.")] = 0
-    resume_seconds: Annotated[
-        float,
-        Meta(gt=0, le=86_400, description="Seconds between resume states (at most this is lost)."),
-    ] = 30.0
-
-
-class Sample(Table, frozen=True, kw_only=True):
-    """Pictures made while training, always from the same seed."""
-
-    prompts: Annotated[
-        list[Text], Meta(max_length=64, description="One picture each; none: no samples.")
-    ] = []
-    negative: Annotated[Text, Meta(description="What the samples should not show.")] = ""
-    every_epochs: Annotated[int, Meta(ge=0, description="Sample each N epochs; 0: no.")] = 1
-    every_steps: Annotated[int, Meta(ge=0, description="Sample each N steps; 0: no.")] = 0
-    sampler: Annotated[Sampler, Meta(description="As WebUI users name them.")] = "Euler"
-    steps: Annotated[int, Meta(ge=1, le=1000, description="Denoising steps.")] = 20
-    cfg: Annotated[float, Meta(ge=0, le=100, description="Guidance (CFG) scale.")] = 7.0
-    seed: Annotated[int, Meta(ge=0, lt=2**62, description="Seed of the first sample.")] = 1025
-
-
-class Output(Table, frozen=True, kw_only=True):
-    """The file you came for."""
-
-    name: Annotated[
-        str, Meta(max_length=120, description="Name of the LoRA file; empty: the run's name.")
-    ] = ""
-    trigger: Annotated[
-        str, Meta(max_length=200, description="The word that calls it, kept in the metadata.")
-    ] = ""
-
-
-class Recipe(Table, frozen=True, kw_only=True):
-    """A whole training run."""
-
-    title: Annotated[str, Meta(max_length=200, description="One line to know it by.")] = ""
-    base: Base = Base()
-    dataset: Dataset = Dataset()
-    network: Network = Network()
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
-    training: Training = Training()
-    save: Save = Save()
-    sample: Sample = Sample()
-    output: Output = Output()
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -337,8 +180,13 @@ def dump(recipe: Recipe) -> str:
 
 
 def steps_per_epoch(recipe: Recipe, pictures: int) -> int:
-    """Optimiser steps in one epoch: ceil(pictures × repeats / batch size)."""
-    return math.ceil(pictures * recipe.dataset.repeats / recipe.training.batch_size)
+    """Optimiser steps in one epoch: ceil(pictures × repeats / pictures in a step)."""
+    return math.ceil(pictures * recipe.dataset.repeats / pictures_per_step(recipe))
+
+
+def pictures_per_step(recipe: Recipe) -> int:
+    """Batch size × accumulated batches."""
+    return recipe.training.batch_size * recipe.training.accumulation
 
 
 def total_steps(recipe: Recipe, pictures: int) -> int:
@@ -404,6 +252,15 @@ _ALIASES = {
     "lr_scheduler": "schedule.kind",
     "lr_warmup_steps": "schedule.warmup_steps",
     "output_name": "output.name",
+    "optimizer_type": "optimizer.kind",
+    "text_encoder_lr": "optimizer.text_encoder_rate",
+    "gradient_accumulation_steps": "training.accumulation",
+    "noise_offset": "noise.offset",
+    "loss_type": "loss.kind",
+    "conv_dim": "network.conv_rank",
+    "scale_weight_norms": "network.max_norm",
+    "network_weights": "network.start",
+    "shuffle_caption": "dataset.shuffle_tags",
 }
 
 
@@ -467,13 +324,8 @@ def _refuse_contradictions(recipe: Recipe, where: str) -> None:
         value = getattr(getattr(recipe, section), leaf) if leaf else None
         if isinstance(value, float) and not math.isfinite(value):
             refuse(f"{option.key} must be {option.must}; not {value}.")
-    if len(set(recipe.network.targets)) < len(recipe.network.targets):
-        refuse("network.targets names a projection twice.")
-    if 0 < recipe.training.max_steps <= recipe.schedule.warmup_steps:
-        refuse(
-            f"schedule.warmup_steps = {recipe.schedule.warmup_steps} would last the whole run: "
-            f"training.max_steps = {recipe.training.max_steps}."
-        )
+    if why := contradiction(recipe):
+        refuse(why)
     name = recipe.output.name
     if re.search(r"[/\\\x00-\x1f\x7f]", name) or name in (".", ".."):
         refuse("output.name must be a file's name: without folders or control characters.")

@@ -111,8 +111,12 @@ class Base:
     def encode_text(self, text: str) -> Tensor:
         """Text to conditioning: float32 (1, 77, width). One text at a time: a row computed in a
         batch may differ in its last bits from the same row alone."""
+        return self.encode_texts([text])
+
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """Texts to conditioning, float32 (n, 77, width), with gradients where they are recorded."""
         tokens = self.tokenizer(
-            text, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+            texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
         )
         hidden: Tensor = self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
         return hidden

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache, Moments, PictureError
+from lora_daemon.engine.captions import shown, varies
+from lora_daemon.engine.noises import draw_noise
 from lora_daemon.engine.randomness import generator, shuffled
 from lora_daemon.pipe import Freeze, FrozenPicture
 from shared.errors import Code, LoraError
 from shared.filenames import from_text
 from shared.files import publish
-from shared.recipe import Recipe, steps_per_epoch
+from shared.recipe import Recipe, pictures_per_step, steps_per_epoch
 
 Look = Callable[[int, int], None]  # called between two pictures with those done and their number
 
@@ -39,16 +41,19 @@ class Choice(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input, on the base's device. n: pictures in the batch; the last may be smaller.
+    """What goes through the base at once, on its device. n: its pictures; the last has fewer.
 
-    ``latents``, ``noise``: float32 (n, channels, h/8, w/8); ``timesteps``: int64 (n,);
-    ``text``: (n, 77, width) in the base's dtype.
+    ``latents``, ``noise``: float32 (n, channels, h/8, w/8); ``mixed``: the noise to mix in, which
+    is ``noise`` unless the input is perturbed; ``timesteps``: int64 (n,); ``text``: (n, 77, width)
+    in the base's dtype; ``share``: of the step's pictures that are in this batch.
     """
 
     latents: Tensor
     noise: Tensor
+    mixed: Tensor
     timesteps: Tensor
     text: Tensor
+    share: float
 
 
 class Feed:
@@ -60,42 +65,78 @@ class Feed:
         self.base = base
         self.seed = recipe.training.seed
         self.flip = recipe.dataset.flip
+        self.dataset, self.noise = recipe.dataset, recipe.noise
         self.batch_size = recipe.training.batch_size
+        self.per_step = pictures_per_step(recipe)
         self.repeats = recipe.dataset.repeats
         self.moments = moments
         self.captions = captions
         self.steps_per_epoch = steps_per_epoch(recipe, len(moments))
-        self.timesteps = len(base.alphas_cumprod)
+        self.timesteps = (
+            recipe.noise.min_timestep,
+            min(recipe.noise.max_timestep, len(base.alphas_cumprod)),
+        )
+        self.learns_text = recipe.optimizer.text_encoder_rate > 0
+        ahead = [] if self.learns_text or varies(recipe.dataset) else dict.fromkeys(captions)
+        if recipe.dataset.caption_dropout and not self.learns_text:
+            ahead = [*ahead, ""]
         # Embedded one by one: a row computed in a batch is another row in its last bits.
-        self._texts = {
-            text: base.encode_text(text).to("cpu", base.dtype) for text in dict.fromkeys(captions)
-        }
+        self._texts = {text: self._embedded(text) for text in ahead}
         self._order: tuple[int, list[int]] = (-1, [])
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0. It depends on the seed and the step alone."""
+    def batches(self, step: int) -> Iterator[Batch]:
+        """The batches of a step, counted from 0: one, unless several are accumulated. They depend
+        on the seed and the step alone."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = self._shuffled(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
-        drawn = [self._sample(step, slot, index) for slot, index in enumerate(order)]
-        latents, noise, timesteps = zip(*drawn, strict=True)
+        order = self._shuffled(epoch)[place * self.per_step : (place + 1) * self.per_step]
+        for first in range(0, len(order), self.batch_size):
+            yield self._batch(step, first, order[first : first + self.batch_size], len(order))
+
+    def _batch(self, step: int, first: int, order: list[int], of: int) -> Batch:
+        """``first``: the slot of its first picture among the step's ``of``."""
+        drawn = [self._sample(step, first + slot, index) for slot, index in enumerate(order)]
+        captions = [
+            shown(self.captions[index], self.dataset, self.seed, step, first + slot)
+            for slot, index in enumerate(order)
+        ]
+        latents, noise, mixed, timesteps = zip(*drawn, strict=True)
         device = self.base.device
+        noises = torch.stack(noise).to(device, non_blocking=True)
         return Batch(
             latents=torch.stack(latents).to(device, non_blocking=True),
-            noise=torch.stack(noise).to(device, non_blocking=True),
+            noise=noises,
+            mixed=torch.stack(mixed).to(device) if self.noise.input_perturbation else noises,
             timesteps=torch.cat(timesteps).to(device, non_blocking=True),
-            text=torch.cat([self._texts[self.captions[index]] for index in order]).to(
-                device, non_blocking=True
-            ),
+            text=self._text(captions).to(device, non_blocking=True),
+            share=len(order) / of,
         )
 
-    def _sample(self, step: int, slot: int, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, noise and timestep of one picture in one step."""
+    def _text(self, captions: list[str]) -> Tensor:
+        if self.learns_text:
+            return self.base.encode_texts(captions).to(self.base.dtype)
+        known = (self._texts.get(text) for text in captions)
+        return torch.cat(
+            [
+                self._embedded(text) if found is None else found
+                for text, found in zip(captions, known, strict=True)
+            ]
+        )
+
+    def _embedded(self, text: str) -> Tensor:
+        return self.base.encode_text(text).to("cpu", self.base.dtype)
+
+    def _sample(self, step: int, slot: int, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents, noise, noise to mix in, and timestep of one picture in one step."""
         own = generator(self.seed, "sample", step, slot)
         moments = self.moments[index]
         mirrored = bool(torch.rand((), generator=own) < 0.5) and self.flip
         latents = moments.draw(mirrored, torch.randn(moments.mean.shape, generator=own))
-        timestep = torch.randint(self.timesteps, (1,), generator=own)
-        return latents, torch.randn(latents.shape, generator=own), timestep
+        timestep = torch.randint(*self.timesteps, (1,), generator=own)
+        noise = mixed = draw_noise(self.noise, latents.shape, own)
+        if self.noise.input_perturbation:
+            more = torch.randn(latents.shape, generator=own)
+            mixed = noise + self.noise.input_perturbation * more
+        return latents, noise, mixed, timestep
 
     def _shuffled(self, epoch: int) -> list[int]:
         """Indices of an epoch's samples: each picture ``repeats`` times, in the epoch's order."""

@@ -12,8 +12,16 @@ from datetime import UTC, datetime
 from lora_daemon.engine.bases import Base
 from lora_daemon.pipe import Freeze
 from shared.provenance import kohya_hashes
-from shared.recipe import Recipe
+from shared.recipe import Network, Recipe, pictures_per_step
 from shared.safetensors_file import Tensor, encode
+
+_OPTIMIZERS = {  # as kohya's trainer names the classes it would have used
+    "adamw": "torch.optim.AdamW",
+    "adafactor": "transformers.optimization.Adafactor",
+    "lion": "pytorch_optimizer.Lion",
+    "prodigy": "pytorch_optimizer.Prodigy",
+    "came": "pytorch_optimizer.CAME",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,8 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
     """The header of a LoRA at a step. Between two identical runs only the finish time differs, and
     its length is fixed, so that ``sshs_legacy_hash`` sees the same bytes."""
     recipe, freeze, family = made.recipe, made.freeze, made.base.family
+    text_rate = recipe.optimizer.text_encoder_rate
+    gamma = recipe.loss.min_snr_gamma if recipe.loss.weighting == "min_snr" else None
     images = len(made.captions) * recipe.dataset.repeats
     size = made.resolution
     training = {
@@ -49,14 +59,28 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(recipe.network.rank),
         "ss_network_alpha": str(float(recipe.network.alpha)),
-        "ss_network_args": json.dumps({"targets": recipe.network.targets}),
+        "ss_network_args": json.dumps(_network_args(recipe.network)),
+        "ss_network_dropout": _or_none(recipe.network.dropout),
+        "ss_scale_weight_norms": _or_none(recipe.network.max_norm),
         "ss_learning_rate": str(recipe.optimizer.learning_rate),
         "ss_unet_lr": str(recipe.optimizer.learning_rate),
-        "ss_text_encoder_lr": "None",
-        "ss_optimizer": "torch.optim.AdamW",
+        "ss_text_encoder_lr": _or_none(text_rate),
+        "ss_optimizer": _OPTIMIZERS[recipe.optimizer.kind],
         "ss_max_grad_norm": str(recipe.optimizer.max_grad_norm),
         "ss_lr_scheduler": recipe.schedule.kind,
         "ss_lr_warmup_steps": str(recipe.schedule.warmup_steps),
+        "ss_gradient_accumulation_steps": str(recipe.training.accumulation),
+        "ss_noise_offset": _or_none(recipe.noise.offset),
+        "ss_multires_noise_iterations": _or_none(recipe.noise.multires_iterations),
+        "ss_multires_noise_discount": str(recipe.noise.multires_discount),
+        "ss_ip_noise_gamma": _or_none(recipe.noise.input_perturbation),
+        "ss_loss_type": recipe.loss.kind,
+        "ss_min_snr_gamma": str(gamma),
+        "ss_debiased_estimation": str(recipe.loss.weighting == "debiased"),
+        "ss_shuffle_caption": str(recipe.dataset.shuffle_tags),
+        "ss_keep_tokens": str(recipe.dataset.keep_tokens),
+        "ss_caption_dropout_rate": str(recipe.dataset.caption_dropout),
+        "ss_caption_tag_dropout_rate": str(recipe.dataset.tag_dropout),
         "ss_seed": str(recipe.training.seed),
         "ss_mixed_precision": str(made.base.dtype).removeprefix("torch."),
         "ss_num_train_images": str(images),
@@ -65,7 +89,7 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_epoch": str(epoch),
         "ss_max_train_steps": str(made.total),
         "ss_steps": str(step),
-        "ss_total_batch_size": str(recipe.training.batch_size),
+        "ss_total_batch_size": str(pictures_per_step(recipe)),
         "ss_batch_size_per_device": str(recipe.training.batch_size),
         "ss_resolution": f"({size}, {size})",
         "ss_enable_bucket": "False",
@@ -99,6 +123,20 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         specification["modelspec.trigger_phrase"] = recipe.output.trigger
     hashes = {"sshs_model_hash": model_hash, "sshs_legacy_hash": legacy_hash}
     return training | specification | hashes
+
+
+def _network_args(network: Network) -> dict[str, object]:
+    """What kohya's metadata would have under ``network_args``, and our targets."""
+    args: dict[str, object] = {"targets": network.targets}
+    if "conv" in network.targets:
+        args["conv_dim"] = network.conv_rank or network.rank
+        args["conv_alpha"] = network.conv_alpha or network.alpha
+    return args
+
+
+def _or_none(value: float) -> str:
+    """A number as kohya's metadata has it: None where the option is off."""
+    return str(value) if value else "None"
 
 
 def _tags(captions: list[str]) -> dict[str, int]:

@@ -10,6 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+_GROUPS = {  # the recipe's names for several path endings
+    "ff": ("ff.net.0.proj", "ff.net.2"),
+    "proj": ("proj_in", "proj_out"),
+    "conv": (
+        "conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv",
+        "upsamplers.0.conv",
+    ),
+}  # fmt: skip
 
 # Inside one transformer block of the UNet.
 _BLOCK = {
@@ -38,7 +46,7 @@ _TEXT = {
 def unet_names(config: Mapping[str, Any]) -> dict[str, str]:
     """Module path → kohya name for every LoRA-able module of an SD 1.x UNet, in the UNet's order.
 
-    ``config``: the UNet's diffusers configuration. SD 1.5 gives 192 names.
+    ``config``: the UNet's diffusers configuration. SD 1.5 gives 192 names, and 86 of convolutions.
     """
     names = {}
     for path, name in _transformers(config):
@@ -48,7 +56,37 @@ def unet_names(config: Mapping[str, Any]) -> dict[str, str]:
                 whole = f"{name}_transformer_blocks_{depth}_{short}"
                 names[f"{path}.transformer_blocks.{depth}.{tail}"] = whole
         names[f"{path}.proj_out"] = f"{name}_proj_out"
-    return names
+    return names | {path: f"lora_unet_{path.replace('.', '_')}" for path in _convolutions(config)}
+
+
+def _convolutions(config: Mapping[str, Any]) -> Iterator[str]:
+    """Paths in the residual blocks, and between blocks of other resolutions."""
+    widths = list(config["block_out_channels"])
+    layers = config["layers_per_block"]
+    depths = [layers] * len(widths) if isinstance(layers, int) else list(layers)
+    last, below = len(widths) - 1, [widths[0]]  # widths of what the up blocks get from below
+    width = widths[0]
+    for block, own in enumerate(widths):
+        for layer in range(depths[block]):
+            yield from _resnet(f"down_blocks.{block}.resnets.{layer}", shortcut=width != own)
+            width = own
+            below.append(own)
+        if block < last:
+            yield f"down_blocks.{block}.downsamplers.0.conv"
+            below.append(own)
+    for layer in range(2):
+        yield from _resnet(f"mid_block.resnets.{layer}", shortcut=False)
+    for block, own in enumerate(reversed(widths)):
+        for layer in range(depths[last - block] + 1):
+            joined, width = width + below.pop(), own
+            yield from _resnet(f"up_blocks.{block}.resnets.{layer}", shortcut=joined != own)
+        if block < last:
+            yield f"up_blocks.{block}.upsamplers.0.conv"
+
+
+def _resnet(path: str, *, shortcut: bool) -> Iterator[str]:
+    for part in ("conv1", "time_emb_proj", "conv2", *(["conv_shortcut"] if shortcut else [])):
+        yield f"{path}.{part}"
 
 
 def text_names(layers: int, prefix: str) -> dict[str, str]:
@@ -63,8 +101,8 @@ def text_names(layers: int, prefix: str) -> dict[str, str]:
 
 
 def targeted(names: Mapping[str, str], targets: Sequence[str]) -> dict[str, str]:
-    """The rows of a UNet table whose path ends in one of ``targets``, such as ``to_q``."""
-    ends = tuple(f".{target}" for target in targets)
+    """The rows of a UNet table that the recipe's ``targets``, such as ``to_q`` or ``ff``, mean."""
+    ends = tuple(f".{end}" for target in targets for end in _GROUPS.get(target, (target,)))
     return {path: name for path, name in names.items() if path.endswith(ends)}
 
 

@@ -1,7 +1,7 @@
 """Resume states: all that a run needs to go on as if it had never stopped, and the proof of it.
 
-One safetensors file a state, published whole: the LoRA's vector, AdamW's two moments, the step, the
-recent losses. All other randomness is counted from the seed (see ``randomness``), so it needs no
+One safetensors file a state, published whole: the LoRA's vector, its running average if there is
+one, the optimiser's tensors and numbers, the step, the recent losses. All other randomness is counted from the seed (see ``randomness``), so it needs no
 state. The last two are kept; a damaged newest one falls back to the one before.
 """
 
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import msgspec
@@ -27,8 +30,7 @@ from shared.safetensors_file import Tensor as RawTensor
 from shared.safetensors_file import read_header, read_tensor, write
 
 KEPT = 2
-VERSION = 1
-_NAMES = ("vector", "first_moment", "second_moment")
+VERSION = 2
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
@@ -80,7 +82,7 @@ class Progress(msgspec.Struct, frozen=True):
     """The numbers of a state."""
 
     step: int
-    updates: int  # AdamW's own count
+    numbers: dict[str, int | float]  # of the optimiser, by name as its tensors
     losses: list[float]  # of the last steps
     fingerprint: Fingerprint
     version: int = VERSION
@@ -88,16 +90,15 @@ class Progress(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class State:
-    """A whole state. Each tensor is float32 (n,), on the CPU."""
+    """A whole state. Each tensor is float32, on the CPU: ``vector`` (n,), ``average`` (n,) if one
+    is kept, and the optimiser's, named as ``optimizer_memory`` names them."""
 
     progress: Progress
-    vector: Tensor
-    first_moment: Tensor
-    second_moment: Tensor
+    tensors: dict[str, Tensor]
 
     @property
     def finite(self) -> bool:
-        return all(bool(torch.isfinite(getattr(self, name)).all()) for name in _NAMES)
+        return all(bool(torch.isfinite(one).all()) for one in self.tensors.values())
 
 
 class States:
@@ -108,8 +109,11 @@ class States:
 
     def publish(self, state: State) -> None:
         """Keep a state, and let go of all but the last two. Raises LoraError(STORAGE)."""
-        raw = {name: getattr(state, name).numpy().tobytes() for name in _NAMES}
-        tensors = {name: RawTensor("F32", (len(data) // 4,), data) for name, data in raw.items()}
+        raw = {name: one.numpy().tobytes() for name, one in state.tensors.items()}
+        tensors = {
+            name: RawTensor("F32", tuple(state.tensors[name].shape), data)
+            for name, data in raw.items()
+        }
         progress = msgspec.json.encode(state.progress).decode()
         metadata = {"progress": progress, "checksum": _checksum(raw, progress)}
         write(self.root / f"step{state.progress.step:09d}.safetensors", tensors, metadata)
@@ -139,21 +143,63 @@ class States:
         return sorted(self.root.glob("step*.safetensors"), reverse=True)
 
 
+def optimizer_memory(
+    optimizer: torch.optim.Optimizer,
+) -> tuple[dict[str, Tensor], dict[str, int | float]]:
+    """What an optimiser remembers, its tensors (float32, on the CPU) and its numbers, named by
+    group, and by parameter: ``group.0.d``, ``parameter.3.exp_avg``."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, int | float] = {}
+    for prefix, memory in _memories(optimizer):
+        for name, value in memory.items():
+            if isinstance(value, Tensor):
+                tensors[f"{prefix}.{name}"] = value.detach().float().cpu().clone()
+            elif type(value) in (int, float) and math.isfinite(value):
+                numbers[f"{prefix}.{name}"] = value
+    return tensors, numbers
+
+
+def put_back_memory(optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Let an optimiser, made by the same recipe, remember what a state says."""
+    optimizer.state.clear()
+    device = optimizer.param_groups[0]["params"][0].device
+    for prefix, memory in _memories(optimizer):
+        for name, number in state.progress.numbers.items():
+            if name.startswith(f"{prefix}."):
+                memory[name.removeprefix(f"{prefix}.")] = number
+        for name, tensor in state.tensors.items():
+            if name.startswith(f"{prefix}."):
+                memory[name.removeprefix(f"{prefix}.")] = tensor.to(device, copy=True)
+
+
+def _memories(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, group in enumerate(optimizer.param_groups):
+        yield f"group.{number}", group
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    for number, parameter in enumerate(parameters):
+        yield f"parameter.{number}", optimizer.state[parameter]
+
+
 def _read(path: Path) -> State:
     header = read_header(path)
     with path.open("rb") as file:
-        raw = {name: read_tensor(file, header, name) for name in _NAMES}
+        raw = {name: read_tensor(file, header, name) for name in header.tensors}
     progress = header.metadata["progress"]
     if header.metadata["checksum"] != _checksum(raw, progress):
         raise ValueError("its checksum does not fit")
-    tensors = [torch.from_numpy(np.frombuffer(raw[name], "<f4").copy()) for name in _NAMES]
-    return State(msgspec.json.decode(progress, type=Progress), *tensors)
+    tensors = {
+        name: torch.from_numpy(np.frombuffer(data, "<f4").copy()).reshape(
+            header.tensors[name].shape
+        )
+        for name, data in raw.items()
+    }
+    return State(msgspec.json.decode(progress, type=Progress), tensors)
 
 
 def _checksum(raw: dict[str, bytes], progress: str) -> str:
     digest = hashlib.sha256(progress.encode())
-    for name in _NAMES:
-        digest.update(raw[name])
+    for name in sorted(raw):
+        digest.update(name.encode() + raw[name])
     return digest.hexdigest()
 
 

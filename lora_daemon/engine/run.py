@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from lora_daemon.engine import lora_file
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache
@@ -19,12 +20,13 @@ from lora_daemon.engine.device import explained, free_cache
 from lora_daemon.engine.feed import Feed, choose
 from lora_daemon.engine.files import sweep
 from lora_daemon.engine.lora_metadata import Made
+from lora_daemon.engine.optimizers import optimizer_for
 from lora_daemon.engine.resume import Fingerprint, Progress, States
 from lora_daemon.engine.samples import Samples
 from lora_daemon.engine.session import Session
 from lora_daemon.engine.steering import Commands, Leave, Steering, Tell
 from lora_daemon.engine.studio import Studio
-from lora_daemon.engine.train import optimizer_for, train
+from lora_daemon.engine.train import train
 from lora_daemon.pipe import Finished, Freeze, Notice, Paint, Resumed, RunFailed, Skipped, Train
 from shared import recipe as recipes
 from shared.errors import Code, Failure, LoraError
@@ -88,18 +90,25 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     feed = Feed(recipe, base, moments, captions)
     total = total_steps(recipe, len(moments))
 
-    adapter = Adapter(base, recipe.network, recipe.training.seed)
+    adapter = Adapter(
+        base, recipe.network, recipe.training.seed, recipe.optimizer.text_encoder_rate > 0,
+        recipe.training.ema,
+    )  # fmt: skip
     try:
         optimizer = optimizer_for(adapter, recipe.optimizer)
         name = recipe.output.name or freeze.name
         made = Made(name, recipe, freeze, base, captions, resolution, total)
-        samples = Samples(recipe, base, run_dir, resolution, freeze.base, steering)
+        samples = Samples(
+            recipe, base, run_dir, resolution, freeze.base, steering, adapter.averaged
+        )
         session = Session(
             recipe, made, run_dir, adapter, optimizer, Fingerprint.of(base), steering,
             samples.make, total, feed.steps_per_epoch,
         )  # fmt: skip
         steering.on_paint = lambda job: _paint_aside(studio, job, base, adapter)
         progress = session.restore()
+        if progress is None and recipe.network.start:
+            _begin_from(recipe.network.start, base, adapter, steering)
         if progress is not None:
             _tell_resumed(steering, session.fingerprint, progress)
             if stop_at_once:
@@ -118,6 +127,20 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
 
 def _guest(studio: Studio, job: Paint, host: Base) -> Base:
     return studio.guest(job.base_path, host)
+
+
+def _begin_from(start: str, base: Base, adapter: Adapter, steering: Steering) -> None:
+    """Let the adapter begin from a LoRA file. Raises LoraError."""
+    weights = lora_file.load(Path(start).expanduser(), base)
+    adapter.begin_from(weights.modules, start)
+    if weights.unplaced:
+        steering.tell(
+            Notice(
+                run=steering.run,
+                message=f"{start}: this base has no place for {len(weights.unplaced)} of its "
+                f"modules, such as {weights.unplaced[0]}; they were left out.",
+            )
+        )
 
 
 def _paint_aside(studio: Studio, job: Paint, base: Base, adapter: Adapter) -> None:

@@ -7,7 +7,8 @@ same bytes as a run with none.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from lora_daemon.engine.bases import Base
@@ -29,15 +30,16 @@ def comes_due(step: int, per_epoch: int, every_steps: int, every_epochs: int) ->
 
 
 class Samples:
-    """The ``samples/`` folder of a run."""
+    """The ``samples/`` folder of a run. In the context ``averaged`` the LoRA is what is kept."""
 
     def __init__(
         self, recipe: Recipe, base: Base, run_dir: Path, resolution: int, base_name: str,
-        steering: Steering,
+        steering: Steering, averaged: Callable[[], AbstractContextManager[None]],
     ) -> None:  # fmt: skip
         wanted = recipe.sample
         self.recipe, self.base, self.steering = recipe, base, steering
         self.run_dir = run_dir
+        self._averaged = averaged
         self.specs = [
             PictureSpec(
                 base=base_name, prompt=prompt, negative=wanted.negative, sampler=wanted.sampler,
@@ -89,7 +91,8 @@ class Samples:
             if self.steering.leaving:
                 raise LoraError(Code.CANCELLED, "The run is being left.")
 
-        (picture,) = paint(self.base, [spec], progress)
+        with self._averaged():
+            (picture,) = paint(self.base, [spec], progress)
         text = parameters_text(
             spec, model=spec.base, model_hash=self.base.model_hash[:10], lora_hashes={}
         )

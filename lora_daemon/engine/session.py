@@ -16,12 +16,20 @@ from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.lora_file import kohya_tensors
 from lora_daemon.engine.lora_metadata import Made, metadata
 from lora_daemon.engine.metrics import Metrics
-from lora_daemon.engine.resume import Fingerprint, Progress, State, States
+from lora_daemon.engine.resume import (
+    Fingerprint,
+    Progress,
+    State,
+    States,
+    optimizer_memory,
+    put_back_memory,
+)
 from lora_daemon.engine.samples import comes_due
 from lora_daemon.engine.steering import Leave, Outcome, Steering
 from lora_daemon.pipe import CheckpointSaved, Finished, Notice, Point, StateSaved, Tick
 from shared.errors import Code, LoraError
 from shared.recipe import Recipe
+from shared.safetensors_file import Tensor as RawTensor
 from shared.safetensors_file import write
 
 TICK = 0.25  # seconds
@@ -39,7 +47,7 @@ class Session:
 
     def __init__(
         self, recipe: Recipe, made: Made, run_dir: Path, adapter: Adapter,
-        optimizer: torch.optim.AdamW, fingerprint: Fingerprint, steering: Steering,
+        optimizer: torch.optim.Optimizer, fingerprint: Fingerprint, steering: Steering,
         sample: Callable[[int], None], total: int, per_epoch: int,
     ) -> None:  # fmt: skip
         self.recipe, self.made, self.run_dir = recipe, made, run_dir
@@ -177,30 +185,23 @@ class Session:
 
     def put_back(self, state: State) -> None:
         """Set the adapter and the optimiser to a state."""
-        self.adapter.vector.data.copy_(state.vector)
+        self.adapter.vector.data.copy_(state.tensors["vector"])
         self.adapter.gradient.zero_()
-        if state.progress.updates:
-            self.optimizer.state[self.adapter.vector] = {
-                "step": torch.tensor(float(state.progress.updates), device=self.adapter.device),
-                "exp_avg": state.first_moment.to(self.adapter.device),
-                "exp_avg_sq": state.second_moment.to(self.adapter.device),
-            }
+        if self.adapter.average is not None:
+            self.adapter.average.copy_(state.tensors["average"])
+        put_back_memory(self.optimizer, state)
 
     def save_state(self) -> None:
         """Publish a resume state of this step, unless there is one."""
         if self._state_step == self.step:
             return
         self.flush()
-        vector = self.adapter.vector
-        own = self.optimizer.state.get(vector, {})
-        nothing = torch.zeros_like(vector)
-        state = State(
-            Progress(self.step, int(own.get("step", 0)), list(self._losses), self.fingerprint),
-            *(
-                one.detach().float().cpu()
-                for one in (vector, own.get("exp_avg", nothing), own.get("exp_avg_sq", nothing))
-            ),
-        )
+        tensors, numbers = optimizer_memory(self.optimizer)
+        tensors["vector"] = self.adapter.vector.detach().cpu()
+        if self.adapter.average is not None:
+            tensors["average"] = self.adapter.average.cpu()
+        progress = Progress(self.step, numbers, list(self._losses), self.fingerprint)
+        state = State(progress, tensors)
         if not state.finite:
             raise LoraError(
                 Code.DIVERGED, f"The LoRA is no longer finite at step {self.step}.",
@@ -221,8 +222,10 @@ class Session:
         name = self.made.name if final else f"{self.made.name}-step{self.step:06d}"
         path = self.run_dir / "lora" / f"{name}.safetensors"
         before = self.steering.enter("saving")
-        modules = [(one.name, one.down, one.up) for one in self.adapter.modules]
-        tensors = kohya_tensors(modules, self.adapter.alpha)
+        tensors: dict[str, RawTensor] = {}
+        with self.adapter.averaged():
+            for one in self.adapter.modules:
+                tensors |= kohya_tensors([(one.name, one.down, one.up)], one.alpha)
         size = 0
 
         def save() -> None:

@@ -6,21 +6,20 @@ steps, and reads what ``Session.record`` was told.
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.feed import Feed
+from lora_daemon.engine.objectives import objective
+from lora_daemon.engine.schedules import learning_rate
 from lora_daemon.engine.session import Session
-from shared.recipe import Optimizer, Recipe, Schedule
+from shared.recipe import Recipe
 
 
 def train(
-    recipe: Recipe, base: Base, adapter: Adapter, optimizer: torch.optim.AdamW, feed: Feed,
+    recipe: Recipe, base: Base, adapter: Adapter, optimizer: torch.optim.Optimizer, feed: Feed,
     session: Session,
 ) -> None:  # fmt: skip
     """Fit the adapter so that the base predicts the noise in the run's pictures.
@@ -31,54 +30,34 @@ def train(
     signal = base.alphas_cumprod.sqrt().to(base.device)[:, None, None, None]  # √ᾱ_t
     spread = (1 - base.alphas_cumprod).sqrt().to(base.device)[:, None, None, None]  # √(1-ᾱ_t)
 
+    loss_of = objective(recipe.loss, base)
+
     for step in session.steps():
-        batch = feed.batch(step)
-        latents, noise, t = batch.latents, batch.noise, batch.timesteps
+        step_loss = torch.zeros((), device=base.device)
+        for number, batch in enumerate(feed.batches(step)):
+            latents, noise, t = batch.latents, batch.noise, batch.timesteps
+            adapter.dropout.begin(step, number)
 
-        noisy = signal[t] * latents + spread[t] * noise
-        predicted = base.denoise(noisy, t, batch.text)
-        if base.objective == "v_prediction":  # https://arxiv.org/abs/2202.00512
-            target = signal[t] * noise - spread[t] * latents
-        else:
-            target = noise
-        loss = F.mse_loss(predicted, target)
+            noisy = signal[t] * latents + spread[t] * batch.mixed
+            predicted = base.denoise(noisy, t, batch.text)
+            if base.objective == "v_prediction":  # https://arxiv.org/abs/2202.00512
+                target = signal[t] * noise - spread[t] * latents
+            else:
+                target = noise
+            loss = loss_of(predicted, target, t)
 
-        (loss * base.loss_scale).backward()  # type: ignore[no-untyped-call]
+            (loss * (base.loss_scale * batch.share)).backward()  # type: ignore[no-untyped-call]
+            step_loss += loss.detach() * batch.share
+
         norm = clip(adapter.gradient, recipe.optimizer.max_grad_norm, base.loss_scale)
-        rate = learning_rate(recipe.schedule, recipe.optimizer, step, session.total)
-        optimizer.param_groups[0]["lr"] = rate
+        for group in optimizer.param_groups:
+            rate = group["initial_lr"]
+            group["lr"] = learning_rate(recipe.schedule, rate, step, session.total)
         optimizer.step()
         adapter.gradient.zero_()
+        adapter.settle(step)
 
-        session.record(loss.detach(), rate, norm)
-
-
-def optimizer_for(adapter: Adapter, settings: Optimizer) -> torch.optim.AdamW:
-    """AdamW (https://arxiv.org/abs/1711.05101) over the adapter's one vector, in one kernel."""
-    return torch.optim.AdamW(
-        [adapter.vector],
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-
-
-def learning_rate(schedule: Schedule, settings: Optimizer, step: int, total: int) -> float:
-    """The rate of a step, counted from 0: a function of the step, so there is nothing to resume."""
-    warm = schedule.warmup_steps
-    if step < warm:
-        return settings.learning_rate * (step + 1) / warm
-    passed = (step - warm) / max(1, total - warm)
-    match schedule.kind:
-        case "constant":
-            factor = 1.0
-        case "linear":
-            factor = 1 - passed
-        case "cosine":
-            factor = (1 + math.cos(math.pi * passed)) / 2
-    return settings.learning_rate * factor
+        session.record(step_loss, optimizer.param_groups[0]["lr"], norm)
 
 
 def clip(gradient: Tensor, longest: float, scale: float = 1.0) -> Tensor:

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -45,7 +48,7 @@ def adapter(base: Base) -> Iterator[Adapter]:
 @pytest.fixture
 def saved(adapter: Adapter, tmp_path: Path) -> Path:
     path = tmp_path / "things.safetensors"
-    lora_file.save(path, _modules(adapter), adapter.alpha, {"ss_steps": "7"})
+    lora_file.save(path, _modules(adapter), 2.0, {"ss_steps": "7"})
     return path
 
 
@@ -59,11 +62,22 @@ def _modules(adapter: Adapter) -> list[tuple[str, Tensor, Tensor]]:
 def test_the_names_for_sd15_are_the_committed_ones() -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
-    names = unet_names(unet.config)
+    every = unet_names(unet.config)
+    names = {path: name for path, name in every.items() if ".attentions." in path}
     ours = [*names.values(), *text_names(12, "").values()]
     assert len(names) == 192 and len(ours) == 192 + 72
     assert sorted(ours) == [line.split()[0] for line in COMMITTED]
     assert all(unet.get_submodule(path) is not None for path in names)
+    # Everything trainable that kohya's LoCon trains beside the transformers, and nothing else.
+    others = {
+        f"{path}.{inner}"
+        for path, block in unet.named_modules()
+        if isinstance(block, ResnetBlock2D | Downsample2D | Upsample2D)
+        for inner, module in block.named_modules()
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+    }
+    assert others == every.keys() - names.keys() and len(others) == 86
+    assert every["up_blocks.0.upsamplers.0.conv"] == "lora_unet_up_blocks_0_upsamplers_0_conv"
 
 
 def test_keys_and_shapes_of_a_whole_sd15_lora_are_the_committed_ones(base: Base) -> None:
@@ -122,7 +136,7 @@ def _parse(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 def test_saving_twice_gives_the_same_bytes(adapter: Adapter, saved: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.safetensors"
-    lora_file.save(again, _modules(adapter)[::-1], adapter.alpha, {"ss_steps": "7"})
+    lora_file.save(again, _modules(adapter)[::-1], 2.0, {"ss_steps": "7"})
     assert again.read_bytes() == saved.read_bytes()
 
 

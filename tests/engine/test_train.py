@@ -16,9 +16,11 @@ from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache, load_pixels
 from lora_daemon.engine.feed import Feed
+from lora_daemon.engine.optimizers import optimizer_for
 from lora_daemon.engine.randomness import generator, shuffled
-from lora_daemon.engine.train import clip, learning_rate, optimizer_for, train
-from shared.recipe import Network, Optimizer, Recipe, Schedule, convert
+from lora_daemon.engine.schedules import learning_rate
+from lora_daemon.engine.train import clip, train
+from shared.recipe import Network, Recipe, Schedule, convert
 from tests.engine import worker_process as work
 
 
@@ -66,7 +68,7 @@ def test_training_lowers_the_loss_at_fixed_noise(base: Base, tmp_path: Path) -> 
 def _held_out_loss(base: Base, feed: Feed) -> float:
     losses = []
     for step in range(100_000, 100_020):
-        batch = feed.batch(step)
+        batch = next(feed.batches(step))
         signal = base.alphas_cumprod[batch.timesteps][:, None, None, None]
         noisy = signal.sqrt() * batch.latents + (1 - signal).sqrt() * batch.noise
         losses.append(
@@ -85,7 +87,7 @@ def test_the_fused_layer_computes_what_pefts_own_does(
         adapter = Adapter(base, Network(rank=4, alpha=1.5), seed=0)
         try:
             adapter.vector.data.add_(0.1)
-            batch = feed.batch(0)
+            batch = next(feed.batches(0))
             predicted = base.denoise(batch.latents, batch.timesteps, batch.text)
             F.mse_loss(predicted, batch.noise).backward()  # type: ignore[no-untyped-call]
             results.append((predicted.detach(), adapter.gradient.clone()))
@@ -99,7 +101,7 @@ def test_the_fused_layer_computes_what_pefts_own_does(
 
 
 def test_a_fresh_adapter_changes_nothing_and_repeats_from_its_seed(base: Base, feed: Feed) -> None:
-    batch = feed.batch(0)
+    batch = next(feed.batches(0))
     vectors = []
     with torch.no_grad():
         plain = base.denoise(batch.latents, batch.timesteps, batch.text)
@@ -113,13 +115,13 @@ def test_a_fresh_adapter_changes_nothing_and_repeats_from_its_seed(base: Base, f
 
 
 def test_a_batch_depends_on_its_step_alone(feed: Feed) -> None:
-    first = feed.batch(7)
-    feed.batch(0)
+    first = next(feed.batches(7))
+    next(feed.batches(0))
     torch.manual_seed(123)
-    again = feed.batch(7)
+    again = next(feed.batches(7))
     for name in ("latents", "noise", "timesteps", "text"):
         assert torch.equal(getattr(first, name), getattr(again, name)), name
-    assert not torch.equal(first.noise, feed.batch(8).noise)
+    assert not torch.equal(first.noise, next(feed.batches(8)).noise)
     assert not torch.equal(first.noise[0], first.noise[1])
 
 
@@ -128,7 +130,7 @@ def test_an_epoch_shows_every_picture_and_the_next_in_another_order(feed: Feed) 
     assert all(sorted(order) == list(range(20)) for order in orders)
     assert orders[0] != orders[1] != orders[2]
     assert feed.steps_per_epoch == 3
-    assert [len(feed.batch(step).timesteps) for step in range(3)] == [2, 2, 1]
+    assert [len(next(feed.batches(step)).timesteps) for step in range(3)] == [2, 2, 1]
 
 
 def test_timesteps_cover_the_whole_schedule_and_half_the_pictures_are_mirrored(
@@ -141,13 +143,13 @@ def test_timesteps_cover_the_whole_schedule_and_half_the_pictures_are_mirrored(
         "draw",
         lambda self, flip, noise: (mirrored.append(flip), draw(self, flip, noise))[1],
     )
-    timesteps = torch.cat([feed.batch(step).timesteps for step in range(300)])
+    timesteps = torch.cat([next(feed.batches(step)).timesteps for step in range(300)])
     assert timesteps.min() < 20 and timesteps.max() > 979
     assert 0.4 < sum(mirrored) / len(mirrored) < 0.6
     feed.flip = False
     mirrored.clear()
     for step in range(50):
-        feed.batch(step)
+        next(feed.batches(step))
     assert not any(mirrored)
 
 
@@ -182,7 +184,7 @@ def test_generators_of_other_purposes_are_others() -> None:
 )
 def test_learning_rates(kind: str, warm: int, expected: list[float]) -> None:
     schedule = convert({"schedule": {"kind": kind, "warmup_steps": warm}}).schedule
-    rates = [learning_rate(schedule, Optimizer(learning_rate=1.0), step, 4) for step in range(4)]
+    rates = [learning_rate(schedule, 1.0, step, 4) for step in range(4)]
     assert rates == pytest.approx(expected, abs=1e-6)
     assert isinstance(schedule, Schedule)
 

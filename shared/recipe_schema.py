@@ -1,0 +1,402 @@
+"""The recipe's schema: every option, its bounds, default and help text, and nothing else.
+
+``shared.recipe`` reads and checks recipes by it; forms and pages are generated from it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Sampler = Literal[
+    "Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ 2M Karras", "DPM++ 2M SDE", "DDIM", "UniPC"
+]
+Text = Annotated[str, Meta(max_length=10_000)]
+
+
+class Table(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False
+):
+    """One ``[section]`` of the recipe."""
+
+
+class Base(Table, frozen=True, kw_only=True):
+    """The model the LoRA is trained on."""
+
+    name: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="A base from `lora-tui model list`, or the path of a diffusers folder. "
+            "Take one close to the style you want.",
+        ),
+    ] = "starter"
+
+
+class Dataset(Table, frozen=True, kw_only=True):
+    """The pictures and how they are shown to the model."""
+
+    name: Annotated[
+        str, Meta(description="A dataset from `lora-tui dataset list`.", max_length=200)
+    ] = ""
+    resolution: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=4096,
+            description="Side of the square training crop in pixels, a multiple of 8; 0 takes the "
+            "base's own (512 for SD 1.5, 128 for the starter).",
+        ),
+    ] = 0
+    flip: Annotated[
+        bool,
+        Meta(
+            description="Show each picture mirrored half of the time. Leave off where left and "
+            "right matter (lettering, a scar on one cheek)."
+        ),
+    ] = True
+    repeats: Annotated[
+        int, Meta(ge=1, le=10_000, description="How often each picture comes up in one epoch.")
+    ] = 1
+    shuffle_tags: Annotated[
+        bool,
+        Meta(
+            description="Show the comma-separated tags of a caption in another order each time. "
+            "For tags, not for sentences."
+        ),
+    ] = False
+    keep_tokens: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000,
+            description="So many tags at a caption's start are neither shuffled nor dropped: the "
+            "trigger word.",
+        ),
+    ] = 0
+    tag_dropout: Annotated[
+        float, Meta(ge=0, lt=1, description="Chance of each tag to be left out, each time anew.")
+    ] = 0.0
+    caption_dropout: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Chance of a picture to be shown without its caption. 0.05–0.1 teaches a "
+            "style that needs no trigger.",
+        ),
+    ] = 0.0
+
+
+class Network(Table, frozen=True, kw_only=True):
+    """The LoRA itself."""
+
+    rank: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1024,
+            description="Width of the low-rank pair. 4–32; more learns more detail, "
+            "and more of your pictures' faults.",
+        ),
+    ] = 8
+    alpha: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=4096,
+            description="The LoRA is scaled by alpha / rank. Equal to rank means 1.0.",
+        ),
+    ] = 8.0
+    targets: Annotated[
+        list[Literal["to_q", "to_k", "to_v", "to_out.0", "ff", "proj", "conv"]],
+        Meta(
+            min_length=1,
+            description="Which parts of the UNet get a LoRA: the attention projections; ff, the "
+            "feed-forward layers; proj, what leads into and out of each transformer (with these, "
+            "what kohya's LoRA trains); conv, the convolutions and time projections of the "
+            "residual blocks (LoCon).",
+        ),
+    ] = msgspec.field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+    conv_rank: Annotated[
+        int, Meta(ge=0, le=1024, description="Rank of the 3 × 3 convolutions' pairs; 0: as rank.")
+    ] = 0
+    conv_alpha: Annotated[
+        float, Meta(ge=0, le=4096, description="Alpha of the 3 × 3 convolutions; 0: as alpha.")
+    ] = 0.0
+    rslora: Annotated[
+        bool,
+        Meta(
+            description="Scale by alpha / √rank instead, so that a high rank learns as fast as a "
+            "low one (https://arxiv.org/abs/2312.03732)."
+        ),
+    ] = False
+    dropout: Annotated[
+        float,
+        Meta(ge=0, lt=1, description="Share of the down product's numbers set to zero each step."),
+    ] = 0.0
+    rank_dropout: Annotated[
+        float,
+        Meta(ge=0, lt=1, description="Share of the ranks left out for a picture in a step."),
+    ] = 0.0
+    module_dropout: Annotated[
+        float, Meta(ge=0, lt=1, description="Chance of a module's LoRA to be left out for a step.")
+    ] = 0.0
+    max_norm: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="After each step a module's change of its weights longer than this is "
+            "shortened to it; 0: never. 1 guards against burning.",
+        ),
+    ] = 0.0
+    start: Annotated[
+        Text,
+        Meta(
+            description="Path, on the daemon's machine, of a LoRA file to begin from, of the same "
+            "rank; empty: a fresh one."
+        ),
+    ] = ""
+
+
+class Optimizer(Table, frozen=True, kw_only=True):
+    """What turns gradients into steps, and its settings."""
+
+    kind: Annotated[
+        Literal["adamw", "adafactor", "lion", "prodigy", "came"],
+        Meta(
+            description="adamw; adafactor, with a rate of your own; lion, at a third to a tenth of "
+            "AdamW's rate; prodigy, which finds its rate (learning_rate = 1); came."
+        ),
+    ] = "adamw"
+    learning_rate: Annotated[
+        float, Meta(gt=0, le=1, description="Step size. 1e-4 is the lesson's; Prodigy's is 1.")
+    ] = 1e-4
+    text_encoder_rate: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Step size of a LoRA on the text encoder too; 0: it stays as it is, and "
+            "captions are read once. 5e-5 is common.",
+        ),
+    ] = 0.0
+    lora_plus: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=1000,
+            description="LoRA+: the up matrices learn so many times faster than the down ones "
+            "(https://arxiv.org/abs/2402.12354). 16 is the paper's.",
+        ),
+    ] = 1.0
+    weight_decay: Annotated[
+        float, Meta(ge=0, le=1, description="How fast weights shrink by themselves.")
+    ] = 1e-2
+    beta1: Annotated[float, Meta(ge=0, lt=1, description="The first momentum.")] = 0.9
+    beta2: Annotated[
+        float, Meta(ge=0, lt=1, description="The second momentum. Lion's own is 0.99.")
+    ] = 0.999
+    epsilon: Annotated[
+        float, Meta(gt=0, le=1, description="Keeps AdamW and Prodigy from dividing by zero.")
+    ] = 1e-8
+    d_coef: Annotated[
+        float, Meta(gt=0, le=100, description="Prodigy: the rate it finds is multiplied by this.")
+    ] = 1.0
+    bias_correction: Annotated[
+        bool, Meta(description="Prodigy: correct the moments' bias at the start, as AdamW does.")
+    ] = False
+    safeguard_warmup: Annotated[
+        bool, Meta(description="Prodigy: keep a warm-up from raising the rate that is found.")
+    ] = False
+    max_grad_norm: Annotated[
+        float, Meta(ge=0, description="Gradients longer than this are shortened to it; 0: never.")
+    ] = 1.0
+
+
+class Schedule(Table, frozen=True, kw_only=True):
+    """How the learning rate moves."""
+
+    kind: Annotated[
+        Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "rex"],
+        Meta(
+            description="Constant, or falling in a line, half a cosine, several of them, "
+            "(1 - progress) to a power, or slowly and then fast (REX, "
+            "https://arxiv.org/abs/2107.04197)."
+        ),
+    ] = "constant"
+    warmup_steps: Annotated[
+        int, Meta(ge=0, description="Steps over which the rate first rises from zero.")
+    ] = 0
+    cycles: Annotated[
+        int, Meta(ge=1, le=1000, description="Of cosine_with_restarts: how many.")
+    ] = 1
+    power: Annotated[float, Meta(gt=0, le=100, description="Of polynomial.")] = 1.0
+    floor: Annotated[
+        float,
+        Meta(ge=0, lt=1, description="Share of the learning rate that it falls to, not to zero."),
+    ] = 0.0
+
+
+class Noise(Table, frozen=True, kw_only=True):
+    """The noise that the base learns to take away."""
+
+    offset: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Noise that is the same over a whole channel, added: lets pictures become "
+            "darker or brighter as a whole. 0.05–0.1.",
+        ),
+    ] = 0.0
+    multires_iterations: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10,
+            description="Pyramid noise: so many coarser layers of noise are added; 0: none. "
+            "6–10; another way to what offset does.",
+        ),
+    ] = 0
+    multires_discount: Annotated[
+        float, Meta(gt=0, lt=1, description="How much weaker each coarser layer is.")
+    ] = 0.3
+    input_perturbation: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="More noise in the input than is asked back, which guards against drift "
+            "(https://arxiv.org/abs/2301.11706). 0.1.",
+        ),
+    ] = 0.0
+    min_timestep: Annotated[
+        int, Meta(ge=0, lt=1000, description="The least noise trained at: 0 is nearly none.")
+    ] = 0
+    max_timestep: Annotated[
+        int,
+        Meta(ge=1, le=1000, description="Timesteps from here on are not trained; 1000: all are."),
+    ] = 1000
+
+
+class Loss(Table, frozen=True, kw_only=True):
+    """How an error counts."""
+
+    kind: Annotated[
+        Literal["l2", "l1", "huber", "smooth_l1"],
+        Meta(description="l2 is the textbook's; huber and smooth_l1 mind outliers less."),
+    ] = "l2"
+    huber_c: Annotated[
+        float,
+        Meta(gt=0, le=10, description="Of huber and smooth_l1: errors above this count by size."),
+    ] = 0.1
+    huber_schedule: Annotated[
+        Literal["snr", "exponential", "constant"],
+        Meta(description="How huber_c sinks, from 1, as the noise grows; constant: it does not."),
+    ] = "snr"
+    weighting: Annotated[
+        Literal["none", "min_snr", "debiased"],
+        Meta(
+            description="What timesteps count: alike; less where there is little noise "
+            "(https://arxiv.org/abs/2303.09556); or in inverse to the signal "
+            "(https://arxiv.org/abs/2310.08442)."
+        ),
+    ] = "none"
+    min_snr_gamma: Annotated[
+        float, Meta(gt=0, le=1000, description="Of min_snr: where the weight begins to sink.")
+    ] = 5.0
+
+
+class Training(Table, frozen=True, kw_only=True):
+    """How long, how much at a time, and with which randomness."""
+
+    seed: Annotated[int, Meta(ge=0, lt=2**62, description="All randomness follows from it.")] = 42
+    batch_size: Annotated[int, Meta(ge=1, le=1024, description="Pictures in one step.")] = 1
+    accumulation: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1024,
+            description="So many batches make one step: the same as a larger batch, in less "
+            "memory.",
+        ),
+    ] = 1
+    ema: Annotated[
+        float,
+        Meta(
+            ge=0,
+            lt=1,
+            description="Keep and sample a running average of the LoRA that forgets at this rate, "
+            "0.999 or so; 0: the LoRA itself.",
+        ),
+    ] = 0.0
+    epochs: Annotated[int, Meta(ge=1, le=100_000, description="Passes over the dataset.")] = 10
+    max_steps: Annotated[
+        int, Meta(ge=0, description="Stop after this many steps whatever the epochs say; 0: no.")
+    ] = 0
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        Meta(
+            description="Number format of the frozen base. auto: bf16 where the GPU has it, else "
+            "fp16; fp32 on a CPU. The LoRA itself is always trained in fp32."
+        ),
+    ] = "auto"
+
+
+class Save(Table, frozen=True, kw_only=True):
+    """Which LoRA files are kept, and how often the run can be taken up again."""
+
+    every_epochs: Annotated[
+        int, Meta(ge=0, description="Keep a LoRA each N epochs; 0: only the last.")
+    ] = 0
+    every_steps: Annotated[int, Meta(ge=0, description="Keep a LoRA each N steps; 0: no.")] = 0
+    resume_seconds: Annotated[
+        float,
+        Meta(gt=0, le=86_400, description="Seconds between resume states (at most this is lost)."),
+    ] = 30.0
+
+
+class Sample(Table, frozen=True, kw_only=True):
+    """Pictures made while training, always from the same seed."""
+
+    prompts: Annotated[
+        list[Text], Meta(max_length=64, description="One picture each; none: no samples.")
+    ] = []
+    negative: Annotated[Text, Meta(description="What the samples should not show.")] = ""
+    every_epochs: Annotated[int, Meta(ge=0, description="Sample each N epochs; 0: no.")] = 1
+    every_steps: Annotated[int, Meta(ge=0, description="Sample each N steps; 0: no.")] = 0
+    sampler: Annotated[Sampler, Meta(description="As WebUI users name them.")] = "Euler"
+    steps: Annotated[int, Meta(ge=1, le=1000, description="Denoising steps.")] = 20
+    cfg: Annotated[float, Meta(ge=0, le=100, description="Guidance (CFG) scale.")] = 7.0
+    seed: Annotated[int, Meta(ge=0, lt=2**62, description="Seed of the first sample.")] = 1025
+
+
+class Output(Table, frozen=True, kw_only=True):
+    """The file you came for."""
+
+    name: Annotated[
+        str, Meta(max_length=120, description="Name of the LoRA file; empty: the run's name.")
+    ] = ""
+    trigger: Annotated[
+        str, Meta(max_length=200, description="The word that calls it, kept in the metadata.")
+    ] = ""
+
+
+class Recipe(Table, frozen=True, kw_only=True):
+    """A whole training run."""
+
+    title: Annotated[str, Meta(max_length=200, description="One line to know it by.")] = ""
+    base: Base = Base()
+    dataset: Dataset = Dataset()
+    network: Network = Network()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    noise: Noise = Noise()
+    loss: Loss = Loss()
+    training: Training = Training()
+    save: Save = Save()
+    sample: Sample = Sample()
+    output: Output = Output()
