@@ -47,7 +47,8 @@ class Dropout:
             low = down(x.to(down.weight.dtype))
             if training:
                 low = self._masked(low)
-            return out + (up(low) * scale).to(out.dtype)
+            added: Tensor = up(low) * scale
+            return out + added.to(out.dtype)
 
         layer.forward = forward
 

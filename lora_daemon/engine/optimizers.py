@@ -28,28 +28,28 @@ def optimizer_for(adapter: Adapter, settings: Optimizer) -> torch.optim.Optimize
     for group in groups:
         group["initial_lr"] = group["lr"]
     decay, betas = settings.weight_decay, (settings.beta1, settings.beta2)
+    made: torch.optim.Optimizer
     match settings.kind:
         case "adamw":  # https://arxiv.org/abs/1711.05101
-            return torch.optim.AdamW(
+            made = torch.optim.AdamW(
                 groups, lr=settings.learning_rate, betas=betas, eps=settings.epsilon,
                 weight_decay=decay, fused=True,
             )  # fmt: skip
         case "adafactor":  # https://arxiv.org/abs/1804.04235, with a rate from outside
             from transformers.optimization import Adafactor
 
-            adafactor: torch.optim.Optimizer = Adafactor(
+            made = Adafactor(
                 groups, lr=settings.learning_rate, weight_decay=decay,
                 scale_parameter=False, relative_step=False,
             )  # fmt: skip
-            return adafactor
         case "lion":  # https://arxiv.org/abs/2302.06675
             from pytorch_optimizer import Lion
 
-            return Lion(groups, betas=betas, weight_decay=decay)
+            made = Lion(groups, betas=betas, weight_decay=decay)
         case "prodigy":  # https://arxiv.org/abs/2306.06101
             from pytorch_optimizer import Prodigy
 
-            return Prodigy(
+            made = Prodigy(
                 groups, betas=betas, eps=settings.epsilon, weight_decay=decay,
                 d_coef=settings.d_coef, bias_correction=settings.bias_correction,
                 safeguard_warmup=settings.safeguard_warmup,
@@ -57,4 +57,5 @@ def optimizer_for(adapter: Adapter, settings: Optimizer) -> torch.optim.Optimize
         case "came":  # https://arxiv.org/abs/2307.02047
             from pytorch_optimizer import CAME
 
-            return CAME(groups, betas=(*betas, 0.9999), weight_decay=decay)
+            made = CAME(groups, betas=(*betas, 0.9999), weight_decay=decay)
+    return made

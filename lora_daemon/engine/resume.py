@@ -1,8 +1,9 @@
 """Resume states: all that a run needs to go on as if it had never stopped, and the proof of it.
 
 One safetensors file a state, published whole: the LoRA's vector, its running average if there is
-one, the optimiser's tensors and numbers, the step, the recent losses. All other randomness is counted from the seed (see ``randomness``), so it needs no
-state. The last two are kept; a damaged newest one falls back to the one before.
+one, the optimiser's tensors and numbers, the step, the recent losses. All other randomness is
+counted from the seed (see ``randomness``), so it needs no state. The last two are kept; a damaged
+newest one falls back to the one before.
 """
 
 from __future__ import annotations

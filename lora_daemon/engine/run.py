@@ -81,8 +81,9 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
                 raise
             stop_at_once = True  # what the run had learnt before becomes its LoRA
 
-    cache = LatentsCache(Path(order.cache_dir), base, resolution)
-    choice, moments = choose(freeze, cache, run_dir, look)
+    choice, moments = choose(
+        freeze, LatentsCache(Path(order.cache_dir), base, resolution), run_dir, look
+    )
     for path, reason in choice.skipped:
         steering.tell(Skipped(run=order.run, path=path, reason=reason))
     captions = [freeze.pictures[one.index].caption for one in choice.used]
@@ -96,8 +97,9 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     )  # fmt: skip
     try:
         optimizer = optimizer_for(adapter, recipe.optimizer)
-        name = recipe.output.name or freeze.name
-        made = Made(name, recipe, freeze, base, captions, resolution, total)
+        made = Made(
+            recipe.output.name or freeze.name, recipe, freeze, base, captions, resolution, total
+        )
         samples = Samples(
             recipe, base, run_dir, resolution, freeze.base, steering, adapter.averaged
         )
@@ -107,9 +109,9 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
         )  # fmt: skip
         steering.on_paint = lambda job: _paint_aside(studio, job, base, adapter)
         progress = session.restore()
-        if progress is None and recipe.network.start:
+        if progress is None:
             _begin_from(recipe.network.start, base, adapter, steering)
-        if progress is not None:
+        else:
             _tell_resumed(steering, session.fingerprint, progress)
             if stop_at_once:
                 session.stop()
@@ -130,7 +132,9 @@ def _guest(studio: Studio, job: Paint, host: Base) -> Base:
 
 
 def _begin_from(start: str, base: Base, adapter: Adapter, steering: Steering) -> None:
-    """Let the adapter begin from a LoRA file. Raises LoraError."""
+    """Let the adapter begin from a LoRA file, if one is named. Raises LoraError."""
+    if not start:
+        return
     weights = lora_file.load(Path(start).expanduser(), base)
     adapter.begin_from(weights.modules, start)
     if weights.unplaced:
