@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from lora_tui.commands import recipe_import
 from lora_tui.commands.common import Invocation, Subparsers, command, noun
 from lora_tui.commands.console import table
 from shared import recipe
@@ -30,6 +31,7 @@ def add(subparsers: Subparsers) -> None:
     new.add_argument("--dataset", default="", metavar="NAME", help="train on this dataset")
     new.add_argument("--out", default="", metavar="FILE", help="write here; refuses to overwrite")
     add_set(new)
+    recipe_import.add(verbs)
     check = command(
         verbs,
         "check",
@@ -93,25 +95,30 @@ def new_one(call: Invocation) -> Exit:
     made = (
         recipe.load(path_of(source), overrides) if source else recipe.parse("", overrides, "--set")
     )
-    text = recipe.dump(made)
     if not call.args.out:
         if call.args.json:
             call.console.event(made)
         else:
-            call.console.raw(text)
+            call.console.raw(recipe.dump(made))
         return Exit.OK
-    path = Path(call.args.out).expanduser()
+    path = save(made, call.args.out)
+    call.console.show({"path": str(path)}, lambda: [str(path)])
+    return Exit.OK
+
+
+def save(made: recipe.Recipe, out: str) -> Path:
+    """Write a recipe to a new file. Raises LoraError: ALREADY_EXISTS, STORAGE."""
+    path = Path(out).expanduser()
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+            file.write(recipe.dump(made))
     except FileExistsError:
         raise LoraError(
             Code.ALREADY_EXISTS, f"{path} is there already. Remove it, or choose another name."
         ) from None
     except OSError as error:
         raise LoraError.storage("write", path, error) from None
-    call.console.show({"path": str(path)}, lambda: [str(path)])
-    return Exit.OK
+    return path
 
 
 def check_it(call: Invocation) -> Exit:

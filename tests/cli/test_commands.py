@@ -298,6 +298,23 @@ def test_a_recipe_is_written_once_and_never_over_another(cli: CommandLine, tmp_p
     assert cli.data("recipe", "check", str(out), "--pictures", "833")["steps"] == 8330
 
 
+def test_kohyas_files_are_imported_and_each_option_is_accounted_for(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    config, out = tmp_path / "config.toml", tmp_path / "mine.toml"
+    config.write_text('network_dim = 16\noptimizer_type = "Lion"\nenable_bucket = true\n')
+    said = cli("recipe", "import", str(config), "--dataset", "dragons")
+    assert said.returncode == Exit.OK
+    assert 'kind = "lion"' in said.stdout and 'name = "dragons"' in said.stdout
+    assert "left out  enable_bucket" in said.stderr and "network.rank" in said.stderr
+    found = cli.data("recipe", "import", str(config), "--out", str(out))
+    (bucket,) = (one for one in found["options"] if one["key"] == "enable_bucket")
+    assert bucket["verdict"] == "left out" and "square" in bucket["words"]
+    assert cli.data("recipe", "check", str(out), "--pictures", "10")["steps"] == 1600
+    assert cli.refused("recipe", "import", str(config), "--out", str(out))[0] == Exit.CONFLICT
+    assert cli.refused("recipe", "import", str(tmp_path / "none.toml"))[0] == Exit.NOT_FOUND
+
+
 def test_the_recipe_page_is_current() -> None:
     from lora_tui.commands.recipe import page
 

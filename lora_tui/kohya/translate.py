@@ -1,0 +1,226 @@
+"""From kohya's options to a recipe, with a word on each: what it is here, or why it is not."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import PurePath, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from lora_tui.kohya import optimizing, tables
+from lora_tui.kohya.files import Given, arguments, literal
+from lora_tui.kohya.report import Translation
+
+_LINEAR = ["to_q", "to_k", "to_v", "to_out.0", "ff", "proj"]  # what kohya's LoRA trains
+
+
+def translate(given: Given, dataset: str = "") -> Translation:
+    """The recipe that trains as kohya would with these options, as far as lora-tui can.
+
+    ``dataset``: the name of the dataset here; empty takes that of the folder.
+    """
+    out = Translation()
+    left = {name: value for name, value in given.options.items() if value is not None}
+    for name, value in given.options.items():
+        if value is None:
+            out.idle(name, value, "not set")
+    _base(left, out)
+    _folders(given, left, dataset, out)
+    _same(left, out)
+    _network(left, out)
+    optimizing.rates(left, out)
+    optimizing.optimizer(left, out)
+    optimizing.schedule(left, out)
+    optimizing.length(left, out)
+    _loss(left, out)
+    _captions(left, out)
+    _samples(given, left, out)
+    _rest(left, out)
+    return out
+
+
+def _base(left: dict[str, Any], out: Translation) -> None:
+    for name in ("v2", "v_parameterization"):
+        if name in left:
+            out.idle(name, left.pop(name), "read from the base itself")
+    if (value := left.pop("mixed_precision", None)) is not None:
+        precision = {"no": "fp32", "false": "fp32"}.get(str(value).lower(), str(value))
+        out.take("mixed_precision", value, "training.precision", precision)
+    name = "pretrained_model_name_or_path"
+    if (value := left.pop(name, None)) is not None:
+        words = ""
+        if str(value).endswith((".safetensors", ".ckpt")):
+            words = "must be a base that `lora-tui model list` has, or a diffusers folder"
+        out.take(name, value, "base.name", str(value), words)
+
+
+def _folders(given: Given, left: dict[str, Any], dataset: str, out: Translation) -> None:
+    for one in given.folders:
+        folder = str(one.get("image_dir", ""))
+        if one.get("is_reg"):
+            out.leave("is_reg", folder, tables.NOT_HERE["reg_data_dir"])
+    trained = [one for one in given.folders if not one.get("is_reg")]
+    for one in trained[1:]:
+        out.leave(
+            "image_dir", one.get("image_dir", ""),
+            "a run has one dataset: put the folders together, with `lora-tui dataset import`, and "
+            "take the first one's options",
+        )  # fmt: skip
+    for name in ("image_dir", "train_data_dir"):
+        if (value := left.pop(name, None)) is not None:
+            own = _folder_name(str(value))
+            if name == "train_data_dir" and (named := re.fullmatch(r"(\d+)_(.+)", own)):
+                own = named[2]
+                left.setdefault("num_repeats", int(named[1]))
+            words = "" if dataset else f"make it: `lora-tui dataset import {value}`"
+            out.take(name, value, "dataset.name", dataset or own, words)
+            dataset = dataset or own
+    if dataset:
+        out.put("dataset.name", dataset)
+    if (value := left.pop("resolution", None)) is not None:
+        sides = [literal(s) for s in value.split(",")] if isinstance(value, str) else value
+        sides = sides if isinstance(sides, list) else [sides]
+        if not all(isinstance(side, int) for side in sides) or not sides:
+            out.leave("resolution", value, "not a size in pixels")
+        else:
+            words = "a square of the shorter side" if len(set(sides)) > 1 else ""
+            out.take("resolution", value, "dataset.resolution", min(sides), words)
+
+
+def _folder_name(path: str) -> str:
+    kind: type[PurePath] = PureWindowsPath if "\\" in path else PurePosixPath
+    return kind(path).name or path
+
+
+def _same(left: dict[str, Any], out: Translation) -> None:
+    for name, value in tables.DEFAULTS.items():
+        if name not in left:
+            out.take(name, value, tables.SAME[name], value, "kohya's own default")
+    for name, ours in tables.SAME.items():
+        if name in left:
+            out.convert(name, left.pop(name), ours)
+
+
+def _network(left: dict[str, Any], out: Translation) -> None:
+    module = left.pop("network_module", "networks.lora")
+    given = arguments(left.pop("network_args", []))
+    if module == "lycoris.kohya" and str(given.get("algo", "lora")).lower() in ("lora", "locon"):
+        given.pop("algo", None)
+        given.setdefault("conv_dim", out.tree["network"]["rank"])
+        given.setdefault("conv_alpha", out.tree["network"]["alpha"])
+        out.idle("network_module", module, "LoCon: the convolutions are trained too")
+    elif module == "networks.lora":
+        out.idle("network_module", module, "LoRA on the linear layers, as kohya's")
+    else:
+        out.leave("network_module", module, "a plain LoRA is trained in its place")
+    targets = [*_LINEAR]
+    if given.get("conv_dim"):
+        targets.append("conv")
+        out.convert("conv_dim", given.pop("conv_dim"), "network.conv_rank")
+        out.convert("conv_alpha", given.pop("conv_alpha", 1.0), "network.conv_alpha")
+    out.put("network.targets", targets)
+    for name in ("loraplus_lr_ratio", "loraplus_unet_lr_ratio"):
+        if name in given:
+            out.convert(name, given.pop(name), "optimizer.lora_plus")
+    for name in ("rank_dropout", "module_dropout"):
+        if name in given:
+            out.convert(name, given.pop(name), f"network.{name}")
+    for name, value in given.items():
+        if not value:
+            out.idle(f"network_args {name}", value, "off")
+        else:
+            why = tables.NETWORK_ARGS.get(name, "lora-tui does not know it")
+            out.leave(f"network_args {name}", value, why)
+
+
+def _loss(left: dict[str, Any], out: Translation) -> None:
+    gamma = left.pop("min_snr_gamma", None)
+    if gamma:
+        out.put("loss.weighting", "min_snr")
+        out.convert("min_snr_gamma", gamma, "loss.min_snr_gamma")
+    elif gamma is not None:
+        out.idle("min_snr_gamma", gamma, "off")
+    if (debiased := left.pop("debiased_estimation_loss", None)) is not None:
+        if debiased and gamma:
+            out.leave("debiased_estimation_loss", True, "min_snr_gamma weighs the loss already")
+        else:
+            weighting = "debiased" if debiased else "none"
+            out.take("debiased_estimation_loss", debiased, "loss.weighting", weighting)
+    for name in ("huber_c", "huber_schedule"):
+        if (value := left.pop(name, None)) is not None:
+            if out.tree.get("loss", {}).get("kind") in ("huber", "smooth_l1"):
+                out.convert(name, value, f"loss.{name}")
+            else:
+                out.idle(name, value, "read by huber and smooth_l1 alone")
+    if (value := left.pop("multires_noise_discount", None)) is not None:
+        if out.tree.get("noise", {}).get("multires_iterations"):
+            out.convert("multires_noise_discount", value, "noise.multires_discount")
+        else:
+            out.idle("multires_noise_discount", value, "read with multires noise alone")
+
+
+def _captions(left: dict[str, Any], out: Translation) -> None:
+    if (value := left.pop("keep_tokens", None)) is not None:
+        shuffled = out.tree["dataset"].get("shuffle_tags") or out.tree["dataset"].get("tag_dropout")
+        if shuffled:
+            out.convert("keep_tokens", value, "dataset.keep_tokens")
+        else:
+            out.idle("keep_tokens", value, "tags are neither shuffled nor dropped")
+    if (value := left.pop("caption_separator", None)) is not None:
+        if str(value).strip() == ",":
+            out.idle("caption_separator", value, "the comma, as here")
+        else:
+            out.leave("caption_separator", value, "tags are separated by commas alone")
+
+
+def _samples(given: Given, left: dict[str, Any], out: Translation) -> None:
+    every = {key: left.pop(f"sample_every_n_{key}", 0) or 0 for key in ("epochs", "steps")}
+    for key, value in every.items():
+        out.put(f"sample.every_{key}", value)
+        if value:
+            out.convert(f"sample_every_n_{key}", value, f"sample.every_{key}")
+    if (value := left.pop("sample_sampler", None)) is not None:
+        if str(value) in tables.SAMPLERS:
+            out.take("sample_sampler", value, "sample.sampler", tables.SAMPLERS[str(value)])
+        else:
+            out.leave("sample_sampler", value, "Euler is taken; see sample.sampler")
+    if (value := left.pop("sample_prompts", None)) is not None:
+        out.leave("sample_prompts", value, "not found here: give the file as another FILE")
+    if not given.prompts:
+        return
+    parsed = [_prompt(line) for line in given.prompts]
+    out.take(
+        "sample prompts", f"{len(parsed)} prompts", "sample.prompts", [text for text, _ in parsed]
+    )
+    flags = parsed[0][1]
+    for flag, ours, name in (
+        ("n", "sample.negative", "negative prompt"), ("s", "sample.steps", "steps"),
+        ("l", "sample.cfg", "guidance"), ("d", "sample.seed", "seed"),
+    ):  # fmt: skip
+        if flag in flags:
+            value = flags[flag] if flag == "n" else literal(flags[flag])
+            differ = any(other.get(flag) != flags[flag] for _, other in parsed)
+            words = f"the first prompt's {name} serves all" if differ and flag != "d" else ""
+            out.convert(f"sample --{flag}", value, ours, words)
+    if any(flag in flags for flag in "wh"):
+        out.leave("sample --w --h", "", "samples have the size that is trained at")
+
+
+def _prompt(line: str) -> tuple[str, dict[str, str]]:
+    text, *flags = re.split(r"\s--(?=[a-z]+\b)", line)
+    pairs = (flag.partition(" ") for flag in flags)
+    return text.strip(), {name: value.strip() for name, _, value in pairs}
+
+
+def _rest(left: dict[str, Any], out: Translation) -> None:
+    for name, value in left.items():
+        if name in tables.ANYWAY:
+            out.idle(name, value, tables.ANYWAY[name])
+        elif name not in tables.NOT_HERE:
+            out.leave(name, value, "lora-tui does not know it")
+        elif not value or (name, value) in (("max_token_length", 75), ("clip_skip", 1)):
+            out.idle(name, value, "off")
+        elif isinstance(value, float) and not math.isfinite(value):
+            out.leave(name, value, "not a number")
+        else:
+            out.leave(name, value, tables.NOT_HERE[name])
