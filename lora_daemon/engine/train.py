@@ -57,7 +57,8 @@ def train(
         adapter.gradient.zero_()
         adapter.settle(step)
 
-        session.record(step_loss, optimizer.param_groups[0]["lr"], norm)
+        first = optimizer.param_groups[0]
+        session.record(step_loss, first["lr"] * first.get("d", 1.0), norm)  # d: Prodigy's find
 
 
 def clip(gradient: Tensor, longest: float, scale: float = 1.0) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora_daemon.engine import lora_file, noises
+from lora_daemon.engine import bases, lora_file, noises
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache
@@ -362,6 +362,18 @@ def test_all_targets_and_the_text_encoder_come_back_from_the_file_as_trained(
     with torch.no_grad():  # and the base is as it was
         assert torch.equal(base.denoise(batch.latents, batch.timesteps, text), plain)
         assert torch.equal(base.encode_text("a dragon"), plain_text)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_half_precision_base_trains_every_target(
+    base_path: Path, tmp_path: Path, dropout: float
+) -> None:
+    half = bases.load(base_path, torch.device("cpu"), "bf16")
+    network = {"targets": ALL, "dropout": dropout, "rank_dropout": dropout}
+    optimizer = {"learning_rate": 1e-2, "text_encoder_rate": 1e-2}
+    adapter = trained(half, tmp_path, 2, network=network, optimizer=optimizer)
+    for module in adapter.modules:
+        assert module.up.dtype == torch.float32 and bool(module.up.any()), module.path
 
 
 def test_rslora_divides_by_the_root_of_the_rank(base: Base) -> None:
