@@ -20,6 +20,7 @@ from lora_daemon.engine.dropout import Dropout
 from lora_daemon.engine.fused import fuse
 from lora_daemon.engine.mix import Placed
 from lora_daemon.engine.names import targeted
+from lora_daemon.engine.parts import LowRank
 from lora_daemon.engine.randomness import generator
 from shared.errors import Code, LoraError
 from shared.recipe import Network
@@ -168,15 +169,21 @@ class Adapter:
                     "learnt there would be lost. Add to network.targets, or set "
                     "optimizer.text_encoder_rate for the text encoder",
                 )
-            rank = len(module.down)
-            if len(one.down) != rank:
+            pair, rank = one.part, len(module.down)
+            if not isinstance(pair, LowRank) or one.magnitude is not None or one.bias is not None:
                 raise _misfit(
                     where,
-                    f"has rank {len(one.down)} at {one.path}, and this recipe {rank}. Set "
+                    f"is more than a plain LoRA at {one.path}, and a plain one is trained here. "
+                    "Bake it into a base with `lora-tui lora bake`, and train on that",
+                )
+            if len(pair.down) != rank:
+                raise _misfit(
+                    where,
+                    f"has rank {len(pair.down)} at {one.path}, and this recipe {rank}. Set "
                     "network.rank (or network.conv_rank) to it",
                 )
-            module.down.copy_(one.down)
-            module.up.copy_(one.up * (one.scale * rank / module.alpha))
+            module.down.copy_(pair.down)
+            module.up.copy_(pair.up.reshape_as(module.up) * (one.scale * rank / module.alpha))
         if self.average is not None:
             self.average.copy_(self.vector.data)
 

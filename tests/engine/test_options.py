@@ -450,3 +450,13 @@ def test_a_run_begins_from_an_existing_lora(base: Base, tmp_path: Path) -> None:
         finally:
             adapter.remove()
         assert caught.value.code is Code.INVALID_RECIPE and str(path) in caught.value.message
+
+
+def test_only_a_plain_lora_can_be_begun_from(base: Base, tmp_path: Path) -> None:
+    adapter = Adapter(base, Network(rank=4, alpha=4.0), 1)
+    weights = lora_file.load(_written(adapter, tmp_path / "start.safetensors"), base)
+    first, *others = weights.modules
+    dora = dataclasses.replace(first, magnitude=torch.ones(len(adapter.modules[0].up)))
+    with pytest.raises(LoraError, match=r"more than a plain LoRA at .*lora bake"):
+        adapter.begin_from([dora, *others], "start")
+    adapter.remove()
