@@ -113,7 +113,6 @@ def test_with_a_terminal_the_demo_opens_the_run_and_ends_in_text(cli: CommandLin
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the first base draws shapes too weakly: about half, see CARD.md")
 def test_the_whole_demo_teaches_the_creature(cli: CommandLine) -> None:
     process = cli.popen("demo", "--json")
     said, _ = process.communicate(timeout=900)
