@@ -168,7 +168,8 @@ def pencil(picture: Image.Image) -> Image.Image:
 def neon(picture: Image.Image) -> Image.Image:
     """Turn a picture into glowing outlines of its own colours on near-black."""
     pixels = np.asarray(picture.filter(ImageFilter.GaussianBlur(1)), dtype=np.float32)
-    steps = np.stack(np.gradient(pixels, axis=(0, 1))).__abs__().sum(axis=(0, 3))
+    down, across = np.gradient(pixels, axis=0), np.gradient(pixels, axis=1)
+    steps = (np.abs(down) + np.abs(across)).sum(axis=2)
     edges = Image.fromarray(np.clip(steps * 3, 0, 255).astype(np.uint8))
     edges = edges.filter(ImageFilter.MaxFilter(3)).filter(ImageFilter.GaussianBlur(1.2))
     strength = np.asarray(edges, dtype=np.float32)[..., None] / 255
