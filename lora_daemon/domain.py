@@ -124,7 +124,7 @@ class Domain:
         """Everything, for a snapshot."""
         return wire.State(
             datasets=self._catalog.datasets(),
-            runs=self._runs.all(),
+            runs=[self._scheduler.current(run) for run in self._runs.all()],
             loras=self._library.loras(),
             bases=self._library.bases(),
             pictures=self._library.pictures(),
@@ -146,7 +146,11 @@ class Domain:
             worker=self.worker(),
             devices=self._telemetry.latest,
             jobs=self._jobs.all(),
-            runs=[run for run in self._runs.all() if run.state not in wire.FINAL_STATES],
+            runs=[
+                self._scheduler.current(run)
+                for run in self._runs.all()
+                if run.state not in wire.FINAL_STATES
+            ],
             warnings=[*workspace_warnings(self._daemon.workspace.root),
                       *self._captions.writer.warnings()],
         )  # fmt: skip

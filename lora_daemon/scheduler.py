@@ -10,6 +10,8 @@ import time
 from collections import deque
 from typing import Any
 
+import msgspec
+
 from lora_daemon import library as libraries
 from lora_daemon import pipe
 from lora_daemon.library import Library
@@ -214,6 +216,10 @@ class Scheduler:
 
     def _speed(self) -> float | None:
         return self.progress.speed or None if self.progress else None
+
+    def current(self, run: wire.Run) -> wire.Run:
+        """The run as it is now: its row is written only when something is kept."""
+        return msgspec.structs.replace(run, **self._now()) if run.id == self.active else run
 
     def _now(self) -> dict[str, Any]:
         """Where the run is, for its row."""

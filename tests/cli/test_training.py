@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,20 @@ def test_ctrl_c_leaves_the_run_going(ready: CommandLine) -> None:
     assert ready.data("run", "show", run)["run"]["state"] in ("queued", "starting", "training")
     ready.ok("run", "stop", run)
     assert ready.data("run", "watch", run)["state"] == "stopped"
+
+
+def test_status_and_list_follow_a_run_between_its_saves(ready: CommandLine) -> None:
+    never = ("--set", "save.resume_seconds=3600")
+    run = ready.data(*TRAIN, *LONG, *never, "--name", "followed", "--detach")["id"]
+    seen: dict[str, set[int]] = {"status": set(), "list": set()}
+    until = time.monotonic() + 120
+    while min(map(len, seen.values())) < 3 and time.monotonic() < until:
+        (now,) = (one for one in ready.data("status")["runs"] if one["id"] == run)
+        seen["status"].add(now["step"])
+        (now,) = (one for one in ready.data("run", "list")["runs"] if one["id"] == run)
+        seen["list"].add(now["step"])
+    ready.ok("run", "stop", run)
+    assert min(map(len, seen.values())) >= 3
 
 
 def test_a_run_is_steered_by_name_or_number(ready: CommandLine) -> None:
