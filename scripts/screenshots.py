@@ -220,7 +220,7 @@ def write(app: LoraApp, path: Path) -> None:
 
 
 async def run(into: Path, base: Path | None) -> None:
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         os.environ |= {
             "XDG_CONFIG_HOME": f"{directory}/config", "XDG_STATE_HOME": f"{directory}/state",
             "COLORTERM": "truecolor", "TERM": "xterm-256color", "TZ": "UTC",
@@ -249,7 +249,7 @@ def main() -> int:
         PICTURES.mkdir(parents=True, exist_ok=True)
         asyncio.run(run(PICTURES, options.base))
         return 0
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         asyncio.run(run(Path(directory), options.base))
         differ = [
             path.name
