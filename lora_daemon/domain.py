@@ -124,7 +124,7 @@ class Domain:
         """Everything, for a snapshot."""
         return wire.State(
             datasets=self._catalog.datasets(),
-            runs=[self._scheduler.current(run) for run in self._runs.all()],
+            runs=self._current_runs(),
             loras=self._library.loras(),
             bases=self._library.bases(),
             pictures=self._library.pictures(),
@@ -146,14 +146,13 @@ class Domain:
             worker=self.worker(),
             devices=self._telemetry.latest,
             jobs=self._jobs.all(),
-            runs=[
-                self._scheduler.current(run)
-                for run in self._runs.all()
-                if run.state not in wire.FINAL_STATES
-            ],
+            runs=[run for run in self._current_runs() if run.state not in wire.FINAL_STATES],
             warnings=[*workspace_warnings(self._daemon.workspace.root),
                       *self._captions.writer.warnings()],
         )  # fmt: skip
+
+    def _current_runs(self) -> list[wire.Run]:
+        return [self._scheduler.current(run) for run in self._runs.all()]
 
     def run_log(self, run: str, lines: int) -> list[str]:
         """The end of a run's log. Raises LoraError(NOT_FOUND)."""

@@ -15,9 +15,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from lora_tui.commands import process
 from lora_tui.commands import recipe as recipes
 from lora_tui.commands.common import Invocation, Subparsers, command
 from lora_tui.commands.follow import follow
@@ -284,33 +286,17 @@ async def _count(
         "lora": lora, "number": call.args.count, "settings": SETTINGS, "shown": shown,
         "columns": len(PROMPTS), "sheet": str(sheet),
     }  # fmt: skip
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "lora_daemon.starter.verdict",
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdin and process.stdout and process.stderr
-    complaints = asyncio.create_task(process.stderr.read())
-    try:
-        process.stdin.write(msgspec.json.encode(order))
-        process.stdin.close()
-        async for line in process.stdout:
-            told = msgspec.json.decode(line)
-            if told["type"] == "verdicts":
-                return tuple(msgspec.convert(told[name], Share) for name in ("with_it", "without"))  # type: ignore[return-value]
-            done, total = told["done"], told["total"]
-            call.console.event({"stage": "counting", "done": done, "total": total})
-            call.console.progress(
-                f"counting creatures in {done}/{total} more pictures", key="counting"
-            )
-        last = (await complaints).decode("utf-8", "replace").strip().splitlines()
-        raise LoraError(
-            Code.WORKER_FAILED, f"The pictures could not be counted. {last[-1] if last else ''}"
-        )
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-        await asyncio.gather(complaints, return_exceptions=True)
+
+    def take(told: dict[str, Any]) -> tuple[Share, Share] | None:
+        if told["type"] == "verdicts":
+            return msgspec.convert((told["with_it"], told["without"]), tuple[Share, Share])
+        done, total = told["done"], told["total"]
+        call.console.event({"stage": "counting", "done": done, "total": total})
+        call.console.progress(f"counting creatures in {done}/{total} more pictures", key="counting")
+        return None
+
+    module = "lora_daemon.starter.verdict"
+    return await process.told(module, order, take, "The pictures could not be counted.")
 
 
 def _is_there(path: str) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
+from lora_tui.commands import process
 from lora_tui.commands.common import Invocation, Subparsers, command, find
 from lora_tui.commands.console import pairs
 from lora_tui.commands.generate import lora_use
@@ -189,34 +189,19 @@ async def _engine(
     call: Invocation, name: str, order: MergeOrder | BakeOrder, answer: type[Answer]
 ) -> Answer:
     """Let the engine's process ``name`` do it. Raises LoraError."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", f"lora_daemon.engine.{name}",
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE, limit=1 << 24,
-    )  # fmt: skip
-    assert process.stdin and process.stdout and process.stderr
-    complaints = asyncio.create_task(process.stderr.read())
-    try:
-        process.stdin.write(msgspec.json.encode(order))
-        process.stdin.close()
-        async for line in process.stdout:
-            told = msgspec.json.decode(line)
-            match told.get("type"):
-                case "advance":
-                    call.report(told["done"], told["total"], "modules")
-                case "merged" | "baked":
-                    return msgspec.convert(told, answer)
-                case _:
-                    raise LoraError.of(msgspec.convert(told, Failure))
-        last = (await complaints).decode("utf-8", "replace").strip().splitlines()
-        raise LoraError(
-            Code.WORKER_FAILED, f"The engine ended without a file. {last[-1] if last else ''}"
-        )
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-        await asyncio.gather(complaints, return_exceptions=True)
+
+    def take(told: dict[str, Any]) -> Answer | None:
+        match told.get("type"):
+            case "advance":
+                call.report(told["done"], told["total"], "modules")
+                return None
+            case "merged" | "baked":
+                return msgspec.convert(told, answer)
+            case _:
+                raise LoraError.of(msgspec.convert(told, Failure))
+
+    module = f"lora_daemon.engine.{name}"
+    return await process.told(module, order, take, "The engine ended without a file.")
 
 
 async def convert_it(call: Invocation) -> Exit:

@@ -14,9 +14,7 @@ from torch import Tensor
 from lora_daemon.engine import bases, lora_file, noises
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
-from lora_daemon.engine.cache import LatentsCache
 from lora_daemon.engine.captions import shown
-from lora_daemon.engine.feed import Feed
 from lora_daemon.engine.mix import applied
 from lora_daemon.engine.objectives import objective
 from lora_daemon.engine.optimizers import optimizer_for
@@ -26,17 +24,9 @@ from lora_daemon.engine.train import train
 from shared.errors import Code, LoraError
 from shared.recipe import Loss, Network, Noise, Recipe, convert
 from shared.recipe_schema import Dataset
-from tests.engine import worker_process as work
-from tests.engine.test_train import Steps
+from tests.engine.test_train import Steps, fed
 
 ALL = ["to_q", "to_k", "to_v", "to_out.0", "ff", "proj", "conv"]
-
-
-def fed(base: Base, tmp_path: Path, recipe: Recipe) -> Feed:
-    cache = LatentsCache(tmp_path / "cache", base, base.resolution)
-    frozen = work.pictures(tmp_path / "pictures", 4)
-    moments = [cache.make(cache.key(p.content), Path(p.path), p.content) for p in frozen]
-    return Feed(recipe, base, moments, [picture.caption for picture in frozen])
 
 
 def adapted(base: Base, recipe: Recipe) -> Adapter:
@@ -50,7 +40,7 @@ def trained(base: Base, tmp_path: Path, steps: int, **sections: Any) -> Adapter:
     adapter = adapted(base, recipe)
     try:
         optimizer = optimizer_for(adapter, recipe.optimizer)
-        train(recipe, base, adapter, optimizer, fed(base, tmp_path, recipe), Steps(steps))  # type: ignore[arg-type]
+        train(recipe, base, adapter, optimizer, fed(base, tmp_path, recipe, 4), Steps(steps))  # type: ignore[arg-type]
     finally:
         adapter.remove()
     return adapter
@@ -152,15 +142,15 @@ def test_multires_noise_has_more_of_the_low_frequencies_and_unit_deviation() -> 
 
 
 def test_a_perturbed_input_has_more_noise_than_is_asked_back(base: Base, tmp_path: Path) -> None:
-    (batch,) = fed(base, tmp_path, convert({"noise": {"input_perturbation": 0.5}})).batches(0)
+    (batch,) = fed(base, tmp_path, convert({"noise": {"input_perturbation": 0.5}}), 4).batches(0)
     assert 0.3 < float((batch.mixed - batch.noise).std()) < 0.7
-    (plain,) = fed(base, tmp_path, convert({})).batches(0)
+    (plain,) = fed(base, tmp_path, convert({}), 4).batches(0)
     assert plain.mixed is plain.noise and torch.equal(plain.noise, batch.noise)
 
 
 def test_a_timestep_range_is_kept_to(base: Base, tmp_path: Path) -> None:
     noise = {"min_timestep": 200, "max_timestep": 203}
-    feed = fed(base, tmp_path, convert({"noise": noise, "training": {"batch_size": 4}}))
+    feed = fed(base, tmp_path, convert({"noise": noise, "training": {"batch_size": 4}}), 4)
     drawn = {int(t) for step in range(20) for t in next(feed.batches(step)).timesteps}
     assert drawn == {200, 201, 202}
 
@@ -192,10 +182,10 @@ def test_tags_and_captions_are_dropped_as_often_as_asked() -> None:
 
 
 def test_the_model_is_shown_the_captions_form(base: Base, tmp_path: Path) -> None:
-    feed = fed(base, tmp_path, convert({"dataset": {"caption_dropout": 1.0}}))
+    feed = fed(base, tmp_path, convert({"dataset": {"caption_dropout": 1.0}}), 4)
     (batch,) = feed.batches(0)
     assert torch.equal(batch.text, base.encode_text(""))
-    feed = fed(base, tmp_path, convert({"dataset": {"shuffle_tags": True}}))
+    feed = fed(base, tmp_path, convert({"dataset": {"shuffle_tags": True}}), 4)
     feed.captions = [TAGS] * 4
     (batch,) = feed.batches(3)
     form = shown(TAGS, feed.dataset, feed.seed, 3, 0)
@@ -211,7 +201,7 @@ def test_accumulated_batches_are_one_larger_batch(base: Base, tmp_path: Path) ->
     for batch_size, accumulation in ((3, 1), (2, 2), (1, 3)):  # 4 pictures: a last step of one
         training = {"batch_size": batch_size, "accumulation": accumulation}
         recipe = convert({"training": training, "optimizer": sgd})
-        feed = fed(base, tmp_path, recipe)
+        feed = fed(base, tmp_path, recipe, 4)
         assert feed.steps_per_epoch == (2 if batch_size * accumulation == 3 else 1)
         adapter = adapted(base, recipe)
         try:
@@ -248,7 +238,7 @@ def test_lora_plus_lets_up_learn_faster_than_down(base: Base, tmp_path: Path) ->
 def test_every_optimiser_learns(base: Base, tmp_path: Path, kind: str, rate: float) -> None:
     optimizer: dict[str, Any] = {"kind": kind, "learning_rate": rate}
     recipe = convert({"optimizer": optimizer, "training": {"batch_size": 4}})
-    feed = fed(base, tmp_path, recipe)
+    feed = fed(base, tmp_path, recipe, 4)
     adapter = adapted(base, recipe)
 
     def loss() -> float:
@@ -326,7 +316,7 @@ def test_all_targets_and_the_text_encoder_come_back_from_the_file_as_trained(
             "optimizer": {"learning_rate": 0.02, "text_encoder_rate": 0.01},
         }
     )  # fmt: skip
-    feed = fed(base, tmp_path, recipe)
+    feed = fed(base, tmp_path, recipe, 4)
     (batch,) = feed.batches(0)
     text = batch.text.detach()
     with torch.no_grad():
@@ -395,7 +385,7 @@ def test_the_text_encoder_has_its_own_rate(base: Base, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["dropout", "rank_dropout", "module_dropout"])
 def test_dropout_is_for_training_alone_and_repeats(base: Base, tmp_path: Path, kind: str) -> None:
-    feed = fed(base, tmp_path, convert({}))
+    feed = fed(base, tmp_path, convert({}), 4)
     (batch,) = feed.batches(0)
 
     def predict(adapter: Adapter, step: int) -> Tensor:

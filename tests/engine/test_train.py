@@ -40,19 +40,19 @@ class Steps:
 
 @pytest.fixture
 def feed(base: Base, tmp_path: Path) -> Feed:
-    return _feed(base, tmp_path, convert({"training": {"batch_size": 2}}))
+    return fed(base, tmp_path, convert({"training": {"batch_size": 2}}))
 
 
-def _feed(base: Base, tmp_path: Path, recipe: Recipe) -> Feed:
+def fed(base: Base, tmp_path: Path, recipe: Recipe, pictures: int = 5) -> Feed:
     cache = LatentsCache(tmp_path / "cache", base, base.resolution)
-    frozen = work.pictures(tmp_path / "pictures", 5)
+    frozen = work.pictures(tmp_path / "pictures", pictures)
     moments = [cache.make(cache.key(p.content), Path(p.path), p.content) for p in frozen]
     return Feed(recipe, base, moments, [picture.caption for picture in frozen])
 
 
 def test_training_lowers_the_loss_at_fixed_noise(base: Base, tmp_path: Path) -> None:
     recipe = convert({"optimizer": {"learning_rate": 0.01}, "training": {"batch_size": 4}})
-    feed = _feed(base, tmp_path, recipe)
+    feed = fed(base, tmp_path, recipe)
     adapter = Adapter(base, Network(rank=8), seed=0)
     try:
         before = _held_out_loss(base, feed)
