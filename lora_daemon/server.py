@@ -47,6 +47,7 @@ class Server:
         self._frames: Frames | None = None
         self._watching: asyncio.Task[None] | None = None
         self.closing = False  # only reading is allowed any more
+        self._leaving: list[bytes] | None = None  # what is said to whoever comes now
         self.state: Callable[[], wire.State] = wire.State
         self.live: Callable[[], list[wire.AnyLive]] = list
 
@@ -68,8 +69,9 @@ class Server:
     async def close(self, reason: str) -> None:
         """Tell every client that the daemon leaves, and close the socket."""
         self.closing = True
+        self._leaving = wire.pack(wire.Leaving(reason=reason))
         for session in list(self._sessions.values()):
-            session.put(wire.pack(wire.Leaving(reason=reason)))
+            session.put(self._leaving)
             self._end(session)
         await self._calls.close()
         if self._watching is not None:
@@ -151,6 +153,9 @@ class Server:
             error = incompatible(hello)
             log.warning("refused %s: %s", hello.client, error)
             self._refuse(identity, error, say_hello=False)
+            return
+        if self._leaving is not None:  # a welcome would look like a daemon started again
+            self._send(identity, self._leaving)
             return
         if identity in self._sessions:
             self._end(self._sessions[identity])

@@ -124,6 +124,26 @@ async def test_a_daemon_that_was_stopped_is_not_started_again(
     assert (await client.call(wire.GetStatus())).pid == daemon.pid
 
 
+async def test_a_daemon_that_leaves_welcomes_nobody_any_more(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told to go, a client is back sooner than the socket is gone: it must not start a new one."""
+    gone = asyncio.Event()
+    monkeypatch.setattr(served.server._calls, "close", gone.wait)
+    client = await served.client()
+    lost = asyncio.create_task(until(client, Disconnected))
+    await asyncio.sleep(0)
+    leaving = asyncio.create_task(served.server.close("The daemon was stopped."))
+    assert (await lost).left
+    with pytest.raises(LoraError, match="cannot be reached|No daemon"):
+        await served.client()
+    with pytest.raises(LoraError, match="was stopped"):
+        await client.call(wire.GetState(), timeout=WITHIN)
+    assert not client.connected
+    gone.set()
+    await leaving
+
+
 async def test_calls_fail_when_the_daemon_stays_away(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
