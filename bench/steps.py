@@ -89,33 +89,39 @@ class Quiet:
         return False
 
 
+def freeze_of(base_path: Path, work: Path) -> Freeze:
+    """A run of twelve drawn pictures."""
+    return Freeze(
+        run="bench", name="bench", base="bench", base_path=str(base_path), dataset="bench",
+        pictures=pictures(work / "pictures", count=12, side=160), skipped=[], queued_at=0.0,
+    )  # fmt: skip
+
+
+def prepared(freeze: Freeze, directory: Path) -> tuple[Any, ...]:
+    """What ``train`` takes before its session, and what the file of the run is made of."""
+    recipe = convert({"save": {"resume_seconds": 30.0}, "dataset": {"name": "bench"}})
+    base = bases.load(Path(freeze.base_path), torch.device("cpu"))
+    directory.mkdir()
+    cache = LatentsCache(directory.parent / "cache", base, base.resolution)
+    _, moments = choose(freeze, cache, directory, lambda done, total: None)
+    captions = [picture.caption for picture in freeze.pictures]
+    feed = Feed(recipe, base, moments, captions)
+    adapter = Adapter(base, recipe.network, recipe.training.seed)
+    optimizer = optimizer_for(adapter, recipe.optimizer)
+    made = Made("bench", recipe, freeze, base, captions, base.resolution, 0)
+    return recipe, base, adapter, optimizer, feed, made
+
+
 def measure(base_path: Path, work: Path, pairs: int, length: int) -> dict[str, list[float]]:
     """Seconds of each arm's turns, ``length`` steps each."""
-    frozen = pictures(work / "pictures", count=12, side=160)
-    recipe = convert({"save": {"resume_seconds": 30.0}, "dataset": {"name": "bench"}})
-    freeze = Freeze(
-        run="bench", name="bench", base="bench", base_path=str(base_path), dataset="bench",
-        pictures=frozen, skipped=[], queued_at=0.0,
-    )  # fmt: skip
+    freeze = freeze_of(base_path, work)
     taken: dict[str, list[float]] = {"ours": [], "textbook": [], "alone": []}
 
-    def ours(directory: Path) -> tuple[Any, ...]:
-        base = bases.load(base_path, torch.device("cpu"))
-        directory.mkdir()
-        cache = LatentsCache(work / "cache", base, base.resolution)
-        _, moments = choose(freeze, cache, directory, lambda done, total: None)
-        captions = [picture.caption for picture in frozen]
-        feed = Feed(recipe, base, moments, captions)
-        adapter = Adapter(base, recipe.network, recipe.training.seed)
-        optimizer = optimizer_for(adapter, recipe.optimizer)
-        made = Made("bench", recipe, freeze, base, captions, base.resolution, 0)
-        return recipe, base, adapter, optimizer, feed, made
-
     reference = textbook(
-        base_path, [(Path(one.path), one.caption) for one in frozen],
+        base_path, [(Path(one.path), one.caption) for one in freeze.pictures],
         resolution=bases.load(base_path, torch.device("cpu")).resolution, rank=8, seed=42,
     )  # fmt: skip
-    *bare, _ = ours(work / "alone")
+    *bare, _ = prepared(freeze, work / "alone")
     train(*bare, Alone(WARM_UP))  # type: ignore[arg-type]
     for _ in range(WARM_UP):
         next(reference)
@@ -127,7 +133,7 @@ def measure(base_path: Path, work: Path, pairs: int, length: int) -> dict[str, l
             taken["textbook"].append(_timed(lambda: [next(reference) for _ in range(length)]))
             taken["alone"].append(_timed(lambda: train(*bare, Alone(length))))  # type: ignore[arg-type]
 
-    *full, made = ours(work / "ours")
+    *full, made = prepared(freeze, work / "ours")
     sink: list[int] = []
 
     def tell(report: Report) -> None:
@@ -136,7 +142,7 @@ def measure(base_path: Path, work: Path, pairs: int, length: int) -> dict[str, l
     steering = Steering("bench", Quiet(), tell)
     total = WARM_UP + pairs * length + 1
     session = Session(
-        recipe, made, work / "ours", full[2], full[3], Fingerprint.of(full[1]), steering,
+        full[0], made, work / "ours", full[2], full[3], Fingerprint.of(full[1]), steering,
         lambda step: None, total, full[4].steps_per_epoch,
     )  # fmt: skip
     session.restore()

@@ -135,7 +135,7 @@ class LoraApp(InOrder):
             self.notify(problem, title="keymap.toml", severity="warning", timeout=10)
         if self.opened_run:
             self.switch_mode("runs")
-        self.set_interval(0.5, self._show_lines)
+        self.set_interval(1.0, self._show_lines)
         self.set_interval(20.0, self._ask_status)
         self.call_after_refresh(self._start)
 

@@ -56,10 +56,6 @@ class RunHistory:
             Line(steps, smooth(steps, losses, span), "primary bold", "smoothed"),
         ]
 
-    def smoothed(self) -> float | None:
-        lines = self.loss_lines()
-        return lines[1].ys[-1] if lines else None
-
     def rate_line(self) -> list[Line]:
         steps = [point.step for point in self.points]
         return [Line(steps, [point.learning_rate for point in self.points], "secondary", "rate")]

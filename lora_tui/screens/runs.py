@@ -91,7 +91,7 @@ class Runs(Place):
     def on_mount(self) -> None:
         super().on_mount()
         self.rows.focus()
-        self.set_interval(0.5, self._draw)
+        self.set_interval(1.0, self._draw)
         self.set_interval(3.0, self._ask_log)
 
     # ── the state ───────────────────────────────────────────────────────────────────────────────
@@ -213,7 +213,7 @@ class Runs(Place):
 
             self.attempt(self.lora.ask(wire.GetSeries(run=run, points=3000)), came, group="series")
 
-    # ── drawing, at most twice a second ─────────────────────────────────────────────────────────
+    # ── drawing, at most once a second ─────────────────────────────────────────────────────────
 
     def _draw(self) -> None:
         if not self._stale or not self.is_current or not self.built:
@@ -225,10 +225,11 @@ class Runs(Place):
         run = self.run_shown
         history = self._history(self._shown) if self._shown else RunHistory("")
         live = history.latest or self.lora.known.progress.get(self._shown)
-        self.query_one(RunHead).show(run, live, history.smoothed())
+        loss = history.loss_lines()
+        self.query_one(RunHead).show(run, live, loss[1].ys[-1] if loss else None)
         step = history.points[-1].step if history.points else 0
         right = right_edge(step, run.steps if run is not None else 1)
-        self.query_one("#loss", Chart).show(history.loss_lines(), right=right)
+        self.query_one("#loss", Chart).show(loss, right=right)
         rate = self.query_one("#rate", Chart)
         if rate.size.height:
             rate.show(history.rate_line(), right=right)

@@ -107,9 +107,10 @@ class RunHead(Vertical):
         elif run.started and run.finished:
             right.append((f" · took {words.duration(run.finished - run.started)}", "muted"))
         line.show(left)
-        width = length(right) + 2 if length(right) + 20 < self.size.width else 0
-        if far.styles.width is None or far.styles.width.value != width:
-            far.styles.width = width
+        least = length(right) + 2 if length(right) + 20 < self.size.width else 0
+        width = int(far.styles.width.value) if far.styles.width is not None else -1
+        if not least <= width <= least + 8 * bool(least):  # a new width lays the screen out anew
+            far.styles.width = least
         far.show(right)
         tone = {"failed": "error", "paused": "warning", "finished": "success"}.get(
             run.state, "primary"
