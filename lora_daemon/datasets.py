@@ -8,7 +8,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from lora_daemon import folder
+from lora_daemon import folder, unpacking
 from lora_daemon.captions import Writer
 from lora_daemon.catalog import Catalog
 from lora_daemon.importing import Import
@@ -16,7 +16,7 @@ from lora_daemon.jobs import Jobs
 from lora_daemon.service import Context, Daemon
 from shared import wire
 from shared.errors import Code, LoraError
-from shared.filenames import to_text
+from shared.filenames import PACKED, to_text
 
 
 class Datasets:
@@ -31,18 +31,24 @@ class Datasets:
         self._imports: dict[str, tuple[Import, asyncio.Task[wire.Imported]]] = {}  # by path
 
     async def import_dataset(self, context: Context, request: wire.ImportDataset) -> wire.Imported:
-        """Import a folder, or join the import of it that is under way.
+        """Import a folder or what can be unpacked into one, or join the import of it under way.
 
         Cancelling the last request that waits cancels the import; what it has read stays.
         Raises LoraError: NOT_FOUND, INVALID_FILE, ALREADY_EXISTS, STORAGE.
         """
-        root = await asyncio.to_thread(folder.resolve, request.path)
+        source = await asyncio.to_thread(folder.resolve, request.path, PACKED)
+        name = request.name.strip() or unpacking.bare_name(source) or "pictures"
+        root = source
+        if request.copy or await asyncio.to_thread(unpacking.is_packed, source):
+            root = self._daemon.workspace.datasets / _safe(name)
         path = to_text(root)
         if path not in self._imports:
-            dataset = self._claim(path, request.name.strip() or to_text(root.name) or "pictures")
+            dataset = self._claim(path, name)
             work = Import(
                 self._daemon, self._catalog, self._jobs, self._writer,
-                root=root, dataset=dataset, by=context.by,
+                source=source, root=root, dataset=dataset, by=context.by,
+                columns=unpacking.Columns(request.image_column, request.text_column),
+                table=request.captions,
             )  # fmt: skip
             task = asyncio.create_task(work.run(), name=f"import {path}")
             self._imports[path] = (work, task)
@@ -114,6 +120,13 @@ class Datasets:
         """Captions that could not be written to their files outlive the dataset in one of ours."""
         target = self._daemon.workspace.root / "removed"
         target.mkdir(exist_ok=True)
-        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:80]
         lines = (json.dumps({"file_name": n, "text": t}, ensure_ascii=False) for n, t in behind)
-        (target / f"{safe}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl").write_text("\n".join(lines))
+        (target / f"{_safe(name)}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl").write_text(
+            "\n".join(lines)
+        )
+
+
+def _safe(name: str) -> str:
+    """A file name from a dataset's name."""
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:80]
+    return f"_{safe[1:]}" if safe.startswith(".") else safe

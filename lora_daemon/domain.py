@@ -15,6 +15,7 @@ from lora_daemon import pipe, service
 from lora_daemon.captions import Captions
 from lora_daemon.catalog import Catalog
 from lora_daemon.datasets import Datasets
+from lora_daemon.exporting import Export
 from lora_daemon.filesystem import file_system, is_ephemeral, is_network
 from lora_daemon.freezing import Freezer
 from lora_daemon.jobs import Jobs
@@ -62,6 +63,7 @@ class Domain:
         self._library = Library(daemon, self._thumbnails)
         self._tokens = Tokens(daemon.store, self._library)
         self._views = Views(daemon.store, self._catalog, self._tokens)
+        self._export = Export(daemon, self._catalog, self._views, self._jobs)
         self._filters = SavedFilters(daemon.store)
         self._runs = Runs(daemon)
         self._freezer = Freezer(daemon, self._catalog, self._library, self._runs)
@@ -74,6 +76,7 @@ class Domain:
         self._painting.settled = self._settled
 
         handlers.add(wire.ImportDataset, self._import_dataset)
+        handlers.add(wire.ExportDataset, self._export.export)
         handlers.add(wire.RemoveDataset, self._datasets.remove)
         handlers.add(wire.ListItems, self._views.list_items)
         handlers.add(wire.SaveFilter, self._filters.save)

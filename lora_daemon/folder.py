@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from lora_daemon import pictures, sidecars
+from lora_daemon import caption_tables, pictures, sidecars
 from shared.errors import Code, LoraError
 from shared.filenames import from_text, to_text
 
@@ -20,6 +20,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     names: list[str]
     unread: list[tuple[str, str]]  # folders that could not be listed, and why
     others: dict[str, int]  # suffix → how many files that are no pictures
+    tables: list[str]  # files that hold captions of many pictures
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -38,8 +39,11 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     sidecar: sidecars.SideCar
 
 
-def resolve(path: str) -> Path:
-    """The folder a person means, with links resolved. Raises LoraError saying what is there."""
+def resolve(path: str, files: tuple[str, ...] = ()) -> Path:
+    """The folder a person means, or the file if its name ends so, with links resolved.
+
+    Raises LoraError saying what is there.
+    """
     given = Path(os.path.expanduser(path))  # noqa: PTH111  # "~nobody" is no error here
     if not given.is_absolute():
         raise LoraError(
@@ -52,13 +56,15 @@ def resolve(path: str) -> Path:
     try:
         mode = given.stat().st_mode
     except FileNotFoundError:
-        raise LoraError(Code.NOT_FOUND, f"There is no folder {shown}.") from None
+        raise LoraError(Code.NOT_FOUND, f"There is nothing at {shown}.") from None
     except OSError as error:
         raise LoraError.storage("read the folder", shown, error) from None
-    if not stat.S_ISDIR(mode):
+    packed = stat.S_ISREG(mode) and given.name.lower().endswith(files)
+    if not stat.S_ISDIR(mode) and not packed:
         raise LoraError(
             Code.INVALID_FILE,
-            f"{shown} is a file. Import the folder it is in: {to_text(given.parent)}",
+            f"{shown} is a file. Import the folder it is in: {to_text(given.parent)}"
+            + (f" (of files, {' '.join(files)} can be imported)." if files else ""),
         )
     return given.resolve()
 
@@ -71,6 +77,7 @@ def walk(root: Path) -> Found:
     names: list[str] = []
     unread: list[tuple[str, str]] = []
     others: Counter[str] = Counter()
+    tables: list[str] = []
     seen: set[tuple[int, int]] = set()
 
     def enter(folder: str, prefix: str) -> None:
@@ -94,10 +101,12 @@ def walk(root: Path) -> Found:
             elif entry.name.lower().endswith(pictures.SUFFIXES):
                 names.append(to_text(prefix + entry.name))
             else:
+                if caption_tables.is_table(entry.name):
+                    tables.append(to_text(prefix + entry.name))
                 others[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122
 
     enter(str(root), "")
-    return Found(names=names, unread=unread, others=dict(others))
+    return Found(names=names, unread=unread, others=dict(others), tables=tables)
 
 
 def look(root: Path, name: str, known: Known | None) -> Look:

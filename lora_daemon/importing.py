@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 import sqlite3
@@ -12,7 +13,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from lora_daemon import folder
+import msgspec
+
+from lora_daemon import folder, unpacking
+from lora_daemon.caption_tables import Tables
 from lora_daemon.captions import Writer, put_revision
 from lora_daemon.catalog import Catalog, caption_of
 from lora_daemon.folder import Look
@@ -44,9 +48,12 @@ class Import:
         jobs: Jobs,
         writer: Writer,
         *,
+        source: Path,  # what is unpacked into ``root``, if that is another folder
         root: Path,
         dataset: sqlite3.Row | str,  # the row if it is known, else the name of a new one
         by: str,
+        columns: unpacking.Columns,
+        table: str = "",  # path of one more table of captions
     ) -> None:
         self._store = daemon.store
         self._catalog = catalog
@@ -56,6 +63,10 @@ class Import:
         self.name = dataset if isinstance(dataset, str) else str(dataset["name"])
         self._id = "" if isinstance(dataset, str) else str(dataset["id"])
         self._by = by
+        self._source = source
+        self._columns = columns
+        self._table = table
+        self._tables = Tables()
         self.watchers: list[Progress] = []
         self._known: dict[str, sqlite3.Row] = {}
         self._moved: dict[str, sqlite3.Row] = {}  # content → the row of a picture that is gone
@@ -82,12 +93,19 @@ class Import:
         return answer
 
     async def _run(self, job: str) -> wire.Imported:
+        if self._source != self.root:
+            await self._unpack(job)
         found = await asyncio.to_thread(folder.walk, self.root)
         if not found.names:
             raise folder.nothing_found(self.root, found)
         for where, why in found.unread:
             self._warn(f"The folder {where} could not be read ({why}); nothing in it was changed.")
         self._warn_of_collisions(found.names)
+        await asyncio.to_thread(
+            self._tables.read, self.root, found.tables, found.names,
+            column=self._columns.text, extra=self._table,
+        )  # fmt: skip
+        self._warnings += self._tables.warnings
         if self._id:
             rows = self._store.query(f"SELECT {_COLUMNS} FROM items WHERE dataset = ?", (self._id,))
             self._known = {row["name"]: row for row in rows}
@@ -110,6 +128,31 @@ class Import:
             warnings=self._told(),
         )
 
+    async def _unpack(self, job: str) -> None:
+        loop = asyncio.get_running_loop()
+        stop = False
+
+        def told(done: int, total: int, message: str) -> None:
+            if stop:
+                raise unpacking.Stopped
+            loop.call_soon_threadsafe(self._tell, job, done, total, message)
+
+        work = asyncio.create_task(
+            asyncio.to_thread(unpacking.unpack, self._source, self.root, self._columns, told)
+        )
+        try:
+            self._warnings += await asyncio.shield(work)
+        except asyncio.CancelledError:
+            stop = True
+            with contextlib.suppress(unpacking.Stopped, LoraError):
+                await work
+            raise
+
+    def _tell(self, job: str, done: int, total: int, message: str) -> None:
+        self._jobs.progress(job, done, total, message)
+        for progress in self.watchers:
+            progress(done, total, message)
+
     async def _read(self, job: str, names: list[str]) -> None:
         loop = asyncio.get_running_loop()
         pool = ThreadPoolExecutor(THREADS, "import")
@@ -129,9 +172,7 @@ class Import:
                 if len(batch) >= BATCH or not running or time.monotonic() - since > 1:
                     self._commit(batch)
                     batch, since = [], time.monotonic()
-                self._jobs.progress(job, done, len(names), self.name)
-                for progress in self.watchers:
-                    progress(done, len(names), f"{done} of {len(names)} pictures")
+                self._tell(job, done, len(names), f"{done} of {len(names)} pictures")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -140,7 +181,9 @@ class Import:
         for name in names:
             row = self._known.get(name)
             known = folder.Known(row["size"], row["mtime"], row["problem"]) if row else None
-            looks.append(folder.look(self.root, name, known))
+            look = folder.look(self.root, name, known)
+            sidecar = self._tables.fill(name, look.sidecar)
+            looks.append(msgspec.structs.replace(look, sidecar=sidecar))
         return looks
 
     def _commit(self, looks: list[Look]) -> None:
@@ -220,7 +263,7 @@ class Import:
         (row,) = self._store.query("SELECT * FROM items WHERE id = ?", (item,))  # as it is by now
         if row["written"] != known:  # written by us since it was read
             return False
-        if not sidecar.name and row["source"] == "file" and row["text"]:
+        if not sidecar.digest and row["source"] == "file" and row["text"]:
             self._warn(f"The caption file of {look.name} is gone; its caption is kept.")
         pending, ours = row["pending"], caption_of(row)
         theirs = wire.Caption(
@@ -228,7 +271,7 @@ class Import:
             at=change.at,
         )  # fmt: skip
         shown: wire.Caption | None = None
-        if sidecar.name and sidecar.text != ours.text:
+        if sidecar.digest and sidecar.text != ours.text:
             if ours.source == "file":
                 state = "unreviewed" if ours.state in ("accepted", "edited") else ours.state
                 shown = wire.Caption(
@@ -315,4 +358,6 @@ def _chunks(names: list[str]) -> Iterator[list[str]]:
 
 
 def _beside(picture: str, sidecar: str) -> str:
+    if not sidecar:
+        return f"What the table of captions has for {picture}"
     return str(PurePosixPath(picture).with_name(sidecar))

@@ -60,7 +60,7 @@ def write(path: Path, text: str, written: str, kept: Collection[str]) -> str:
     """
     target = path.resolve()
     before = _bytes(target)
-    if before is not None and _digest(before) != written and _text(before) not in {"", *kept}:
+    if before is not None and digest(before) != written and _text(before) not in {"", *kept}:
         raise Differs
     data = text.encode("utf-8")
     if before is None or before.endswith(b"\n") or not before:
@@ -68,7 +68,7 @@ def write(path: Path, text: str, written: str, kept: Collection[str]) -> str:
     if before and before.startswith(_BOM):
         data = _BOM + data
     if data == before:
-        return _digest(data)
+        return digest(data)
     temporary = target.with_name(f".{target.name}.lora-tui")  # always this: a kill leaves one
     mode = stat.S_IMODE(target.stat().st_mode) if before is not None else 0o666
     try:
@@ -87,7 +87,7 @@ def write(path: Path, text: str, written: str, kept: Collection[str]) -> str:
             temporary.unlink()
         raise
     sync_directory(target.parent)
-    return _digest(data)
+    return digest(data)
 
 
 def _read(path: Path) -> SideCar:
@@ -113,7 +113,7 @@ def _read(path: Path) -> SideCar:
         return SideCar(
             name=name, warning="is not UTF-8 text: not used. Save it as UTF-8 and import again"
         )
-    return SideCar(name=name, text=text, digest=_digest(data))
+    return SideCar(name=name, text=text, digest=digest(data))
 
 
 def _text(data: bytes) -> str | None:
@@ -131,5 +131,5 @@ def _bytes(path: Path) -> bytes | None:
         return None
 
 
-def _digest(data: bytes) -> str:
+def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()

@@ -63,6 +63,20 @@ class Views:
         self._views.move_to_end(name)
         return wire.Items(items=self._page(view, request), total=len(view.rows), view=name)
 
+    async def rows(self, dataset: str, filter: str) -> list[sqlite3.Row]:
+        """All rows of ``items`` in a dataset that a filter finds, in order of their names.
+
+        Raises LoraError as ``list_items``.
+        """
+        node = filters.parse(filter)
+        if node is None:
+            return self._store.query(
+                "SELECT * FROM items WHERE dataset = ? ORDER BY name", (dataset,)
+            )
+        places = await self._find(dataset, node)
+        found = self._rows(places)
+        return [found[place] for place in places if place in found]
+
     def _page(self, view: View, request: wire.ListItems) -> list[wire.Item]:
         first, limit = request.offset, min(request.limit, MOST_LISTED)
         if first < 0 or limit < 0:

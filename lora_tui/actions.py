@@ -56,17 +56,16 @@ ACTIONS: tuple[Action, ...] = (
     Action("list.last", "end", "last", "To the last row."),
     Action("list.choose", "enter", "open", "Open the row under the cursor."),
     # Datasets.
-    Action("datasets.import", "i", "import", "Import a folder of pictures.", 1),
+    Action("datasets.import", "i", "import", "Import a folder, archive or table of pictures.", 1),
     Action(
         "datasets.review", "v", "review", "Review captions, from the picture under the cursor.", 2
     ),
     Action("datasets.train", "t", "train", "Train a LoRA on this dataset.", 3),
     Action("datasets.filter", "slash", "filter", "Show only pictures that pass a filter.", 4),
+    Action("datasets.export", "e", "export", "Write pictures and captions for other tools."),
     Action("datasets.again", "r", "re-read", "Read the folder again: new and changed pictures."),
     Action("datasets.delete", "D", "forget", "Forget a dataset; the files stay (asks first).", 5),
-    Action(
-        "datasets.cancel", "X", "cancel import", "Cancel the import that is running (asks first)."
-    ),
+    Action("datasets.cancel", "X", "cancel", "Cancel your import or export (asks first)."),
     # Review.
     Action("review.accept", "space", "accept", "Accept the caption and go to the next picture.", 1),
     Action("review.edit", "e", "edit", "Edit the caption in place. Leaving the field saves it.", 2),

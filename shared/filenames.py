@@ -11,6 +11,10 @@ import os
 import re
 from pathlib import Path
 
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+TABLES = (".parquet", ".arrow")
+PACKED = ARCHIVES + TABLES  # suffixes of what is unpacked before it is imported
+
 _ESCAPED = re.compile("[\\\\\udc80-\udcff]")
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 

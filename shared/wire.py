@@ -158,7 +158,7 @@ class Job(Record, frozen=True, kw_only=True):
     """Something long the daemon does besides runs: an import, a picture being made."""
 
     id: str
-    kind: Literal["import", "generate"]
+    kind: Literal["import", "export", "generate"]
     title: str
     state: Literal["running", "done", "failed", "cancelled"]
     done: int
@@ -429,14 +429,43 @@ class Imported(Record, frozen=True, kw_only=True):
 
 
 class ImportDataset(Request[Imported], frozen=True, kw_only=True, tag="dataset.import"):
-    """Read a folder on the daemon's machine, by reference; again: only what is new or changed.
+    """Read pictures on the daemon's machine; again: only what is new or changed.
 
-    Reports progress. Goes on if the client leaves. Side-cars ``.txt``/``.caption`` give captions.
+    A folder is taken by reference. An archive (zip, tar), a parquet or arrow table, and with
+    ``copy`` a folder, is unpacked into the workspace first. Captions come from side-cars
+    (``.txt``, ``.caption``), else from tables in the folder (``metadata.jsonl``, ``metadata.csv``,
+    kohya's ``meta_*.json``). Reports progress. Goes on if the client leaves.
     """
 
     changes: ClassVar[bool] = True
     path: str
-    name: str = ""  # empty: the folder's name
+    name: str = ""  # empty: the folder's or file's name
+    captions: str = ""  # path of one more table of captions, taken before those in the folder
+    text_column: str = ""  # of a table; empty: text, caption or prompt
+    image_column: str = ""  # of parquet and arrow; empty: image, or the only one
+    copy: bool = False
+
+
+ExportFormat = Literal["folder", "imagefolder", "csv", "kohya", "zip", "tar", "parquet"]
+
+
+class Exported(Record, frozen=True, kw_only=True):
+    path: str
+    format: ExportFormat
+    pictures: int
+    captions: int  # that are not empty
+    warnings: list[str]
+
+
+class ExportDataset(Request[Exported], frozen=True, kw_only=True, tag="dataset.export"):
+    """Write the pictures that are neither rejected nor unusable, with their captions, to a new
+    folder or file on the daemon's machine, without private metadata. Reports progress.
+    """
+
+    dataset: str
+    path: str  # nothing may be there yet
+    format: ExportFormat | None = None  # None: as the suffix says, else a folder with .txt files
+    filter: str = ""  # as shared.filters reads it
 
 
 class RemoveDataset(Request[Done], frozen=True, kw_only=True, tag="dataset.remove"):
@@ -668,6 +697,8 @@ AnyRequest = (
     | GetLog
     | GetState
     | ImportDataset
+    | ExportDataset
+    | ExportDataset
     | RemoveDataset
     | ListItems
     | SaveFilter

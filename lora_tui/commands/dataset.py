@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
 from lora_tui.commands.common import Invocation, Subparsers, command, find_dataset, items, noun
 from lora_tui.commands.console import pairs, table
@@ -17,15 +18,49 @@ def add(subparsers: Subparsers) -> None:
         verbs,
         "import",
         import_it,
-        "read a folder of pictures, with captions from .txt or .caption files beside them",
+        "read a folder of pictures with their captions, or an archive or parquet file of them",
         "  lora-tui dataset import ~/dragons\n"
-        "  lora-tui dataset import ~/dragons --name dragons   # again: only what changed",
+        "  lora-tui dataset import ~/dragons --name dragons   # again: only what changed\n"
+        "  lora-tui dataset import pokemon.parquet --text-column en_text\n"
+        "  lora-tui dataset import ~/dragons --captions meta_cap.json",
     )
-    take.add_argument("path", metavar="PATH", help="a folder on the daemon's machine")
+    take.add_argument(
+        "path",
+        metavar="PATH",
+        help="on the daemon's machine: a folder (by reference), or a .zip, .tar, .parquet or "
+        ".arrow file (unpacked into the workspace)",
+    )
+    take.add_argument(
+        "--captions",
+        metavar="FILE",
+        default="",
+        help="a table of captions: metadata.jsonl, metadata.csv or kohya's metadata JSON; those in "
+        "the folder are found by themselves",
+    )
+    take.add_argument("--text-column", metavar="NAME", default="", help="a table's captions")
+    take.add_argument("--image-column", metavar="NAME", default="", help="a table's pictures")
+    take.add_argument("--copy", action="store_true", help="copy the pictures into the workspace")
     take.add_argument("--name", default="", help="call it so; else as the folder is called")
     command(verbs, "list", list_them, "list the datasets")
     show = command(verbs, "show", show_it, "show a dataset: counts, problems")
     show.add_argument("dataset", metavar="DATASET")
+    out = command(
+        verbs,
+        "export",
+        export_it,
+        "write pictures and captions for other tools, without private metadata",
+        "  lora-tui dataset export dragons ~/dragons.zip\n"
+        "  lora-tui dataset export dragons ~/for-kohya --format kohya --filter 'state:accepted'",
+    )
+    out.add_argument("dataset", metavar="DATASET")
+    out.add_argument("path", metavar="PATH", help="a new folder or file on the daemon's machine")
+    out.add_argument(
+        "--format",
+        choices=get_args(wire.ExportFormat),
+        help="folder (.txt files), imagefolder (metadata.jsonl), csv (metadata.csv), kohya "
+        "(meta_cap.json), zip, tar, parquet; else as PATH's suffix says, else folder",
+    )
+    out.add_argument("--filter", metavar="FILTER", default="", help="only what this finds")
     delete = command(
         verbs, "delete", delete_it, "forget a dataset; its pictures and caption files stay"
     )
@@ -36,7 +71,15 @@ async def import_it(call: Invocation) -> Exit:
     path = call.daemon_path(call.args.path)
     async with call.client() as client:
         imported = await client.call(
-            wire.ImportDataset(path=path, name=call.args.name), on_progress=call.report
+            wire.ImportDataset(
+                path=path,
+                name=call.args.name,
+                captions=call.daemon_path(call.args.captions) if call.args.captions else "",
+                text_column=call.args.text_column,
+                image_column=call.args.image_column,
+                copy=call.args.copy,
+            ),
+            on_progress=call.report,
         )
     for problem, reason in imported.problems:
         call.console.say(f"{problem}: {reason}")
@@ -51,6 +94,23 @@ async def import_it(call: Invocation) -> Exit:
         yield f"{dataset.name}: {pictures} ({changed}{bad if dataset.problems else ''})"
 
     call.console.show(imported, lines)
+    return Exit.OK
+
+
+async def export_it(call: Invocation) -> Exit:
+    request = wire.ExportDataset(
+        dataset=call.args.dataset,
+        path=call.daemon_path(call.args.path),
+        format=call.args.format,
+        filter=call.args.filter,
+    )
+    async with call.client() as client:
+        exported = await client.call(request, on_progress=call.report)
+    for warning in exported.warnings:
+        call.console.say(f"warning: {warning}")
+    pictures = words.plural(exported.pictures, "picture")
+    captions = words.plural(exported.captions, "caption")
+    call.console.show(exported, lambda: [f"{pictures} with {captions} in {exported.path}"])
     return Exit.OK
 
 

@@ -12,6 +12,7 @@ from textual.widgets import Static
 from lora_tui.core import words
 from lora_tui.core.cells import clean, clean_lines
 from lora_tui.core.roll import Roll
+from lora_tui.screens import exporting
 from lora_tui.screens.base import Place
 from lora_tui.screens.dialogs import Confirm
 from lora_tui.screens.filtering import Filter
@@ -290,6 +291,9 @@ class Datasets(Place):
         present = self.lora.picture_filters.get(dataset.id, "")
         self.app.push_screen(Filter(dataset, present), chosen)
 
+    def action_export(self) -> None:
+        exporting.export(self, self.dataset)
+
     def action_delete(self) -> None:
         dataset = self.dataset
         if dataset is None:
@@ -310,16 +314,20 @@ class Datasets(Place):
         )
 
     def action_cancel(self) -> None:
-        if not self.lora.imports.running:
-            self.notify("No import of yours is running.")
+        importing = self.lora.imports.running
+        if not importing and not exporting.running(self):
+            self.notify("No import or export of yours is running.")
             return
 
         def answered(yes: bool | None) -> None:
             if yes:
                 self.lora.imports.cancel()
+                exporting.cancel(self)
 
+        what = "import" if importing else "export"
+        said = "What was read so far stays; importing again goes on." if importing else ""
         self.app.push_screen(
-            Confirm("Cancel the import?", "What was read so far stays; importing again goes on."),
+            Confirm(f"Cancel the {what}?", said),
             answered,
         )
 

@@ -16,10 +16,11 @@ from lora_tui.core import words
 from lora_tui.screens.base import Dialog
 from lora_tui.widgets.bind import bindings
 from shared import wire
+from shared.filenames import PACKED
 
 
 class Folders(Suggester):
-    """Completes directories of this machine."""
+    """Completes directories of this machine, and files that can be unpacked."""
 
     def __init__(self) -> None:
         super().__init__(use_cache=False, case_sensitive=True)
@@ -34,11 +35,15 @@ class Folders(Suggester):
         folder = Path(head or "/").expanduser()
         try:
             with os.scandir(folder) as entries:
-                names = sorted(e.name for e in entries if e.name.startswith(tail) and e.is_dir())
+                names = sorted(
+                    f"{e.name}/" if e.is_dir() else e.name
+                    for e in entries
+                    if e.name.startswith(tail) and (e.is_dir() or e.name.endswith(PACKED))
+                )
         except OSError:
             return None
         names = [n for n in names if n.isprintable() and (tail or not n.startswith("."))]
-        return f"{head}/{names[0]}/" if names else None
+        return f"{head}/{names[0]}" if names else None
 
 
 class Import(Dialog[str | None]):
@@ -58,11 +63,12 @@ class Import(Dialog[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="window") as window:
-            window.border_title = "Import a folder of pictures"
+            window.border_title = "Import pictures"
             window.border_subtitle = "enter: import · tab: complete · esc: leave"
             yield Static(
-                "The folder on the daemon's machine. The pictures stay where they are; captions "
-                "are read from .txt or .caption files beside them.",
+                "A folder on the daemon's machine: its pictures stay where they are. Or a .zip, "
+                ".tar, .parquet or .arrow file: it is unpacked. Captions are read from .txt or "
+                ".caption files, metadata.jsonl, metadata.csv, or kohya's meta_*.json.",
                 markup=False,
                 classes="lead",
             )
@@ -75,7 +81,7 @@ class Import(Dialog[str | None]):
             )
             yield Input(
                 self._dataset_name,
-                placeholder="name (the folder's own if empty)",
+                placeholder="name (the folder's or file's own if empty)",
                 compact=True,
                 id="name",
             )
@@ -107,7 +113,7 @@ class Import(Dialog[str | None]):
         path = self.query_one("#path", Input).value.strip()
         name = self.query_one("#name", Input).value.strip()
         if not path:
-            self._say("Type the path of a folder first.", error=True)
+            self._say("Type a path first.", error=True)
             return
         if path.startswith("~"):
             path = str(Path(path).expanduser())
@@ -116,7 +122,7 @@ class Import(Dialog[str | None]):
         self.query_one("#bar").display = True
         self.query_one(".window").border_subtitle = "esc: cancel the import · ^b: in background"
         self.focus()
-        self._say("Reading the folder…")
+        self._say("Reading…")
         self.lora.imports.start(path, name)
 
     def progressed(self, done: int, total: int, text: str) -> None:

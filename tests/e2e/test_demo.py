@@ -51,6 +51,7 @@ def test_the_demo_trains_paints_counts_and_does_nothing_twice(cli: CommandLine) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_demo_that_is_interrupted_anywhere_goes_on(cli: CommandLine) -> None:
     """Killed as it imports, as it trains (with its daemon), and as it paints."""
     arguments = ("demo", "--set", "training.max_steps=150", "--count", "4", "--json")
@@ -74,6 +75,7 @@ def test_a_demo_that_is_interrupted_anywhere_goes_on(cli: CommandLine) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_again_trains_anew_and_keeps_what_was_there(cli: CommandLine) -> None:
     first = cli.data(*SHORT)
     second = cli.data(*SHORT, "--again")
@@ -113,9 +115,10 @@ def test_with_a_terminal_the_demo_opens_the_run_and_ends_in_text(cli: CommandLin
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_whole_demo_teaches_the_creature(cli: CommandLine) -> None:
     process = cli.popen("demo", "--json")
-    said, _ = process.communicate(timeout=900)
+    said, _ = process.communicate(timeout=3000)
     result = json.loads(said.splitlines()[-1])
     assert result["with_it"]["hits"] >= 70
     assert result["without"]["hits"] <= 10

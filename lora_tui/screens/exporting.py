@@ -1,0 +1,87 @@
+"""A dataset written out for other tools: how and where to is asked, the rest goes on behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+from lora_tui.core import words
+from lora_tui.screens.base import Place
+from lora_tui.screens.dialogs import AskText, Choose
+from shared import wire
+from shared.errors import LoraError
+
+GROUP = "export"
+_FORMATS: tuple[wire.ExportFormat, ...] = (
+    "folder", "imagefolder", "csv", "kohya", "zip", "tar", "parquet",
+)  # fmt: skip
+_OPTIONS = (
+    ("f", "folder", "a .txt beside each picture"),
+    ("i", "ImageFolder", "metadata.jsonl, Hugging Face"),
+    ("c", "ImageFolder, csv", "metadata.csv"),
+    ("k", "kohya metadata", "meta_cap.json"),
+    ("z", "zip", "one file, with .txt files"),
+    ("t", "tar", "one file, WebDataset"),
+    ("p", "parquet", "one file, Hugging Face"),
+)
+
+
+def export(place: Place, dataset: wire.Dataset | None) -> None:
+    """Ask how and where to, then write ``dataset``, or what the filter shows of it."""
+    if dataset is None:
+        place.notify("Import a folder first: press i.")
+        return
+
+    def chosen(option: int | None) -> None:
+        if option is None:
+            return
+        form = _FORMATS[option]
+        suffix = f".{form}" if form in ("zip", "tar", "parquet") else ""
+        place.app.push_screen(
+            AskText(
+                "Where to?",
+                "A new folder or file on the daemon's machine. Places, cameras and names that "
+                "pictures carry inside stay behind.",
+                f"~/{dataset.name}-export{suffix}",
+            ),
+            lambda path: _begin(place, dataset, path, form) if path else None,
+        )
+
+    place.app.push_screen(Choose(f"Export {dataset.name} as", _OPTIONS), chosen)
+
+
+def running(place: Place) -> bool:
+    """Whether what ``export`` began is under way."""
+    return any(work.group == GROUP and work.is_running for work in place.app.workers)
+
+
+def cancel(place: Place) -> None:
+    """Give up what ``export`` began, in the daemon too; nothing of it is left behind."""
+    place.app.workers.cancel_group(place.app, GROUP)
+
+
+def _begin(place: Place, dataset: wire.Dataset, path: str, form: wire.ExportFormat) -> None:
+    lora = place.lora
+    shown = lora.picture_filters.get(dataset.id, "")
+
+    async def work() -> None:
+        ask = wire.ExportDataset(dataset=dataset.id, path=path, format=form, filter=shown)
+        try:
+            done = await lora.ask(ask)
+        except LoraError as error:
+            lora.notify(error.message, severity="error", timeout=12)
+        except asyncio.CancelledError:
+            lora.notify("Cancelled. Nothing of the export is left behind.")
+            raise
+        else:
+            lora.notify(summed(done), timeout=12)
+
+    lora.run_worker(work(), group=GROUP)
+
+
+def summed(done: wire.Exported) -> str:
+    """833 pictures with 830 captions in /home/ana/dragons.zip; 1 left out: …"""
+    pictures, captions = (
+        words.plural(done.pictures, "picture"), words.plural(done.captions, "caption"),
+    )  # fmt: skip
+    left_out = f"; {len(done.warnings)} left out: {done.warnings[0]}" if done.warnings else ""
+    return f"{pictures} with {captions} in {done.path}{left_out}."
