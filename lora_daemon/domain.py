@@ -20,6 +20,8 @@ from lora_daemon.filesystem import file_system, is_ephemeral, is_network
 from lora_daemon.freezing import Freezer
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
+from lora_daemon.mix_pictures import MixPictures
+from lora_daemon.mixing import Mixing
 from lora_daemon.painting import Painting
 from lora_daemon.runs import Runs
 from lora_daemon.saved_filters import SavedFilters
@@ -69,6 +71,8 @@ class Domain:
         self._freezer = Freezer(daemon, self._catalog, self._library, self._runs)
         self._scheduler = Scheduler(daemon, self._runs, self._library, self._supervisor)
         self._painting = Painting(daemon, self._library, self._jobs, self._supervisor)
+        self._mixing = Mixing(daemon, self._library)
+        self._mix_pictures = MixPictures(daemon, self._library, self._painting, self._mixing)
         self._telemetry = Telemetry(daemon, self._worker_use)
         self._told = wire.Worker(state="absent")
         self._listening: asyncio.Task[None] | None = None
@@ -92,6 +96,12 @@ class Domain:
         handlers.add(wire.GetSeries, self._runs.series)
         handlers.add(wire.GetHistory, self._telemetry.history)
         handlers.add(wire.Generate, self._painting.generate)
+        handlers.add(wire.ChangeMix, self._mixing.change)
+        handlers.add(wire.FlipMix, self._mixing.flip)
+        handlers.add(wire.SaveMix, self._mixing.save)
+        handlers.add(wire.RemoveMix, self._mixing.remove)
+        handlers.add(wire.WatchMix, self._mix_pictures.watch)
+        handlers.add(wire.GetTried, self._mix_pictures.get_tried)
         handlers.add(wire.GetPicture, self._library.get_picture)
         handlers.add(wire.RemovePicture, self._library.remove_picture)
         handlers.add(wire.InspectLora, self._library.inspect)
@@ -105,6 +115,7 @@ class Domain:
         self._thumbnails.start()
         await self._telemetry.start()
         await self._library.start()
+        await self._mix_pictures.start()
         self._tokens.start()
         await asyncio.to_thread(self._runs.sweep)
         await self._scheduler.start()
@@ -113,6 +124,7 @@ class Domain:
         """Suspend the active run at a step boundary (``now``: at once) and end the worker."""
         await self._datasets.close()
         await self._tokens.close()
+        await self._mix_pictures.close()
         await self._scheduler.close(now=now)
         await self._supervisor.end(now=now)
         await self._captions.writer.close()
@@ -132,6 +144,8 @@ class Domain:
             bases=self._library.bases(),
             pictures=self._library.pictures(),
             filters=self._filters.all(),
+            mixes=self._mixing.all(),
+            tried=self._mix_pictures.tried(),
         )
 
     def live(self) -> list[wire.AnyLive]:

@@ -20,9 +20,11 @@ from lora_daemon.service import Context, Daemon
 from lora_daemon.supervisor import Supervisor
 from shared import wire
 from shared.errors import Code, LoraError
-from shared.pictures import PictureSpec
+from shared.pictures import LoraUse, PictureSpec
 
 TRIES = 2  # a worker's death may have had another cause; a second one was this picture's
+
+Progress = Callable[[int, int], None]  # denoising steps done, of how many
 
 
 @dataclass
@@ -30,14 +32,14 @@ class _Order:
     """A picture under way."""
 
     paint: pipe.Paint
-    context: Context
+    progress: Progress
     done: asyncio.Future[pipe.Painted]
     tries: int = 1
     worker: int = 0  # the pid it was given to
 
 
 class Painting:
-    """Answers Generate."""
+    """Answers Generate, and has the worker make pictures for others."""
 
     def __init__(
         self, daemon: Daemon, library: Library, jobs: Jobs, supervisor: Supervisor
@@ -56,39 +58,23 @@ class Painting:
     async def generate(self, context: Context, request: wire.Generate) -> wire.Picture:
         """Raises LoraError: NOT_FOUND (base, LoRA), BAD_REQUEST, OUT_OF_MEMORY, WORKER_FAILED,
         STORAGE, CANCELLED."""
-        spec = request.spec
-        base = await self._library.base(spec.base)
-        spec = msgspec.structs.replace(
-            spec,
-            base=base.name,
-            width=spec.width or base.resolution,
-            height=spec.height or base.resolution,
-        )
-        if spec.width % 8 or spec.height % 8:
-            raise LoraError(
-                Code.BAD_REQUEST,
-                f"A picture's sides are multiples of 8 pixels; {spec.width} × {spec.height} "
-                f"is not. {spec.width // 8 * 8 or 8} × {spec.height // 8 * 8 or 8} is near.",
-            )
+        base = await self._library.base(request.spec.base)
+        spec = sized(request.spec, base)
         files = [
-            pipe.LoraFile(
-                path=str(path),
-                weight=use.weight,
-                name=name,
-                text_weight=use.text_weight,
-                blocks=use.blocks,
-            )
+            lora_file(use, name, path)
             for use in spec.loras
             for name, path in [self._library.lora(use.lora)]
         ]
         out = await asyncio.to_thread(self._place, spec)
         job = self._jobs.begin("generate", spec.prompt[:60] or "a picture", spec.steps)
         paint = pipe.Paint(job=job, spec=spec, base_path=base.path, loras=files, out=str(out))
-        order = _Order(paint, context, asyncio.get_running_loop().create_future())
-        self._orders[job] = order
+
+        def progress(done: int, total: int) -> None:
+            self._jobs.progress(job, done, total)
+            context.progress(done, total, "")
+
         try:
-            order.worker = await self._supervisor.send(paint)
-            painted = await order.done
+            painted = await self.make(paint, progress)
             picture = wire.Picture(
                 id=f"p{secrets.token_hex(6)}",
                 path=str(out),
@@ -103,17 +89,35 @@ class Painting:
             )
             self._library.add_picture(picture, context.by, context.key)
         except asyncio.CancelledError:
-            self._supervisor.tell(pipe.Cancel(job=job))
             self._jobs.end(job, "cancelled")
             raise
         except LoraError as error:
             self._jobs.end(job, "failed", error.message)
             raise
-        finally:
-            self._orders.pop(job, None)
-            self.settled()
         self._jobs.end(job, "done", " ".join(painted.notes) or f"{painted.seconds:.1f} s")
         return picture
+
+    async def make(self, paint: pipe.Paint, progress: Progress) -> pipe.Painted:
+        """Have the worker do a picture job; one that dies of it is replaced once. Cancelled, the
+        worker gives the job up within a denoising step. Raises LoraError."""
+        order = _Order(paint, progress, asyncio.get_running_loop().create_future())
+        self._orders[paint.job] = order
+        sending = asyncio.ensure_future(self._supervisor.send(paint))
+        try:
+            # Not to be cut short: it may be beginning a worker.
+            order.worker = await asyncio.shield(sending)
+            return await order.done
+        except asyncio.CancelledError:
+            sending.add_done_callback(lambda sent: self._give_up(paint.job, sent))
+            raise
+        finally:
+            del self._orders[paint.job]
+            self.settled()
+
+    def _give_up(self, job: str, sent: asyncio.Future[int]) -> None:
+        """Cancel a job once the worker has it."""
+        if not sent.cancelled() and sent.exception() is None:
+            self._supervisor.tell(pipe.Cancel(job=job))
 
     def report(self, report: pipe.PaintStep | pipe.Painted | pipe.PaintFailed) -> None:
         """What the worker says of a picture."""
@@ -122,8 +126,7 @@ class Painting:
             return
         match report:
             case pipe.PaintStep():
-                self._jobs.progress(report.job, report.step, report.steps)
-                order.context.progress(report.step, report.steps, "")
+                order.progress(report.step, report.steps)
             case pipe.Painted():
                 order.done.set_result(report)
             case pipe.PaintFailed():
@@ -154,3 +157,31 @@ class Painting:
             if not path.exists() and all(o.paint.out != str(path) for o in self._orders.values()):
                 return path
         raise AssertionError
+
+
+def sized(spec: PictureSpec, base: wire.BaseModel) -> PictureSpec:
+    """The spec on this base, its size settled. Raises LoraError(BAD_REQUEST)."""
+    spec = msgspec.structs.replace(
+        spec,
+        base=base.name,
+        width=spec.width or base.resolution,
+        height=spec.height or base.resolution,
+    )
+    if spec.width % 8 or spec.height % 8:
+        raise LoraError(
+            Code.BAD_REQUEST,
+            f"A picture's sides are multiples of 8 pixels; {spec.width} × {spec.height} "
+            f"is not. {spec.width // 8 * 8 or 8} × {spec.height // 8 * 8 or 8} is near.",
+        )
+    return spec
+
+
+def lora_file(use: LoraUse, name: str, path: Path) -> pipe.LoraFile:
+    """The LoRA as the worker takes it."""
+    return pipe.LoraFile(
+        path=str(path),
+        weight=use.weight,
+        name=name,
+        text_weight=use.text_weight,
+        blocks=use.blocks,
+    )

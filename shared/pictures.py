@@ -48,7 +48,7 @@ def parameters_text(
     ``model_hash``: first 10 hex digits of the base's SHA-256. ``lora_hashes``: file stem → short
     hash. LoRAs appear in the prompt as ``<lora:name:weight>`` (``:te:unet`` where they differ).
     """
-    tags = "".join(f" {_tag(use)}" for use in spec.loras)
+    tags = "".join(f" {tag(use)}" for use in spec.loras)
     lines = [spec.prompt + tags]
     if spec.negative:
         lines.append(f"Negative prompt: {spec.negative}")
@@ -68,7 +68,8 @@ def parameters_text(
     return "\n".join([*lines, ", ".join(fields)])
 
 
-def _tag(use: LoraUse) -> str:
+def tag(use: LoraUse) -> str:
+    """The LoRA as it stands in a WebUI prompt."""
     weights = f"{use.weight:g}"
     if use.text_weight is not None:
         weights = f"{use.text_weight:g}:{use.weight:g}"

@@ -18,6 +18,8 @@ _PUTS: dict[type[wire.Event], tuple[str, str, str]] = {
     wire.BaseChanged: ("bases", "name", "base"),
     wire.PictureAdded: ("pictures", "id", "picture"),
     wire.FilterSaved: ("filters", "name", "saved"),
+    wire.MixChanged: ("mixes", "name", "mix"),
+    wire.MixTried: ("tried", "id", "tried"),
 }
 _REMOVALS: dict[type[wire.Event], tuple[str, str, str]] = {
     wire.DatasetRemoved: ("datasets", "id", "dataset"),
@@ -25,6 +27,8 @@ _REMOVALS: dict[type[wire.Event], tuple[str, str, str]] = {
     wire.LoraRemoved: ("loras", "name", "lora"),
     wire.PictureRemoved: ("pictures", "id", "picture"),
     wire.FilterRemoved: ("filters", "name", "name"),
+    wire.MixRemoved: ("mixes", "name", "name"),
+    wire.TriedForgotten: ("tried", "id", "tried"),
 }
 
 

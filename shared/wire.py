@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 import msgspec
 
 from shared.errors import Code, Failure, LoraError
+from shared.mixes import MixSpec
 from shared.pictures import PictureSpec
 
 PROTOCOL = (1, 1)  # oldest and newest version this side speaks
@@ -198,6 +199,29 @@ class SavedFilter(Record, frozen=True, kw_only=True):
     at: float  # Unix seconds
 
 
+class Mix(Record, frozen=True, kw_only=True):
+    """LoRAs mixed. The one without a name is live: every client sees it and may change it."""
+
+    name: str
+    spec: MixSpec
+    other: MixSpec | None = None  # of the live one: what a flip brings back
+    side: Literal["A", "B"] = "A"  # of the live one: which of the two this is
+    rev: int  # one more at each change
+    by: str
+    at: float  # Unix seconds
+
+
+class Tried(Record, frozen=True, kw_only=True):
+    """A mix that was painted in full, and can be returned to."""
+
+    id: str
+    spec: MixSpec
+    width: int  # pixels of the picture
+    height: int
+    notes: list[str]  # such as what of a LoRA the base has no place for
+    at: float  # Unix seconds
+
+
 class State(Record, frozen=True, kw_only=True):
     """All the daemon holds, except pictures and captions of the datasets (ask for those)."""
 
@@ -207,6 +231,8 @@ class State(Record, frozen=True, kw_only=True):
     bases: list[BaseModel] = []
     pictures: list[Picture] = []
     filters: list[SavedFilter] = []
+    mixes: list[Mix] = []
+    tried: list[Tried] = []  # oldest first
 
 
 # ── journalled events: a state change each, numbered, replayable ────────────────────────────────
@@ -266,6 +292,22 @@ class FilterRemoved(Event, frozen=True, kw_only=True, tag="filter.removed"):
     name: str
 
 
+class MixChanged(Event, frozen=True, kw_only=True, tag="mix"):
+    mix: Mix
+
+
+class MixRemoved(Event, frozen=True, kw_only=True, tag="mix.removed"):
+    name: str
+
+
+class MixTried(Event, frozen=True, kw_only=True, tag="tried"):
+    tried: Tried
+
+
+class TriedForgotten(Event, frozen=True, kw_only=True, tag="tried.forgotten"):
+    tried: str
+
+
 AnyEvent = (
     DatasetChanged
     | DatasetRemoved
@@ -279,6 +321,10 @@ AnyEvent = (
     | PictureRemoved
     | FilterSaved
     | FilterRemoved
+    | MixChanged
+    | MixRemoved
+    | MixTried
+    | TriedForgotten
 )
 
 
@@ -636,6 +682,75 @@ class Generate(Request[Picture], frozen=True, kw_only=True, tag="generate"):
     spec: PictureSpec
 
 
+class ChangeMix(Request[Mix], frozen=True, kw_only=True, tag="mix.change"):
+    """Change the live mix from ``before``, as this client knew it, to ``after``.
+
+    What somebody else has changed meanwhile stays, unless both changed the same value: then nothing
+    happens, and the answer is CONFLICT with ``data.current`` (a Mix) and ``data.what``. NOT_FOUND
+    for a base or an added LoRA that is not there, ALREADY_EXISTS for a LoRA that is in twice.
+    """
+
+    changes: ClassVar[bool] = True
+    before: MixSpec
+    after: MixSpec
+
+
+class FlipMix(Request[Mix], frozen=True, kw_only=True, tag="mix.flip"):
+    """Go to the live mix's other side and keep this one; the first time both are the same.
+    CONFLICT with ``data.current`` if ``if_rev`` is not the present revision."""
+
+    changes: ClassVar[bool] = True
+    if_rev: int
+
+
+class SaveMix(Request[Mix], frozen=True, kw_only=True, tag="mix.save"):
+    """Keep the live mix under a name, in place of what had that name."""
+
+    changes: ClassVar[bool] = True
+    name: str
+
+
+class RemoveMix(Request[Done], frozen=True, kw_only=True, tag="mix.remove"):
+    """Forget a saved mix."""
+
+    changes: ClassVar[bool] = True
+    name: str
+
+
+class MixView(Record, frozen=True, kw_only=True):
+    """The live mix's picture, and what is being done about it. One blob where ``picture`` is one
+    that the client has not: the PNG, or a smaller JPEG."""
+
+    token: str  # another one whenever anything here has changed
+    rev: int  # of the mix that ``stage`` is about
+    stage: Literal["waiting", "preview", "full", "done", "failed"]  # the picture being made
+    step: int  # denoising steps done of it
+    steps: int
+    picture: str  # id of the newest there is; empty: none
+    picture_rev: int  # of the mix that it shows
+    sharp: bool  # it is not a preview
+    seconds: float  # from the change to the picture
+    message: str  # why it failed
+    notes: list[str]  # such as what of a LoRA this base has no place for
+
+
+class WatchMix(Request[MixView], frozen=True, kw_only=True, tag="mix.watch"):
+    """Wait until the view is another than ``seen``. Pictures are made while somebody watches: a
+    preview after few steps, then the whole one; a newer change gives both up."""
+
+    seen: str = ""  # the token of the view that this client has
+    have: str = ""  # the picture that it has
+    side: int = 0  # pixels: make a larger picture as small as that; 0: the file as it is
+    again: bool = False  # try once more what has failed
+
+
+class GetTried(Request[Thumbnail], frozen=True, kw_only=True, tag="mix.tried"):
+    """The picture of a mix that was tried, as small as ``side`` pixels (0: as it is)."""
+
+    tried: str
+    side: int = 0
+
+
 class PictureFile(Record, frozen=True, kw_only=True):
     """One blob: the PNG itself, or a smaller JPEG where a size was asked."""
 
@@ -714,6 +829,12 @@ AnyRequest = (
     | GetSeries
     | GetHistory
     | Generate
+    | ChangeMix
+    | FlipMix
+    | SaveMix
+    | RemoveMix
+    | WatchMix
+    | GetTried
     | GetPicture
     | RemovePicture
     | InspectLora

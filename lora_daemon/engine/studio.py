@@ -111,7 +111,11 @@ class Studio:
                     text = parameters_text(
                         msgspec.structs.replace(canvas.spec, loras=job.spec.loras),
                         model=canvas.spec.base, model_hash=base.model_hash[:10],
-                        lora_hashes=mixed.hashes,
+                        lora_hashes={
+                            use.name: mixed.hashes[use.name]
+                            for use in job.loras
+                            if use.weight or use.text_weight
+                        },
                     )  # fmt: skip
                     save_png(Path(canvas.out), picture, text)
                     first = first or text

@@ -1,7 +1,9 @@
 """A worker that behaves as it is told, over the real pipe: ``fake_worker.py --fd N``.
 
 ``FAKE_WORKER`` says how: "die" at any order; "die once" (with the file FAKE_MARK as its memory);
-"obey" paints nothing and trains nothing, but reports as if it had.
+"obey" paints nothing and trains nothing, but reports as if it had; "hold" does so too, but for the
+first picture of more than 6 steps, which it gives up when told to. FAKE_LOG, a file, gets a line
+for each picture begun and given up: its seed and steps.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ import sys
 from pathlib import Path
 
 from lora_daemon import pipe
+from shared.errors import Code, Failure
 
 
 def main() -> None:
     stream = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1]))
     mode = os.environ["FAKE_WORKER"]
     mark = Path(os.environ.get("FAKE_MARK", "/nonexistent"))
+    held: pipe.Paint | None = None
     tell(stream, ready())
     while True:
         command = pipe.command_decoder.decode(read(stream, pipe.frame_length(read(stream, 4))))
@@ -37,12 +41,26 @@ def main() -> None:
             case pipe.Steer(action="stop" | "suspend"):
                 outcome = "stopped" if command.action == "stop" else "suspended"
                 tell(stream, pipe.Finished(run=command.run, outcome=outcome, step=0, loss=0.0))
+            case pipe.Paint() if mode == "hold" and held is None and command.spec.steps > 6:
+                held = command
+                note("began", held)
+            case pipe.Cancel() if held is not None and command.job == held.job:
+                note("gave up", held)
+                failure = Failure(code=Code.CANCELLED, message="The picture was cancelled.")
+                tell(stream, pipe.PaintFailed(job=command.job, failure=failure))
             case pipe.Paint():
+                note("began", command)
                 Path(command.out).write_bytes(b"PNG")
                 done = pipe.Painted(
                     job=command.job, width=8, height=8, parameters="text", seconds=0.1
                 )
                 tell(stream, done)
+
+
+def note(what: str, paint: pipe.Paint) -> None:
+    if log := os.environ.get("FAKE_LOG"):
+        with Path(log).open("a") as file:
+            file.write(f"{what} {paint.spec.seed} {paint.spec.steps}\n")
 
 
 def ready() -> pipe.Ready:

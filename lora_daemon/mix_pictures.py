@@ -1,0 +1,292 @@
+"""The live mix's picture: a preview after few steps, then the whole one, while somebody watches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from lora_daemon import painting, pictures, pipe
+from lora_daemon.library import Library
+from lora_daemon.mixing import Mixing
+from lora_daemon.painting import Painting
+from lora_daemon.service import Context, Daemon
+from shared import mixes, wire
+from shared.errors import Code, LoraError
+from shared.filenames import typed
+from shared.mixes import MixSpec
+from shared.pictures import LoraUse, PictureSpec
+
+log = logging.getLogger(__name__)
+
+PREVIEW_STEPS = 6
+PREVIEW_SAMPLER = "DDIM"  # of those there are, in so few steps the nearest to where Euler ends
+KEPT = 24  # tried mixes
+WATCHED = 10.0  # seconds that a client may be away between two looks
+
+_tried = msgspec.msgpack.Decoder(wire.Tried).decode
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is to be painted, resolved. ``key``: of all that decides the pixels."""
+
+    spec: PictureSpec
+    base_path: str
+    loras: list[pipe.LoraFile]
+    notes: list[str]
+    key: str
+
+
+class MixPictures:
+    """Answers WatchMix and GetTried."""
+
+    def __init__(
+        self, daemon: Daemon, library: Library, painting: Painting, mixing: Mixing
+    ) -> None:
+        self._store = daemon.store
+        self._folder = daemon.workspace.cache / "mix"
+        self._library = library
+        self._painting = painting
+        self._mixing = mixing
+        self._numbers = itertools.count(1)
+        self._boot = secrets.token_hex(4)  # tokens of another daemon are not ours
+        self._view = wire.MixView(
+            token=f"{self._boot}-0", rev=0, stage="waiting", step=0, steps=0, picture="",
+            picture_rev=0, sharp=False, seconds=0.0, message="", notes=[],
+        )  # fmt: skip
+        self._news = asyncio.Event()
+        self._watchers = 0
+        self._watched = float("-inf")
+        self._begun = -1  # revision that a picture has been begun of
+        self._task: asyncio.Task[None] | None = None
+        mixing.changed = self.mix_changed
+
+    def tried(self) -> list[wire.Tried]:
+        """Oldest first."""
+        rows = self._store.query("SELECT tried FROM tried ORDER BY at, id")
+        return [_tried(row["tried"]) for row in rows]
+
+    async def start(self) -> None:
+        """Sweep away previews of the last daemon."""
+        await asyncio.to_thread(self._sweep, {one.id for one in self.tried()})
+
+    async def close(self) -> None:
+        await self._give_up()
+
+    # ── requests ────────────────────────────────────────────────────────────────────────────────
+
+    async def watch(self, context: Context, request: wire.WatchMix) -> wire.MixView:
+        """Answers when there is something else to see than ``request.seen``."""
+        self._watchers += 1
+        try:
+            if request.again and self._view.stage == "failed":
+                self._begun = -1
+            self._begin()
+            while self._view.token == request.seen:
+                await self._news.wait()
+        finally:
+            self._watchers -= 1
+            self._watched = time.monotonic()
+        view = self._view
+        if view.picture and view.picture != request.have:
+            try:
+                context.blobs.append(await self._read(view.picture, request.side))
+            except LoraError:  # somebody has emptied the cache
+                view = replace(view, picture="")
+        return view
+
+    async def get_tried(self, context: Context, request: wire.GetTried) -> wire.Thumbnail:
+        """Raises LoraError: NOT_FOUND, INVALID_FILE."""
+        if request.tried not in {one.id for one in self.tried()}:
+            raise LoraError(Code.NOT_FOUND, "That mix is no longer among those tried.")
+        data = await self._read(request.tried, request.side)
+        context.blobs.append(data)
+        width, height = pictures.size_of(data)
+        kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
+        return wire.Thumbnail(width=width, height=height, media_type=kind)
+
+    def mix_changed(self) -> None:
+        """The live mix is another: give up what is being painted, and begin anew if watched."""
+        self._tell(rev=self._mixing.live().rev, stage="waiting", step=0, steps=0, message="")
+        if self._task is not None:
+            self._task.cancel()
+        if self._watchers or time.monotonic() - self._watched < WATCHED:
+            self._begin()
+
+    # ── painting ────────────────────────────────────────────────────────────────────────────────
+
+    def _begin(self) -> None:
+        """Paint the live mix, unless that has been begun."""
+        mix = self._mixing.live()
+        if mix.rev != self._begun:
+            self._begun = mix.rev
+            self._task = asyncio.create_task(self._paint(mix, self._task))
+
+    async def _give_up(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _paint(self, mix: wire.Mix, before: asyncio.Task[None] | None) -> None:
+        began = time.monotonic()
+        if before is not None:
+            await asyncio.gather(before, return_exceptions=True)
+        try:
+            order = await self._resolve(mix.spec)
+            done = {"rev": mix.rev, "picture_rev": mix.rev, "message": ""}
+            known = self._known(order.key)
+            if known is not None:
+                self._show(known.id, **done, stage="done", sharp=True,
+                           notes=[*order.notes, *known.notes],
+                           seconds=time.monotonic() - began)  # fmt: skip
+                return
+            if order.spec.steps >= 2 * PREVIEW_STEPS:
+                quick = replace(order.spec, sampler=PREVIEW_SAMPLER, steps=PREVIEW_STEPS)
+                picture, painted = await self._make(mix, order, quick, "preview")
+                self._show(picture, **done, stage="full", sharp=False, step=0,
+                           steps=order.spec.steps, notes=[*order.notes, *painted.notes],
+                           seconds=time.monotonic() - began)  # fmt: skip
+            picture, painted = await self._make(mix, order, order.spec, "full")
+            self._keep(picture, mix, order, painted)
+            self._show(picture, **done, stage="done", sharp=True,
+                       notes=[*order.notes, *painted.notes],
+                       seconds=time.monotonic() - began)  # fmt: skip
+        except LoraError as error:
+            self._tell(rev=mix.rev, stage="failed", message=error.message)
+        except Exception:
+            log.exception("the mix could not be painted")
+            self._tell(
+                rev=mix.rev, stage="failed",
+                message="The daemon met an error of its own; its log tells more.",
+            )  # fmt: skip
+
+    async def _make(
+        self, mix: wire.Mix, order: _Order, spec: PictureSpec, stage: str
+    ) -> tuple[str, pipe.Painted]:
+        picture = f"m{secrets.token_hex(6)}"
+        self._tell(rev=mix.rev, stage=stage, step=0, steps=spec.steps)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        paint = pipe.Paint(
+            job=picture, spec=spec, base_path=order.base_path, loras=order.loras,
+            out=str(self._path(picture)),
+        )  # fmt: skip
+        painted = await self._painting.make(
+            paint, lambda step, steps: self._tell(step=step, steps=steps)
+        )
+        return picture, painted
+
+    async def _resolve(self, spec: MixSpec) -> _Order:
+        """Raises LoraError: NOT_FOUND, INVALID_FILE, BAD_REQUEST. A LoRA that has gone away is
+        left out, with a note. One that is muted stays in the worker's mix, at 0: to hear it again
+        its file need not be read."""
+        base = await self._library.base(spec.base)
+        files, notes, stamped = [], [], []
+        heard = mixes.heard(spec)
+        gone = set()
+        for lora in spec.loras:
+            try:
+                name, path = self._library.lora(lora.lora)
+                if not path.is_file():
+                    raise LoraError(Code.NOT_FOUND, f"The file of {name} is gone ({path}).")
+            except LoraError as error:
+                gone.add(lora.lora)
+                if lora in heard:
+                    notes.append(f"Painted without {lora.lora}. {error.message}")
+                continue
+            use = LoraUse(lora=lora.lora, weight=0.0)
+            if lora in heard:
+                use = mixes.use(lora)
+                stamped.append(path)
+            files.append(painting.lora_file(use, name, path))
+        wanted = mixes.picture(spec)
+        wanted = replace(wanted, loras=[use for use in wanted.loras if use.lora not in gone])
+        wanted = painting.sized(wanted, base)
+        key = await asyncio.to_thread(_key, wanted, base.path, stamped)
+        return _Order(wanted, base.path, files, notes, key)
+
+    # ── what there is to see ────────────────────────────────────────────────────────────────────
+
+    def _tell(self, **changes: Any) -> None:
+        token = f"{self._boot}-{next(self._numbers)}"
+        self._view = replace(self._view, token=token, **changes)
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _show(self, picture: str, **changes: Any) -> None:
+        """Another picture; a preview that it replaces goes away."""
+        old = self._view
+        self._tell(picture=picture, **changes)
+        if old.picture and not old.sharp:
+            self._path(old.picture).unlink(missing_ok=True)
+
+    def _keep(self, picture: str, mix: wire.Mix, order: _Order, painted: pipe.Painted) -> None:
+        """Enter a mix among those tried; the oldest goes."""
+        one = wire.Tried(
+            id=picture, spec=mix.spec, width=painted.width, height=painted.height,
+            notes=painted.notes, at=time.time(),
+        )  # fmt: skip
+        present = [tried.id for tried in self.tried()]
+        same = self._store.query("SELECT id FROM tried WHERE key = ?", (order.key,))
+        old = [*present[: max(0, len(present) + 1 - KEPT)], *(row["id"] for row in same)]
+        with self._store.change(mix.by or "daemon") as change:
+            for id_ in dict.fromkeys(old):
+                change.execute("DELETE FROM tried WHERE id = ?", (id_,))
+                change.emit(wire.TriedForgotten(tried=id_))
+            change.execute(
+                "INSERT INTO tried (id, at, key, tried) VALUES (?, ?, ?, ?)",
+                (one.id, one.at, order.key, wire.encoder.encode(one)),
+            )
+            change.emit(wire.MixTried(tried=one))
+        for id_ in old:
+            self._path(id_).unlink(missing_ok=True)
+
+    def _known(self, key: str) -> wire.Tried | None:
+        """A mix tried before that gave the very picture, if that is still there."""
+        rows = self._store.query("SELECT tried FROM tried WHERE key = ?", (key,))
+        found = [_tried(row["tried"]) for row in rows]
+        return next((one for one in found if self._path(one.id).exists()), None)
+
+    async def _read(self, picture: str, side: int) -> bytes:
+        try:
+            return await asyncio.to_thread(_read, self._path(picture), side)
+        except OSError:
+            raise LoraError(Code.INVALID_FILE, "The picture is gone from the cache.") from None
+
+    def _path(self, picture: str) -> Path:
+        return self._folder / f"{picture}.png"
+
+    def _sweep(self, kept: set[str]) -> None:
+        for path in self._folder.glob("*"):
+            if path.stem not in kept:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def _read(path: Path, side: int) -> bytes:
+    data = path.read_bytes()
+    if side <= 0 or max(pictures.size_of(data)) <= side:
+        return data
+    return pictures.shrink(data, side, side)[0]
+
+
+def _key(spec: PictureSpec, base: str, loras: Sequence[Path]) -> str:
+    """Of all that decides a picture's pixels; the files by their stamps."""
+    files = [*sorted(Path(typed(base)).glob("*/*")), *loras]
+    stamps = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            stamps.append((str(file), status.st_size, status.st_mtime_ns))
+    return hashlib.sha256(msgspec.json.encode((spec, stamps))).hexdigest()
