@@ -1,0 +1,232 @@
+"""The live mix on a real engine: what a turn of a weight reads, what it paints, what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from msgspec.structs import replace
+from PIL import Image
+from safetensors.torch import save_file
+
+from lora_daemon import mix_pictures, pipe
+from lora_daemon.engine import bases, lora_file
+from lora_daemon.engine.bases import Base
+from lora_daemon.engine.studio import Studio
+from shared import wire
+from shared.mixes import MixLora
+from tests.daemon.house import House
+
+
+class InHouse:
+    """A studio in a thread of the test, in the place of the worker process; it counts loads."""
+
+    def __init__(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loaded: list[str] = []
+        self.painted: list[pipe.Paint] = []
+        self.steps: dict[str, int] = {}  # denoising steps done of each picture
+        self.before_step: Callable[[], None] = lambda: None
+        self._cancelled: set[str] = set()
+        self._domain = house.domain
+        self._loop = asyncio.get_running_loop()
+        self._orders: asyncio.Queue[pipe.Paint] = asyncio.Queue()
+        self._studio = Studio(torch.device("cpu"), self._tell, self._is_cancelled)
+        for module in (bases, lora_file):
+            self._count(module, monkeypatch)
+        monkeypatch.setattr(house.domain._supervisor, "send", self._send)
+        monkeypatch.setattr(house.domain._supervisor, "tell", self._take)
+        self.task = asyncio.create_task(self._work())
+
+    def _count(self, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        load = module.load
+
+        def counted(path: Path, *more: Any, **options: Any) -> Any:
+            self.loaded.append(path.name)
+            return load(path, *more, **options)
+
+        monkeypatch.setattr(module, "load", counted)
+
+    async def _send(self, command: pipe.Command) -> int:
+        assert isinstance(command, pipe.Paint)
+        self._orders.put_nowait(command)
+        return 1
+
+    def _take(self, command: pipe.Command) -> None:
+        assert isinstance(command, pipe.Cancel)
+        self._cancelled.add(command.job)
+
+    def _is_cancelled(self, job: str) -> bool:
+        self.steps[job] = self.steps.get(job, -1) + 1  # asked once before, then at each step
+        if self.steps[job]:
+            self.before_step()
+        return job in self._cancelled
+
+    def _tell(self, report: pipe.Report) -> None:
+        self._loop.call_soon_threadsafe(self._domain._painting.report, report)
+
+    async def _work(self) -> None:
+        while True:
+            paint = await self._orders.get()
+            self.painted.append(paint)
+            await asyncio.to_thread(
+                self._studio.serve, paint, lambda paint=paint: self._studio.base(paint.base_path)
+            )
+
+
+@pytest.fixture
+async def house(
+    tmp_path: Path, base_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[House]:
+    monkeypatch.setattr(mix_pictures, "PREVIEW_STEPS", 2)
+    house = House(tmp_path / "home")
+    await house.domain.start()
+    shutil.copytree(base_path, tmp_path / "tiny")
+    await house.call(wire.AddBase(path=str(tmp_path / "tiny"), name="tiny"))
+    await change(house, base="tiny", steps=4, prompt="a thing")
+    yield house
+    await house.close()
+
+
+@pytest.fixture
+async def engine(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InHouse]:
+    engine = InHouse(house, monkeypatch)
+    yield engine
+    engine.task.cancel()
+
+
+def lora(base: Base, path: Path, seed: int = 0, strange: int = 0) -> MixLora:
+    """A LoRA with weights at random on every module; ``strange``: as many modules of no base."""
+    draw = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, module in {**base.unet_names, **base.text_names}.items():
+        network = base.unet if name in base.unet_names else base.text_encoder
+        high, *wide = network.get_submodule(name).weight.shape
+        down = torch.randn(2, *wide, generator=draw) * 0.3
+        tensors[f"{module}.lora_down.weight"] = down
+        tensors[f"{module}.lora_up.weight"] = torch.randn(
+            high, 2, *(1 for _ in wide[1:]), generator=draw
+        )
+    for number in range(strange):
+        for role in ("down", "up"):
+            key = f"lora_unet_somewhere_else_{number}.lora_{role}.weight"
+            tensors[key] = torch.ones(2, 2)
+    save_file(tensors, path)
+    return MixLora(lora=str(path), weight=0.5)
+
+
+async def change(house: House, **changes: Any) -> wire.Mix:
+    spec = house.domain.state().mixes[0].spec
+    return await house.call(wire.ChangeMix(before=spec, after=replace(spec, **changes)))
+
+
+async def painted(house: House, rev: int, stage: str = "done") -> tuple[wire.MixView, bytes]:
+    """The view once the mix of ``rev`` is at ``stage``, and the picture's pixels."""
+    view = await house.call(wire.WatchMix())
+    async with asyncio.timeout(60):
+        while (view.rev, view.stage) != (rev, stage):
+            view = await house.call(wire.WatchMix(seen=view.token))
+    path = house.workspace.cache / "mix" / f"{view.picture}.png"
+    return view, Image.open(path).tobytes() if view.picture else b""
+
+
+async def test_a_turn_of_a_weight_reads_no_file(
+    house: House, engine: InHouse, base: Base, tmp_path: Path
+) -> None:
+    rows = [lora(base, tmp_path / f"{n}.safetensors", n) for n in range(2)]
+    _, first = await painted(house, (await change(house, loras=rows)).rev)
+    assert engine.loaded == ["tiny", "0.safetensors", "1.safetensors"]
+    pictures = {first}
+    for turned in (
+        {"loras": [replace(rows[0], weight=-0.2), rows[1]]},
+        {"loras": [replace(rows[0], text_weight=0.0), rows[1]]},
+        {"loras": [replace(rows[0], muted=True), rows[1]]},
+        {"loras": [replace(rows[0], solo=True), rows[1]]},
+        {"loras": rows, "prompt": "another thing"},
+        {"prompt": "a thing", "seed": 7},
+    ):
+        _, picture = await painted(house, (await change(house, **turned)).rev)
+        pictures.add(picture)
+    assert len(pictures) == 7  # each change is seen
+    assert len(engine.painted) == 14  # each with its preview
+    _, again = await painted(house, (await change(house, seed=1025)).rev)
+    assert again == first
+    assert engine.loaded == ["tiny", "0.safetensors", "1.safetensors"]
+
+
+async def test_a_mix_that_was_muted_is_the_picture_without_it(
+    house: House, engine: InHouse, base: Base, tmp_path: Path
+) -> None:
+    rows = [lora(base, tmp_path / f"{n}.safetensors", n) for n in range(2)]
+    view, alone = await painted(house, (await change(house, loras=rows[:1])).rev)
+    muted = [rows[0], replace(rows[1], muted=True)]
+    again, _ = await painted(house, (await change(house, loras=muted)).rev)
+    assert again.picture == view.picture  # known by all that decides its pixels
+    path = house.workspace.cache / "mix" / f"{view.picture}.png"
+    with Image.open(path) as picture:
+        assert "<lora:0:0.5>" in picture.info["parameters"]
+        assert "1:" not in picture.info["parameters"].partition("Lora hashes")[2]
+    assert alone
+
+
+async def test_a_newer_change_stops_the_older_picture_within_a_step(
+    house: House, engine: InHouse
+) -> None:
+    await change(house, steps=200)
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    changes: list[Any] = []
+
+    def turn_once() -> None:
+        job = engine.painted[-1].job
+        if engine.painted[-1].spec.steps == 200 and engine.steps[job] == 3 and not changes:
+            turned = change(house, seed=2, steps=1)
+            changes.append(asyncio.run_coroutine_threadsafe(turned, loop).result())
+            loop.call_soon_threadsafe(done.set)
+
+    engine.before_step = turn_once
+    await house.call(wire.WatchMix())
+    async with asyncio.timeout(60):
+        await done.wait()
+    await painted(house, changes[0].rev)
+    given_up = next(one for one in engine.painted if one.spec.steps == 200)
+    assert engine.steps[given_up.job] <= 4
+
+
+async def test_what_a_base_has_no_place_for_is_named(
+    house: House, engine: InHouse, base: Base, tmp_path: Path
+) -> None:
+    count = len(base.unet_names) + len(base.text_names)
+    row = lora(base, tmp_path / "half.safetensors", strange=count)
+    view, _ = await painted(house, (await change(house, loras=[row])).rev)
+    assert any("half: this base has no place for lora_unet_somewhere" in n for n in view.notes)
+    assert any("is it for another base?" in note for note in view.notes)
+    tried = await house.call(wire.GetTried(tried=view.picture, side=16))
+    assert (tried.width, tried.height, tried.media_type) == (16, 16, "image/jpeg")
+    await painted(house, (await change(house, loras=[])).rev)
+    again, _ = await painted(house, (await change(house, loras=[row])).rev)
+    assert again.notes == view.notes  # also when it is shown again
+
+
+async def test_a_base_deleted_under_the_mix_is_said(
+    house: House, engine: InHouse, tmp_path: Path
+) -> None:
+    await painted(house, house.domain.state().mixes[0].rev)
+    shutil.rmtree(tmp_path / "tiny")
+    view, _ = await painted(house, (await change(house, seed=3)).rev, "failed")
+    assert "tiny" in view.message
+
+
+async def test_thirty_two_loras_at_once(
+    house: House, engine: InHouse, base: Base, tmp_path: Path
+) -> None:
+    rows = [replace(lora(base, tmp_path / f"{n}.safetensors", n), weight=0.05) for n in range(32)]
+    _, all_of_them = await painted(house, (await change(house, loras=rows, steps=1)).rev)
+    loads = len(engine.loaded)
+    turned = [*rows[:31], replace(rows[31], weight=-1.0)]
+    _, other = await painted(house, (await change(house, loras=turned)).rev)
+    assert other != all_of_them and len(engine.loaded) == loads
