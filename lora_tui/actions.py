@@ -34,6 +34,7 @@ PLACES: tuple[tuple[str, str, str, str], ...] = (
     ("review", "Review", "v", "Read, mend and accept captions, one picture after the other."),
     ("train", "Train", "t", "Fill in a recipe and start a run."),
     ("runs", "Runs", "r", "Watch and steer runs: loss, memory, samples, queue."),
+    ("mixer", "Mixer", "m", "Turn the weights of several LoRAs; the picture follows."),
     ("library", "Library", "l", "LoRA files, and pictures with and without them."),
 )
 
@@ -137,6 +138,38 @@ ACTIONS: tuple[Action, ...] = (
     Action("runs.older", "left_square_bracket", "earlier sample", "The sample picture before."),
     Action("runs.filter", "slash", "filter", "Show only runs whose name has these letters."),
     Action("runs.delete", "D", "delete", "Delete the run and its files (asks first).", 7),
+    # Mixer.
+    Action("mixer.lighter", "left,h", "weight −", "Lower the LoRA's weight by 0.05.", 1),
+    Action("mixer.heavier", "right,l", "weight +", "Raise the LoRA's weight by 0.05.", 2),
+    Action("mixer.much_lighter", "shift+left,H", "− −", "Lower the weight by 0.25."),
+    Action("mixer.much_heavier", "shift+right,L", "+ +", "Raise the weight by 0.25."),
+    Action("mixer.weight", "enter", "exact", "Type the weight.", 3),
+    Action("mixer.text_weight", "t", "text", "Give the text encoder a weight of its own."),
+    Action("mixer.blocks", "b", "blocks", "Weights per block, as the WebUI writes them."),
+    Action("mixer.mute", "m", "mute", "Leave the LoRA out, or take it in again.", 6),
+    Action("mixer.solo", "s", "solo", "Hear this LoRA alone, with others that are solo.", 7),
+    Action("mixer.add", "a", "add", "Add a LoRA of the library.", 4),
+    Action("mixer.add_file", "A", "add file", "Add a LoRA file by its path."),
+    Action("mixer.remove", "d,delete", "remove", "Take the LoRA out of the mix.", 5),
+    Action("mixer.prompt", "e", "prompt", "Edit prompt and negative prompt.", 9),
+    Action("mixer.settings", "p", "settings", "Base, sampler, steps, guidance, seed, size.", 10),
+    Action("mixer.seed", "n", "new seed", "Take another seed."),
+    Action("mixer.next_seed", "full_stop", "seed + 1", "The next seed."),
+    Action("mixer.last_seed", "comma", "seed − 1", "The seed before."),
+    Action("mixer.flip", "x", "A/B", "To the mix's other side and back.", 8),
+    *(
+        Action(f"mixer.tried_{n}", str(n), f"try {n}", f"Back to number {n} of what was tried.")
+        for n in range(1, 10)
+    ),
+    Action("mixer.copy", "y", "copy", "Copy the mix as a WebUI prompt.", 11),
+    Action("mixer.keep", "k", "keep", "Keep the whole picture among the outputs."),
+    Action("mixer.save", "w", "save", "Save the mix under a name, for everybody.", 12),
+    Action("mixer.load", "o", "load", "Load a saved mix.", 13),
+    Action("mixer.forget", "D", "forget", "Forget a saved mix (asks first)."),
+    Action("mixer.again", "r", "again", "Try again to paint what failed."),
+    Action("mixer.leave_field", "escape", "leave field", "Back to the LoRAs; the text is taken."),
+    Action("mix_settings.take", "ctrl+s", "take", "Take these settings."),
+    Action("mix_settings.leave", "escape", "leave", "Leave everything as it is."),
     # Library.
     Action("library.generate", "enter", "paint", "Paint with and without the LoRA.", 1),
     Action("library.lighter", "left,minus", "weight −", "Lower the LoRA's weight by 0.1.", 3),
@@ -173,6 +206,10 @@ _NAMES = {
     "up": "↑",
     "down": "↓",
     "space": "space",
+    "comma": ",",
+    "full_stop": ".",
+    "shift+left": "⇧←",
+    "shift+right": "⇧→",
 }
 
 

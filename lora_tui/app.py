@@ -63,6 +63,12 @@ def _runs() -> Screen[Any]:
     return Runs()
 
 
+def _mixer() -> Screen[Any]:
+    from lora_tui.screens.mixer import Mixer
+
+    return Mixer()
+
+
 def _library() -> Screen[Any]:
     from lora_tui.screens.library import Library
 
@@ -80,6 +86,7 @@ class LoraApp(InOrder):
         "review": _review,
         "train": _train,
         "runs": _runs,
+        "mixer": _mixer,
         "library": _library,
     }
     DEFAULT_MODE = "datasets"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from rich.segment import Segment
 from textual.message import Message
@@ -84,17 +85,19 @@ class PictureView(Widget):
         self._fetch: Fetch | None = None
         self._picture: Picture | None = None
         self._said = ""
+        self._keeps = False
 
     @property
     def shown_key(self) -> str:
         """The key of the picture on screen; empty while there is none."""
         return self._key if self._picture is not None else ""
 
-    def show(self, key: str, fetch: Fetch) -> None:
-        """Show the picture of ``key``; nothing happens if it is there already."""
+    def show(self, key: str, fetch: Fetch, *, keep: bool = False) -> None:
+        """Show the picture of ``key``; nothing happens if it is there already. ``keep``: the one
+        before stands until this one is worked out."""
         if key == self._key and (self._picture is not None or self._fetch is not None):
             return
-        self._key, self._fetch = key, fetch
+        self._key, self._fetch, self._keeps = key, fetch, keep
         self._start()
 
     def clear(self, said: str = "") -> None:
@@ -125,10 +128,12 @@ class PictureView(Widget):
             self.refresh()
             self.post_message(self.Shown(self, self._key))
             return
-        if self._picture is not None or self._said:
+        if (self._picture is not None and not self._keeps) or self._said:
             self._picture, self._said = None, ""
             self.refresh()
-        self.run_worker(self._make(self._key, columns, rows, depth, fetch), exclusive=True)
+        # The function, not its coroutine: one that is replaced at once was never begun.
+        make = partial(self._make, self._key, columns, rows, depth, fetch)
+        self.run_worker(make, exclusive=True)  # type: ignore[arg-type]
 
     async def _make(self, key: str, columns: int, rows: int, depth: Depth, fetch: Fetch) -> None:
         try:

@@ -17,10 +17,11 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from lora_tui.core.cells import Align, columns, fit
+from lora_tui.core.summary import Said
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.tones import tone_style
 
-Cell = str | tuple[str, str]  # text, or text and its tone
+Cell = str | tuple[str, str] | Callable[[int], Said]  # text, text and its tone, or a drawing
 
 
 @dataclass(frozen=True)
@@ -216,21 +217,30 @@ class Rows(ScrollView, can_focus=True):
         return self._line(cells, width, base, mark)
 
     def _line(self, cells: Sequence[Cell], width: int, base: Style, mark: str) -> Strip:
-        shown = [
-            (column, cell)
-            for column, cell in zip(self._columns, cells, strict=True)
-            if width >= column.wide
-        ]
-        widths = columns([column.width for column, _ in shown], width - 2)
         marked = base + tone_style(self, "primary") if mark != " " else base
         segments = [Segment(mark, marked)]
-        for (column, cell), room in zip(shown, widths, strict=True):
-            text, tone = cell if isinstance(cell, tuple) else (cell, "")
-            style = base + tone_style(self, tone) if tone else base
+        for number, (_, room) in self._spans(width).items():
+            cell = cells[number]
             if len(segments) > 1:
                 segments.append(Segment("  ", base))
-            segments.append(Segment(fit(text, room, column.align), style))
+            if callable(cell):
+                said = cell(room)
+            else:
+                text, tone = cell if isinstance(cell, tuple) else (cell, "")
+                said = [(fit(text, room, self._columns[number].align), tone)]
+            for text, tone in said:
+                segments.append(Segment(text, base + tone_style(self, tone) if tone else base))
         return Strip(segments).adjust_cell_length(width, base).simplify()
+
+    def _spans(self, width: int) -> dict[int, tuple[int, int]]:
+        """Of each column that there is room for: its first cell, and how many."""
+        shown = [n for n, column in enumerate(self._columns) if width >= column.wide]
+        widths = columns([self._columns[number].width for number in shown], width - 2)
+        spans, x = {}, 1
+        for number, room in zip(shown, widths, strict=True):
+            spans[number] = (x, room)
+            x += room + 2
+        return spans
 
     def _want(self, index: int) -> None:
         first = self.scroll_offset.y

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from shared import filters, wire
 from shared.errors import Code, LoraError
+from shared.mixes import Clash, MixSpec, merged
 from shared.notices import Connected, Disconnected, Notice, Notices, StateReplaced
 from shared.state import apply
 
@@ -134,6 +135,11 @@ class Daemon:
         self.seq = 0
         self.held: asyncio.Event | None = None  # answers wait for it
         self.points: list[wire.LivePoint] = []
+        self.view = wire.MixView(
+            token="t0", rev=0, stage="waiting", step=0, steps=0, picture="", picture_rev=0,
+            sharp=False, seconds=0.0, message="", notes=[],
+        )  # fmt: skip
+        self.viewed = asyncio.Event()
         if items is not None:
             self.fill(items)
 
@@ -328,6 +334,53 @@ class Daemon:
         self.event(wire.PictureAdded(picture=picture))
         return picture, []
 
+    def live_mix(self) -> wire.Mix:
+        blank = wire.Mix(name="", spec=MixSpec(), rev=0, by="", at=0.0)
+        return next((mix for mix in self.state.mixes if not mix.name), blank)
+
+    def look(self, **changes: Any) -> None:
+        """Something else of the mix is to be seen."""
+        token = f"t{int(self.view.token[1:]) + 1}"
+        self.view = replace(self.view, token=token, **changes)
+        self.viewed.set()
+        self.viewed = asyncio.Event()
+
+    def on_ChangeMix(self, request: wire.ChangeMix, by: str) -> Any:
+        live = self.live_mix()
+        try:
+            spec = merged(request.before, request.after, live.spec)
+        except Clash as clash:
+            raise LoraError(
+                Code.CONFLICT, f"{live.by} has changed {clash.what}.",
+                data={"current": msgspec.to_builtins(live)},
+            ) from None  # fmt: skip
+        return self.put_mix(replace(live, spec=spec), by), []
+
+    def put_mix(self, mix: wire.Mix, by: str) -> wire.Mix:
+        mix = replace(mix, rev=mix.rev + 1, by=by)
+        self.event(wire.MixChanged(mix=mix), by)
+        return mix
+
+    def on_FlipMix(self, request: wire.FlipMix, by: str) -> Any:
+        live = self.live_mix()
+        other = live.other or live.spec
+        side = "B" if live.side == "A" else "A"
+        return self.put_mix(replace(live, spec=other, other=live.spec, side=side), by), []
+
+    def on_SaveMix(self, request: wire.SaveMix, by: str) -> Any:
+        return self.put_mix(replace(self.live_mix(), name=request.name, rev=0), by), []
+
+    def on_RemoveMix(self, request: wire.RemoveMix, by: str) -> Any:
+        self.event(wire.MixRemoved(name=request.name), by)
+        return wire.Done(), []
+
+    def on_WatchMix(self, request: wire.WatchMix, by: str) -> Any:
+        new = self.view.picture not in ("", request.have)
+        return self.view, [png(200, 200, 40)] if new else []
+
+    def on_GetTried(self, request: wire.GetTried, by: str) -> Any:
+        return wire.Thumbnail(width=64, height=64, media_type="image/png"), [png(40, 200, 40)]
+
     def on_InspectLora(self, request: wire.InspectLora, by: str) -> Any:
         return wire.LoraInfo(
             path="/x.safetensors",
@@ -405,6 +458,9 @@ class Client:
         if self.daemon.held is not None and request.changes:
             await self.daemon.held.wait()
         self.daemon.asked.append(request)
+        if isinstance(request, wire.WatchMix):
+            while self.daemon.view.token == request.seen:
+                await self.daemon.viewed.wait()
         if on_progress is not None:
             on_progress(1, 2, "half of it")
             await asyncio.sleep(0)
