@@ -64,7 +64,7 @@ class MixPictures:
         self._boot = secrets.token_hex(4)  # tokens of another daemon are not ours
         self._view = wire.MixView(
             token=f"{self._boot}-0", rev=0, stage="waiting", step=0, steps=0, picture="",
-            picture_rev=0, sharp=False, seconds=0.0, message="", notes=[],
+            picture_rev=0, sharp=False, seconds=0.0, failure=None, notes=[],
         )  # fmt: skip
         self._news = asyncio.Event()
         self._watchers = 0
@@ -119,7 +119,7 @@ class MixPictures:
 
     def mix_changed(self) -> None:
         """The live mix is another: give up what is being painted, and begin anew if watched."""
-        self._tell(rev=self._mixing.live().rev, stage="waiting", step=0, steps=0, message="")
+        self._tell(rev=self._mixing.live().rev, stage="waiting", step=0, steps=0, failure=None)
         if self._task is not None:
             self._task.cancel()
         if self._watchers or time.monotonic() - self._watched < WATCHED:
@@ -145,7 +145,7 @@ class MixPictures:
             await asyncio.gather(before, return_exceptions=True)
         try:
             order = await self._resolve(mix.spec)
-            done = {"rev": mix.rev, "picture_rev": mix.rev, "message": ""}
+            done = {"rev": mix.rev, "picture_rev": mix.rev, "failure": None}
             known = self._known(order.key)
             if known is not None:
                 self._show(known.id, **done, stage="done", sharp=True,
@@ -164,13 +164,12 @@ class MixPictures:
                        notes=[*order.notes, *painted.notes],
                        seconds=time.monotonic() - began)  # fmt: skip
         except LoraError as error:
-            self._tell(rev=mix.rev, stage="failed", message=error.message)
+            self._tell(rev=mix.rev, stage="failed", failure=error.failure())
         except Exception:
             log.exception("the mix could not be painted")
-            self._tell(
-                rev=mix.rev, stage="failed",
-                message="The daemon met an error of its own; its log tells more.",
-            )  # fmt: skip
+            text = "The daemon met an error of its own; its log tells more."
+            failure = LoraError(Code.INTERNAL, text).failure()
+            self._tell(rev=mix.rev, stage="failed", failure=failure)
 
     async def _make(
         self, mix: wire.Mix, order: _Order, spec: PictureSpec, stage: str

@@ -19,6 +19,7 @@ from lora_tui.commands import (
     filters,
     generate,
     lora,
+    mix,
     model,
     recipe,
     run,
@@ -85,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
         train,
         run,
         generate,
+        mix,
         lora,
         model,
     ):

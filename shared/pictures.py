@@ -75,9 +75,10 @@ def tag(use: LoraUse) -> str:
         weights = f"{use.text_weight:g}:{use.weight:g}"
     if use.blocks:
         weights += f":lbw={','.join(f'{one:g}' for one in use.blocks)}"
-    return f"<lora:{_stem(use.lora)}:{weights}>"
+    return f"<lora:{stem(use.lora)}:{weights}>"
 
 
-def _stem(lora: str) -> str:
+def stem(lora: str) -> str:
+    """A LoRA's name, also where it is given by its path."""
     name = lora.replace("\\", "/").rsplit("/", 1)[-1]
     return name.removesuffix(".safetensors")

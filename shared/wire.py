@@ -730,7 +730,7 @@ class MixView(Record, frozen=True, kw_only=True):
     picture_rev: int  # of the mix that it shows
     sharp: bool  # it is not a preview
     seconds: float  # from the change to the picture
-    message: str  # why it failed
+    failure: Failure | None  # why there is no picture
     notes: list[str]  # such as what of a LoRA this base has no place for
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import msgspec
 
 from lora_tui.commands.common import Invocation, Subparsers, command
 from shared import lora_tags, wire
 from shared.errors import Code, Exit, LoraError
+from shared.mixes import MixSpec
 from shared.pictures import LoraUse, PictureSpec
 from shared.recipe import Sampler
+
+Spec = TypeVar("Spec", PictureSpec, MixSpec)
 
 
 def add(subparsers: Subparsers) -> None:
@@ -44,7 +47,7 @@ def add(subparsers: Subparsers) -> None:
     add_one(
         "--seed", type=int, default=default.seed, help=f"same seed, same picture ({default.seed})"
     )
-    add_one("--size", type=_size, default=(0, 0), metavar="WxH", help="pixels; else the base's own")
+    add_one("--size", type=size, default=(0, 0), metavar="WxH", help="pixels; else the base's own")
     add_one("--out", default="", metavar="FILE.png", help="write the PNG here; else print its path")
 
 
@@ -58,7 +61,7 @@ async def generate_it(call: Invocation) -> Exit:
             sampler=args.sampler, steps=args.steps, cfg=args.cfg, seed=args.seed,
             width=width, height=height,
             loras=[lora_use(call, text) for text in args.lora]
-            + [_found(call, use) for use in tags],
+            + [found(call, use) for use in tags],
         )
     )  # fmt: skip
     async with call.client() as client:
@@ -74,25 +77,25 @@ async def generate_it(call: Invocation) -> Exit:
 def lora_use(call: Invocation, text: str) -> LoraUse:
     """``FILE_OR_NAME:0.7`` or the WebUI's ``<lora:…>``."""
     if text.startswith("<lora:") and text.endswith(">"):
-        return _found(call, lora_tags.read(text))
+        return found(call, lora_tags.read(text))
     name, weight = text, 1.0
     match = re.fullmatch(r"(.+):([-+]?(?:\d+\.?\d*|\.\d+))", text, re.DOTALL)
     if match and not Path(text).exists():
         name, weight = match[1], float(match[2])
-    return _found(call, LoraUse(lora=name, weight=weight))
+    return found(call, LoraUse(lora=name, weight=weight))
 
 
-def _found(call: Invocation, use: LoraUse) -> LoraUse:
+def found(call: Invocation, use: LoraUse) -> LoraUse:
     """A file that is there is given to the daemon by its whole path."""
     if not call.remote and Path(use.lora).expanduser().is_file():
         return msgspec.structs.replace(use, lora=call.daemon_path(use.lora))
     return use
 
 
-def checked(spec: PictureSpec) -> PictureSpec:
+def checked(spec: Spec) -> Spec:
     """The spec, if every value is within its bounds. Raises LoraError(BAD_REQUEST)."""
     try:
-        return msgspec.convert(msgspec.to_builtins(spec), PictureSpec)
+        return msgspec.convert(msgspec.to_builtins(spec), type(spec))
     except msgspec.ValidationError as error:
         what = str(error).replace("`", "").replace("Expected", "expected").replace("$.", "")
         raise LoraError(Code.BAD_REQUEST, f"That cannot be made: {what}.") from None
@@ -105,7 +108,7 @@ def write(path: str, content: bytes) -> None:
     publish(Path(path).expanduser(), content, mode=0o644)
 
 
-def _size(text: str) -> tuple[int, int]:
+def size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text)
     if not match:
         raise argparse.ArgumentTypeError(f"not a size: {text!r}; write it as 512x512")

@@ -20,13 +20,14 @@ from lora_tui.screens.base import Dialog, Place
 from lora_tui.screens.dialogs import AskText, Choose, Confirm, Page
 from lora_tui.screens.mix_settings import MixSettings
 from lora_tui.widgets.bind import bindings
-from lora_tui.widgets.mix_rows import MixRows, short
+from lora_tui.widgets.mix_rows import MixRows
 from lora_tui.widgets.picture import Fetch, PictureView
 from lora_tui.widgets.rows import Rows
 from lora_tui.widgets.tries import MANY, Tries, Try
 from shared import blocks, mixes, wire
 from shared.errors import Code, LoraError
 from shared.mixes import MixLora, MixSpec
+from shared.pictures import stem
 
 FINE, COARSE = 0.05, 0.25
 FIRST = 0.8  # weight of a LoRA that is added
@@ -293,7 +294,7 @@ class Mixer(Place):
             except LoraError as error:
                 self.notify(error.message, severity="warning", timeout=8)
 
-        self.app.push_screen(AskText(f"{clean(short(row.lora))}: {what}", value=present), typed)
+        self.app.push_screen(AskText(f"{clean(stem(row.lora))}: {what}", value=present), typed)
 
     def action_mute(self) -> None:
         if (row := self.row) is not None:
@@ -515,8 +516,8 @@ def _summary(spec: MixSpec) -> str:
 
 def _said(view: wire.MixView, *, busy: str) -> tuple[str, str]:
     """Where a picture is, and its tone."""
-    if view.stage == "failed":
-        return clean(f"{view.message} r: try again"), "error"
+    if view.failure is not None:
+        return clean(f"{view.failure.message} r: try again"), "error"
     if view.stage == "done":
         said = f"full picture in {view.seconds:.1f} s"
         return (clean(" · ".join(view.notes)), "warning") if view.notes else (said, "")

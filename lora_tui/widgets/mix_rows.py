@@ -10,6 +10,7 @@ from textual.message import Message
 from lora_tui.core.summary import Said
 from lora_tui.widgets.rows import Cell, Column, Rows
 from shared.mixes import MixLora
+from shared.pictures import stem
 
 LOW, HIGH = -0.5, 1.5  # weights that the bar reaches; others stand at its ends
 SNAP = 0.05
@@ -56,7 +57,7 @@ class MixRows(Rows):
             text = "" if lora.text_weight is None else f"{lora.text_weight:.2f}"
             marks = ((lora.muted, "M"), (lora.solo, "S"), (lora.blocks, "B"))
             return [
-                (short(lora.lora), tone),
+                (stem(lora.lora), tone),
                 partial(bar, lora.weight, tone or "primary"),
                 (f"{lora.weight:.2f}", tone),
                 (text, tone or "muted"),
@@ -93,11 +94,6 @@ class MixRows(Rows):
         if self._dragged >= 0:
             self._dragged = -1
             self.release_mouse()
-
-
-def short(lora: str) -> str:
-    """A LoRA's name, also where it is a path."""
-    return lora.rsplit("/", 1)[-1].removesuffix(".safetensors")
 
 
 def bar(weight: float, tone: str, room: int) -> Said:

@@ -218,7 +218,7 @@ async def test_a_base_deleted_under_the_mix_is_said(
     await painted(house, house.domain.state().mixes[0].rev)
     shutil.rmtree(tmp_path / "tiny")
     view, _ = await painted(house, (await change(house, seed=3)).rev, "failed")
-    assert "tiny" in view.message
+    assert view.failure is not None and "tiny" in view.failure.message
 
 
 async def test_thirty_two_loras_at_once(

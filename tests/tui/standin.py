@@ -137,7 +137,7 @@ class Daemon:
         self.points: list[wire.LivePoint] = []
         self.view = wire.MixView(
             token="t0", rev=0, stage="waiting", step=0, steps=0, picture="", picture_rev=0,
-            sharp=False, seconds=0.0, message="", notes=[],
+            sharp=False, seconds=0.0, failure=None, notes=[],
         )  # fmt: skip
         self.viewed = asyncio.Event()
         if items is not None:

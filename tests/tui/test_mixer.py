@@ -154,7 +154,8 @@ async def test_the_picture_follows_with_what_is_to_be_said(mixed: standin.Daemon
         await until(pilot, shows(app, "0.9 s"))
         mixed.look(notes=["ink: this base has no place for 3 modules."])
         await until(pilot, shows(app, "no place for 3 modules"))
-        mixed.look(stage="failed", message="The base is gone.")
+        gone = LoraError(Code.NOT_FOUND, "The base is gone.").failure()
+        mixed.look(stage="failed", failure=gone)
         await until(pilot, shows(app, "The base is gone. r: try again"))
         await pilot.press("r")
         await until(pilot, lambda: any(isinstance(one, wire.WatchMix) and one.again
