@@ -108,6 +108,7 @@ def _changed(call: Invocation, spec: MixSpec) -> MixSpec:
     if args.size is not None:
         settings["width"], settings["height"] = args.size
     spec = replace(spec, **settings)
+    spec = mixes.without(spec, [_row(call, spec, name).lora for name in args.remove])
     for use in uses:
         present = _in(spec, use.lora) or MixLora(lora=use.lora)
         fields = {name: getattr(use, name) for name in use.__struct_fields__ if name != "lora"}
@@ -120,7 +121,7 @@ def _changed(call: Invocation, spec: MixSpec) -> MixSpec:
     ):
         for name in getattr(args, verb):
             spec = mixes.with_lora(spec, replace(_row(call, spec, name), **change))
-    return mixes.without(spec, [_row(call, spec, name).lora for name in args.remove])
+    return spec
 
 
 def _row(call: Invocation, spec: MixSpec, name: str) -> MixLora:

@@ -143,6 +143,44 @@ def test_generate_takes_a_lora_file_and_prints_where_the_picture_is(
     assert Path(made["path"]).read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_mix_is_turned_and_painted_as_generate_would(
+    ready: CommandLine, lora: str, tmp_path: Path
+) -> None:
+    mixed, generated = tmp_path / "mixed.png", tmp_path / "generated.png"
+    settings = ("--base", "tiny", "--prompt", "a dragon", "--steps", "4", "--seed", "7")
+    turned = ready.data("mix", "set", f"{lora}:0.3", *settings)
+    assert turned["webui"] == "a dragon <lora:drake:0.3>"
+    ready.ok("mix", "set", f"<lora:{lora}:0.7:0.6>")  # what is not named stays
+    ready.ok("mix", "paint", "--out", str(mixed))
+    ready.ok("generate", "--lora", f"<lora:{lora}:0.7:0.6>", *settings, "--out", str(generated))
+    assert mixed.read_bytes() == generated.read_bytes()
+    assert ready.ok("mix", "prompt").strip() == "a dragon <lora:drake:0.7:0.6>"
+    assert ready.data("mix", "set", "--mute", lora)["webui"] == "a dragon"
+    assert "muted" in ready.ok("mix", "show")
+
+
+def test_mixes_are_kept_by_name(ready: CommandLine, lora: str) -> None:
+    ready.ok("mix", "set", f"{lora}:0.4", "--unmute", lora, "--prompt", "one")
+    ready.ok("mix", "save", "of one")
+    ready.ok("mix", "set", "--remove", lora, "--prompt", f"two <lora:{lora}:0.9>")
+    assert ready.data("mix", "show")["webui"] == "two <lora:drake:0.9>"
+    assert [mix["name"] for mix in ready.data("mix", "list")["mixes"]] == ["of one"]
+    assert ready.data("mix", "load", "of one")["webui"] == "one <lora:drake:0.4>"
+    assert ready.data("mix", "delete", "of one")["deleted"] == ["of one"]
+    for arguments, code in (
+        (("load", "of one"), Exit.NOT_FOUND),
+        (("show", "of one"), Exit.NOT_FOUND),
+        (("delete", "of one"), Exit.NOT_FOUND),
+        (("set", "nobody:0.5"), Exit.NOT_FOUND),
+        (("set", "--mute", "nobody"), Exit.NOT_FOUND),
+        (("set", "--base", "tiyn"), Exit.NOT_FOUND),
+        (("set", f"{lora}:11"), Exit.FAILED),
+        (("set", "--size", "65x65"), Exit.FAILED),
+    ):
+        assert ready.refused("mix", *arguments)[0] == code, arguments
+    assert ready.data("mix", "show")["webui"] == "one <lora:drake:0.4>"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
