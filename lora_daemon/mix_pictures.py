@@ -149,8 +149,7 @@ class MixPictures:
             known = self._known(order.key)
             if known is not None:
                 self._show(known.id, **done, stage="done", sharp=True,
-                           notes=[*order.notes, *known.notes],
-                           seconds=time.monotonic() - began)  # fmt: skip
+                           notes=[*order.notes, *known.notes], seconds=0.0)  # fmt: skip
                 return
             if order.spec.steps >= 2 * PREVIEW_STEPS:
                 quick = replace(order.spec, sampler=PREVIEW_SAMPLER, steps=PREVIEW_STEPS)

@@ -29,11 +29,12 @@ from lora_tui.app import LoraApp
 from lora_tui.core import words
 from shared import recipe, wire
 from shared.client import Client
+from shared.mixes import MixLora, MixSpec
 from shared.notices import StateReplaced
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "docs" / "pictures"
-SOURCE = ROOT / "lora_daemon" / "starter" / "datasets" / "creatures"
+DATASETS = ROOT / "lora_daemon" / "starter" / "datasets"
 SIZE = (120, 40)
 NOW = 1_790_000_000.0
 SPEED = 15.0  # steps a second that the pictures show: about what two cores do
@@ -63,7 +64,8 @@ class Steady:
         return self._steady(await self._client.call(request, **options))
 
     async def fetch(self, request: wire.Request[Any], **options: Any) -> Any:
-        return await self._client.fetch(request, **options)
+        answer, blobs = await self._client.fetch(request, **options)
+        return self._steady(answer), blobs
 
     async def notices(self) -> AsyncIterator[Any]:
         async for notice in self._client.notices():
@@ -108,6 +110,8 @@ class Steady:
                 replace(c, host="desk" if c.name == "bob" else "laptop") for c in answer.clients
             ]
             return replace(answer, devices=[_device(NOW)], warnings=[], clients=others)
+        if isinstance(answer, wire.MixView) and answer.seconds:
+            return replace(answer, seconds=0.9)
         if isinstance(answer, wire.Series):
             points = [replace_point(point) for point in answer.points]
             return wire.Series(points=points)
@@ -166,15 +170,35 @@ async def prepare(client: Client, folder: Path, base: Path | None) -> None:
     caption = items[1].caption.text
     made = replace(made, sample=replace(made.sample, prompts=[caption], every_epochs=1))
     run = await client.call(wire.StartRun(recipe=recipe.dump(made)))
+    await finished(client, run.id)
+
+
+async def finished(client: Client, run: str) -> None:
     async for _ in client.notices():
-        now = next(r for r in client.state.runs if r.id == run.id)
+        now = next(r for r in client.state.runs if r.id == run)
         if now.state == "finished":
             return
         if now.state in ("failed", "stopped"):
             raise SystemExit(f"The run {now.state}: {now.message}")
 
 
-async def draw(client: Client, into: Path) -> None:
+async def mix(client: Client, folder: Path) -> None:
+    """A style as well, and both LoRAs in the live mix."""
+    await client.call(wire.ImportDataset(path=str(folder), name="pencil"))
+    text = (ROOT / "configs" / "demo.toml").read_text()
+    made = recipe.parse(text, ["dataset.name=pencil", "training.max_steps=80"])
+    made = replace(made, sample=replace(made.sample, prompts=[]))
+    await finished(client, (await client.call(wire.StartRun(recipe=recipe.dump(made)))).id)
+    creature, style = (run.lora for run in client.state.runs)
+    spec = MixSpec(
+        prompt="a blorp on grass",
+        loras=[MixLora(lora=creature, weight=0.8), MixLora(lora=style, weight=0.4)],
+    )
+    live = next(one for one in client.state.mixes if not one.name)
+    await client.call(wire.ChangeMix(before=live.spec, after=spec))
+
+
+async def draw(client: Client, into: Path, folder: Path) -> None:
     async def connect() -> Any:
         return Steady(client)
 
@@ -200,6 +224,23 @@ async def draw(client: Client, into: Path) -> None:
         while app.screen._painting:  # type: ignore[attr-defined]
             await pilot.pause(0.2)
         await save(pilot, app, into / "library.svg")
+        await mix(client, folder)
+        await pilot.press("g", "m")
+        for key in ("down", "right", "right", "up", "left"):
+            await painted(pilot, app)
+            await pilot.press(key)
+        await painted(pilot, app)
+        await save(pilot, app, into / "mixer.svg")
+
+
+async def painted(pilot: Pilot[Any], app: LoraApp) -> None:
+    """Wait until the Mixer has the whole picture of the mix as it is."""
+    while True:
+        await pilot.pause(0.2)
+        mixer: Any = app.screen
+        view = mixer._view
+        if view is not None and view.stage == "done" and view.rev == mixer._desk.mix.rev:
+            return
 
 
 async def settled(pilot: Pilot[Any]) -> None:
@@ -228,12 +269,13 @@ async def run(into: Path, base: Path | None) -> None:
         os.environ.pop("NO_COLOR", None)
         home = Path(directory) / "home"
         folder = Path(directory) / "creatures"
-        shutil.copytree(SOURCE, folder)
+        shutil.copytree(DATASETS / "creatures", folder)
+        shutil.copytree(DATASETS / "pencil", folder.with_name("pencil"))
         client = await Client.connect(home=home, name="ada", subscribe=True)
         other = await Client.connect(home=home, name="bob", subscribe=True)
         try:
             await prepare(client, folder, base)
-            await draw(client, into)
+            await draw(client, into, folder.with_name("pencil"))
         finally:
             await other.close()
             await client.call(wire.Stop())

@@ -729,7 +729,7 @@ class MixView(Record, frozen=True, kw_only=True):
     picture: str  # id of the newest there is; empty: none
     picture_rev: int  # of the mix that it shows
     sharp: bool  # it is not a preview
-    seconds: float  # from the change to the picture
+    seconds: float  # from the change to the picture; 0: it had been painted before
     failure: Failure | None  # why there is no picture
     notes: list[str]  # such as what of a LoRA this base has no place for
 

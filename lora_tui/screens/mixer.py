@@ -519,7 +519,9 @@ def _said(view: wire.MixView, *, busy: str) -> tuple[str, str]:
     if view.failure is not None:
         return clean(f"{view.failure.message} r: try again"), "error"
     if view.stage == "done":
-        said = f"full picture in {view.seconds:.1f} s"
+        said = "full picture, painted before"
+        if view.seconds:
+            said = f"full picture in {view.seconds:.1f} s"
         return (clean(" · ".join(view.notes)), "warning") if view.notes else (said, "")
     turn = f" · beside {busy}" if busy else ""
     if view.stage == "waiting" or not view.steps:
