@@ -78,7 +78,10 @@ class Domain:
         self._listening: asyncio.Task[None] | None = None
         self._supervisor.changed = self._tell_worker
         self._painting.settled = self._settled
+        self._answer(handlers)
 
+    def _answer(self, handlers: service.Handlers) -> None:
+        """Say who answers what."""
         handlers.add(wire.ImportDataset, self._import_dataset)
         handlers.add(wire.ExportDataset, self._export.export)
         handlers.add(wire.RemoveDataset, self._datasets.remove)
