@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from functools import partial, partialmethod
 
@@ -32,6 +33,8 @@ from shared.pictures import stem
 FINE, COARSE = 0.05, 0.25
 FIRST = 0.8  # weight of a LoRA that is added
 MOST = 10.0  # weight, up or down
+LONGEST = 10_000  # characters of a prompt
+LEAVING = 1.0  # seconds for what has just been typed to get away
 AWAY = 1.0  # seconds between two attempts to watch while there is no link
 
 
@@ -61,7 +64,7 @@ class Mixer(Place):
     def __init__(self) -> None:
         super().__init__()
         self._desk = MixDesk(
-            self.lora_ask,
+            self._send,
             lambda: self.post_message(self.Moved()),
             lambda error: self.post_message(self.Refused(error)),
         )
@@ -70,8 +73,16 @@ class Mixer(Place):
         self._before_typing: dict[str, str] = {}  # what a field held when it got the keyboard
         self._again = False
 
-    async def lora_ask(self, request: wire.ChangeMix) -> wire.Mix:
+    async def _send(self, request: wire.ChangeMix) -> wire.Mix:
         return await self.lora.ask(request)
+
+    async def before_leaving(self) -> None:
+        """Take what is being typed, and let it get away."""
+        if isinstance(self.focused, Input):
+            self._take(self.focused)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVING):
+                await self._desk.done()
 
     def body(self) -> ComposeResult:
         with Horizontal(id="top"):
@@ -83,7 +94,7 @@ class Mixer(Place):
                     for name, hint in (("prompt", "what to paint"), ("negative", "what not")):
                         with Horizontal(classes="line"):
                             yield Static(name, classes="name")
-                            yield Input(compact=True, id=name, placeholder=hint)
+                            yield Input(compact=True, id=name, placeholder=hint, max_length=LONGEST)
                     yield Static("", id="settings", markup=False)
             with Vertical(classes="panel", id="right"):
                 yield PictureView(self.lora.picture_cache, self.lora.depth, id="picture")
@@ -101,7 +112,8 @@ class Mixer(Place):
     @property
     def row(self) -> MixLora | None:
         """The LoRA under the cursor."""
-        return self.spec.loras[self.rows.cursor] if self.spec.loras else None
+        cursor, loras = self.rows.cursor, self.spec.loras
+        return loras[cursor] if cursor < len(loras) else None
 
     def on_mount(self) -> None:
         super().on_mount()
@@ -132,6 +144,8 @@ class Mixer(Place):
 
     def _watch(self, again: bool = False) -> None:
         """Have pictures made and told, for as long as this screen is the one shown."""
+        if self.lora.depth() == "off":
+            return
         self._again = self._again or again
         # The function, not its coroutine: one that is replaced at once was never begun.
         self.run_worker(self._watching, group="watch", exclusive=True)  # type: ignore[arg-type]
@@ -206,6 +220,8 @@ class Mixer(Place):
         view = self._view
         if self.lora.connection is None:
             said = "no link"
+        elif self.lora.depth() == "off":
+            said = "k paints it into the outputs"
         elif view is not None:
             said, tone = _said(view, busy=self._busy())
         line = self.query_one("#said", Static)
@@ -334,6 +350,9 @@ class Mixer(Place):
         self.app.push_screen(AskText("Add a LoRA file", "Its path on the daemon's machine:"), typed)
 
     def _add(self, name: str, prompt: str) -> None:
+        if len(self.spec.loras) == mixes.MOST:
+            self.notify(f"A mix has at most {mixes.MOST} LoRAs.", severity="warning")
+            return
         spec = mixes.with_lora(self.spec, MixLora(lora=name, weight=FIRST))
         if not spec.prompt:
             spec = replace(spec, prompt=prompt)
@@ -365,11 +384,14 @@ class Mixer(Place):
             self._before_typing[event.widget.id] = event.widget.value
 
     def on_descendant_blur(self, event: events.DescendantBlur) -> None:
+        if isinstance(event.widget, Input):
+            self._take(event.widget)
+
+    def _take(self, field: Input) -> None:
         """Leaving a field takes what was typed."""
-        field = event.widget
-        if not isinstance(field, Input) or not field.id:
+        if field.id not in self._before_typing:
             return
-        before, present = self._before_typing.pop(field.id, ""), getattr(self.spec, field.id)
+        before, present = self._before_typing.pop(field.id), getattr(self.spec, field.id)
         if field.value == before:
             field.value = present
             return

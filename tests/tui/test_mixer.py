@@ -141,6 +141,20 @@ async def test_what_another_typed_meanwhile_is_said(mixed: standin.Daemon) -> No
         assert spec(mixed).prompt == "again"
 
 
+async def test_leaving_takes_what_is_typed(mixed: standin.Daemon) -> None:
+    async with opened(mixed, "g", "m", "e") as (_app, pilot, _):
+        await pilot.press(*"typed", "ctrl+q")
+        await until(pilot, lambda: spec(mixed).prompt == "typed")
+
+
+async def test_without_pictures_none_is_asked_for(mixed: standin.Daemon) -> None:
+    async with opened(mixed, "g", "m", pictures=False) as (app, pilot, _):
+        await until(pilot, shows(app, "k paints it"))
+        await pilot.press("right")
+        await until(pilot, lambda: weights(mixed)[0] == 0.85)
+        assert not any(isinstance(one, wire.WatchMix) for one in mixed.asked)
+
+
 async def test_the_picture_follows_with_what_is_to_be_said(mixed: standin.Daemon) -> None:
     async with opened(mixed, "g", "m") as (app, pilot, _):
         view = app.screen.query_one("#picture", PictureView)
