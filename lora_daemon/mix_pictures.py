@@ -119,7 +119,6 @@ class MixPictures:
 
     def mix_changed(self) -> None:
         """The live mix is another: give up what is being painted, and begin anew if watched."""
-        self._tell(rev=self._mixing.live().rev, stage="waiting", step=0, steps=0, failure=None)
         if self._task is not None:
             self._task.cancel()
         if self._watchers or time.monotonic() - self._watched < WATCHED:
@@ -132,6 +131,7 @@ class MixPictures:
         mix = self._mixing.live()
         if mix.rev != self._begun:
             self._begun = mix.rev
+            self._tell(rev=mix.rev, stage="waiting", step=0, steps=0, failure=None)
             self._task = asyncio.create_task(self._paint(mix, self._task))
 
     async def _give_up(self) -> None:
