@@ -186,7 +186,8 @@ async def mix(client: Client, folder: Path) -> None:
     """A style as well, and both LoRAs in the live mix."""
     await client.call(wire.ImportDataset(path=str(folder), name="pencil"))
     text = (ROOT / "configs" / "demo.toml").read_text()
-    made = recipe.parse(text, ["dataset.name=pencil", "training.max_steps=80"])
+    few = ["training.max_steps=80", "schedule.warmup_steps=10"]
+    made = recipe.parse(text, ["dataset.name=pencil", *few])
     made = replace(made, sample=replace(made.sample, prompts=[]))
     await finished(client, (await client.call(wire.StartRun(recipe=recipe.dump(made)))).id)
     creature, style = (run.lora for run in client.state.runs)

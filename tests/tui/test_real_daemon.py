@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -187,3 +188,14 @@ async def test_a_lora_is_trained_and_tried(real: DaemonProcess, tmp_path: Path) 
                 seconds=60,
             )
             assert len(app.state.pictures) == 3
+            live = client.state.mixes[0].spec
+            tiny = replace(live, base="tiny", steps=2)
+            await client.call(wire.ChangeMix(before=live, after=tiny))
+            await pilot.press("g", "m", "a", "enter")
+            await until(pilot, lambda: "full picture" in text_of(app), seconds=60)
+            await pilot.press("right")
+            await until(
+                pilot,
+                lambda: app.state.tried and app.state.tried[-1].spec.loras[0].weight == 0.85,
+                seconds=60,
+            )
