@@ -9,12 +9,32 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
+import msgspec
+
 from lora_daemon import original_layout
 from lora_daemon.original_layout import Row
 
 Objective = Literal["epsilon", "v_prediction"]
 Network = Literal["unet", "vae", "text_encoder", "text_encoder_2"]
 Config = Mapping[str, Any]
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """What a whole base is, seen from its headers and configurations.
+
+    ``guessed``: why what it predicts is only a guess; empty if it is known. ``carried``: what is in
+    a file and is not used, in words, with the number of its tensors.
+    """
+
+    family: str
+    layout: Literal["folder", "file"]
+    resolution: int  # pixels, the side of the pictures it was made for
+    size: int  # bytes of its weights
+    objective: Objective
+    guessed: str = ""
+    zero_snr: bool = False  # its noise schedule ends in pure noise (zero terminal SNR)
+    precision: list[str] = []  # number formats of its weights, as safetensors names them
+    carried: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -43,7 +63,7 @@ class TextEncoder:
     pooled: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """What distinguishes one kind of base from another.
 
@@ -76,7 +96,7 @@ class Family:
 
 @cache
 def _configs(name: str) -> dict[str, dict[str, Any]]:
-    text = (files("lora_daemon") / "families" / f"{name}.json").read_text(encoding="utf-8")
+    text = (files("lora_daemon") / "family_configs" / f"{name}.json").read_text(encoding="utf-8")
     configs: dict[str, dict[str, Any]] = json.loads(text)
     return configs
 

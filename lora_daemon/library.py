@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from lora_daemon import base_folder, pictures
+from lora_daemon import base_look, pictures
 from lora_daemon.catalog import not_found
 from lora_daemon.service import Context, Daemon
 from lora_daemon.thumbnails import Thumbnails
@@ -36,7 +36,7 @@ class Library:
         for base in self.bases():
             problem = ""
             try:
-                await asyncio.to_thread(base_folder.look, Path(typed(base.path)))
+                await asyncio.to_thread(base_look.look, Path(typed(base.path)))
             except LoraError as error:
                 problem = error.message
             if problem != base.problem:
@@ -243,7 +243,7 @@ async def sample(run: str, path: Path, step: int, prompt: str, seed: int) -> wir
 
 
 def _look(path: Path, name: str) -> wire.BaseModel:
-    found = base_folder.look(path)
+    found = base_look.look(path)
     return wire.BaseModel(
         name=name,
         path=to_text(path),
