@@ -13,8 +13,9 @@ import msgspec
 
 from lora_daemon import original_layout
 from lora_daemon.original_layout import Row
+from shared.wire import FAMILIES as FAMILY_TITLES
+from shared.wire import Objective
 
-Objective = Literal["epsilon", "v_prediction"]
 Network = Literal["unet", "vae", "text_encoder", "text_encoder_2"]
 Config = Mapping[str, Any]
 
@@ -73,7 +74,6 @@ class Family:
     """
 
     name: str
-    title: str
     base_versions: Mapping[Objective, str]
     architectures: Mapping[Objective, str]
     implementation: str  # modelspec's
@@ -82,6 +82,10 @@ class Family:
     encoders: tuple[TextEncoder, ...]
     resolutions: Mapping[Objective, int]  # of a single file, which does not tell, in pixels
     original_lora_names: bool = False
+
+    @property
+    def title(self) -> str:
+        return FAMILY_TITLES[self.name]
 
     @property
     def configs(self) -> dict[str, dict[str, Any]]:
@@ -108,7 +112,6 @@ _GENERATIVE_MODELS = "https://github.com/Stability-AI/generative-models"
 
 SD1 = Family(
     name="sd1",
-    title="Stable Diffusion 1.x",
     base_versions={"epsilon": "sd_v1", "v_prediction": "sd_v1_v"},
     architectures=dict.fromkeys(("epsilon", "v_prediction"), "stable-diffusion-v1/lora"),
     implementation="diffusers",
@@ -123,7 +126,6 @@ SD1 = Family(
 )
 SD2 = Family(
     name="sd2",
-    title="Stable Diffusion 2.x",
     base_versions={"epsilon": "sd_v2", "v_prediction": "sd_v2_v"},
     architectures={
         "epsilon": "stable-diffusion-v2-512/lora",
@@ -141,7 +143,6 @@ SD2 = Family(
 )
 SDXL = Family(
     name="sdxl",
-    title="Stable Diffusion XL",
     base_versions=dict.fromkeys(("epsilon", "v_prediction"), "sdxl_base_v1-0"),
     architectures=dict.fromkeys(("epsilon", "v_prediction"), "stable-diffusion-xl-v1-base/lora"),
     implementation=_GENERATIVE_MODELS,

@@ -68,6 +68,7 @@ class Freezer:
                 name=recipe.output.name or file_name(name),
                 base=base.name,
                 base_path=base.path,
+                base_predicts=base.objective,
                 dataset=dataset.name,
                 pictures=usable,
                 skipped=skipped,
