@@ -69,6 +69,12 @@ def _library() -> Screen[Any]:
     return Library()
 
 
+def _bases() -> Screen[Any]:
+    from lora_tui.screens.bases import Bases
+
+    return Bases()
+
+
 class LoraApp(InOrder):
     """One client of one daemon. ``connect`` makes the connection, again and again if need be."""
 
@@ -81,6 +87,7 @@ class LoraApp(InOrder):
         "train": _train,
         "runs": _runs,
         "library": _library,
+        "bases": _bases,
     }
     DEFAULT_MODE = "datasets"
     COMMANDS = {Commands}
