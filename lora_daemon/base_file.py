@@ -107,7 +107,7 @@ def open_file(path: Path, predicts: Objective | None = None) -> BaseFile:
     objective, guessed = _objective(path, header, family)
     if predicts:
         objective, guessed = predicts, ""
-    elif own:
+    elif own and "v_pred" not in header.tensors:
         objective, guessed = configs["scheduler"].get("prediction_type", objective), ""
     zero_snr = "ztsnr" in header.tensors
     if own is None:

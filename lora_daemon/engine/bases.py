@@ -91,6 +91,11 @@ class Base:
         return int(self.unet.config.sample_size) * self.pixels_per_latent
 
     @property
+    def takes_views(self) -> bool:
+        """Whether the UNet is told how a picture was cropped (SDXL)."""
+        return any(encoder.use.pooled for encoder in self.encoders)
+
+    @property
     def zero_snr(self) -> bool:
         """Whether its noise schedule ends in pure noise (https://arxiv.org/abs/2305.08891)."""
         return bool(self.scheduler_config.get("rescale_betas_zero_snr"))
