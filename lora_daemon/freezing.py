@@ -47,6 +47,13 @@ class Freezer:
             )
         dataset = self._catalog.dataset(recipe.dataset.name)
         base = await self._library.base(recipe.base.name)
+        if recipe.base.family not in ("any", base.family):
+            raise LoraError(
+                Code.INVALID_RECIPE,
+                f"This recipe is for {wire.FAMILIES[recipe.base.family]}, and the base {base.name} "
+                f"is a {wire.FAMILIES[base.family]}. Take another base, or set base.family to any.",
+                data={"key": "base.family"},
+            )
         usable, skipped, warnings = self._pictures(dataset)
         self._check_space()
         recipe = msgspec.structs.replace(

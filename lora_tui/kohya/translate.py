@@ -40,6 +40,8 @@ def translate(given: Given, dataset: str = "") -> Translation:
 
 
 def _base(left: dict[str, Any], out: Translation) -> None:
+    if left.get("v2") is True:
+        out.take("v2", left.pop("v2"), "base.family", "sd2")
     for name in ("v2", "v_parameterization"):
         if name in left:
             out.idle(name, left.pop(name), "read from the base itself")
@@ -49,8 +51,10 @@ def _base(left: dict[str, Any], out: Translation) -> None:
     name = "pretrained_model_name_or_path"
     if (value := left.pop(name, None)) is not None:
         words = ""
-        if str(value).endswith((".safetensors", ".ckpt")):
-            words = "must be a base that `lora-tui model list` has, or a diffusers folder"
+        if str(value).endswith(".ckpt"):
+            words = "a pickle: convert it to .safetensors first"
+        elif not str(value).startswith(("/", "~")):
+            words = f"must be a base that `lora-tui model list` has: `lora-tui model add {value}`"
         out.take(name, value, "base.name", str(value), words)
 
 
