@@ -19,13 +19,14 @@ from typing import Any
 
 import msgspec
 
-from lora_daemon.families import FAMILIES, SD1, SD2, SDXL, Family, Look, Network, Objective
+from lora_daemon.families import FAMILIES, SD1, SD2, SDXL, Family, Look, Network
 from lora_daemon.original_layout import Row
 from lora_daemon.vocabulary import Vocabulary
 from shared.errors import Code, LoraError
 from shared.filenames import to_text
 from shared.lora_keys import split_key
 from shared.safetensors_file import Header, read_header, read_tensor
+from shared.wire import Objective
 
 OWN = "lora_tui.base"  # the metadata entry of a file that is not of its family's full size
 _UNET = "model.diffusion_model."
@@ -182,8 +183,8 @@ def _family(path: Path, header: Header) -> Family:
             return family
     for name, info in header.tensors.items():
         if name.startswith(_UNET) and name.endswith("attn2.to_k.weight") and len(info.shape) == 2:
-            if family := _WIDTHS.get(info.shape[1]):
-                return family
+            if info.shape[1] in _WIDTHS:
+                return _WIDTHS[info.shape[1]]
             break
     raise _wrong(path, f"is of no family that lora-tui knows. {_KNOWN}")
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lora_daemon.families import FAMILIES, Family, Look, Objective
+from lora_daemon.families import FAMILIES, Family, Look
 from shared.errors import Code, LoraError
 from shared.filenames import to_text
 from shared.safetensors_file import read_header
+from shared.wire import Objective
 
 STEMS = {  # the file name of each network's weights, without suffix
     "text_encoder": "model",

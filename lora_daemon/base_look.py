@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lora_daemon import base_file, base_folder
-from lora_daemon.families import Look, Objective
+from lora_daemon.families import Look
+from shared.wire import Objective
 
 
 def look(path: Path, predicts: Objective | None = None) -> Look:

@@ -14,6 +14,7 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import msgspec
 
@@ -153,7 +154,7 @@ def _fetch(wanted: FromHub) -> Fetched:
         there = [one for one in folder.rglob("*") if one.is_file()]
         picked = chosen([one.relative_to(folder).as_posix() for one in there], wanted)
     else:
-        where = {"token": wanted.token or None, "endpoint": wanted.mirror or None}
+        where: dict[str, Any] = {"token": wanted.token or None, "endpoint": wanted.mirror or None}
         info = HfApi(**where).model_info(
             wanted.id, revision=wanted.revision or None, files_metadata=True
         )

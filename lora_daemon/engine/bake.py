@@ -99,10 +99,10 @@ def _places(source: Path, copy: Path) -> Places:
                 own = Header({row.diffusers: info}, {}, file.header.data_start, file.header.size)
                 places[network, row.diffusers] = copy, own
         return places
-    for network, stem in STEMS.items():
-        for path in weight_files(copy / network, stem):
+    for folder, stem in STEMS.items():
+        for path in weight_files(copy / folder, stem):
             header = read_header(path)
-            places |= {(network, key): (path, header) for key in header.tensors}
+            places |= {(folder, key): (path, header) for key in header.tensors}
     return places
 
 

@@ -19,7 +19,8 @@ from lora_daemon.base_folder import STEMS, weight_files
 from lora_daemon.engine import single_file
 from lora_daemon.engine.names import text_names, unet_names
 from lora_daemon.engine.sources import opened, wrong
-from lora_daemon.families import Family, Network, Objective, TextEncoder
+from lora_daemon.families import Family, Network, TextEncoder
+from shared.wire import Objective
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOKENS = 77  # CLIP's context, start and end included
@@ -70,11 +71,13 @@ class Base:
 
     @property
     def text_encoder(self) -> nn.Module:
-        return self.encoders[0].model
+        model: nn.Module = self.encoders[0].model
+        return model
 
     @property
     def text_encoder_2(self) -> nn.Module:
-        return self.encoders[1].model
+        model: nn.Module = self.encoders[1].model
+        return model
 
     @property
     def text_names(self) -> dict[str, str]:
@@ -135,7 +138,7 @@ class Base:
         hidden = torch.cat([states for states, _ in found], dim=-1)
         width = hidden.shape[-1]
         pooled = [
-            F.pad(one, (0, -one.shape[-1] % width)).unflatten(1, (-1, width))
+            F.pad(one, (0, -one.shape[-1] % width)).reshape(len(one), -1, width)
             for _, one in found
             if one is not None
         ]

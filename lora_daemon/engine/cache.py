@@ -85,15 +85,14 @@ class LatentsCache:
             if any(shape[1:] != (side, side) for shape in shapes) or len(shapes) != 1:
                 return None
             height, _, width = header.metadata.get("size", "").partition("×")
-            return Moments(
-                *(
-                    torch.frombuffer(bytearray(raw[name]), dtype=torch.float32).reshape(
-                        header.tensors[name].shape
-                    )
-                    for name in _NAMES
-                ),
-                size=(int(height), int(width)) if width else None,
+            mean, deviation, mirrored_mean, mirrored_deviation = (
+                torch.frombuffer(bytearray(raw[name]), dtype=torch.float32).reshape(
+                    header.tensors[name].shape
+                )
+                for name in _NAMES
             )
+            size = (int(height), int(width)) if width else None
+            return Moments(mean, deviation, mirrored_mean, mirrored_deviation, size)
         except (LoraError, KeyError, OSError, ValueError):
             return None
 

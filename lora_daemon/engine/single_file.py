@@ -31,7 +31,7 @@ def network(file: BaseFile, name: Network, dtype: torch.dtype) -> nn.Module:
 
     Raises LoraError: STORAGE, or INVALID_FILE naming the tensor that does not fit.
     """
-    model = _empty(name, file.configs[name])
+    model: nn.Module = _empty(name, file.configs[name])
     shapes = {_bare(key): one.shape for key, one in model.state_dict().items()}
     wrapped = any(key.startswith("text_model.") for key in model.state_dict())
     state = {}
@@ -104,7 +104,7 @@ def pack(folder: Path, out: Path, metadata: Mapping[str, str] | None = None) -> 
     return write(out, tensors, said)
 
 
-def _empty(name: Network, config: Mapping[str, Any]) -> nn.Module:
+def _empty(name: Network, config: Mapping[str, Any]) -> Any:
     """The network without memory for its weights; its buffers are real."""
     with init_empty_weights(include_buffers=False):
         if name == "unet":

@@ -14,8 +14,9 @@ from transformers.utils import logging as transformers_logging
 from lora_daemon import base_file, base_folder
 from lora_daemon.base_folder import STEMS, table, weight_files
 from lora_daemon.engine import single_file
-from lora_daemon.families import Network, Objective, TextEncoder
+from lora_daemon.families import Network, TextEncoder
 from shared.errors import Code, LoraError
+from shared.wire import Objective
 
 diffusers_logging.set_verbosity_error()
 transformers_logging.set_verbosity_error()

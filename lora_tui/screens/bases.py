@@ -134,7 +134,7 @@ class Bases(Place):
     def _ask_objective(self, base: BaseModel) -> None:
         options = [
             ("e", "noise (epsilon)", "usual"),
-            ("v", "v (v-prediction)", "SD 2 at 768, NoobAI v"),
+            ("v", "v (v-prediction)", "SD 2, some XL"),
         ]
 
         def answered(place: int | None) -> None:

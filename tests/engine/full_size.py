@@ -19,8 +19,9 @@ from lora_daemon.families import Family, Network
 from lora_daemon.original_layout import to_original
 
 
+@cache
 def network(family: Family, name: Network) -> Any:
-    """A network of full size on the meta device."""
+    """A network of full size on the meta device; not to be changed."""
     config = family.configs[name]
     with torch.device("meta"):
         if name == "unet":

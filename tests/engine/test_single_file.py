@@ -156,6 +156,7 @@ def test_diffusers_own_reader_makes_the_same_networks_of_our_file(
         assert all(torch.equal(theirs[key], ours[key]) for key in ours)
 
 
+@pytest.mark.slow
 def test_a_full_size_file_fills_a_full_size_network(tmp_path: Path) -> None:
     file = open_file(write_hollow(tmp_path / "sd15.safetensors", SD1))
     unet = single_file.network(file, "unet", torch.bfloat16)
