@@ -25,6 +25,8 @@ def translate(given: Given, dataset: str = "") -> Translation:
         if value is None:
             out.idle(name, value, "not set")
     _base(left, out)
+    if given.sdxl:
+        out.put("base.family", "sdxl")
     _folders(given, left, dataset, out)
     _same(left, out)
     _network(left, out)
