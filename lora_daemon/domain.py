@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from lora_daemon import pipe, service
+from lora_daemon.bases import Bases
 from lora_daemon.captions import Captions
 from lora_daemon.catalog import Catalog
 from lora_daemon.datasets import Datasets
@@ -62,7 +63,8 @@ class Domain:
         self._captions = Captions(daemon, self._catalog)
         self._datasets = Datasets(daemon, self._catalog, self._jobs, self._captions.writer)
         self._thumbnails = Thumbnails(daemon, self._catalog)
-        self._library = Library(daemon, self._thumbnails)
+        self._bases = Bases(daemon, self._jobs)
+        self._library = Library(daemon, self._bases, self._thumbnails)
         self._tokens = Tokens(daemon.store, self._library)
         self._views = Views(daemon.store, self._catalog, self._tokens)
         self._export = Export(daemon, self._catalog, self._views, self._jobs)
@@ -109,7 +111,9 @@ class Domain:
         handlers.add(wire.RemovePicture, self._library.remove_picture)
         handlers.add(wire.InspectLora, self._library.inspect)
         handlers.add(wire.RemoveLora, self._library.remove_lora)
-        handlers.add(wire.AddBase, self._library.add_base)
+        handlers.add(wire.AddBase, self._bases.add)
+        handlers.add(wire.InspectBase, self._bases.inspect)
+        handlers.add(wire.RemoveBase, self._bases.remove)
 
     async def start(self) -> None:
         """Take up interrupted runs and unfinished writes; start telemetry."""

@@ -47,6 +47,13 @@ class Freezer:
             )
         dataset = self._catalog.dataset(recipe.dataset.name)
         base = await self._library.base(recipe.base.name)
+        if recipe.base.family not in ("any", base.family):
+            raise LoraError(
+                Code.INVALID_RECIPE,
+                f"This recipe is for {wire.FAMILIES[recipe.base.family]}, and the base {base.name} "
+                f"is a {wire.FAMILIES[base.family]}. Take another base, or set base.family to any.",
+                data={"key": "base.family"},
+            )
         usable, skipped, warnings = self._pictures(dataset)
         self._check_space()
         recipe = msgspec.structs.replace(
@@ -68,6 +75,7 @@ class Freezer:
                 name=recipe.output.name or file_name(name),
                 base=base.name,
                 base_path=base.path,
+                base_predicts=base.objective,
                 dataset=dataset.name,
                 pictures=usable,
                 skipped=skipped,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from lora_daemon import base_folder, pictures
+from lora_daemon import pictures
+from lora_daemon.bases import Bases
 from lora_daemon.catalog import not_found
 from lora_daemon.service import Context, Daemon
 from lora_daemon.thumbnails import Thumbnails
@@ -19,72 +20,37 @@ from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
 
 _lora = msgspec.msgpack.Decoder(wire.Lora).decode
-_base = msgspec.msgpack.Decoder(wire.BaseModel).decode
 _picture = msgspec.msgpack.Decoder(wire.Picture).decode
 
 
 class Library:
-    """Answers AddBase, InspectLora, RemoveLora, GetPicture and RemovePicture."""
+    """Answers InspectLora, RemoveLora, GetPicture and RemovePicture."""
 
-    def __init__(self, daemon: Daemon, thumbnails: Thumbnails) -> None:
+    def __init__(self, daemon: Daemon, bases: Bases, thumbnails: Thumbnails) -> None:
+        self._bases = bases
         self._store = daemon.store
         self._workspace = daemon.workspace
         self._thumbnails = thumbnails
 
     async def start(self) -> None:
         """Look whether the bases are still there, and register the starter if it has come."""
-        for base in self.bases():
-            problem = ""
-            try:
-                await asyncio.to_thread(base_folder.look, Path(typed(base.path)))
-            except LoraError as error:
-                problem = error.message
-            if problem != base.problem:
-                self._put_base(msgspec.structs.replace(base, problem=problem), "daemon")
+        await self._bases.look_again()
         starter = _starter()
         if starter is not None and all(base.name != "starter" for base in self.bases()):
             with contextlib.suppress(LoraError):
-                self._put_base(await asyncio.to_thread(_look, starter, "starter"), "daemon")
+                await self._bases.register(starter, "starter")
 
     # ── bases ───────────────────────────────────────────────────────────────────────────────────
 
     def bases(self) -> list[wire.BaseModel]:
-        return [_base(r["base"]) for r in self._store.query("SELECT base FROM bases ORDER BY name")]
+        return self._bases.all()
 
     async def base(self, name: str) -> wire.BaseModel:
-        """A usable base, by its name or by the path of a folder.
+        """A usable base, by its name or by a path.
 
         Raises LoraError: NOT_FOUND suggesting names, INVALID_FILE if it is not whole.
         """
-        for base in self.bases():
-            if base.name == name:
-                if base.problem:
-                    raise LoraError(Code.INVALID_FILE, base.problem)
-                return base
-        if name.startswith(("/", "~")):
-            return await asyncio.to_thread(_look_at, name, "")
-        raise not_found("base", name, [base.name for base in self.bases()])
-
-    async def add_base(self, context: Context, request: wire.AddBase) -> wire.BaseModel:
-        """Raises LoraError: NOT_FOUND, INVALID_FILE naming what is missing, ALREADY_EXISTS."""
-        base = await asyncio.to_thread(_look_at, request.path, request.name.strip())
-        for other in self.bases():
-            if other.name == base.name and other.path != base.path:
-                raise LoraError(
-                    Code.ALREADY_EXISTS,
-                    f"There is a base {base.name} already, of {other.path}. Give this one another "
-                    "name.",
-                )
-        self._put_base(base, context.by)
-        return base
-
-    def _put_base(self, base: wire.BaseModel, by: str) -> None:
-        with self._store.change(by) as change:
-            change.execute(
-                "INSERT OR REPLACE INTO bases (name, base) VALUES (?, ?)",
-                (base.name, wire.encoder.encode(base)),
-            )
-            change.emit(wire.BaseChanged(base=base))
+        return await self._bases.find(name)
 
     # ── LoRAs ───────────────────────────────────────────────────────────────────────────────────
 
@@ -240,30 +206,6 @@ async def sample(run: str, path: Path, step: int, prompt: str, seed: int) -> wir
         parameters=parameters,
         created=time.time(),
     )
-
-
-def _look(path: Path, name: str) -> wire.BaseModel:
-    found = base_folder.look(path)
-    return wire.BaseModel(
-        name=name,
-        path=to_text(path),
-        family=found.family,
-        resolution=found.resolution,
-        size=found.size,
-        problem="",
-    )
-
-
-def _look_at(path: str, name: str) -> wire.BaseModel:
-    """A base at a path that somebody gave; without a name, by its folder's."""
-    given = Path(typed(os.path.expanduser(path)))  # noqa: PTH111
-    if not given.is_absolute():
-        raise LoraError(
-            Code.BAD_REQUEST,
-            f"{path!r} is not an absolute path, and the daemon does not know your directory.",
-        )
-    folder = given.resolve()
-    return _look(folder, name or to_text(folder.name))
 
 
 def _starter() -> Path | None:

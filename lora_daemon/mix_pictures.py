@@ -43,7 +43,7 @@ class _Order:
     """What is to be painted, resolved. ``key``: of all that decides the pixels."""
 
     spec: PictureSpec
-    base_path: str
+    base: wire.BaseModel
     loras: list[pipe.LoraFile]
     notes: list[str]
     key: str
@@ -177,8 +177,8 @@ class MixPictures:
         self._tell(rev=mix.rev, stage=stage, step=0, steps=spec.steps)
         self._folder.mkdir(parents=True, exist_ok=True)
         paint = pipe.Paint(
-            job=picture, spec=spec, base_path=order.base_path, loras=order.loras,
-            out=str(self._path(picture)),
+            job=picture, spec=spec, base_path=order.base.path,
+            base_predicts=order.base.objective, loras=order.loras, out=str(self._path(picture)),
         )  # fmt: skip
         painted = await self._painting.make(
             paint, lambda step, steps: self._tell(step=step, steps=steps)
@@ -211,8 +211,8 @@ class MixPictures:
         wanted = mixes.picture(spec)
         wanted = replace(wanted, loras=[use for use in wanted.loras if use.lora not in gone])
         wanted = painting.sized(wanted, base)
-        key = await asyncio.to_thread(_key, wanted, base.path, stamped)
-        return _Order(wanted, base.path, files, notes, key)
+        key = await asyncio.to_thread(_key, wanted, base, stamped)
+        return _Order(wanted, base, files, notes, key)
 
     # ── what there is to see ────────────────────────────────────────────────────────────────────
 
@@ -279,12 +279,13 @@ def _read(path: Path, side: int) -> bytes:
     return pictures.shrink(data, side, side)[0]
 
 
-def _key(spec: PictureSpec, base: str, loras: Sequence[Path]) -> str:
+def _key(spec: PictureSpec, base: wire.BaseModel, loras: Sequence[Path]) -> str:
     """Of all that decides a picture's pixels; the files by their stamps."""
-    files = [*sorted(Path(typed(base)).glob("*/*")), *loras]
+    path = Path(typed(base.path))
+    files = [path, *sorted(path.glob("*/*")), *loras]
     stamps = []
     for file in files:
         with contextlib.suppress(OSError):
             status = file.stat()
             stamps.append((str(file), status.st_size, status.st_mtime_ns))
-    return hashlib.sha256(msgspec.json.encode((spec, stamps))).hexdigest()
+    return hashlib.sha256(msgspec.json.encode((spec, base.objective, stamps))).hexdigest()

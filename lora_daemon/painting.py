@@ -67,7 +67,10 @@ class Painting:
         ]
         out = await asyncio.to_thread(self._place, spec)
         job = self._jobs.begin("generate", spec.prompt[:60] or "a picture", spec.steps)
-        paint = pipe.Paint(job=job, spec=spec, base_path=base.path, loras=files, out=str(out))
+        paint = pipe.Paint(
+            job=job, spec=spec, base_path=base.path, base_predicts=base.objective, loras=files,
+            out=str(out),
+        )  # fmt: skip
 
         def progress(done: int, total: int) -> None:
             self._jobs.progress(job, done, total)

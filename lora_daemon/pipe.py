@@ -13,6 +13,7 @@ import msgspec
 
 from shared.errors import Failure
 from shared.pictures import PictureSpec
+from shared.wire import Objective
 
 MAX_FRAME = 16 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
@@ -39,7 +40,8 @@ class Freeze(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     name: str  # of the LoRA file, without suffix
     base: str  # the base's name
-    base_path: str  # absolute path of the diffusers folder
+    base_path: str  # absolute path of the diffusers folder or the file
+    base_predicts: Objective | None = None  # None: as its files say
     dataset: str
     pictures: list[FrozenPicture]
     skipped: list[tuple[str, str]]  # (path, reason)
@@ -99,6 +101,7 @@ class Paint(msgspec.Struct, frozen=True, kw_only=True, tag="paint"):
     loras: list[LoraFile]
     out: str
     more: list[Canvas] = []
+    base_predicts: Objective | None = None  # None: as its files say
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):

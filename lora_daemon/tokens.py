@@ -10,8 +10,10 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from lora_daemon.base_file import open_file
 from lora_daemon.library import Library
 from lora_daemon.store import Store
+from lora_daemon.vocabulary import clip
 from shared.errors import Code, LoraError
 from shared.filenames import from_text
 
@@ -87,7 +89,7 @@ class Tokens:
 
     async def _tokenizer(self) -> tuple[str, bytes, bytes]:
         """The tokenizer's digest and files; where it is another, every count is forgotten."""
-        folder = self._folder()
+        folder = self._base()
         try:
             vocabulary, merges = await asyncio.to_thread(_read, folder)
         except OSError as error:
@@ -107,26 +109,30 @@ class Tokens:
             except LoraError:
                 raise
             except Exception as error:  # of the files' contents the library says no more than that
-                raise _unreadable(self._folder(), error) from None
+                raise _unreadable(self._base(), error) from None
         return self._count[1]
 
-    def _folder(self) -> Path:
+    def _base(self) -> Path:
         bases = [base for base in self._library.bases() if not base.problem]
         bases.sort(key=lambda base: base.name == "starter")
         if not bases:
             raise LoraError(
                 Code.WRONG_STATE,
                 "Tokens are counted by a base's tokenizer, and there is no base yet. Add one: "
-                "lora-tui model add FOLDER.",
+                "lora-tui model add PATH.",
             )
-        return Path(from_text(bases[0].path)) / "tokenizer"
+        return Path(from_text(bases[0].path))
 
 
-def _unreadable(folder: Path, error: Exception) -> LoraError:
-    return LoraError(Code.INVALID_FILE, f"The tokenizer in {folder} cannot be read: {error}.")
+def _unreadable(base: Path, error: Exception) -> LoraError:
+    return LoraError(Code.INVALID_FILE, f"The tokenizer in {base} cannot be read: {error}.")
 
 
-def _read(folder: Path) -> tuple[bytes, bytes]:
+def _read(base: Path) -> tuple[bytes, bytes]:
+    """What a base has as ``vocab.json`` and ``merges.txt``; one file has CLIP's own, mostly."""
+    if base.is_file():
+        return (open_file(base).vocabulary or clip()).files()
+    folder = base / "tokenizer"
     return (folder / "vocab.json").read_bytes(), (folder / "merges.txt").read_bytes()
 
 

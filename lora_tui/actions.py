@@ -36,6 +36,7 @@ PLACES: tuple[tuple[str, str, str, str], ...] = (
     ("runs", "Runs", "r", "Watch and steer runs: loss, memory, samples, queue."),
     ("mixer", "Mixer", "m", "Turn the weights of several LoRAs; the picture follows."),
     ("library", "Library", "l", "LoRA files, and pictures with and without them."),
+    ("bases", "Bases", "b", "What LoRAs are trained on and used with."),
 )
 
 ACTIONS: tuple[Action, ...] = (
@@ -180,6 +181,12 @@ ACTIONS: tuple[Action, ...] = (
     Action("library.filter", "slash", "filter", "Show only LoRAs whose name has these letters.", 6),
     Action("library.delete", "D", "delete", "Delete the LoRA file (asks first).", 7),
     Action("library.leave_field", "escape", "leave field", "Back to the list."),
+    # Bases.
+    Action("bases.add", "a", "add", "Add a folder, a file, or a model of the Hub.", 1),
+    Action("bases.inspect", "enter", "look again", "Look the base over anew.", 2),
+    Action("bases.objective", "o", "predicts", "Say what the base predicts: noise or v.", 3),
+    Action("bases.filter", "slash", "filter", "Show only bases whose name has these letters.", 4),
+    Action("bases.remove", "D", "forget", "Forget the base; its files stay (asks first).", 5),
 )
 
 BY_ID: dict[str, Action] = {action.id: action for action in ACTIONS}

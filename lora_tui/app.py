@@ -75,6 +75,12 @@ def _library() -> Screen[Any]:
     return Library()
 
 
+def _bases() -> Screen[Any]:
+    from lora_tui.screens.bases import Bases
+
+    return Bases()
+
+
 class LoraApp(InOrder):
     """One client of one daemon. ``connect`` makes the connection, again and again if need be."""
 
@@ -88,6 +94,7 @@ class LoraApp(InOrder):
         "runs": _runs,
         "mixer": _mixer,
         "library": _library,
+        "bases": _bases,
     }
     DEFAULT_MODE = "datasets"
     COMMANDS = {Commands}

@@ -68,7 +68,7 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True, tag="merged"):
 
 
 class BakeOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """LoRAs into a copy of a base. ``base``, ``out``: diffusers folders."""
+    """LoRAs into a copy of a base. ``base``, ``out``: diffusers folders, or both one file."""
 
     sources: Annotated[list[Source], Meta(min_length=1, max_length=64)]
     base: str
@@ -76,7 +76,7 @@ class BakeOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Baked(msgspec.Struct, frozen=True, kw_only=True, tag="baked"):
-    """The folder is in place. ``tensors``: how many differ from the base's."""
+    """The base is in place. ``tensors``: how many differ from the base's."""
 
     path: str
     tensors: int

@@ -29,10 +29,17 @@ class Base(Table, frozen=True, kw_only=True):
         str,
         Meta(
             min_length=1,
-            description="A base from `lora-tui model list`, or the path of a diffusers folder. "
-            "Take one close to the style you want.",
+            description="A base from `lora-tui model list`, or the path of a diffusers folder or "
+            "a .safetensors file. Take one close to the style you want.",
         ),
     ] = "starter"
+    family: Annotated[
+        Literal["any", "sd1", "sd2", "sdxl"],
+        Meta(
+            description="The kind of base that this recipe is for: a base of another kind is "
+            "refused. Rates and ranks of one rarely suit another."
+        ),
+    ] = "any"
 
 
 class Dataset(Table, frozen=True, kw_only=True):

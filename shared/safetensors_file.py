@@ -124,6 +124,14 @@ def _read_header(file: BinaryIO, path: Path) -> Header:
             "is a pickle, which can run any program when opened, so lora-tui does not open it. "
             "Convert it to .safetensors with the tool it came from",
         )
+    if start.lstrip()[:1] == b"<" and start[7:8] != b"\0":  # no length ends in anything else
+        raise _wrong(
+            path,
+            "is a web page, saved under the name of a model: the download was refused, or wants "
+            "you to log in first. Download it again",
+        )
+    if start == b"version ":
+        raise _wrong(path, "is a Git LFS pointer, not the file itself. Fetch it with git lfs pull")
     if len(start) < 8:
         raise _wrong(path, f"is only {size} bytes long, too short for a safetensors file")
     (length,) = struct.unpack("<Q", start)

@@ -25,6 +25,7 @@ _REMOVALS: dict[type[wire.Event], tuple[str, str, str]] = {
     wire.DatasetRemoved: ("datasets", "id", "dataset"),
     wire.RunRemoved: ("runs", "id", "run"),
     wire.LoraRemoved: ("loras", "name", "lora"),
+    wire.BaseRemoved: ("bases", "name", "base"),
     wire.PictureRemoved: ("pictures", "id", "picture"),
     wire.FilterRemoved: ("filters", "name", "name"),
     wire.MixRemoved: ("mixes", "name", "name"),

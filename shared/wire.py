@@ -129,15 +129,31 @@ class Lora(Record, frozen=True, kw_only=True):
     created: float
 
 
+Objective = Literal["epsilon", "v_prediction"]
+FAMILIES = {
+    "sd1": "Stable Diffusion 1.x",
+    "sd2": "Stable Diffusion 2.x",
+    "sdxl": "Stable Diffusion XL",
+}
+
+
 class BaseModel(Record, frozen=True, kw_only=True):
     """A base the engine can load."""
 
     name: str
-    path: str
-    family: str  # "sd1"
+    path: str  # a diffusers folder or one file, on the daemon's machine
+    family: str  # "sd1", "sd2" or "sdxl"
     resolution: int  # pixels
     size: int
     problem: str  # what is missing; empty if usable
+    layout: Literal["folder", "file"] = "folder"
+    objective: Objective = "epsilon"  # what it predicts
+    told: bool = False  # whether somebody said what it predicts
+    guessed: str = ""  # why what it predicts is only a guess; empty if it is known
+    zero_snr: bool = False  # zero terminal SNR
+    precision: list[str] = []  # number formats of its weights, such as F16
+    carried: dict[str, int] = {}  # what is in the file and not used: tensors of each kind
+    hub: str = ""  # "owner/name@commit" if it came from the Hub
 
 
 class Picture(Record, frozen=True, kw_only=True):
@@ -159,7 +175,7 @@ class Job(Record, frozen=True, kw_only=True):
     """Something long the daemon does besides runs: an import, a picture being made."""
 
     id: str
-    kind: Literal["import", "export", "generate"]
+    kind: Literal["import", "export", "generate", "download"]
     title: str
     state: Literal["running", "done", "failed", "cancelled"]
     done: int
@@ -276,6 +292,10 @@ class BaseChanged(Event, frozen=True, kw_only=True, tag="base"):
     base: BaseModel
 
 
+class BaseRemoved(Event, frozen=True, kw_only=True, tag="base.removed"):
+    base: str
+
+
 class PictureAdded(Event, frozen=True, kw_only=True, tag="picture"):
     picture: Picture
 
@@ -317,6 +337,7 @@ AnyEvent = (
     | LoraChanged
     | LoraRemoved
     | BaseChanged
+    | BaseRemoved
     | PictureAdded
     | PictureRemoved
     | FilterSaved
@@ -798,12 +819,38 @@ class RemoveLora(Request[Done], frozen=True, kw_only=True, tag="lora.remove"):
     lora: str
 
 
+class FromHub(Record, frozen=True, kw_only=True):
+    """A model on the Hugging Face Hub. What is fetched lies in the Hub library's own cache."""
+
+    id: str  # owner/name
+    revision: str = ""  # a branch, tag or commit; empty: main
+    file: str = ""  # of a repository of single files; empty: its only one
+    token: str = ""  # empty: what the daemon's machine is logged in with. Never stored
+    mirror: str = ""  # address of another Hub; empty: HF_ENDPOINT, or the Hub itself
+    offline: bool = False  # take what is in the cache, ask nobody
+
+
 class AddBase(Request[BaseModel], frozen=True, kw_only=True, tag="base.add"):
-    """Reference a diffusers folder as a base."""
+    """Reference a diffusers folder or one file as a base, or fetch one from the Hub."""
 
     changes: ClassVar[bool] = True
-    path: str
+    path: str = ""
+    hub: FromHub | None = None
     name: str = ""
+    predicts: Objective | None = None  # where its files do not say, or say something else
+
+
+class InspectBase(Request[BaseModel], frozen=True, kw_only=True, tag="base.inspect"):
+    """Look a base over anew. ``base``: its name, or a path on the daemon's machine."""
+
+    base: str
+
+
+class RemoveBase(Request[Done], frozen=True, kw_only=True, tag="base.remove"):
+    """Forget a base. Its files stay."""
+
+    changes: ClassVar[bool] = True
+    base: str
 
 
 AnyRequest = (
@@ -840,6 +887,8 @@ AnyRequest = (
     | InspectLora
     | RemoveLora
     | AddBase
+    | InspectBase
+    | RemoveBase
 )
 
 

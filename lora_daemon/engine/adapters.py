@@ -35,7 +35,7 @@ class Module:
     adapter's vector; ``weights`` are the same two as parameters. ``alpha`` is what a LoRA file
     says: the pair is scaled by alpha / rank."""
 
-    network: str  # "unet" or "text_encoder"
+    network: str  # "unet", "text_encoder" or "text_encoder_2"
     path: str
     name: str  # in LoRA files
     down: Tensor
@@ -45,7 +45,7 @@ class Module:
 
 
 class Adapter:
-    """A LoRA injected into a base's UNet and, if ``with_text``, its text encoder.
+    """A LoRA injected into a base's UNet and, if ``with_text``, its text encoders.
 
     ``vector``: every weight, float32 (n,). Its gradient is one vector too, so that the optimiser,
     clipping, saving and resuming each handle one tensor instead of hundreds. ``average``: the
@@ -61,8 +61,9 @@ class Adapter:
             for path, name in targeted(base.unet_names, network.targets).items()
         }
         if with_text:
-            self._networks["text_encoder"] = base.text_encoder
-            rows |= {("text_encoder", path): name for path, name in base.text_names.items()}
+            for encoder in base.encoders:
+                self._networks[encoder.use.network] = encoder.model
+                rows |= {(encoder.use.network, path): name for path, name in encoder.names.items()}
         for part, whole in self._networks.items():
             paths = [path for own, path in rows if own == part]
             inject_adapter_in_model(_config(whole, paths, network), whole, _ADAPTER)

@@ -1,8 +1,8 @@
 """LoRAs baked into a base: ``lora-tui lora bake`` runs this as a process of its own.
 
 ``python -m lora_daemon.engine.bake`` takes a ``shared.lora_orders.BakeOrder`` in JSON on stdin. On
-stdout come lines of ``Advance``, and at last one ``Baked`` or a ``Failure``. The folder is copied
-and W + Σ wᵢ ΔWᵢ written over W where it lies, so that every other byte stays as it was.
+stdout come lines of ``Advance``, and at last one ``Baked`` or a ``Failure``. The folder or the file
+is copied and W + Σ wᵢ ΔWᵢ written over W where it lies, so that every other byte stays as it was.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ import msgspec
 import torch
 from torch import Tensor
 
-from lora_daemon.base_folder import weight_files
+from lora_daemon.base_file import open_file
+from lora_daemon.base_folder import STEMS, weight_files
 from lora_daemon.engine import bases, lora_file
 from lora_daemon.engine.device import explained, use_threads
 from lora_daemon.engine.lora_read import raw, tensor
 from lora_daemon.engine.mix import Placed, whole_delta
+from lora_daemon.original_layout import Form
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
 from shared.lora_orders import Advance, Baked, BakeOrder
-from shared.safetensors_file import Header, read_header, read_tensor
+from shared.safetensors_file import Header, TensorInfo, read_header, read_tensor
 
-_STEMS = {"unet": "diffusion_pytorch_model", "text_encoder": "model"}
+# (network, tensor's diffusers name) → the file it is in, and a header of that tensor alone.
+Places = dict[tuple[str, str], tuple[Path, Header]]
 Wanted = dict[tuple[str, str], list[tuple[Placed, float]]]  # (network, path) → who, at what weight
 
 
@@ -49,6 +52,10 @@ def bake(order: BakeOrder) -> Baked:
     source, out = Path(typed(order.base)), Path(typed(order.out))
     if out.exists():
         raise LoraError(Code.ALREADY_EXISTS, f"{order.out} is there already. Take another name.")
+    if source.is_file() and out.suffix != ".safetensors":
+        raise LoraError(
+            Code.BAD_REQUEST, f"The base is one file, and so is the result: {order.out}.safetensors"
+        )
     base = bases.load(source, torch.device("cpu"))
     wanted: Wanted = {}
     notes = []
@@ -65,24 +72,51 @@ def bake(order: BakeOrder) -> Baked:
                 wanted.setdefault((module.network, module.path), []).append((module, weight))
     partial = out.with_name(f".{out.name}.baking")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source, partial)
-        changed = _write(partial, wanted)
+        _discard(partial)
+        (shutil.copyfile if source.is_file() else shutil.copytree)(source, partial)
+        changed = _write(partial, _places(source, partial), wanted)
         partial.rename(out)
     except OSError as error:
         raise LoraError.storage("write", to_text(out), error) from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _discard(partial)
     return Baked(path=order.out, tensors=changed, notes=notes)
 
 
-def _write(folder: Path, wanted: Wanted) -> int:
+def _discard(partial: Path) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.unlink(missing_ok=True)
+
+
+def _places(source: Path, copy: Path) -> Places:
+    """Where each tensor lies in the copy."""
+    places: Places = {}
+    if source.is_file():
+        file = open_file(source)
+        for network, rows in file.keys.items():
+            for row in rows:
+                info = _third(file.header.tensors[row.original], row.form)
+                own = Header({row.diffusers: info}, {}, file.header.data_start, file.header.size)
+                places[network, row.diffusers] = copy, own
+        return places
+    for folder, stem in STEMS.items():
+        for path in weight_files(copy / folder, stem):
+            header = read_header(path)
+            places |= {(folder, key): (path, header) for key in header.tensors}
+    return places
+
+
+def _third(info: TensorInfo, form: Form) -> TensorInfo:
+    """q, k or v of a matrix that holds all three, one below the other."""
+    if form not in ("q", "k", "v"):
+        return info
+    length, (rows, *wide) = (info.end - info.begin) // 3, info.shape
+    begin = info.begin + "qkv".index(form) * length
+    return TensorInfo(info.dtype, (rows // 3, *wide), begin, begin + length)
+
+
+def _write(base: Path, places: Places, wanted: Wanted) -> int:
     """Write the sums over the tensors of a copied base; returns how many were changed."""
-    places: dict[tuple[str, str], tuple[Path, Header]] = {}
-    for network, stem in _STEMS.items():
-        for file in weight_files(folder / network, stem):
-            header = read_header(file)
-            places |= {(network, key): (file, header) for key in header.tensors}
     changed = 0
     for number, ((network, path), members) in enumerate(sorted(wanted.items())):
         bare = path.removeprefix("text_model.")
@@ -92,7 +126,7 @@ def _write(folder: Path, wanted: Wanted) -> int:
             if end == "bias" and all(module.bias is None for module, _ in members):
                 continue
             if not key:
-                raise LoraError(Code.INVALID_FILE, f"{folder} has no {network}/{path}.{end}.")
+                raise LoraError(Code.INVALID_FILE, f"{base} has no {network}/{path}.{end}.")
             with places[network, key][0].open("r+b") as opened:
                 _add(opened, places[network, key][1], key, members, bias=end == "bias")
             changed += 1

@@ -1,68 +1,56 @@
-"""Bases: a diffusers folder checked part by part, loaded without network, and kept ready to use."""
+"""Bases: a diffusers folder or one file checked, loaded without network, and kept ready to use."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
-from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from lora_daemon.base_folder import look, weight_files
+from lora_daemon import base_file
+from lora_daemon.base_folder import STEMS, weight_files
+from lora_daemon.engine import single_file
 from lora_daemon.engine.names import text_names, unet_names
-from shared.errors import Code, LoraError
+from lora_daemon.engine.sources import opened, wrong
+from lora_daemon.families import Family, Network, TextEncoder
+from shared.wire import Objective
 
-diffusers_logging.set_verbosity_error()
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
-
-Objective = Literal["epsilon", "v_prediction"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_WEIGHTS = "diffusion_pytorch_model"  # of UNet and VAE, without suffix
 TOKENS = 77  # CLIP's context, start and end included
 
 
-@dataclass(frozen=True)
-class Family:
-    """What distinguishes one kind of base from another, as data.
+@dataclass(eq=False)
+class Encoder:
+    """A text encoder with its tokenizer. ``names``: module path → name in LoRA files."""
 
-    ``unet_config``: what the UNet's configuration must say. ``names``: its LoRA table.
-    """
+    use: TextEncoder
+    tokenizer: CLIPTokenizer
+    model: CLIPTextModel | CLIPTextModelWithProjection
+    names: dict[str, str]
 
-    title: str
-    base_version: str  # ss_base_model_version
-    architecture: str  # modelspec.architecture
-    unet_config: Mapping[str, Any]
-    names: Callable[[Mapping[str, Any]], dict[str, str]]
-    text_dropped_layers: int = 0  # "clip skip" the base was made with
-
-
-SD1 = Family(
-    title="Stable Diffusion 1.x",
-    base_version="sd_v1",
-    architecture="stable-diffusion-v1/lora",
-    unet_config={
-        "in_channels": 4,
-        "out_channels": 4,
-        "addition_embed_type": None,
-        "use_linear_projection": False,
-    },
-    names=unet_names,
-)
-FAMILIES = (SD1,)
+    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor | None]:
+        """Hidden states (n, 77, width), and the pooled output (n, width) if the family uses it."""
+        tokens = self.tokenizer(
+            texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+        )
+        found = self.model(
+            tokens.input_ids.to(self.model.device), output_hidden_states=self.use.hidden != 0
+        )
+        last = found.last_hidden_state
+        hidden = found.hidden_states[self.use.hidden] if self.use.hidden else last
+        return hidden, found.text_embeds if self.use.pooled else None
 
 
 @dataclass(eq=False)
 class Base:
-    """A loaded base. The UNet is in ``dtype``; text encoder and VAE stay in fp32: both run seldom,
+    """A loaded base. The UNet is in ``dtype``; text encoders and VAE stay in fp32: they run seldom,
     and a half-precision VAE overflows on some pictures.
 
     ``alphas_cumprod``: ᾱ of the noise schedule, float32 (timesteps,), on the CPU.
@@ -70,8 +58,7 @@ class Base:
 
     path: Path
     family: Family
-    tokenizer: CLIPTokenizer
-    text_encoder: CLIPTextModel
+    encoders: list[Encoder]
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     scheduler_config: dict[str, Any]
@@ -79,9 +66,23 @@ class Base:
     dtype: torch.dtype
     objective: Objective
     alphas_cumprod: Tensor
-    stamp: object = None  # of the folder when it was loaded
+    stamp: object = None  # of its files when it was loaded
     unet_names: dict[str, str] = field(default_factory=dict)
-    text_names: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def text_encoder(self) -> nn.Module:
+        model: nn.Module = self.encoders[0].model
+        return model
+
+    @property
+    def text_encoder_2(self) -> nn.Module:
+        model: nn.Module = self.encoders[1].model
+        return model
+
+    @property
+    def text_names(self) -> dict[str, str]:
+        """Of the first text encoder's modules."""
+        return self.encoders[0].names
 
     @property
     def pixels_per_latent(self) -> int:
@@ -93,45 +94,86 @@ class Base:
         return int(self.unet.config.sample_size) * self.pixels_per_latent
 
     @property
+    def takes_views(self) -> bool:
+        """Whether the UNet is told how a picture was cropped (SDXL)."""
+        return any(encoder.use.pooled for encoder in self.encoders)
+
+    @property
+    def zero_snr(self) -> bool:
+        """Whether its noise schedule ends in pure noise (https://arxiv.org/abs/2305.08891)."""
+        return bool(self.scheduler_config.get("rescale_betas_zero_snr"))
+
+    @property
     def loss_scale(self) -> float:
         """What the loss is multiplied by: in fp16 small gradients would otherwise become zero."""
         return 1024.0 if self.dtype is torch.float16 else 1.0
 
     @cached_property
     def model_hash(self) -> str:
-        """SHA-256 of the UNet's weights file, hex."""
-        return _digest(weight_files(self.path / "unet", _WEIGHTS))
+        """SHA-256 of the UNet's weights file, or of the one file, hex."""
+        if self.path.is_file():
+            return _digest([self.path])
+        return _digest(weight_files(self.path / "unet", STEMS["unet"]))
 
     @cached_property
     def vae_hash(self) -> str:
-        """SHA-256 of the VAE's weights file, hex."""
-        return _digest(weight_files(self.path / "vae", _WEIGHTS))
+        """SHA-256 of the VAE's weights, hex."""
+        if self.path.is_file():
+            return single_file.digest(base_file.open_file(self.path), "vae")
+        return _digest(weight_files(self.path / "vae", STEMS["vae"]))
 
     @torch.no_grad()
     def encode_text(self, text: str) -> Tensor:
-        """Text to conditioning: float32 (1, 77, width). One text at a time: a row computed in a
+        """Text to conditioning: float32 (1, rows, width). One text at a time: a row computed in a
         batch may differ in its last bits from the same row alone."""
         return self.encode_texts([text])
 
     def encode_texts(self, texts: list[str]) -> Tensor:
-        """Texts to conditioning, float32 (n, 77, width), with gradients where they are recorded."""
-        tokens = self.tokenizer(
-            texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
-        )
-        hidden: Tensor = self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
-        return hidden
+        """Texts to conditioning, float32 (n, rows, width), with gradients where they are recorded.
+
+        77 rows are hidden states, those of two encoders side by side. A pooled output, which SDXL
+        has, lies in further rows, so that conditioning is always one tensor.
+        """
+        found = [encoder.encode(texts) for encoder in self.encoders]
+        hidden = torch.cat([states for states, _ in found], dim=-1)
+        width = hidden.shape[-1]
+        pooled = [
+            F.pad(one, (0, -one.shape[-1] % width)).reshape(len(one), -1, width)
+            for _, one in found
+            if one is not None
+        ]
+        return torch.cat([hidden, *pooled], dim=1)
 
     def fits(self, text: str) -> bool:
         """Whether the text encoder reads the whole text, not only its first 75 tokens."""
-        return len(self.tokenizer(text).input_ids) <= TOKENS
+        return len(self.encoders[0].tokenizer(text).input_ids) <= TOKENS
 
-    def denoise(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """The UNet's prediction, float32 (n, 4, h, w). ``text``: (n, 77, width) in ``dtype``."""
+    def denoise(
+        self, noisy: Tensor, timesteps: Tensor, text: Tensor, views: Tensor | None = None
+    ) -> Tensor:
+        """The UNet's prediction, float32 (n, 4, h, w). ``text``: conditioning in ``dtype``.
+
+        ``views``: what SDXL is told of the picture, float32 (n, 6): its height and width in pixels
+        before it was cropped, the crop's top and left, the height and width that it should have.
+        Without them, an uncropped picture of the latents' size. Other families take none.
+        """
         seen = noisy.to(self.dtype, memory_format=torch.channels_last)
         predicted: Tensor = self.unet(
-            seen, timesteps, encoder_hidden_states=text, return_dict=False
-        )[0]
+            seen, timesteps, encoder_hidden_states=text[:, :TOKENS],
+            added_cond_kwargs=self._added(noisy, text, views), return_dict=False,
+        )[0]  # fmt: skip
         return predicted.float()
+
+    def _added(self, noisy: Tensor, text: Tensor, views: Tensor | None) -> dict[str, Tensor] | None:
+        pooled = next((one for one in self.encoders if one.use.pooled), None)
+        if pooled is None:
+            return None
+        if views is None:
+            height, width = (side * self.pixels_per_latent for side in noisy.shape[2:])
+            views = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
+            views = views.to(self.device).expand(len(noisy), 6)
+        length = pooled.model.config.projection_dim
+        return {"text_embeds": text[:, TOKENS:].flatten(1)[:, :length], "time_ids": views}
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,84 +201,64 @@ def best_precision(device: torch.device) -> str:
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
-def load(path: Path, device: torch.device, precision: str = "auto") -> Base:
-    """Check and load a diffusers folder. ``precision``: auto, fp32, bf16 or fp16.
+def load(
+    path: Path, device: torch.device, precision: str = "auto", predicts: Objective | None = None
+) -> Base:
+    """Check and load a base. ``precision``: auto, fp32, bf16 or fp16. ``predicts``: what it
+    predicts, where its files do not say or say something else.
 
     Raises LoraError: NOT_FOUND, or INVALID_FILE naming the part and file at fault.
     """
     taken_at = stamp(path)
-    look(path)  # the loaders below make up what is missing: vocabularies, weights
     dtype = DTYPES[best_precision(device) if precision == "auto" else precision]
-    family = _family(path, UNet2DConditionModel.load_config(path / "unet", local_files_only=True))
-    unet = _network(path / "unet", UNet2DConditionModel, device, dtype)
-    text_encoder = _network(path / "text_encoder", CLIPTextModel, device, torch.float32)
-    vae = _network(path / "vae", AutoencoderKL, device, torch.float32)
-    scheduler = _part(path / "scheduler", DDPMScheduler)
-    objective = scheduler.config.prediction_type
-    if objective not in ("epsilon", "v_prediction"):
-        raise _wrong(path / "scheduler", f"predicts {objective!r}, which lora-tui does not know")
-    width = text_encoder.config.hidden_size
+    source = opened(path, predicts)
+    family = source.family
+    encoders = []
+    for use in family.encoders:
+        model = _settled(path, use.network, source.network(use.network, torch.float32), device)
+        prefix = "text_model." if hasattr(model, "text_model") else ""
+        names = text_names(model.config.num_hidden_layers, prefix, use.lora_prefix)
+        encoders.append(Encoder(use, source.tokenizer(use), model, names))
+    unet = _settled(path, "unet", source.network("unet", dtype), device)
+    width = sum(one.model.config.hidden_size for one in encoders)
     if width != unet.config.cross_attention_dim:
-        raise _wrong(
+        raise wrong(
             path,
-            f"has a text encoder {width} wide and a UNet that expects "
+            f"has text encoders {width} wide and a UNet that expects "
             f"{unet.config.cross_attention_dim}: they are not of one base",
         )
-    prefix = "text_model." if hasattr(text_encoder, "text_model") else ""
+    scheduler = source.scheduler()
     return Base(
         path=path,
         family=family,
-        tokenizer=_part(path / "tokenizer", CLIPTokenizer),
-        text_encoder=text_encoder,
+        encoders=encoders,
         unet=unet,
-        vae=vae,
+        vae=_settled(path, "vae", source.network("vae", torch.float32), device),
         scheduler_config=dict(scheduler.config),
         device=device,
         dtype=dtype,
-        objective=objective,
+        objective=scheduler.config.prediction_type,
         alphas_cumprod=scheduler.alphas_cumprod.float(),
         stamp=taken_at,
-        unet_names=family.names(unet.config),
-        text_names=text_names(text_encoder.config.num_hidden_layers, prefix),
+        unet_names=unet_names(unet.config, family.original_lora_names),
     )
 
 
 def stamp(path: Path) -> object:
-    """What tells one state of a base's folder from another, without reading its files."""
-    files = sorted(path.glob("*/*"))
+    """What tells one state of a base's files from another, without reading them."""
+    files = [path] if path.is_file() else sorted(path.glob("*/*"))
     return [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
-def _family(path: Path, config: Mapping[str, Any]) -> Family:
-    for family in FAMILIES:
-        wanted = family.unet_config.items()
-        if all((config.get(key) or None) == (value or None) for key, value in wanted):
-            return family  # an option left out means no
-    known = " or ".join(family.title for family in FAMILIES)
-    raise _wrong(path, f"is not of a family that can be trained yet ({known})")
-
-
-def _part(folder: Path, kind: Any, **options: Any) -> Any:
-    try:
-        return kind.from_pretrained(folder, local_files_only=True, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise _wrong(folder, f"cannot be used: {error}") from None
-
-
-def _network(folder: Path, kind: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Load one network, frozen. Every weight must be in the file, at the right shape."""
-    transformer = kind is CLIPTextModel
-    files = weight_files(folder, "model" if transformer else _WEIGHTS)
-    network, report = _part(
-        folder, kind, use_safetensors=True, output_loading_info=True,
-        variant="fp16" if ".fp16" in files[0].name else None,
-        **{"dtype" if transformer else "torch_dtype": dtype},
-    )  # fmt: skip
-    absent = [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])]
-    if absent:
-        raise _wrong(folder, f"lacks {len(absent)} weights, among them {min(absent)}")
-    for parameter in network.parameters():  # out of the mapped file, into memory of fixed alignment
-        parameter.data = parameter.data.clone()
+def _settled(path: Path, name: Network, network: Any, device: torch.device) -> Any:
+    """Frozen, and on its device. Raises LoraError(INVALID_FILE) where it holds NaN."""
+    for key, parameter in network.named_parameters():
+        if not bool(torch.isfinite(parameter.sum(dtype=torch.float32))):
+            raise wrong(
+                path,
+                f"is broken: {key} of its {name} holds numbers that are not finite (NaN). "
+                "Download it again; if it was merged, the merge went wrong",
+            )
     network.requires_grad_(False).eval()
     return network.to(device=device, memory_format=torch.channels_last)
 
@@ -248,7 +270,3 @@ def _digest(paths: list[Path]) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _wrong(path: Path, what: str) -> LoraError:
-    return LoraError(Code.INVALID_FILE, f"The base {path} {what}.", data={"path": str(path)})

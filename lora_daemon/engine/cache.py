@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from lora_daemon.engine.bases import Base
@@ -30,12 +30,16 @@ _NAMES = ("mean", "deviation", "mirrored_mean", "mirrored_deviation")
 
 @dataclass(frozen=True)
 class Moments:
-    """A picture's latent distribution, scaled: each float32 (channels, height/8, width/8)."""
+    """A picture's latent distribution, scaled: each float32 (channels, height/8, width/8).
+
+    ``size``: height and width of the picture before it was resized and cropped, in pixels.
+    """
 
     mean: Tensor
     deviation: Tensor
     mirrored_mean: Tensor
     mirrored_deviation: Tensor
+    size: tuple[int, int] | None = None
 
     def draw(self, mirrored: bool, noise: Tensor) -> Tensor:
         """Latents from the picture's or its mirror image's distribution."""
@@ -80,14 +84,15 @@ class LatentsCache:
             shapes = {header.tensors[name].shape for name in _NAMES}
             if any(shape[1:] != (side, side) for shape in shapes) or len(shapes) != 1:
                 return None
-            return Moments(
-                *(
-                    torch.frombuffer(bytearray(raw[name]), dtype=torch.float32).reshape(
-                        header.tensors[name].shape
-                    )
-                    for name in _NAMES
+            height, _, width = header.metadata.get("size", "").partition("×")
+            mean, deviation, mirrored_mean, mirrored_deviation = (
+                torch.frombuffer(bytearray(raw[name]), dtype=torch.float32).reshape(
+                    header.tensors[name].shape
                 )
+                for name in _NAMES
             )
+            size = (int(height), int(width)) if width else None
+            return Moments(mean, deviation, mirrored_mean, mirrored_deviation, size)
         except (LoraError, KeyError, OSError, ValueError):
             return None
 
@@ -107,7 +112,8 @@ class LatentsCache:
         sweep(self._path(key).parent, older=3600)  # another worker may be caching beside us
         shape = tuple(moments[0].shape)
         tensors = {name: RawTensor("F32", shape, data) for name, data in raw.items()}
-        write(self._path(key), tensors, {"checksum": _checksum(raw)})
+        height, width = upright_size(path)
+        write(self._path(key), tensors, {"checksum": _checksum(raw), "size": f"{height}×{width}"})
         found = self.find(key)
         if found is None:
             raise LoraError(
@@ -145,6 +151,17 @@ def load_pixels(path: Path, content: str, resolution: int) -> Tensor:
     fitted = ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.asarray(fitted, dtype=np.float32).copy())
     return (pixels / 127.5 - 1).permute(2, 0, 1).contiguous()
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture as it is shown, from its header. Raises PictureError."""
+    try:
+        with Image.open(path) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except (OSError, ValueError, SyntaxError) as error:
+        raise PictureError(f"it is not a picture that can be read ({error})") from None
+    return (width, height) if turned else (height, width)
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

@@ -44,8 +44,9 @@ class Batch:
     """What goes through the base at once, on its device. n: its pictures; the last has fewer.
 
     ``latents``, ``noise``: float32 (n, channels, h/8, w/8); ``mixed``: the noise to mix in, which
-    is ``noise`` unless the input is perturbed; ``timesteps``: int64 (n,); ``text``: (n, 77, width)
-    in the base's dtype; ``share``: of the step's pictures that are in this batch.
+    is ``noise`` unless the input is perturbed; ``timesteps``: int64 (n,); ``text``: conditioning
+    (n, rows, width) in the base's dtype; ``share``: of the step's pictures that are in this batch;
+    ``views``: float32 (n, 6), as ``Base.denoise`` takes them, where the family does.
     """
 
     latents: Tensor
@@ -54,6 +55,7 @@ class Batch:
     timesteps: Tensor
     text: Tensor
     share: float
+    views: Tensor | None = None
 
 
 class Feed:
@@ -99,7 +101,7 @@ class Feed:
             shown(self.captions[index], self.dataset, self.seed, step, first + slot)
             for slot, index in enumerate(order)
         ]
-        latents, noise, mixed, timesteps = zip(*drawn, strict=True)
+        latents, noise, mixed, timesteps, views = zip(*drawn, strict=True)
         device = self.base.device
         noises = torch.stack(noise).to(device, non_blocking=True)
         return Batch(
@@ -109,6 +111,7 @@ class Feed:
             timesteps=torch.cat(timesteps).to(device, non_blocking=True),
             text=self._text(captions).to(device, non_blocking=True),
             share=len(order) / of,
+            views=torch.tensor(views, device=device) if self.base.takes_views else None,
         )
 
     def _text(self, captions: list[str]) -> Tensor:
@@ -125,8 +128,10 @@ class Feed:
     def _embedded(self, text: str) -> Tensor:
         return self.base.encode_text(text).to("cpu", self.base.dtype)
 
-    def _sample(self, step: int, slot: int, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents, noise, noise to mix in, and timestep of one picture in one step."""
+    def _sample(
+        self, step: int, slot: int, index: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[float]]:
+        """Latents, noise, noise to mix in, timestep and view of one picture in one step."""
         own = generator(self.seed, "sample", step, slot)
         moments = self.moments[index]
         mirrored = bool(torch.rand((), generator=own) < 0.5) and self.flip
@@ -136,7 +141,8 @@ class Feed:
         if self.noise.input_perturbation:
             more = torch.randn(latents.shape, generator=own)
             mixed = noise + self.noise.input_perturbation * more
-        return latents, noise, mixed, timestep
+        side = latents.shape[-1] * self.base.pixels_per_latent
+        return latents, noise, mixed, timestep, view(moments.size, side, mirrored)
 
     def _shuffled(self, epoch: int) -> list[int]:
         """Indices of an epoch's samples: each picture ``repeats`` times, in the epoch's order."""
@@ -145,6 +151,17 @@ class Feed:
             order = shuffled(count * self.repeats, self.seed, epoch)
             self._order = (epoch, [number % count for number in order])
         return self._order[1]
+
+
+def view(size: tuple[int, int] | None, side: int, mirrored: bool) -> list[float]:
+    """What SDXL is told of a picture that was resized by its shorter side and cropped to its centre
+    (https://arxiv.org/abs/2307.01952): height and width before that, the crop's top and left, and
+    the height and width of what is left. Mirrored, its left is what was its right."""
+    height, width = size or (side, side)
+    scale = side / min(height, width)
+    down, right = round(height * scale) - side, round(width * scale) - side
+    left = right - right // 2 if mirrored else right // 2
+    return [float(one) for one in (height, width, down // 2, left, side, side)]
 
 
 def choose(

@@ -20,6 +20,7 @@ from shared.files import publish
 from shared.pictures import PictureSpec
 
 MAX_BATCH = 8
+RESCALE = 0.7  # φ of the guidance on bases with zero terminal SNR
 Progress = Callable[[int], None]  # called after each denoising step with those done
 
 
@@ -82,7 +83,7 @@ def save_png(path: Path, picture: Image.Image, parameters: str) -> None:
 
 
 def _conditioning(base: Base, specs: Sequence[PictureSpec], *, guided: bool) -> Tensor:
-    """(n, 77, width), or (2n, 77, width) with the negative prompts first."""
+    """(n, rows, width), or (2n, rows, width) with the negative prompts first."""
     texts = [spec.prompt for spec in specs]
     if guided:
         texts = [spec.negative for spec in specs] + texts
@@ -98,7 +99,13 @@ def _guided(base: Base, latents: Tensor, timestep: Tensor, text: Tensor, cfg: fl
     if not guided:
         return predicted
     without, with_text = predicted.chunk(2)
-    return without + cfg * (with_text - without)
+    mixed = without + cfg * (with_text - without)
+    if base.zero_snr:  # guidance overexposes such a base (https://arxiv.org/abs/2305.08891, 3.4)
+        rescaled = mixed * (
+            with_text.std((1, 2, 3), keepdim=True) / mixed.std((1, 2, 3), keepdim=True)
+        )
+        mixed = RESCALE * rescaled + (1 - RESCALE) * mixed
+    return mixed
 
 
 def _picture(pixels: Tensor) -> Image.Image:

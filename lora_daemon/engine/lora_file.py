@@ -93,15 +93,17 @@ def places(base: Base) -> dict[str, tuple[str, str]]:
             known[f"unet.{path}"] = ("unet", path)
     for path, name in base.unet_names.items():
         known[name] = known[f"unet.{path}"] = ("unet", path)
-    for path, name in base.text_names.items():
-        bare = path.removeprefix("text_model.")
-        for spelling in (
-            name,
-            name.replace("lora_te_", "lora_te1_"),  # as diffusers' own conversion writes it
-            f"text_encoder.text_model.{bare}",
-            f"text_encoder.{bare}",
-        ):
-            known[spelling] = ("text_encoder", path)
+    for encoder in base.encoders:
+        network = encoder.use.network
+        for path, name in encoder.names.items():
+            bare = path.removeprefix("text_model.")
+            for spelling in (
+                name,
+                name.replace("lora_te_", "lora_te1_"),  # as diffusers' own conversion writes it
+                f"{network}.text_model.{bare}",
+                f"{network}.{bare}",
+            ):
+                known[spelling] = (network, path)
     return known
 
 

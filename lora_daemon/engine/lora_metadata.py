@@ -41,6 +41,7 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
     """The header of a LoRA at a step. Between two identical runs only the finish time differs, and
     its length is fixed, so that ``sshs_legacy_hash`` sees the same bytes."""
     recipe, freeze, family = made.recipe, made.freeze, made.base.family
+    version = family.base_versions[made.base.objective]
     text_rate = recipe.optimizer.text_encoder_rate
     gamma = recipe.loss.min_snr_gamma if recipe.loss.weighting == "min_snr" else None
     images = len(made.captions) * recipe.dataset.repeats
@@ -53,8 +54,8 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_training_finished_at": f"{time.time():.6f}",
         "ss_sd_model_name": freeze.base,
         "ss_new_sd_model_hash": made.base.model_hash,
-        "ss_base_model_version": family.base_version,
-        "ss_v2": str(family.base_version.startswith("sd_v2")),
+        "ss_base_model_version": version,
+        "ss_v2": str(version.startswith("sd_v2")),
         "ss_clip_skip": "None",
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(recipe.network.rank),
@@ -111,8 +112,8 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
     queued = datetime.fromtimestamp(int(freeze.queued_at), UTC)
     specification = {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": family.architecture,
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.architecture": family.architectures[made.base.objective],
+        "modelspec.implementation": family.implementation,
         "modelspec.title": made.name,
         "modelspec.date": queued.strftime("%Y-%m-%dT%H:%M:%S"),
         "modelspec.resolution": f"{size}x{size}",

@@ -32,7 +32,7 @@ class Placed:
     module's own, (out,).
     """
 
-    network: str  # "unet" or "text_encoder"
+    network: str  # "unet", "text_encoder" or "text_encoder_2"
     path: str
     part: Part
     scale: float  # alpha / rank

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lora_daemon import original_layout
+from lora_daemon.original_layout import per_block
+
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _GROUPS = {  # the recipe's names for several path endings
     "ff": ("ff.net.0.proj", "ff.net.2"),
@@ -20,18 +23,11 @@ _GROUPS = {  # the recipe's names for several path endings
 }  # fmt: skip
 
 # Inside one transformer block of the UNet.
-_BLOCK = {
-    "attn1.to_q": "attn1_to_q",
-    "attn1.to_k": "attn1_to_k",
-    "attn1.to_v": "attn1_to_v",
-    "attn1.to_out.0": "attn1_to_out_0",
-    "attn2.to_q": "attn2_to_q",
-    "attn2.to_k": "attn2_to_k",
-    "attn2.to_v": "attn2_to_v",
-    "attn2.to_out.0": "attn2_to_out_0",
-    "ff.net.0.proj": "ff_net_0_proj",
-    "ff.net.2": "ff_net_2",
-}
+_BLOCK = (
+    "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0",
+    "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0",
+    "ff.net.0.proj", "ff.net.2",
+)  # fmt: skip
 # Inside one layer of CLIP's text encoder.
 _TEXT = {
     "self_attn.q_proj": "self_attn_q_proj",
@@ -43,27 +39,33 @@ _TEXT = {
 }
 
 
-def unet_names(config: Mapping[str, Any]) -> dict[str, str]:
-    """Module path → kohya name for every LoRA-able module of an SD 1.x UNet, in the UNet's order.
+def unet_names(config: Mapping[str, Any], original: bool = False) -> dict[str, str]:
+    """Module path → kohya name for every LoRA-able module of a UNet, in the UNet's order.
 
-    ``config``: the UNet's diffusers configuration. SD 1.5 gives 192 names, and 86 of convolutions.
+    ``config``: the UNet's diffusers configuration. ``original``: in the words of the original code,
+    as SDXL's LoRAs have them. SD 1.x and 2.x give 192 names, and 86 of convolutions; SDXL 722, and
+    66 of convolutions.
     """
-    names = {}
-    for path, name in _transformers(config):
-        names[f"{path}.proj_in"] = f"{name}_proj_in"
-        for depth in range(int(config.get("transformer_layers_per_block", 1))):
-            for tail, short in _BLOCK.items():
-                whole = f"{name}_transformer_blocks_{depth}_{short}"
-                names[f"{path}.transformer_blocks.{depth}.{tail}"] = whole
-        names[f"{path}.proj_out"] = f"{name}_proj_out"
-    return names | {path: f"lora_unet_{path.replace('.', '_')}" for path in _convolutions(config)}
+    paths = []
+    for path, depth in _transformers(config):
+        paths.append(f"{path}.proj_in")
+        paths += [f"{path}.transformer_blocks.{n}.{tail}" for n in range(depth) for tail in _BLOCK]
+        paths.append(f"{path}.proj_out")
+    paths += _convolutions(config)
+    if original:
+        known = {row.diffusers: row.original for row in original_layout.unet(config)}
+        words = [known[f"{path}.weight"].removesuffix(".weight") for path in paths]
+    else:
+        words = paths
+    return {
+        path: f"lora_unet_{word.replace('.', '_')}" for path, word in zip(paths, words, strict=True)
+    }
 
 
 def _convolutions(config: Mapping[str, Any]) -> Iterator[str]:
     """Paths in the residual blocks, and between blocks of other resolutions."""
     widths = list(config["block_out_channels"])
-    layers = config["layers_per_block"]
-    depths = [layers] * len(widths) if isinstance(layers, int) else list(layers)
+    depths = per_block(config["layers_per_block"], len(widths))
     last, below = len(widths) - 1, [widths[0]]  # widths of what the up blocks get from below
     width = widths[0]
     for block, own in enumerate(widths):
@@ -89,12 +91,15 @@ def _resnet(path: str, *, shortcut: bool) -> Iterator[str]:
         yield f"{path}.{part}"
 
 
-def text_names(layers: int, prefix: str) -> dict[str, str]:
-    """Module path → kohya name for CLIP's text encoder. ``prefix``: what this version of
-    transformers puts before ``encoder``. SD 1.5's 12 layers give 72 names."""
-    start = "lora_te_text_model_encoder_layers"
+def text_names(layers: int, prefix: str, start: str = "lora_te") -> dict[str, str]:
+    """Module path → kohya name for a CLIP text encoder, OpenCLIP's too.
+
+    ``prefix``: what this version of transformers puts before ``encoder``. ``start``: of the names,
+    ``lora_te1`` and ``lora_te2`` for SDXL. SD 1.5's 12 layers give 72 names, SD 2's 23 give 138.
+    """
+    words = f"{start}_text_model_encoder_layers"
     return {
-        f"{prefix}encoder.layers.{layer}.{tail}": f"{start}_{layer}_{name}"
+        f"{prefix}encoder.layers.{layer}.{tail}": f"{words}_{layer}_{name}"
         for layer in range(layers)
         for tail, name in _TEXT.items()
     }
@@ -106,22 +111,18 @@ def targeted(names: Mapping[str, str], targets: Sequence[str]) -> dict[str, str]
     return {path: name for path, name in names.items() if path.endswith(ends)}
 
 
-def _transformers(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Path and name of each transformer. Up blocks have one more of them than down blocks."""
-    layers = config["layers_per_block"]
+def _transformers(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Path and depth of each transformer. Up blocks have one more of them than down blocks."""
     down, up = config["down_block_types"], config["up_block_types"]
-    per_block = [layers] * len(down) if isinstance(layers, int) else list(layers)
+    layers = per_block(config["layers_per_block"], len(down))
+    depths = per_block(config.get("transformer_layers_per_block", 1), len(down))
     for block, kind in enumerate(down):
-        for layer in range(per_block[block] if "CrossAttn" in kind else 0):
-            yield f"down_blocks.{block}.attentions.{layer}", _name("down_blocks", block, layer)
-    yield "mid_block.attentions.0", "lora_unet_mid_block_attentions_0"
+        for layer in range(layers[block] if "CrossAttn" in kind else 0):
+            yield f"down_blocks.{block}.attentions.{layer}", depths[block]
+    yield "mid_block.attentions.0", depths[-1]
     for block, kind in enumerate(up):
-        for layer in range(per_block[-1 - block] + 1 if "CrossAttn" in kind else 0):
-            yield f"up_blocks.{block}.attentions.{layer}", _name("up_blocks", block, layer)
-
-
-def _name(blocks: str, block: int, layer: int) -> str:
-    return f"lora_unet_{blocks}_{block}_attentions_{layer}"
+        for layer in range(layers[-1 - block] + 1 if "CrossAttn" in kind else 0):
+            yield f"up_blocks.{block}.attentions.{layer}", depths[-1 - block]
 
 
 def diffusers_name(prefix: str, path: str) -> str:

@@ -17,7 +17,8 @@ def optimizer_for(adapter: Adapter, settings: Optimizer) -> torch.optim.Optimize
 
     One flat vector where that is the same: AdamW then is one kernel.
     """
-    rates = {"unet": settings.learning_rate, "text_encoder": settings.text_encoder_rate}
+    text = settings.text_encoder_rate
+    rates = {"unet": settings.learning_rate, "text_encoder": text, "text_encoder_2": text}
     plus = settings.lora_plus
     groups: list[dict[str, Any]] = [
         {"params": weights, "lr": rates[network] * (plus if side == "up" else 1.0)}

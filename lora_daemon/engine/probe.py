@@ -15,7 +15,10 @@ import msgspec
 
 from lora_daemon import filesystem
 
-PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy")
+PACKAGES = (
+    "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy",
+    "openai-clip",
+)  # fmt: skip
 
 
 class Gpu(msgspec.Struct, kw_only=True):

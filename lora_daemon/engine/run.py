@@ -63,7 +63,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
         sweep(run_dir / folder)
     recipe, freeze = _read(run_dir)
     steering.enter("loading")
-    base = studio.base(freeze.base_path, recipe.training.precision)
+    base = studio.base(freeze.base_path, recipe.training.precision, freeze.base_predicts)
     resolution = recipe.dataset.resolution or base.resolution
     steering.on_paint = lambda job: studio.serve(job, lambda: _guest(studio, job, base))
 
@@ -128,7 +128,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
 
 
 def _guest(studio: Studio, job: Paint, host: Base) -> Base:
-    return studio.guest(job.base_path, host)
+    return studio.guest(job.base_path, host, job.base_predicts)
 
 
 def _begin_from(start: str, base: Base, adapter: Adapter, steering: Steering) -> None:

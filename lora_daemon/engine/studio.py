@@ -22,6 +22,7 @@ from shared.errors import Code, Failure, LoraError
 from shared.filenames import typed
 from shared.lora_info import inspect
 from shared.pictures import parameters_text
+from shared.wire import Objective
 
 Cancelled = Callable[[str], bool]  # whether the job with this id is to be given up
 STEP_TELLING = 0.2  # seconds between two reports of one job's progress
@@ -48,29 +49,32 @@ class Studio:
         self._precision = ""
         self._mixed: _Mixed | None = None
 
-    def base(self, path: str, precision: str = "") -> Base:
+    def base(self, path: str, precision: str = "", predicts: Objective | None = None) -> Base:
         """The base at ``path``, loaded if it is not the resident one, or not as it was.
 
-        ``precision``: empty takes the resident one as it is. Raises LoraError.
+        ``precision``: empty takes the resident one as it is. ``predicts``: None as its files say.
+        Raises LoraError.
         """
-        folder = _folder(path)
+        place = _place(path)
         resident = self._resident
         if (
             resident
-            and (resident.path, resident.stamp) == (folder, bases.stamp(folder))
+            and (resident.path, resident.stamp) == (place, bases.stamp(place))
             and precision in ("", self._precision)
+            and predicts in (None, resident.objective)
         ):
             return resident
         self._mixed = None
         self._resident = resident = None  # let go of it before loading: two might not fit
         free_cache()
         self._precision = precision or "auto"
-        self._resident = bases.load(folder, self.device, self._precision)
+        self._resident = bases.load(place, self.device, self._precision, predicts)
         return self._resident
 
-    def guest(self, path: str, host: Base) -> Base:
+    def guest(self, path: str, host: Base, predicts: Objective | None = None) -> Base:
         """A base for pictures while ``host`` is training: the host itself, or another beside it."""
-        return host if _folder(path) == host.path else bases.load(_folder(path), self.device)
+        place = _place(path)
+        return host if place == host.path else bases.load(place, self.device, predicts=predicts)
 
     def serve(self, job: Paint, base: Callable[[], Base]) -> None:
         """Do a picture job and tell how it went. Only a poisoned device raises."""
@@ -145,7 +149,7 @@ class Studio:
         return mixed
 
 
-def _folder(path: str) -> Path:
+def _place(path: str) -> Path:
     return Path(typed(path))
 
 

@@ -39,7 +39,7 @@ def train(
             adapter.dropout.begin(step, number)
 
             noisy = signal[t] * latents + spread[t] * batch.mixed
-            predicted = base.denoise(noisy, t, batch.text)
+            predicted = base.denoise(noisy, t, batch.text, batch.views)
             if base.objective == "v_prediction":  # https://arxiv.org/abs/2202.00512
                 target = signal[t] * noise - spread[t] * latents
             else:

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import traceback
+from functools import partial
 
 import torch
 
@@ -146,7 +147,8 @@ def main(arguments: list[str] | None = None) -> None:
                 case Train() as order:
                     run(order, studio, pipe, pipe.tell)
                 case Paint() as job:
-                    studio.serve(job, lambda job=job: studio.base(job.base_path))  # type: ignore[misc]
+                    load = partial(studio.base, job.base_path, predicts=job.base_predicts)
+                    studio.serve(job, load)
                 case _:
                     pass  # for a run that is over
     except BaseException:

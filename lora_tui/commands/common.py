@@ -69,8 +69,8 @@ class Invocation:
         return to_text(path if self.remote else Path(path).expanduser().absolute())
 
     def base(self, name: str) -> str:
-        """A base as the daemon will find it: a name, or the whole path of a folder that is here."""
-        is_path = "/" in name and not self.remote and Path(name).expanduser().is_dir()
+        """A base as the daemon will find it: a name, or the whole path of what is here."""
+        is_path = "/" in name and not self.remote and Path(name).expanduser().exists()
         return self.daemon_path(name) if is_path else name
 
 

@@ -64,8 +64,9 @@ def add(verbs: Subparsers) -> None:
         "  lora-tui lora bake dragons:0.8 ink:0.6 --base sd15 --out ~/models/inked",
     )  # fmt: skip
     bake.add_argument("loras", metavar="FILE_OR_NAME[:WEIGHT]", nargs="+")
-    bake.add_argument("--base", required=True, help="a base from `model list`, or its folder")
-    bake.add_argument("--out", required=True, metavar="FOLDER", help="a diffusers folder")
+    bake.add_argument("--base", required=True, help="a base from `model list`, or its path")
+    bake.add_argument("--out", required=True, metavar="PATH",
+                      help="a diffusers folder or a .safetensors file, as the base is")  # fmt: skip
     convert = command(
         verbs, "convert", convert_it, "write a LoRA as other tools name it, numbers untouched",
         "  lora-tui lora convert dragons.safetensors --to diffusers --out d.safetensors\n"
@@ -130,7 +131,7 @@ async def bake_it(call: Invocation) -> Exit:
     out = _out(call, replace=False)
     sources = [await _source(call, text) for text in call.args.loras]
     base = call.base(call.args.base)
-    if not _is_folder(base):
+    if not _is_there(base):
         async with call.client() as client:
             base = find((await client.call(wire.GetState())).bases, base, "base", "name").path
     order = BakeOrder(sources=sources, base=base, out=to_text(out))
@@ -160,8 +161,8 @@ async def _path(call: Invocation, name: str) -> str:
     return find(loras, name, "LoRA", "name").path
 
 
-def _is_folder(path: str) -> bool:
-    return Path(typed(path)).is_dir()
+def _is_there(path: str) -> bool:
+    return Path(typed(path)).exists()
 
 
 def _here(name: str) -> str:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+from pathlib import Path
+
 from lora_tui.commands.common import Invocation, Subparsers, command, find, noun
 from lora_tui.commands.console import pairs, table
-from lora_tui.core import words
+from lora_tui.core import bases, words
 from shared import wire
 from shared.errors import Exit
+
+_HUB = re.compile(r"(?:hf:)?(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
+_OBJECTIVES = wire.Objective.__args__  # type: ignore[attr-defined]
 
 
 def add(subparsers: Subparsers) -> None:
@@ -16,53 +24,118 @@ def add(subparsers: Subparsers) -> None:
         verbs,
         "add",
         add_it,
-        "add a diffusers folder as a base, by reference",
-        "  lora-tui model add ~/models/stable-diffusion-v1-5 --name sd15",
+        "add a base by reference: a diffusers folder, one .safetensors file, or a Hub id",
+        "  lora-tui model add ~/models/stable-diffusion-v1-5 --name sd15\n"
+        "  lora-tui model add ~/models/noobai-vpred.safetensors --predicts v_prediction\n"
+        "  lora-tui model add stabilityai/stable-diffusion-xl-base-1.0   # HF_TOKEN if gated",
     )
-    take.add_argument("path", metavar="FOLDER", help="on the daemon's machine")
-    take.add_argument("--name", default="", help="call it so; else as the folder is called")
+    take.add_argument(
+        "what", metavar="PATH|OWNER/NAME", help="on the daemon's machine, or on the Hub"
+    )
+    take.add_argument("--name", default="", help="call it so; else as its folder or file is called")
+    take.add_argument(
+        "--predicts",
+        choices=_OBJECTIVES,
+        help="what it predicts, where it does not say so itself",
+    )
+    hub = take.add_argument_group("from the Hub")
+    hub.add_argument("--revision", default="", help="a branch, tag or commit")
+    hub.add_argument("--file", default="", help="one of several models in a repository")
+    hub.add_argument("--mirror", default="", metavar="ADDRESS", help="another Hub (HF_ENDPOINT)")
+    hub.add_argument(
+        "--offline", action="store_true", help="take what was fetched before (HF_HUB_OFFLINE)"
+    )
     inspect = command(verbs, "inspect", inspect_it, "say what a base is, and what it lacks")
-    inspect.add_argument("model", metavar="NAME")
+    inspect.add_argument("model", metavar="NAME|PATH")
+    remove = command(verbs, "remove", remove_it, "forget a base; its files stay")
+    remove.add_argument("models", metavar="NAME", nargs="+")
 
 
 async def list_them(call: Invocation) -> Exit:
     async with call.client() as client:
-        bases = (await client.call(wire.GetState())).bases
+        known = (await client.call(wire.GetState())).bases
 
     def lines() -> list[str]:
         rows = [
-            (b.name, b.family, str(b.resolution), words.size(b.size), b.problem or "ok", b.path)
-            for b in bases
-        ]
-        return table(("NAME", "FAMILY", ">PIXELS", ">DISK", "STATE", "FOLDER"), rows)
+            (
+                b.name, b.family, bases.predicts(b), str(b.resolution), words.size(b.size),
+                b.problem or "ok", b.path,
+            )
+            for b in known
+        ]  # fmt: skip
+        columns = ("NAME", "FAMILY", "PREDICTS", ">PIXELS", ">DISK", "STATE", "WHERE")
+        return table(columns, rows)
 
-    call.console.show({"bases": bases}, lines)
+    call.console.show({"bases": known}, lines)
     return Exit.OK
 
 
 async def add_it(call: Invocation) -> Exit:
-    path = call.daemon_path(call.args.path)
+    request = _request(call)
     async with call.client() as client:
-        base = await client.call(wire.AddBase(path=path, name=call.args.name))
+        base = await client.call(request, on_progress=call.report)
+        if base.guessed and (told := _asked(call, base)):
+            again = wire.AddBase(path=base.path, name=base.name, predicts=told)
+            base = await client.call(again)
+    if base.guessed:
+        call.console.say(
+            f"It was guessed that {base.name} predicts {bases.predicts(base)}: {base.guessed}. "
+            "Where pictures come out brown or as noise, add it again with --predicts."
+        )
     call.console.show(base, lambda: _told(base))
     return Exit.OK
+
+
+def _request(call: Invocation) -> wire.AddBase:
+    args = call.args
+    here = not call.remote and Path(args.what).expanduser().exists()
+    match = None if here else _HUB.fullmatch(args.what)
+    if match is None or args.what.startswith((".", "~", "/")):
+        path = call.daemon_path(args.what)
+        return wire.AddBase(path=path, name=args.name, predicts=args.predicts)
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    hub = wire.FromHub(
+        id=match["id"],
+        revision=args.revision or match["revision"] or "",
+        file=args.file,
+        token=os.environ.get("HF_TOKEN", ""),
+        mirror=args.mirror or os.environ.get("HF_ENDPOINT", ""),
+        offline=args.offline or offline,
+    )
+    return wire.AddBase(hub=hub, name=args.name, predicts=args.predicts)
+
+
+def _asked(call: Invocation, base: wire.BaseModel) -> wire.Objective | None:
+    """What somebody at a terminal says of a base of which it was only guessed."""
+    if call.args.json or call.console.yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    call.console.say(
+        f"{base.name} seems to predict {bases.predicts(base)}: {base.guessed}. "
+        "Its page says. What does it predict, noise or v? (e: noise, v: v, enter: not known)"
+    )
+    answer = sys.stdin.readline().strip().lower()[:1]
+    answers: dict[str, wire.Objective] = {"e": "epsilon", "n": "epsilon", "v": "v_prediction"}
+    return answers.get(answer)
 
 
 async def inspect_it(call: Invocation) -> Exit:
     async with call.client() as client:
-        bases = (await client.call(wire.GetState())).bases
-    base = find(bases, call.args.model, "base", "name")
+        base = await client.call(wire.InspectBase(base=call.base(call.args.model)))
     call.console.show(base, lambda: _told(base))
     return Exit.OK
 
 
+async def remove_it(call: Invocation) -> Exit:
+    async with call.client() as client:
+        known = (await client.call(wire.GetState())).bases
+        chosen = [find(known, name, "base", "name") for name in call.args.models]
+        names = ", ".join(base.name for base in chosen)
+        call.console.confirm(f"Forget {names}? The files stay where they are.")
+        for base in chosen:
+            await client.call(wire.RemoveBase(base=base.name))
+    call.console.show({"removed": [b.name for b in chosen]}, lambda: [b.name for b in chosen])
+    return Exit.OK
+
+
 def _told(base: wire.BaseModel) -> list[str]:
-    return pairs(
-        [
-            ("name", base.name),
-            ("folder", f"{base.path} ({words.size(base.size)})"),
-            ("family", base.family),
-            ("resolution", f"{base.resolution} pixels"),
-            ("problem", base.problem),
-        ]
-    )
+    return pairs(bases.about(base))

@@ -19,13 +19,14 @@ class Given:
     """What was found. ``options``: as a config file has them; a dataset config's win, as there.
 
     ``folders``: of each subset, its options with what it inherits. ``prompts``: lines of a sample
-    file. ``read``: the files that were read.
+    file. ``read``: the files that were read. ``sdxl``: whether SDXL's script was called.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     folders: list[dict[str, Any]] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
     read: list[Path] = field(default_factory=list)
+    sdxl: bool = False
 
 
 # Options of a command line that name other files with options, and must be read too.
@@ -77,6 +78,7 @@ def _read(path: Path, given: Given) -> None:
         )
     elif re.search(r"train_network\.py|^\s*--\w", text, re.MULTILINE):
         given.options = given.options | command_line(text, path)
+        given.sdxl = given.sdxl or "sdxl_train_network.py" in text
     else:
         lines = (line.strip() for line in text.splitlines())
         given.prompts += [line for line in lines if line and not line.startswith("#")]

@@ -25,6 +25,8 @@ def translate(given: Given, dataset: str = "") -> Translation:
         if value is None:
             out.idle(name, value, "not set")
     _base(left, out)
+    if given.sdxl:
+        out.put("base.family", "sdxl")
     _folders(given, left, dataset, out)
     _same(left, out)
     _network(left, out)
@@ -40,6 +42,8 @@ def translate(given: Given, dataset: str = "") -> Translation:
 
 
 def _base(left: dict[str, Any], out: Translation) -> None:
+    if left.get("v2") is True:
+        out.take("v2", left.pop("v2"), "base.family", "sd2")
     for name in ("v2", "v_parameterization"):
         if name in left:
             out.idle(name, left.pop(name), "read from the base itself")
@@ -49,8 +53,10 @@ def _base(left: dict[str, Any], out: Translation) -> None:
     name = "pretrained_model_name_or_path"
     if (value := left.pop(name, None)) is not None:
         words = ""
-        if str(value).endswith((".safetensors", ".ckpt")):
-            words = "must be a base that `lora-tui model list` has, or a diffusers folder"
+        if str(value).endswith(".ckpt"):
+            words = "a pickle: convert it to .safetensors first"
+        elif not str(value).startswith(("/", "~")):
+            words = f"must be a base that `lora-tui model list` has: `lora-tui model add {value}`"
         out.take(name, value, "base.name", str(value), words)
 
 

@@ -20,10 +20,11 @@ from shared.filenames import PACKED
 
 
 class Folders(Suggester):
-    """Completes directories of this machine, and files that can be unpacked."""
+    """Completes directories of this machine, and files that end so."""
 
-    def __init__(self) -> None:
+    def __init__(self, suffixes: tuple[str, ...]) -> None:
         super().__init__(use_cache=False, case_sensitive=True)
+        self._suffixes = suffixes
 
     async def get_suggestion(self, value: str) -> str | None:
         return await asyncio.to_thread(self._look, value)
@@ -38,7 +39,7 @@ class Folders(Suggester):
                 names = sorted(
                     f"{e.name}/" if e.is_dir() else e.name
                     for e in entries
-                    if e.name.startswith(tail) and (e.is_dir() or e.name.endswith(PACKED))
+                    if e.name.startswith(tail) and (e.is_dir() or e.name.endswith(self._suffixes))
                 )
         except OSError:
             return None
@@ -76,7 +77,7 @@ class Import(Dialog[str | None]):
                 self._path,
                 placeholder="/path/to/pictures",
                 compact=True,
-                suggester=Folders(),
+                suggester=Folders(PACKED),
                 id="path",
             )
             yield Input(

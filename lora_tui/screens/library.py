@@ -132,7 +132,7 @@ class Library(Place):
             return
         if event is None or isinstance(event, wire.LoraChanged | wire.LoraRemoved):
             self._show_list()
-        if event is None or isinstance(event, wire.BaseChanged):
+        if event is None or isinstance(event, wire.BaseChanged | wire.BaseRemoved):
             self._offer_bases()
 
     def _show_list(self) -> None:

@@ -97,6 +97,9 @@ class Field(Horizontal):
         self.query_one(".wrong", Static).update(text)
 
 
+_CHOICES = (wire.DatasetChanged, wire.DatasetRemoved, wire.BaseChanged, wire.BaseRemoved)
+
+
 class Train(Place):
     scope = "train"
     CSS_PATH = "train.tcss"
@@ -161,9 +164,7 @@ class Train(Place):
     def state_changed(self, event: wire.AnyEvent | None) -> None:
         if not self.built:
             return
-        if event is None or isinstance(
-            event, wire.DatasetChanged | wire.DatasetRemoved | wire.BaseChanged
-        ):
+        if event is None or isinstance(event, _CHOICES):
             for key in ("dataset.name", "base.name"):
                 self.field(key).offer(self._choices(key) or [])
             self._choose_dataset()

@@ -56,9 +56,9 @@ async def test_a_base_whose_folder_has_gone_says_so_at_the_next_start(
     assert "There is no folder" in base.problem
 
 
-async def test_a_file_that_is_no_base_says_what_one_is(house: House, tmp_path: Path) -> None:
+async def test_a_file_that_is_no_base_says_so(house: House, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(LoraError, match="diffusers folder"):
+    with pytest.raises(LoraError, match="too short for a safetensors file"):
         await house.call(wire.AddBase(path=str(tmp_path / "model.safetensors")))
     with pytest.raises(LoraError) as caught:
         await house.call(wire.AddBase(path=str(tmp_path / "none")))

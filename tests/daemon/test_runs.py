@@ -82,6 +82,16 @@ async def test_a_run_freezes_what_can_be_trained_on_and_says_what_not(
     assert any("no caption" in warning for warning in detail.warnings)
 
 
+async def test_a_recipe_for_another_family_is_refused(house: House) -> None:
+    error = await refused(house, RECIPE.replace("[dataset]", 'family = "sdxl"\n[dataset]'))
+    assert error.code == Code.INVALID_RECIPE and error.data["key"] == "base.family"
+    assert "for Stable Diffusion XL" in error.message
+    assert "base is a Stable Diffusion 1.x" in error.message
+    run = await house.call(wire.StartRun(recipe=RECIPE.replace("[dat", 'family = "sd1"\n[dat')))
+    freeze = json.loads((house.workspace.run(run.id) / "freeze.json").read_bytes())
+    assert freeze["base_predicts"] == "epsilon"
+
+
 async def test_what_cannot_be_trained_is_refused_with_a_way_out(house: House) -> None:
     error = await refused(house, "[netwrok]\nrank = 4\n")
     assert error.code == Code.INVALID_RECIPE

@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lora_daemon.engine import bases, lora_file
+from lora_daemon.engine import bases, lora_file, single_file
 from lora_daemon.engine.bake import bake
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.mix import Strength, applied
 from shared.errors import Code, LoraError
 from shared.lora_orders import BakeOrder, Source
+from tests.engine import tiny_base
 
 
 @pytest.fixture
@@ -87,6 +88,38 @@ def test_a_baked_base_is_the_mix_and_keeps_every_other_byte(
                 differing += 1
                 assert any(name.endswith(path) for path in touched), name
     assert differing == baked.tensors == len(touched)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_one_file_is_baked_into_one_file(family: tiny_base.Kind, tmp_path: Path) -> None:
+    """In OpenCLIP's layout q, k and v lie in one matrix, and each is hit where it is."""
+    single_file.pack(tiny_base.build(tmp_path / "b", family=family), tmp_path / "b.safetensors")
+    base = bases.load(tmp_path / "b.safetensors", torch.device("cpu"))
+    tensors: dict[str, Tensor] = {}
+    draw = torch.Generator().manual_seed(2)
+    for network, names in [
+        ("unet", base.unet_names),
+        *((encoder.use.network, encoder.names) for encoder in base.encoders),
+    ]:
+        for path, name in [*names.items()][:6]:
+            high, *wide = getattr(base, network).get_submodule(path).weight.shape
+            tensors[f"{name}.lora_down.weight"] = torch.randn(3, *wide, generator=draw)
+            up = torch.randn(high, 3, *(1 for _ in wide[1:]), generator=draw)
+            tensors[f"{name}.lora_up.weight"] = up * 0.1
+    save_file(tensors, tmp_path / "l.safetensors")
+    sources = [Source(path=str(tmp_path / "l.safetensors"), weight=0.7, text_weight=None)]
+    order = {"sources": sources, "base": str(tmp_path / "b.safetensors")}
+    baked = bake(BakeOrder(**order, out=str(tmp_path / "o.safetensors")))
+    assert baked.tensors == 6 * (1 + len(base.encoders)) and not baked.notes
+    modules = lora_file.load(tmp_path / "l.safetensors", base).modules
+    with applied(base, [(modules, 0.7)]):
+        mixed = _predict(base)
+    theirs = _predict(bases.load(tmp_path / "o.safetensors", torch.device("cpu")))
+    assert float((theirs - mixed).norm() / mixed.norm()) < 1e-5
+    assert float((theirs - _predict(base)).norm()) > 1e-2
+    assert (tmp_path / "o.safetensors").stat().st_size == base.path.stat().st_size
+    with pytest.raises(LoraError, match=r"the result: .*folder\.safetensors"):
+        bake(BakeOrder(**order, out=str(tmp_path / "folder")))
 
 
 @pytest.mark.parametrize("wrong", ["there", "lora", "huge"])

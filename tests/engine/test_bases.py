@@ -82,12 +82,19 @@ def test_a_pickle_in_place_of_weights_is_refused(copied: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"addition_embed_type": "text_time"}, {"in_channels": 9}, {"use_linear_projection": True}],
+    [{"addition_embed_type": "text_time"}, {"in_channels": 9}],
 )
 def test_another_family_is_refused(change: dict[str, object], copied: Path) -> None:
     config = copied / "unet" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
     with pytest.raises(LoraError, match="family"):
+        bases.load(copied, CPU)
+
+
+def test_weights_that_are_not_as_the_configuration_says_are_refused(copied: Path) -> None:
+    config = copied / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "use_linear_projection": True}))
+    with pytest.raises(LoraError, match="unet cannot be used"):
         bases.load(copied, CPU)
 
 

@@ -398,6 +398,29 @@ class Daemon:
             metadata={},
         ), []
 
+    def on_AddBase(self, request: wire.AddBase, by: str) -> Any:
+        path = request.path or f"/cache/{request.hub and request.hub.id}"
+        if "nowhere" in path:
+            raise LoraError(Code.NOT_FOUND, f"There is no folder {path}.")
+        name = request.name or path.rpartition("/")[2].removesuffix(".safetensors")
+        guessed = "" if request.predicts or "vpred" not in name else "only its name says so"
+        base = wire.BaseModel(
+            name=name, path=path, family="sdxl", resolution=1024, size=6_900_000_000, problem="",
+            layout="file", objective=request.predicts or "v_prediction", guessed=guessed,
+            told=bool(request.predicts), zero_snr=True, precision=["F16"],
+            carried={"position_ids": 1, "EMA weights": 686},
+        )  # fmt: skip
+        self.event(wire.BaseChanged(base=base))
+        return base, []
+
+    def on_InspectBase(self, request: wire.InspectBase, by: str) -> Any:
+        [base] = [base for base in self.state.bases if base.name == request.base]
+        return base, []
+
+    def on_RemoveBase(self, request: wire.RemoveBase, by: str) -> Any:
+        self.event(wire.BaseRemoved(base=request.base))
+        return wire.Done(), []
+
     def on_RemoveLora(self, request: wire.RemoveLora, by: str) -> Any:
         self.event(wire.LoraRemoved(lora=request.lora))
         return wire.Done(), []

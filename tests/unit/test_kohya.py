@@ -255,3 +255,16 @@ def test_command_lines_of_every_shell() -> None:
     for continued in ("\\\n", "^\n", "`\r\n"):
         text = f'python sdxl_train_network.py --a=1 {continued} --b "x y" --c'
         assert command_line(text, Path("x")) == {"a": 1, "b": "x y", "c": True}
+
+
+def test_a_recipe_of_stable_diffusion_2_asks_for_such_a_base() -> None:
+    told = translate(Given(options={"v2": True, "v_parameterization": True}))
+    assert recipe.convert(told.tree).base.family == "sd2"
+    assert recipe.convert(translate(Given(options={"v2": False})).tree).base.family == "any"
+
+
+def test_a_call_of_sdxls_script_asks_for_such_a_base(tmp_path: Path) -> None:
+    script = tmp_path / "train.sh"
+    for name, family in (("sdxl_train_network.py", "sdxl"), ("train_network.py", "any")):
+        script.write_text(f"python {name} --network_dim=8 --train_data_dir=/data/x\n")
+        assert made(read([script]))[0].base.family == family

@@ -1,0 +1,19 @@
+"""A base looked over, wherever it lies: a diffusers folder or one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lora_daemon import base_file, base_folder
+from lora_daemon.families import Look
+from shared.wire import Objective
+
+
+def look(path: Path, predicts: Objective | None = None) -> Look:
+    """What the base at ``path`` is. Reads headers and configurations only; without torch.
+
+    Raises LoraError: NOT_FOUND, STORAGE, or INVALID_FILE saying what it is instead or lacks.
+    """
+    if path.is_dir() or not path.exists():
+        return base_folder.look(path, predicts)
+    return base_file.open_file(path, predicts).look

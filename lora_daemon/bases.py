@@ -1,0 +1,172 @@
+"""The bases that LoRAs are trained on and used with, as rows that refer to files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import msgspec
+
+from lora_daemon import base_look, hub
+from lora_daemon.catalog import not_found
+from lora_daemon.jobs import Jobs
+from lora_daemon.service import Context, Daemon
+from shared import wire
+from shared.errors import Code, LoraError
+from shared.filenames import to_text, typed
+from shared.wire import BaseModel, Objective
+
+STARTER = "starter"
+
+_base = msgspec.msgpack.Decoder(BaseModel).decode
+
+
+class Bases:
+    """Answers AddBase, InspectBase and RemoveBase."""
+
+    def __init__(self, daemon: Daemon, jobs: Jobs) -> None:
+        self._store = daemon.store
+        self._jobs = jobs
+
+    def all(self) -> list[BaseModel]:
+        return [_base(r["base"]) for r in self._store.query("SELECT base FROM bases ORDER BY name")]
+
+    async def find(self, name: str) -> BaseModel:
+        """A usable base, by its name or by a path.
+
+        Raises LoraError: NOT_FOUND suggesting names, INVALID_FILE if it is not whole.
+        """
+        for base in self.all():
+            if base.name == name:
+                if base.problem:
+                    raise LoraError(Code.INVALID_FILE, base.problem)
+                return base
+        if name.startswith(("/", "~")):
+            return await asyncio.to_thread(_look, _absolute(name), "", None)
+        raise not_found("base", name, [base.name for base in self.all()])
+
+    async def look_again(self) -> None:
+        """Look whether the bases are still there, and still what they were."""
+        for base in self.all():
+            now = await asyncio.to_thread(_again, base)
+            if now != base:
+                self._put(now, "daemon")
+
+    async def register(self, path: Path, name: str) -> None:
+        """Enter a base that comes with lora-tui. Raises LoraError(INVALID_FILE)."""
+        self._put(await asyncio.to_thread(_look, path, name, None), "daemon")
+
+    async def add(self, context: Context, request: wire.AddBase) -> BaseModel:
+        """Raises LoraError: NOT_FOUND, UNREACHABLE (the Hub), INVALID_FILE saying what it is
+        instead or lacks, ALREADY_EXISTS, STORAGE, BAD_REQUEST."""
+        name, came_from = request.name.strip(), ""
+        if request.hub is not None:
+            path, came_from = await self._fetch(context, request.hub)
+            name = name or (path.stem if path.is_file() else request.hub.id.rpartition("/")[2])
+        else:
+            path = _absolute(request.path)
+        base = await asyncio.to_thread(_look, path, name, request.predicts)
+        base = msgspec.structs.replace(base, hub=came_from)
+        for other in self.all():
+            renewed = came_from and other.hub.partition("@")[0] == came_from.partition("@")[0]
+            if other.name == base.name and other.path != base.path and not renewed:
+                raise LoraError(
+                    Code.ALREADY_EXISTS,
+                    f"There is a base {base.name} already, of {other.path}. Give this one another "
+                    "name.",
+                )
+        self._put(base, context.by)
+        return base
+
+    async def inspect(self, context: Context, request: wire.InspectBase) -> BaseModel:
+        """Raises LoraError: NOT_FOUND, INVALID_FILE saying what it is instead or lacks."""
+        for base in self.all():
+            if base.name == request.base:
+                now = await asyncio.to_thread(_again, base)
+                if now != base:
+                    self._put(now, "daemon")
+                return now
+        return await self.find(request.base)
+
+    async def remove(self, context: Context, request: wire.RemoveBase) -> wire.Done:
+        """Raises LoraError: NOT_FOUND, WRONG_STATE for the starter."""
+        names = [base.name for base in self.all()]
+        if request.base not in names:
+            raise not_found("base", request.base, names)
+        if request.base == STARTER:
+            raise LoraError(
+                Code.WRONG_STATE, "The starter comes with lora-tui and cannot be removed."
+            )
+        with self._store.change(context.by) as change:
+            change.execute("DELETE FROM bases WHERE name = ?", (request.base,))
+            change.emit(wire.BaseRemoved(base=request.base))
+            self._store.remember(change, context.key, wire.Done())
+        return wire.Done()
+
+    async def _fetch(self, context: Context, wanted: wire.FromHub) -> tuple[Path, str]:
+        """Where a model of the Hub lies, and which it is, as a job that everybody sees."""
+        job = self._jobs.begin("download", wanted.id)
+
+        def progress(done: int, total: int, message: str) -> None:
+            self._jobs.progress(job, done, total, message)
+            context.progress(done, total, message)
+
+        try:
+            fetched = await hub.fetch(wanted, progress)
+        except asyncio.CancelledError:
+            self._jobs.end(job, "cancelled")
+            raise
+        except LoraError as error:
+            self._jobs.end(job, "failed", error.message)
+            raise
+        self._jobs.end(job, "done", fetched.commit[:12])
+        return Path(typed(fetched.path)), f"{wanted.id}@{fetched.commit}"
+
+    def _put(self, base: BaseModel, by: str) -> None:
+        with self._store.change(by) as change:
+            change.execute(
+                "INSERT OR REPLACE INTO bases (name, base) VALUES (?, ?)",
+                (base.name, wire.encoder.encode(base)),
+            )
+            change.emit(wire.BaseChanged(base=base))
+
+
+def _look(path: Path, name: str, predicts: Objective | None) -> BaseModel:
+    """The base at a path; without a name, by that of its folder or file."""
+    found = base_look.look(path, predicts)
+    return BaseModel(
+        name=name or to_text(path.stem if found.layout == "file" else path.name),
+        path=to_text(path),
+        family=found.family,
+        resolution=found.resolution,
+        size=found.size,
+        problem="",
+        layout=found.layout,
+        objective=found.objective,
+        told=predicts is not None,
+        guessed=found.guessed,
+        zero_snr=found.zero_snr,
+        precision=found.precision,
+        carried=found.carried,
+    )
+
+
+def _again(base: BaseModel) -> BaseModel:
+    """A base as it is now."""
+    try:
+        now = _look(Path(typed(base.path)), base.name, base.objective if base.told else None)
+    except LoraError as error:
+        return msgspec.structs.replace(base, problem=error.message)
+    return msgspec.structs.replace(now, hub=base.hub)
+
+
+def _absolute(path: str) -> Path:
+    """A path that somebody gave. A file keeps its own name, also where it is a link to another."""
+    given = Path(typed(os.path.expanduser(path)))  # noqa: PTH111
+    if not given.is_absolute():
+        raise LoraError(
+            Code.BAD_REQUEST,
+            f"{path!r} is not an absolute path, and the daemon does not know your directory.",
+        )
+    return given if given.is_file() else given.resolve()

@@ -1,0 +1,239 @@
+"""Models from the Hugging Face Hub, through its own library, in a process of its own.
+
+``python -m lora_daemon.hub`` takes a ``wire.FromHub`` in JSON on stdin; on stdout come lines of
+``Advance``, and at last one ``Fetched`` or a ``Failure``. A process, because a download cannot be
+interrupted within one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from lora_daemon.base_folder import STEMS
+from shared.errors import Code, Failure, LoraError
+from shared.filenames import to_text
+from shared.wire import FromHub
+
+Progress = Callable[[int, int, str], None]  # bytes fetched, of how many, what is being fetched
+_SUFFIX = ".safetensors"
+_CONFIGURATIONS = (
+    "model_index.json", "scheduler/*", "tokenizer/*", "tokenizer_2/*",
+    *(f"{part}/config.json" for part in STEMS),
+)  # fmt: skip
+
+
+class Advance(msgspec.Struct, frozen=True, tag="advance"):
+    done: int  # bytes
+    total: int
+    file: str
+
+
+class Fetched(msgspec.Struct, frozen=True, tag="fetched"):
+    path: str  # of the folder, or of the one file, as shared.filenames has it
+    commit: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    failure: Failure
+
+
+_told = msgspec.json.Decoder(Advance | Fetched | Failed)
+
+
+async def fetch(wanted: FromHub, progress: Progress) -> Fetched:
+    """Have a model in the cache. Raises LoraError: NOT_FOUND, UNREACHABLE, INVALID_FILE, STORAGE,
+    WORKER_FAILED; cancelled, it gives up, and goes on from there the next time."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", __name__, stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )
+    assert process.stdin and process.stdout and process.stderr
+    complaints = asyncio.create_task(process.stderr.read())
+    try:
+        process.stdin.write(msgspec.json.encode(wanted))  # a token is not for the process list
+        process.stdin.close()
+        async for line in process.stdout:
+            match _told.decode(line):
+                case Advance(done, total, file):
+                    progress(done, total, file)
+                case Fetched() as fetched:
+                    return fetched
+                case Failed(failure):
+                    raise LoraError.of(failure)
+        last = (await complaints).decode("utf-8", "replace").strip().splitlines()
+        raise LoraError(
+            Code.WORKER_FAILED, f"The download ended without a word. {last[-1] if last else ''}"
+        )
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+        await asyncio.gather(complaints, return_exceptions=True)
+
+
+def chosen(names: Iterable[str], wanted: FromHub) -> list[str]:
+    """Which of a repository's files make a base: one file, or a diffusers folder's own.
+
+    Of weights in two precisions, the half one: it is what trains. Raises LoraError(INVALID_FILE).
+    """
+    known = sorted(names)
+    roots = [name for name in known if name.endswith(_SUFFIX) and "/" not in name]
+    if wanted.file:
+        if wanted.file not in known:
+            hint = f" It has {', '.join(roots[:8])}." if roots else ""
+            raise LoraError(Code.NOT_FOUND, f"{wanted.id} has no file {wanted.file}.{hint}")
+        return [wanted.file]
+    if "model_index.json" in known:
+        picked = [name for name in known if any(map(PurePosixPath(name).match, _CONFIGURATIONS))]
+        return picked + [
+            name for part, stem in STEMS.items() for name in _weights(known, part, stem)
+        ]
+    if len(roots) == 1:
+        return roots
+    if roots:
+        raise LoraError(
+            Code.INVALID_FILE,
+            f"{wanted.id} has several models. Say which with --file: {', '.join(roots[:12])}.",
+            data={"files": roots},
+        )
+    pickles = any(name.endswith((".ckpt", ".bin", ".pt")) for name in known)
+    raise LoraError(
+        Code.INVALID_FILE,
+        f"{wanted.id} holds no base: neither a model_index.json nor a .safetensors file."
+        + (" It has pickles, which can run any program when opened." if pickles else ""),
+    )
+
+
+def _weights(names: list[str], part: str, stem: str) -> list[str]:
+    """A part's weights: whole or in shards with their index, in half precision where there is."""
+    own = [name for name in names if name.startswith(f"{part}/{stem}")]
+    half = [name for name in own if ".fp16" in name and (name.endswith((_SUFFIX, ".json")))]
+    plain = [
+        name
+        for name in own
+        if name == f"{part}/{stem}{_SUFFIX}"
+        or (
+            name.startswith((f"{part}/{stem}-0", f"{part}/{stem}{_SUFFIX}.index.json"))
+            and ".fp16" not in name
+            and name.endswith((_SUFFIX, ".json"))
+        )
+    ]
+    return half if any(name.endswith(_SUFFIX) for name in half) else plain
+
+
+def main() -> None:
+    """Obey the order on stdin."""
+    wanted = msgspec.json.decode(sys.stdin.buffer.read(), type=FromHub)
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    try:
+        _tell(_fetch(wanted))
+    except LoraError as error:
+        _tell(Failed(error.failure()))
+    except Exception as error:
+        _tell(Failed(_explained(wanted, error).failure()))
+
+
+def _fetch(wanted: FromHub) -> Fetched:
+    try:
+        from huggingface_hub import HfApi, hf_hub_download
+    except ImportError:
+        raise LoraError(
+            Code.WRONG_STATE,
+            'Fetching from the Hub needs the engine: pip install "lora-tui[engine]".',
+        ) from None
+    if wanted.offline:
+        folder, commit = _cached(wanted)
+        there = [one for one in folder.rglob("*") if one.is_file()]
+        picked = chosen([one.relative_to(folder).as_posix() for one in there], wanted)
+    else:
+        where: dict[str, Any] = {"token": wanted.token or None, "endpoint": wanted.mirror or None}
+        info = HfApi(**where).model_info(
+            wanted.id, revision=wanted.revision or None, files_metadata=True
+        )
+        commit = str(info.sha)
+        sizes = {one.rfilename: int(one.size or 0) for one in info.siblings or ()}
+        picked = chosen(sizes, wanted)
+        done, total = 0, sum(sizes[name] for name in picked)
+        for name in picked:
+            _tell(Advance(done, total, name))
+            path = Path(hf_hub_download(wanted.id, name, revision=commit, **where))
+            folder = path.parents[name.count("/")]
+            done += sizes[name]
+        # Once by the name that was asked for: the cache then knows what that name meant.
+        hf_hub_download(wanted.id, picked[0], revision=wanted.revision or None, **where)
+        _tell(Advance(done, total, ""))
+    single = len(picked) == 1 and picked[0].endswith(_SUFFIX)
+    return Fetched(to_text(folder / picked[0] if single else folder), commit)
+
+
+def _cached(wanted: FromHub) -> tuple[Path, str]:
+    """Folder and commit of what was fetched before. Raises LoraError(NOT_FOUND)."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    name = wanted.revision or "main"
+    with contextlib.suppress(CacheNotFound):
+        for repository in scan_cache_dir().repos:
+            if (repository.repo_type, repository.repo_id) != ("model", wanted.id):
+                continue
+            for one in repository.revisions:
+                if name in one.refs or one.commit_hash.startswith(name):
+                    return Path(one.snapshot_path), one.commit_hash
+    raise LoraError(
+        Code.NOT_FOUND,
+        f"{wanted.id} at {name} is not in this machine's cache, and --offline asks nobody. Fetch "
+        "it once without, or give a folder or a file.",
+    )
+
+
+def _explained(wanted: FromHub, error: Exception) -> LoraError:
+    """What the Hub's library says, in words that say what to do."""
+    from huggingface_hub import errors
+
+    name = wanted.id + (f" at {wanted.revision}" if wanted.revision else "")
+    match error:
+        case errors.GatedRepoError():
+            return LoraError(
+                Code.NOT_FOUND,
+                f"{name} is gated: accept its terms on its page, and give a token of yours with "
+                "HF_TOKEN.",
+            )
+        case errors.RevisionNotFoundError():
+            return LoraError(Code.NOT_FOUND, f"{wanted.id} has no revision {wanted.revision!r}.")
+        case errors.RepositoryNotFoundError():
+            return LoraError(
+                Code.NOT_FOUND,
+                f"The Hub has no model {wanted.id}, or not for you: a private one needs a token in "
+                "HF_TOKEN.",
+            )
+        case errors.HFValidationError():
+            return LoraError(Code.BAD_REQUEST, f"{wanted.id!r} is no Hub id: that is owner/name.")
+        case OSError() if error.errno and not isinstance(error, errors.HfHubHTTPError):
+            return LoraError.storage("fetch to", error.filename or "the Hub's cache", error)
+    where = wanted.mirror or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    reason = (
+        str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    )
+    return LoraError(
+        Code.UNREACHABLE,
+        f"The Hub at {where} gave no answer that helps ({reason}). Try again, or name a mirror "
+        "with --mirror, or give a folder or a file.",
+        retryable=True,
+    )
+
+
+def _tell(message: msgspec.Struct) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()
