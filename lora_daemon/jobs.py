@@ -25,7 +25,7 @@ class Jobs:
         self._numbers = itertools.count(1)
 
     def begin(
-        self, kind: Literal["import", "export", "generate"], title: str, total: int = 0
+        self, kind: Literal["import", "export", "generate", "write"], title: str, total: int = 0
     ) -> str:
         """Open a job and return its id."""
         job = f"j{next(self._numbers)}"

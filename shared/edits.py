@@ -262,7 +262,7 @@ def editor(edits: Sequence[AnyEdit]) -> Function:
 
 # ── texts ───────────────────────────────────────────────────────────────────────────────────────
 
-_WORD = re.compile(r"[^\s,]+")
+_WORD = re.compile(r"[^\s,_]*_[^\s,]*")
 _FACES = {  # tags of the danbooru vocabulary, which the WD taggers know
     "0_0", "(o)_(o)", "+_+", "+_-", "._.", "<o>_<o>", "<|>_<|>", "=_=", ">_<", "3_3", "6_9", ">_o",
     "@_@", "^_^", "o_o", "u_u", "x_x", "|_|", "||_||",

@@ -11,20 +11,14 @@ import re
 from collections.abc import Iterator
 
 Span = tuple[int, int]  # of a tag in its text, the spaces around it left out
-_BETWEEN = re.compile(r"[^,\r\n]+")
+_TAG = re.compile(r"[^\s,](?:[^,\r\n]*[^\s,])?")
 BREAK = re.compile(r"[\r\n]")
 _SENTENCE = re.compile(r"""\w[.。！？]["'”’)]*$""")
 
 
 def spans_of(text: str) -> list[Span]:
     """Where the tags of a caption are, in order."""
-    spans = []
-    for found in _BETWEEN.finditer(text):
-        part = found[0]
-        if bare := part.strip():
-            start = found.start() + part.index(bare[0])
-            spans.append((start, start + len(bare)))
-    return spans
+    return [found.span() for found in _TAG.finditer(text)]
 
 
 def fold(tag: str) -> str:
@@ -34,6 +28,8 @@ def fold(tag: str) -> str:
 
 def _found(text: str, tag: str) -> list[Span]:
     name = fold(tag)
+    if name.partition(" ")[0] not in text.casefold():  # most captions, and soon seen
+        return []
     return [span for span in spans_of(text) if fold(text[slice(*span)]) == name]
 
 
