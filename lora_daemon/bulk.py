@@ -33,6 +33,7 @@ from shared.errors import Code, LoraError
 
 KEPT = 8  # previews; of 100 000 captions each takes some 40 MB in the cache
 TOLD = 100  # captions left alone that an answer names
+FEW = 2_000  # captions that are worked out in a thread, which is sooner ready than a process
 STUCK = 10.0  # seconds on a few captions until a regular expression is given up
 
 
@@ -81,7 +82,10 @@ class Bulk:
             longest=sidecars.MAX_CAPTION,
         )
         try:
-            counts = await _work_out(question, context)
+            if len(rows) > FEW or any(isinstance(e, edits.ReplaceRegex) for e in request.edits):
+                counts = await _work_out(question, context)
+            else:
+                counts = await asyncio.to_thread(bulk_process.answer, question, lambda _: None)
         except BaseException:
             target.unlink(missing_ok=True)
             raise
@@ -166,8 +170,10 @@ class Bulk:
 
         def work(change: Change) -> wire.Undone | None:
             edited = self._make(change, found, op["op"])
-            undone = (2 if not edited.changed else 0) if redo else (1 if edited.changed else 2)
-            change.execute("UPDATE ops SET undone = ? WHERE op = ?", (undone, op["op"]))
+            done = 0 if redo else 1
+            change.execute(
+                "UPDATE ops SET undone = ? WHERE op = ?", (done if edited.changed else 2, op["op"])
+            )
             if not edited.changed:
                 conflicts.append(edited)
                 return None
@@ -198,7 +204,6 @@ class Bulk:
         """Give every caption of ``aside.changes`` its new text and state, but for those that have
         been changed since."""
         query = self._store.query
-        op = new_op(change, found.dataset, found.what, undoes=undoes)
         kept = [
             wire.Kept(
                 item=row["id"],
@@ -212,10 +217,12 @@ class Bulk:
                 f" ON i.id = c.item WHERE i.rev <> c.rev ORDER BY c.place LIMIT {TOLD}"
             )
         ]
-        values = {"by": change.by, "at": change.at, "op": op, "dataset": found.dataset}
-        changed = change.execute(_REVISE, values).rowcount
+        ((changed,),) = query(f"SELECT count(*) FROM aside.changes c JOIN items i ON {_SAME}")
         if changed:
+            op = new_op(change, found.dataset, found.what, undoes=undoes)
+            values = {"by": change.by, "at": change.at, "op": op, "dataset": found.dataset}
             states = query("SELECT 1 FROM aside.changes WHERE new_state <> state LIMIT 1")
+            change.execute(_REVISE, values)
             with _without_triggers(change):
                 change.execute(_UPDATE.format(state="state = c.new_state," * bool(states)), values)
             change.execute("DELETE FROM counts WHERE dataset = :dataset", values)
@@ -224,8 +231,6 @@ class Bulk:
                 wire.CaptionsChanged(dataset=found.dataset, changed=changed, what=found.what)
             )
             change.emit(wire.DatasetChanged(dataset=self._catalog.dataset(found.dataset)))
-        else:
-            change.execute("DELETE FROM ops WHERE op = :op", values)
         return wire.Edited(
             what=found.what, changed=changed, conflicts=found.total - changed, kept=kept
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+from collections.abc import Callable
 
 import msgspec
 
@@ -61,8 +62,8 @@ def opened(target: str, database: str) -> sqlite3.Connection:
     return connection
 
 
-def answer(question: Question) -> Counts:
-    """Work it out."""
+def answer(question: Question, told: Callable[[int], None]) -> Counts:
+    """Work it out; ``told`` hears how many captions are done."""
     edit = editor(question.edits)
     counts = Counts(0, 0, 0)
     connection = opened(question.target, question.database)
@@ -91,7 +92,7 @@ def answer(question: Question) -> Counts:
                 )
         connection.executemany(f"INSERT INTO changes VALUES ({', '.join('?' * 10)})", changes)
         counts.changed += len(changes)
-        print(first + len(wanted), flush=True)
+        told(first + len(wanted))
     connection.execute("COMMIT")
     connection.close()
     return counts
@@ -99,7 +100,8 @@ def answer(question: Question) -> Counts:
 
 def main() -> None:
     """Answer the question on stdin."""
-    counts = answer(msgspec.json.decode(sys.stdin.buffer.read(), type=Question))
+    question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
+    counts = answer(question, lambda done: print(done, flush=True))
     print(msgspec.json.encode(counts).decode(), flush=True)
 
 

@@ -89,12 +89,27 @@ class Captions:
 
 
 def new_op(change: Change, dataset: str, what: str, undoes: int | None = None) -> int:
-    """Open what one undo takes back; ``undoes``: the operation that this takes back, or redoes."""
+    """Open what one undo takes back; ``undoes``: the operation that this takes back, or redoes.
+
+    A change of its own ends what this person could do again.
+    """
+    if undoes is None:
+        change.execute(
+            "UPDATE ops SET undone = 2 WHERE dataset = ?1 AND by = ?2 AND undone = 1"
+            f" AND op > {LAST_STANDING}", (dataset, change.by),
+        )  # fmt: skip
     cursor = change.execute(
         "INSERT INTO ops (dataset, by, at, what, undoes) VALUES (?, ?, ?, ?, ?)",
         (dataset, change.by, change.at, what, undoes),
     )
     return int(cursor.lastrowid or 0)
+
+
+# The last change of person ?2 in dataset ?1 that is not taken back.
+LAST_STANDING = (
+    "(SELECT coalesce(max(op), 0) FROM ops"
+    " WHERE dataset = ?1 AND by = ?2 AND undoes IS NULL AND undone = 0)"
+)
 
 
 def put_revision(change: Change, op: int, item: str, caption: wire.Caption) -> None:

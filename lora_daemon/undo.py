@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from lora_daemon.bulk import Bulk
-from lora_daemon.captions import Captions, changed_since, new_op
+from lora_daemon.captions import LAST_STANDING, Captions, changed_since, new_op
 from lora_daemon.catalog import Catalog, caption_of
 from lora_daemon.service import Context, Daemon
 from shared import wire
@@ -71,7 +71,5 @@ _NEXT_UNDO = (
 # Changes taken back since this user's last one that stands, the latest taken back first.
 _NEXT_REDO = (
     "SELECT * FROM ops WHERE dataset = ?1 AND by = ?2 AND undoes IS NULL AND undone = 1"
-    " AND op > (SELECT coalesce(max(op), 0) FROM ops"
-    "           WHERE dataset = ?1 AND by = ?2 AND undoes IS NULL AND undone = 0)"
-    " ORDER BY op LIMIT 1"
+    f" AND op > {LAST_STANDING} ORDER BY op LIMIT 1"
 )

@@ -111,6 +111,23 @@ async def test_undo_and_redo_outlive_the_daemon_single_edits_and_large_ones(
         assert (await captions(client))[0] == "all: one"
 
 
+async def test_redo_does_again_what_was_taken_back_last_and_nothing_older(
+    client: Client, tmp_path: Path
+) -> None:
+    (item,) = await imported(client, pictures(tmp_path / "set", 1))
+    for text in ("one", "two"):
+        await changed(client, item, text=text)
+        await client.call(UNDO)
+    assert (await client.call(REDO)).item.caption.text == "two"
+    with pytest.raises(LoraError) as caught:
+        await client.call(REDO)
+    assert caught.value.code is Code.WRONG_STATE
+    await client.call(UNDO)
+    preview = await client.call(wire.PreviewEdit(dataset="set", edits=[RemoveTag("nowhere")]))
+    assert (await client.call(wire.ApplyEdit(preview=preview.preview))).changed == 0
+    assert (await client.call(REDO)).item.caption.text == "two"  # nothing came between
+
+
 async def test_what_changed_after_the_preview_is_left_alone_and_told(
     client: Client, daemon: DaemonProcess, tmp_path: Path
 ) -> None:
