@@ -55,7 +55,7 @@ def in_one_line(old: str, new: str, before: int = 12) -> str:
         elif kind == "new":
             shown.append(f"{{+{clean(text)}+}}")
         elif not number and len(text) > before:
-            shown.append(f"…{clean(text[-before:])}")
+            shown.append(f"…{clean(text[-before:]).lstrip()}")
         else:
             shown.append(clean(text))
     return "".join(shown)
