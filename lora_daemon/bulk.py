@@ -116,7 +116,7 @@ class Bulk:
 
     async def _rows(self, dataset: str, request: wire.PreviewEdit) -> array[int]:
         if not request.items:
-            return await self._views.rows(dataset, request.filter, request.view)
+            return await self._views.places(dataset, request.filter, request.view)
         wanted = json.dumps(request.items)
         found = self._store.query(
             "WITH wanted AS (SELECT value FROM json_each(?2))"

@@ -52,7 +52,7 @@ class Views:
         name, view = await self._view(dataset, request.filter, tuple(request.states), request.view)
         return wire.Items(items=self._page(view, request), total=len(view.rows), view=name)
 
-    async def rows(self, dataset: str, filter: str, view: str = "") -> array[int]:
+    async def places(self, dataset: str, filter: str, view: str = "") -> array[int]:
         """The rows of ``items`` that pass, in order of their names; those of ``view`` if it is one
         of this filter's. ``dataset`` is an id. Raises LoraError as ``list_items`` does."""
         if filters.parse(filter) is None:
