@@ -153,14 +153,14 @@ class Bulk:
         """Raises LoraError: NOT_FOUND for a forgotten preview or dataset, STORAGE."""
         found = self._preview(request.preview)
 
-        def work(change: Change) -> wire.Edited:
+        def work(change: Change) -> tuple[wire.Edited, list[str]]:
             self._catalog.row(found.dataset)
             edited = self._make(change, found, None)
             self._store.remember(change, context.key, edited)
-            return edited
+            return edited, self._texts()
 
-        edited = await self._store.aside(context.by, work, found.changes)
-        self._writer.enqueue_pending(found.dataset)
+        edited, texts = await self._store.aside(context.by, work, found.changes)
+        self._writer.enqueue(*texts)
         return edited
 
     async def take_back(self, context: Context, op: sqlite3.Row, *, redo: bool) -> wire.Undone:
@@ -168,7 +168,7 @@ class Bulk:
         target = self._target()
         database = _read_only(self._store.database)
 
-        def work(change: Change) -> wire.Undone | None:
+        def work(change: Change) -> tuple[wire.Undone, list[str]] | None:
             edited = self._make(change, found, op["op"])
             done = 0 if redo else 1
             change.execute(
@@ -186,7 +186,7 @@ class Bulk:
                 kept=edited.kept,
             )
             self._store.remember(change, context.key, answer)
-            return answer
+            return answer, self._texts()
 
         conflicts = list[wire.Edited]()
         try:
@@ -197,27 +197,16 @@ class Bulk:
             target.unlink(missing_ok=True)
         if undone is None:
             raise _nothing_left(op["what"], conflicts[0])
-        self._writer.enqueue_pending(found.dataset)
-        return undone
+        answer, texts = undone
+        self._writer.enqueue(*texts)
+        return answer
 
     def _make(self, change: Change, found: Preview, undoes: int | None) -> wire.Edited:
         """Give every caption of ``aside.changes`` its new text and state, but for those that have
         been changed since."""
         query = self._store.query
-        kept = [
-            wire.Kept(
-                item=row["id"],
-                name=row["name"],
-                current=caption_of(row),
-                text=row["new_text"],
-                state=row["new_state"],
-            )
-            for row in query(
-                f"SELECT i.*, c.new_text, c.new_state FROM aside.changes c JOIN items i"
-                f" ON i.id = c.item WHERE i.rev <> c.rev ORDER BY c.place LIMIT {TOLD}"
-            )
-        ]
         ((changed,),) = query(f"SELECT count(*) FROM aside.changes c JOIN items i ON {_SAME}")
+        kept = self._left_alone() if changed < found.total else []
         if changed:
             op = new_op(change, found.dataset, found.what, undoes=undoes)
             values = {"by": change.by, "at": change.at, "op": op, "dataset": found.dataset}
@@ -234,6 +223,28 @@ class Bulk:
         return wire.Edited(
             what=found.what, changed=changed, conflicts=found.total - changed, kept=kept
         )
+
+    def _texts(self) -> list[str]:
+        """Items of ``aside.changes`` whose files are to follow."""
+        rows = self._store.query("SELECT item FROM aside.changes WHERE new_text <> text")
+        return [row["item"] for row in rows]
+
+    def _left_alone(self) -> list[wire.Kept]:
+        """Captions of ``aside.changes`` that have been changed since."""
+        rows = self._store.query(
+            "SELECT i.*, c.new_text, c.new_state FROM aside.changes c JOIN items i"
+            f" ON i.id = c.item WHERE i.rev <> c.rev ORDER BY c.place LIMIT {TOLD}"
+        )
+        return [
+            wire.Kept(
+                item=row["id"],
+                name=row["name"],
+                current=caption_of(row),
+                text=row["new_text"],
+                state=row["new_state"],
+            )
+            for row in rows
+        ]
 
 
 _SAME = "i.rowid = c.row AND i.id = c.item AND i.rev = c.rev"
@@ -259,7 +270,7 @@ _UPDATE = (
 )
 _COUNT = (
     "INSERT INTO counts SELECT dataset, state, count(*), sum(text = ''), sum(problem <> '')"
-    " FROM items WHERE dataset = :dataset GROUP BY state"
+    " FROM items NOT INDEXED WHERE dataset = :dataset GROUP BY state"
 )
 
 

@@ -165,20 +165,15 @@ class Writer:
     def start(self) -> None:
         """Begin with what an earlier daemon left pending."""
         self._task = asyncio.create_task(self._run(), name="side-car writer")
-        for (dataset,) in self._store.query("SELECT id FROM datasets"):
-            self.enqueue_pending(dataset)
+        rows = self._store.query("SELECT id FROM items WHERE pending <> 0")
+        self.enqueue(*(row["id"] for row in rows))
 
-    def enqueue_pending(self, dataset: str) -> None:
-        """Every caption of a dataset that has yet to be written."""
-        for (item,) in self._store.query(
-            "SELECT id FROM items WHERE dataset = ? AND pending <> 0", (dataset,)
-        ):
-            self.enqueue(item)
-
-    def enqueue(self, item: str) -> None:
-        self._queue[item] = None
-        self._idle.clear()
-        self._wanted.set()
+    def enqueue(self, *items: str) -> None:
+        """Write these captions to their files, where they are not written yet."""
+        self._queue.update(dict.fromkeys(items))
+        if self._queue:
+            self._idle.clear()
+            self._wanted.set()
 
     async def drained(self) -> None:
         """Wait until every caption that can be written is."""

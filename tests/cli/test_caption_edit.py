@@ -79,11 +79,8 @@ def test_what_others_changed_stays_and_is_a_conflict(shared_cli: CommandLine, dr
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "Say what to change"),
         (("--add-tag", "a,b"), "more than one tag"),
-        (("--replace", "(", "x", "--regex"), "makes no sense"),
         (("--regex", "--sort-tags"), "for --replace"),
-        (("--keep", "2", "--dedupe-tags"), "for --sort-tags"),
         (("--add-tag", "x", "--filter", "tga:x"), "Did you mean tag:?"),
     ],
 )
