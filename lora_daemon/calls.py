@@ -107,6 +107,8 @@ class Calls:
 
     async def _handle(self, request: wire.AnyRequest, context: Context) -> Reply:
         try:
+            if request.changes:
+                await self._store.quiet()
             answer: Any = await self._handlers[type(request)](context, request)
             self._remember(context, answer)
             return Reply(wire.encoder.encode(answer), context.blobs)

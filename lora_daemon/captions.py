@@ -15,6 +15,7 @@ import msgspec
 
 from lora_daemon import sidecars
 from lora_daemon.catalog import Catalog, caption_of, item_of
+from lora_daemon.jobs import Jobs
 from lora_daemon.service import Context, Daemon
 from lora_daemon.store import Change
 from shared import wire
@@ -31,12 +32,12 @@ _VERBS: dict[wire.CaptionState, str] = {
 
 
 class Captions:
-    """Answers ChangeCaption and UndoCaption."""
+    """Answers ChangeCaption."""
 
-    def __init__(self, daemon: Daemon, catalog: Catalog) -> None:
+    def __init__(self, daemon: Daemon, catalog: Catalog, jobs: Jobs) -> None:
         self._store = daemon.store
         self._catalog = catalog
-        self.writer = Writer(daemon, catalog)
+        self.writer = Writer(daemon, catalog, jobs)
 
     async def change(self, context: Context, request: wire.ChangeCaption) -> wire.Item:
         """Raises LoraError: CONFLICT with data.current, NOT_FOUND, BAD_REQUEST, TOO_LARGE."""
@@ -50,7 +51,7 @@ class Captions:
             )
         row = self._catalog.item_row(request.dataset, request.item)
         if row["rev"] != request.if_rev:
-            raise _conflict(row)
+            raise changed_since(row)
         text = row["text"] if request.text is None else request.text
         edited = text != row["text"]
         state = request.state or ("edited" if edited else row["state"])
@@ -58,46 +59,15 @@ class Captions:
             return item_of(row)
         what = f"{_VERBS['edited' if edited else state]} of {row['name']}"
         with self._store.change(context.by) as change:
-            op = _op(change, row["dataset"], what)
+            op = new_op(change, row["dataset"], what)
             source: wire.Source = "person" if edited else row["source"]
-            item = self._put(change, op, row, text, state, source)
+            item = self.put(change, op, row, text, state, source)
             self._store.remember(change, context.key, item)
         if edited:
             self.writer.enqueue(item.id)
         return item
 
-    async def undo(self, context: Context, request: wire.UndoCaption) -> wire.Undone:
-        """Raises LoraError: WRONG_STATE when there is nothing, CONFLICT with data.current."""
-        dataset = self._catalog.row(request.dataset)["id"]
-        rows = self._store.query(_NEXT_REDO if request.redo else _NEXT_UNDO, (dataset, context.by))
-        if not rows:
-            verb = "do again" if request.redo else "take back"
-            raise LoraError(Code.WRONG_STATE, f"There is nothing of yours to {verb} here.")
-        op = rows[0]
-        (after,) = self._store.query("SELECT * FROM revisions WHERE op = ?", (op["op"],))
-        (before,) = self._store.query(
-            "SELECT * FROM revisions WHERE item = ? AND rev = ?", (after["item"], after["rev"] - 1)
-        )
-        here, there = (before, after) if request.redo else (after, before)
-        row = self._catalog.item_row(dataset, after["item"])
-        same = row["text"] == here["text"] and row["state"] == here["state"]
-        if row["by"] != context.by or not same:
-            with self._store.change(context.by) as change:  # the next undo goes on before it
-                change.execute("UPDATE ops SET undone = 2 WHERE op = ?", (op["op"],))
-            raise _conflict(row, f"Your {op['what']} was not touched: ")
-        with self._store.change(context.by) as change:
-            new = _op(change, dataset, op["what"], undoes=op["op"])
-            change.execute(
-                "UPDATE ops SET undone = ? WHERE op = ?", (0 if request.redo else 1, op["op"])
-            )
-            item = self._put(change, new, row, there["text"], there["state"], there["source"])
-            undone = wire.Undone(item=item, what=op["what"])
-            self._store.remember(change, context.key, undone)
-        if row["text"] != there["text"]:
-            self.writer.enqueue(item.id)
-        return undone
-
-    def _put(
+    def put(
         self,
         change: Change,
         op: int,
@@ -106,6 +76,7 @@ class Captions:
         state: wire.CaptionState,
         source: wire.Source,
     ) -> wire.Item:
+        """A new revision of the caption in ``row``, and the events that tell of it."""
         pending = 1 if text != row["text"] else row["pending"]
         caption = wire.Caption(
             text=text, state=state, rev=row["rev"] + 1, source=source, by=change.by, at=change.at
@@ -117,25 +88,28 @@ class Captions:
         return msgspec.structs.replace(item_of(row), caption=caption)
 
 
-_NEXT_UNDO = (
-    "SELECT * FROM ops WHERE dataset = ? AND by = ? AND undoes IS NULL AND undone = 0"
-    " ORDER BY op DESC LIMIT 1"
-)
-# Changes taken back since this user's last one that stands, the latest taken back first.
-_NEXT_REDO = (
-    "SELECT * FROM ops WHERE dataset = ?1 AND by = ?2 AND undoes IS NULL AND undone = 1"
-    " AND op > (SELECT coalesce(max(op), 0) FROM ops"
-    "           WHERE dataset = ?1 AND by = ?2 AND undoes IS NULL AND undone = 0)"
-    " ORDER BY op LIMIT 1"
-)
+def new_op(change: Change, dataset: str, what: str, undoes: int | None = None) -> int:
+    """Open what one undo takes back; ``undoes``: the operation that this takes back, or redoes.
 
-
-def _op(change: Change, dataset: str, what: str, undoes: int | None = None) -> int:
+    A change of its own ends what this person could do again.
+    """
+    if undoes is None:
+        change.execute(
+            "UPDATE ops SET undone = 2 WHERE dataset = ?1 AND by = ?2 AND undone = 1"
+            f" AND op > {LAST_STANDING}", (dataset, change.by),
+        )  # fmt: skip
     cursor = change.execute(
         "INSERT INTO ops (dataset, by, at, what, undoes) VALUES (?, ?, ?, ?, ?)",
         (dataset, change.by, change.at, what, undoes),
     )
     return int(cursor.lastrowid or 0)
+
+
+# The last change of person ?2 in dataset ?1 that is not taken back.
+LAST_STANDING = (
+    "(SELECT coalesce(max(op), 0) FROM ops"
+    " WHERE dataset = ?1 AND by = ?2 AND undoes IS NULL AND undone = 0)"
+)
 
 
 def put_revision(change: Change, op: int, item: str, caption: wire.Caption) -> None:
@@ -152,7 +126,8 @@ def put_revision(change: Change, op: int, item: str, caption: wire.Caption) -> N
     )
 
 
-def _conflict(row: sqlite3.Row, prefix: str = "") -> LoraError:
+def changed_since(row: sqlite3.Row, prefix: str = "") -> LoraError:
+    """CONFLICT with the present caption in ``data.current``."""
     current = caption_of(row)
     return LoraError(
         Code.CONFLICT,
@@ -164,6 +139,8 @@ def _conflict(row: sqlite3.Row, prefix: str = "") -> LoraError:
 
 WRITE_AFTER = 0.2  # seconds: an edit that is edited again is written once
 WRITE_BATCH = 16
+WRITE_TOLD = 200  # captions; fewer are written before anybody would look
+_TITLE = "captions to their files"
 _Written = tuple[str, str, str, str]  # side-car, digest, text, item
 
 
@@ -174,9 +151,10 @@ class Writer:
     pending, is tried again at its next change and at the next start, and is told as a warning.
     """
 
-    def __init__(self, daemon: Daemon, catalog: Catalog) -> None:
+    def __init__(self, daemon: Daemon, catalog: Catalog, jobs: Jobs) -> None:
         self._store = daemon.store
         self._catalog = catalog
+        self._jobs = jobs
         self._queue: dict[str, None] = {}  # items, in order
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
@@ -187,13 +165,15 @@ class Writer:
     def start(self) -> None:
         """Begin with what an earlier daemon left pending."""
         self._task = asyncio.create_task(self._run(), name="side-car writer")
-        for (item,) in self._store.query("SELECT id FROM items WHERE pending <> 0"):
-            self.enqueue(item)
+        rows = self._store.query("SELECT id FROM items WHERE pending <> 0")
+        self.enqueue(*(row["id"] for row in rows))
 
-    def enqueue(self, item: str) -> None:
-        self._queue[item] = None
-        self._idle.clear()
-        self._wanted.set()
+    def enqueue(self, *items: str) -> None:
+        """Write these captions to their files, where they are not written yet."""
+        self._queue.update(dict.fromkeys(items))
+        if self._queue:
+            self._idle.clear()
+            self._wanted.set()
 
     async def drained(self) -> None:
         """Wait until every caption that can be written is."""
@@ -230,12 +210,22 @@ class Writer:
             await self._wanted.wait()
             self._wanted.clear()
             await asyncio.sleep(WRITE_AFTER)
+            done, job = 0, ""
             while self._queue:
+                if not job and len(self._queue) > WRITE_TOLD:
+                    job = self._jobs.begin("write", _TITLE)
                 batch = list(itertools.islice(self._queue, WRITE_BATCH))
                 for item in batch:
                     del self._queue[item]
                 with contextlib.suppress(LoraError):  # the database fails: they stay pending
-                    self._record([done for item in batch if (done := await self._write(item))])
+                    written = [one for item in batch if (one := await self._write(item))]
+                    await self._store.quiet()
+                    self._record(written)
+                done += len(batch)
+                if job:
+                    self._jobs.progress(job, done, done + len(self._queue), _TITLE)
+            if job:
+                self._jobs.end(job, "done", f"{done} captions are in their files")
             self._idle.set()
 
     async def _write(self, item: str) -> _Written | None:

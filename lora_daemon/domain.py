@@ -13,6 +13,7 @@ import msgspec
 
 from lora_daemon import pipe, service
 from lora_daemon.bases import Bases
+from lora_daemon.bulk import Bulk
 from lora_daemon.captions import Captions
 from lora_daemon.catalog import Catalog
 from lora_daemon.datasets import Datasets
@@ -31,6 +32,7 @@ from lora_daemon.supervisor import Death, Supervisor
 from lora_daemon.telemetry import Telemetry, WorkerUse
 from lora_daemon.thumbnails import Thumbnails
 from lora_daemon.tokens import Tokens
+from lora_daemon.undo import Undo
 from lora_daemon.views import Views
 from shared import wire
 from shared.errors import LoraError
@@ -60,7 +62,7 @@ class Domain:
         self._supervisor = Supervisor(daemon.workspace)
         self._jobs = Jobs(daemon.hub)
         self._catalog = Catalog(daemon.store)
-        self._captions = Captions(daemon, self._catalog)
+        self._captions = Captions(daemon, self._catalog, self._jobs)
         self._datasets = Datasets(daemon, self._catalog, self._jobs, self._captions.writer)
         self._thumbnails = Thumbnails(daemon, self._catalog)
         self._bases = Bases(daemon, self._jobs)
@@ -68,6 +70,8 @@ class Domain:
         self._tokens = Tokens(daemon.store, self._library)
         self._views = Views(daemon.store, self._catalog, self._tokens)
         self._export = Export(daemon, self._catalog, self._views, self._jobs)
+        self._bulk = Bulk(daemon, self._catalog, self._views, self._captions.writer)
+        self._undo = Undo(daemon, self._catalog, self._captions, self._bulk)
         self._filters = SavedFilters(daemon.store)
         self._runs = Runs(daemon)
         self._freezer = Freezer(daemon, self._catalog, self._library, self._runs)
@@ -93,7 +97,10 @@ class Domain:
         handlers.add(wire.GetItem, self._catalog.get_item)
         handlers.add(wire.GetThumbnail, self._thumbnails.get)
         handlers.add(wire.ChangeCaption, self._captions.change)
-        handlers.add(wire.UndoCaption, self._captions.undo)
+        handlers.add(wire.PreviewEdit, self._bulk.preview)
+        handlers.add(wire.ListDifferences, self._bulk.differences)
+        handlers.add(wire.ApplyEdit, self._bulk.apply)
+        handlers.add(wire.UndoCaption, self._undo.undo)
         handlers.add(wire.StartRun, self._start_run)
         handlers.add(wire.SteerRun, self._scheduler.steer)
         handlers.add(wire.RemoveRun, self._runs.remove)
@@ -118,6 +125,7 @@ class Domain:
     async def start(self) -> None:
         """Take up interrupted runs and unfinished writes; start telemetry."""
         self._listening = asyncio.create_task(self._listen(), name="worker reports")
+        self._bulk.start()
         self._captions.writer.start()
         self._thumbnails.start()
         await self._telemetry.start()
@@ -132,6 +140,7 @@ class Domain:
         await self._datasets.close()
         await self._tokens.close()
         await self._mix_pictures.close()
+        await self._daemon.store.quiet()
         await self._scheduler.close(now=now)
         await self._supervisor.end(now=now)
         await self._captions.writer.close()
@@ -223,6 +232,7 @@ class Domain:
             self._settled()
 
     async def _take_in(self, event: pipe.Report | Death) -> None:
+        await self._daemon.store.quiet()
         match event:
             case Death():
                 await self._painting.worker_died(event.pid, event.reason)

@@ -170,6 +170,7 @@ class Import:
                 batch += looks
                 done += len(looks)
                 if len(batch) >= BATCH or not running or time.monotonic() - since > 1:
+                    await self._store.quiet()
                     self._commit(batch)
                     batch, since = [], time.monotonic()
                 self._tell(job, done, len(names), f"{done} of {len(names)} pictures")

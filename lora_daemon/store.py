@@ -6,15 +6,18 @@ a retry of the same request will get. Nothing is announced before it is durable.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.resources
 import re
 import sqlite3
+import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -25,7 +28,9 @@ from shared.files import publish
 
 JOURNAL_KEPT = 20_000  # events; older ones are pruned and late clients get a snapshot
 EFFECTS_KEPT = 7 * 24 * 3600.0  # seconds a retry is recognised
+PATIENCE = 30.0  # seconds that one connection waits for another
 
+R = TypeVar("R")
 Announce = Callable[[wire.Journalled], None]
 
 
@@ -39,7 +44,7 @@ class Change:
         self.head = head
         self.events: list[wire.Journalled] = []
 
-    def execute(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+    def execute(self, sql: str, values: tuple[Any, ...] | dict[str, Any] = ()) -> sqlite3.Cursor:
         return self._connection.execute(sql, values)
 
     def executemany(self, sql: str, rows: list[tuple[Any, ...]]) -> None:
@@ -57,7 +62,10 @@ class Change:
 
 
 class Store:
-    """All durable state. Single-threaded: the daemon's event loop is its only user."""
+    """All durable state. The daemon's event loop is its only user; ``aside`` lends it a thread.
+
+    What is read outside a change is what was durable last, also while a thread is at work.
+    """
 
     def __init__(self, database: Path) -> None:
         """Open or make the database and bring its schema up to date.
@@ -67,16 +75,21 @@ class Store:
         self.database = database
         self.announce: Announce = lambda _: None
         try:
-            self._connection = sqlite3.connect(database, isolation_level=None)
-            self._connection.row_factory = sqlite3.Row
+            self._connection = _connected(database)
             # WAL needs shared memory between processes' views of the file: not safe on NFS & co.
             mode = "DELETE" if is_network(database.parent) else "WAL"
             self._connection.execute(f"PRAGMA journal_mode = {mode}")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._migrate()
+            self._reader = _connected(database)
+            self._reader.execute("PRAGMA query_only = ON")
         except sqlite3.Error as error:
             raise _explained(error, database) from None
+        self._turn = threading.RLock()  # of whoever changes something
+        self._changing = 0  # the thread that does
+        self._aside = asyncio.Lock()
+        self._untold: deque[wire.Journalled] = deque()  # durable events, in order
         self.incarnation = self._meta("incarnation")
         self._head = int(self._query_one("SELECT coalesce(max(seq), 0) FROM journal")[0])
         self._decode_event = msgspec.msgpack.Decoder(wire.AnyEvent).decode
@@ -87,6 +100,7 @@ class Store:
         return self._head
 
     def close(self) -> None:
+        self._reader.close()
         self._connection.close()
 
     def recognise(self, marker: Path) -> None:
@@ -116,9 +130,10 @@ class Store:
         publish(marker, f"{self._meta('boot')} {self._head}\n".encode())
 
     def query(self, sql: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
-        """Rows of a SELECT. Raises LoraError(STORAGE)."""
+        """Rows of a SELECT; inside a change as it has left them. Raises LoraError(STORAGE)."""
+        inside = self._changing == threading.get_ident()
         try:
-            return self._connection.execute(sql, values).fetchall()
+            return (self._connection if inside else self._reader).execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise _explained(error, self.database) from None
 
@@ -129,23 +144,76 @@ class Store:
         Give ``remember`` the answer inside the block so that a retry finds it. Must not contain an
         ``await``. Raises LoraError(STORAGE).
         """
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            raise _explained(error, self.database) from None
-        change = Change(self._connection, by, self._head)
-        try:
+        with self._transaction(by) as change:
             yield change
-            self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._roll_back()
-            raise _explained(error, self.database) from None
-        except BaseException:
-            self._roll_back()
+        self._announce()
+
+    async def aside(self, by: str, work: Callable[[Change], R], attached: Path) -> R:
+        """As ``change``, for a large one: ``work`` does it in a thread, so that the loop goes on.
+
+        ``attached`` is a database of which it can read the tables, as ``aside.name``. It is never
+        left half way: cancelled, it comes to its end first. Raises LoraError(STORAGE).
+        """
+        task = asyncio.create_task(self._in_thread(by, work, attached))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
             raise
-        self._head = change.head
-        for entry in change.events:
-            self.announce(entry)
+
+    async def quiet(self) -> None:
+        """Wait for the end of a large change: to change something meanwhile would stop the loop."""
+        async with self._aside:
+            pass
+
+    async def _in_thread(self, by: str, work: Callable[[Change], R], attached: Path) -> R:
+        def change() -> R:
+            with self._turn, self._attached(attached), self._transaction(by) as change:
+                return work(change)
+
+        async with self._aside:
+            try:
+                return await asyncio.to_thread(change)
+            finally:
+                self._announce()
+
+    @contextmanager
+    def _attached(self, database: Path) -> Iterator[None]:
+        try:
+            self._connection.execute("ATTACH ? AS aside", (str(database),))
+        except sqlite3.Error as error:
+            raise _explained(error, database) from None
+        try:
+            yield
+        finally:
+            self._connection.execute("DETACH aside")
+
+    @contextmanager
+    def _transaction(self, by: str) -> Iterator[Change]:
+        with self._turn:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                raise _explained(error, self.database) from None
+            self._changing = threading.get_ident()
+            change = Change(self._connection, by, self._head)
+            try:
+                yield change
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._roll_back()
+                raise _explained(error, self.database) from None
+            except BaseException:
+                self._roll_back()
+                raise
+            finally:
+                self._changing = 0
+            self._head = change.head
+            self._untold.extend(change.events)
+
+    def _announce(self) -> None:
+        while self._untold:
+            self.announce(self._untold.popleft())
 
     def remember(self, change: Change, key: str, answer: Any) -> None:
         """Keep the answer of a change under the client's key, inside the change itself."""
@@ -217,6 +285,14 @@ class Store:
                 self._connection.execute(statement)
             self._connection.execute(f"PRAGMA user_version = {version}")
             self._connection.execute("COMMIT")
+
+
+def _connected(database: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        database, isolation_level=None, check_same_thread=False, timeout=PATIENCE
+    )
+    connection.row_factory = sqlite3.Row
+    return connection
 
 
 def migrations() -> list[str]:

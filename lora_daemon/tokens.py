@@ -68,6 +68,7 @@ class Tokens:
             ):  # fmt: skip
                 count = await self._counting(*tokenizer)
                 counts = await asyncio.to_thread(count, [row["text"] for row in rows])
+                await self._store.quiet()
                 with self._store.change("daemon") as change:
                     change.executemany(
                         "UPDATE items SET tokens = ? WHERE rowid = ? AND text = ?",

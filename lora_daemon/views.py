@@ -46,22 +46,35 @@ class Views:
 
     async def list_items(self, context: Context, request: wire.ListItems) -> wire.Items:
         """Raises LoraError: NOT_FOUND, BAD_REQUEST (a FilterError for the filter itself)."""
-        node = filters.parse(request.filter)
-        if node is None:
+        if filters.parse(request.filter) is None:
             return await self._catalog.list_items(context, request)
         dataset = self._catalog.row(request.dataset)["id"]
-        wanted = (dataset, request.filter, tuple(request.states))
-        name, view = request.view, self._views.get(request.view)
-        if view is None or (view.dataset, view.filter, view.states) != wanted:
-            if request.states:
-                states = [filters.Term("state", filters.Words(s)) for s in request.states]
-                node = filters.And((filters.Or(tuple(states)), node))
-            name, view = secrets.token_hex(8), View(*wanted, await self._find(dataset, node))
+        name, view = await self._view(dataset, request.filter, tuple(request.states), request.view)
+        return wire.Items(items=self._page(view, request), total=len(view.rows), view=name)
+
+    async def places(self, dataset: str, filter: str, view: str = "") -> array[int]:
+        """The rows of ``items`` that pass, in order of their names; those of ``view`` if it is one
+        of this filter's. ``dataset`` is an id. Raises LoraError as ``list_items`` does."""
+        if filters.parse(filter) is None:
+            return await self._find(dataset, None)
+        return (await self._view(dataset, filter, (), view))[1].rows
+
+    async def _view(
+        self, dataset: str, filter: str, states: tuple[wire.CaptionState, ...], name: str
+    ) -> tuple[str, View]:
+        node = filters.parse(filter)
+        view = self._views.get(name)
+        if view is None or (view.dataset, view.filter, view.states) != (dataset, filter, states):
+            if states and node is not None:
+                terms = [filters.Term("state", filters.Words(state)) for state in states]
+                node = filters.And((filters.Or(tuple(terms)), node))
+            found = await self._find(dataset, node)
+            name, view = secrets.token_hex(8), View(dataset, filter, states, found)
             self._views[name] = view
             while len(self._views) > KEPT:
                 self._views.popitem(last=False)
         self._views.move_to_end(name)
-        return wire.Items(items=self._page(view, request), total=len(view.rows), view=name)
+        return name, view
 
     async def rows(self, dataset: str, filter: str) -> list[sqlite3.Row]:
         """All rows of ``items`` in a dataset that a filter finds, in order of their names.
@@ -96,10 +109,10 @@ class Views:
         found = self._store.query(sql, (json.dumps(wanted.tolist()),))
         return {row["place"]: row for row in found}
 
-    async def _find(self, dataset: str, node: filters.Node) -> array[int]:
+    async def _find(self, dataset: str, node: filters.Node | None) -> array[int]:
         if any(term.field == "tokens" for term in filters.terms(node)):
             await self._tokens.complete(dataset)
-        query = filtering.query(node)
+        query = filtering.query(node) if node is not None else filtering.Query("1", ())
         (share,) = self._store.query(
             "SELECT coalesce(sum(items), 0) AS everywhere, coalesce(sum(CASE WHEN dataset = ? THEN"
             " items END), 0) AS here FROM counts", (dataset,),

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import msgspec
 
+from shared.edits import AnyEdit
 from shared.errors import Code, Failure, LoraError
 from shared.mixes import MixSpec
 from shared.pictures import PictureSpec
@@ -171,11 +172,15 @@ class Picture(Record, frozen=True, kw_only=True):
     created: float
 
 
+JobKind = Literal["import", "export", "generate", "download", "write"]
+
+
 class Job(Record, frozen=True, kw_only=True):
-    """Something long the daemon does besides runs: an import, a picture being made."""
+    """Something long the daemon does besides runs: an import, an export, a picture being made,
+    captions being written to their files."""
 
     id: str
-    kind: Literal["import", "export", "generate", "download"]
+    kind: JobKind
     title: str
     state: Literal["running", "done", "failed", "cancelled"]
     done: int
@@ -272,6 +277,14 @@ class CaptionChanged(Event, frozen=True, kw_only=True, tag="caption"):
     caption: Caption
 
 
+class CaptionsChanged(Event, frozen=True, kw_only=True, tag="captions"):
+    """Many captions of a dataset at once: who shows some of them asks for those again."""
+
+    dataset: str
+    changed: int
+    what: str  # "add tag “solo”"
+
+
 class RunChanged(Event, frozen=True, kw_only=True, tag="run"):
     run: Run
 
@@ -332,6 +345,7 @@ AnyEvent = (
     DatasetChanged
     | DatasetRemoved
     | CaptionChanged
+    | CaptionsChanged
     | RunChanged
     | RunRemoved
     | LoraChanged
@@ -612,14 +626,100 @@ class ChangeCaption(Request[Item], frozen=True, kw_only=True, tag="caption.chang
     state: CaptionState | None = None
 
 
+class EditPreview(Record, frozen=True, kw_only=True):
+    """What an edit of many captions would do. Nothing is changed yet."""
+
+    preview: str  # its name, for ListDifferences and ApplyEdit
+    what: str  # "add tag “solo”"
+    changed: int
+    unchanged: int
+    too_long: int  # captions that would become longer than a caption may be: they stay
+
+
+class PreviewEdit(Request[EditPreview], frozen=True, kw_only=True, tag="caption.edit"):
+    """Work out ``edits``, one after the other, on many captions, and a ``state`` for them.
+
+    Which: ``items`` by id or name, else what passes ``filter`` (the pictures in its ``view``, if
+    ListItems has named one), else the whole dataset. Edits leave states as they are. Reports
+    progress; the last few previews are kept. BAD_REQUEST for an edit that makes no sense.
+    """
+
+    dataset: str
+    edits: list[AnyEdit] = []
+    state: CaptionState | None = None
+    filter: str = ""
+    view: str = ""
+    items: list[str] = []
+
+
+class Difference(Record, frozen=True, kw_only=True):
+    """One caption that an edit would change."""
+
+    item: str
+    name: str
+    rev: int  # that the edit was worked out on
+    text: str
+    state: CaptionState
+    new_text: str
+    new_state: CaptionState
+    current: Caption | None = None  # if it has changed since: then it will be left alone
+
+
+class Differences(Record, frozen=True, kw_only=True):
+    differences: list[Difference]
+    total: int
+    conflicts: int  # of all: captions that have changed since the preview
+
+
+class ListDifferences(Request[Differences], frozen=True, kw_only=True, tag="caption.edit.items"):
+    """A page of what an edit would change, in order of the pictures' names. NOT_FOUND for a preview
+    that the daemon has forgotten."""
+
+    preview: str
+    offset: int = 0
+    limit: int = 200
+
+
+class Kept(Record, frozen=True, kw_only=True):
+    """A caption that was left as it is, because somebody has changed it meanwhile."""
+
+    item: str
+    name: str
+    current: Caption
+    text: str  # what it would have become
+    state: CaptionState
+
+
+class Edited(Record, frozen=True, kw_only=True):
+    what: str
+    changed: int
+    conflicts: int  # captions that changed after the preview, and pictures gone since: left alone
+    kept: list[Kept]  # the first 100 of them
+
+
+class ApplyEdit(Request[Edited], frozen=True, kw_only=True, tag="caption.edit.apply"):
+    """Make the changes of a preview: all in one, or none. One undo takes them back.
+
+    Captions that have changed since the preview are left alone and told. Files follow behind.
+    """
+
+    changes: ClassVar[bool] = True
+    preview: str
+
+
 class Undone(Record, frozen=True, kw_only=True):
-    item: Item
+    item: Item  # the caption, of many the first
     what: str  # e.g. "edit of 003.png"
+    changed: int = 1  # captions
+    conflicts: int = 0  # that others have changed since: left alone
+    kept: list[Kept] = []  # the first 100 of them
 
 
 class UndoCaption(Request[Undone], frozen=True, kw_only=True, tag="caption.undo"):
-    """Take back this user's last change in the dataset that is not yet taken back; CONFLICT if
-    somebody else has changed that caption since. ``redo``: the other way."""
+    """Take back this user's last change in the dataset that is not yet taken back, an edit of many
+    captions as a whole. Captions that somebody else has changed since are left alone; CONFLICT with
+    ``data.current`` and ``data.wanted`` (Captions) if that is all there were. ``redo``: the other
+    way."""
 
     changes: ClassVar[bool] = True
     dataset: str
@@ -868,6 +968,9 @@ AnyRequest = (
     | GetItem
     | GetThumbnail
     | ChangeCaption
+    | PreviewEdit
+    | ListDifferences
+    | ApplyEdit
     | UndoCaption
     | StartRun
     | SteerRun

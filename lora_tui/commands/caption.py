@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lora_tui.commands import caption_edit
 from lora_tui.commands.common import (
     Invocation,
     Subparsers,
@@ -19,6 +20,9 @@ from lora_tui.commands.console import table
 from lora_tui.core.cells import clean
 from shared import wire
 from shared.errors import Code, Exit, LoraError
+
+if TYPE_CHECKING:
+    from shared.client import Client
 
 
 def add(subparsers: Subparsers) -> None:
@@ -74,7 +78,10 @@ def add(subparsers: Subparsers) -> None:
         mark.add_argument(
             "--dry-run", action="store_true", help="list the pictures; change nothing"
         )
-    undo = command(verbs, "undo", undo_it, "take back your last change in a dataset")
+    caption_edit.add(verbs)
+    undo = command(
+        verbs, "undo", undo_it, "take back your last change in a dataset, of many captions at once"
+    )
     undo.add_argument("dataset", metavar="DATASET")
     undo.set_defaults(redo=False)
     redo = command(verbs, "redo", undo_it, "do again what you last took back")
@@ -120,37 +127,45 @@ def marks(state: wire.CaptionState) -> Callable[[Invocation], Any]:
             raise LoraError(
                 Code.BAD_REQUEST, "Name pictures, or give --filter or --all STATE; one of the two."
             )
-        changed = []
         async with call.client() as client:
             text = await filter_of(call, client)
-            if which or text:
-                states = [which] if which else []
-                chosen = [item async for item in items(client, dataset, states, text)]
-            else:
-                chosen = [
-                    await client.call(wire.GetItem(dataset=dataset, item=name))
-                    for name in call.args.pictures
-                ]
-            for item in chosen:
-                if call.args.dry_run:
-                    changed.append(item)
-                    continue
-                change = wire.ChangeCaption(
-                    dataset=dataset, item=item.id, if_rev=item.caption.rev, state=state
+            if which:
+                text = f"state:{which}" + (f" ({text})" if text.strip() else "")
+            chosen, view = await _chosen(call, client, text, "")
+            if not call.args.dry_run:
+                ids = [] if text else [item.id for item in chosen]
+                ask = wire.PreviewEdit(
+                    dataset=dataset, state=state, filter=text, view=view, items=ids
                 )
-                changed.append(await client.call(change))
-        call.console.show({"items": changed}, lambda: map(_line, changed))
-        return Exit.OK
+                preview = (await client.call(ask)).preview
+                done = await client.call(wire.ApplyEdit(preview=preview))
+                chosen, _ = await _chosen(call, client, text, view)
+        call.console.show({"items": chosen}, lambda: map(_line, chosen))
+        return Exit.OK if call.args.dry_run else caption_edit.left_alone(call, done)
 
     return mark
+
+
+async def _chosen(
+    call: Invocation, client: Client, filter: str, view: str
+) -> tuple[list[wire.Item], str]:
+    """The pictures that were named, or that pass the filter, and the filter's standing list."""
+    dataset = call.args.dataset
+    if not filter:
+        names = call.args.pictures
+        return [await client.call(wire.GetItem(dataset=dataset, item=name)) for name in names], ""
+    ask = wire.ListItems(dataset=dataset, filter=filter, view=view, limit=0)
+    view = view or (await client.call(ask)).view
+    return [item async for item in items(client, dataset, (), filter, view)], view
 
 
 async def undo_it(call: Invocation) -> Exit:
     async with call.client() as client:
         undone = await client.call(wire.UndoCaption(dataset=call.args.dataset, redo=call.args.redo))
     verb = "done again" if call.args.redo else "taken back"
-    call.console.show(undone, lambda: [f"{verb}: {undone.what}", _line(undone.item)])
-    return Exit.OK
+    several = f" ({undone.changed} captions)" if undone.changed > 1 else ""
+    call.console.show(undone, lambda: [f"{verb}: {undone.what}{several}", _line(undone.item)])
+    return caption_edit.left_alone(call, undone)
 
 
 def _line(item: wire.Item) -> str:

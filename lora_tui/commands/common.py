@@ -201,15 +201,19 @@ def check_filter(call: Invocation, text: str) -> None:
 
 
 async def items(
-    client: Client, dataset: str, states: Iterable[wire.CaptionState] = (), filter: str = ""
+    client: Client,
+    dataset: str,
+    states: Iterable[wire.CaptionState] = (),
+    filter: str = "",
+    view: str = "",
 ) -> AsyncIterator[wire.Item]:
-    """Every picture of a dataset that passes, fetched page by page."""
+    """Every picture of a dataset that passes, or of a filter's ``view``, fetched page by page."""
     from msgspec.structs import replace
 
     from shared import wire
 
     offset = 0
-    ask = wire.ListItems(dataset=dataset, limit=500, states=list(states), filter=filter)
+    ask = wire.ListItems(dataset=dataset, limit=500, states=list(states), filter=filter, view=view)
     while True:
         page = await client.call(replace(ask, offset=offset))
         ask = replace(ask, view=page.view)

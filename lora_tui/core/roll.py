@@ -28,6 +28,11 @@ class Roll:
         self._places: dict[str, int] = {}
         self._pages: set[int] = set()
 
+    @property
+    def view(self) -> str:
+        """The daemon's name of the list, under a filter."""
+        return self._view
+
     def at(self, place: int) -> Item | None:
         """The item at a place, if it is loaded."""
         id_ = self._order.get(place)
@@ -52,23 +57,38 @@ class Roll:
         for page in range(max(first, 0) // PAGE, max(last, 0) // PAGE + 1):
             if page in self._pages:
                 continue
-            answer = await self._ask(
-                ListItems(
-                    dataset=self.dataset, offset=page * PAGE, limit=PAGE, filter=self.filter,
-                    view=self._view,
-                )
-            )  # fmt: skip
-            known = (self._view, self.total)
-            if self.filter and self.opened and (answer.view, answer.total) != known:
-                self._forget()  # another list: the daemon is a new one, or pictures are gone
-            self.opened = True
-            self.total = answer.total
-            self._view = answer.view
-            self._pages.add(page)
-            for number, item in enumerate(answer.items):
-                self._put(page * PAGE + number, item)
-            if not answer.items:
+            if not self._take(page, await self._fetch(page)):
                 break
+
+    async def refresh(self, place: int) -> None:
+        """Ask anew, many captions being others now, the page of ``place`` first. The list stands.
+
+        Raises LoraError."""
+        page = max(place, 0) // PAGE
+        answer = await self._fetch(page)
+        self._forget()
+        self._take(page, answer)
+
+    async def _fetch(self, page: int) -> Items:
+        return await self._ask(
+            ListItems(
+                dataset=self.dataset, offset=page * PAGE, limit=PAGE, filter=self.filter,
+                view=self._view,
+            )
+        )  # fmt: skip
+
+    def _take(self, page: int, answer: Items) -> bool:
+        """Whether there was anything on the page."""
+        known = (self._view, self.total)
+        if self.filter and self.opened and (answer.view, answer.total) != known:
+            self._forget()  # another list: the daemon is a new one, or pictures are gone
+        self.opened = True
+        self.total = answer.total
+        self._view = answer.view
+        self._pages.add(page)
+        for number, item in enumerate(answer.items):
+            self._put(page * PAGE + number, item)
+        return bool(answer.items)
 
     def _forget(self) -> None:
         for known in (self._items, self._order, self._places, self._pages):

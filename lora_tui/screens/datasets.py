@@ -87,6 +87,9 @@ class Datasets(Place):
                 self.items.update_row(roll.place(event.item) or 0)
                 self._show_item()
 
+        elif isinstance(event, wire.CaptionsChanged) and event.dataset == self._dataset:
+            self._open(self._dataset, again=True)
+
     def link_changed(self) -> None:
         if self.built:
             linked = self.lora.connection is not None

@@ -10,15 +10,14 @@ from lora_tui.core.cells import clean
 from lora_tui.core.desk import Conflicted, Refused, Report, Saved
 from lora_tui.screens.dialogs import Choose
 from lora_tui.screens.filtering import Filter
-from lora_tui.screens.mending import Mending
-from lora_tui.screens.showing import Showing
+from lora_tui.screens.many import Many
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.caption import MOST_EDITED, CaptionField
 from shared import wire
 from shared.wire import CaptionState, Item
 
 
-class Review(Mending, Showing):
+class Review(Many):
     scope = "review"
     CSS_PATH = "review.tcss"
     BINDINGS = bindings("review")
@@ -39,6 +38,8 @@ class Review(Mending, Showing):
             self._take_up()
         elif isinstance(event, wire.CaptionChanged) and event.dataset == self._dataset:
             self._caption_changed(event)
+        elif isinstance(event, wire.CaptionsChanged) and event.dataset == self._dataset:
+            self._captions_changed()
         elif isinstance(event, wire.DatasetRemoved) and event.dataset == self._dataset:
             self.notify("This dataset has just been forgotten by somebody.", severity="warning")
             self._open("", "")
@@ -76,6 +77,18 @@ class Review(Mending, Showing):
                 )
         else:
             self._show_current(item)
+
+    def _captions_changed(self) -> None:
+        """Many are others now. What is in the field stays: leaving it shows both texts."""
+        roll = self._roll
+        if roll is None:
+            return
+
+        def shown(_: None) -> None:
+            if roll is self._roll and self._edited is None:
+                self._show()
+
+        self.attempt(roll.refresh(self._place), shown, group="again")
 
     def link_changed(self) -> None:
         if self.lora.connection is not None and not self.lora.link_problem:
@@ -237,31 +250,6 @@ class Review(Mending, Showing):
         if place is not None:
             self._go(place)
         self.edit(item, text, rev)
-
-    def action_undo(self) -> None:
-        self._take_back(redo=False)
-
-    def action_redo(self) -> None:
-        self._take_back(redo=True)
-
-    def _take_back(self, *, redo: bool) -> None:
-        if not self._dataset:
-            return
-
-        async def undo() -> wire.Undone:
-            await self.desk_settled()
-            return await self.lora.ask(wire.UndoCaption(dataset=self._dataset, redo=redo))
-
-        def undone(answer: wire.Undone) -> None:
-            self.notify(f"{'Done again' if redo else 'Taken back'}: {answer.what}.", timeout=3)
-            if self._roll is not None:
-                self._roll.put_back(answer.item)
-                place = self._roll.place(answer.item.id)
-                if place is not None:
-                    self._go(place)
-                self._show_current(answer.item)
-
-        self.attempt(undo(), undone, group="undo")
 
     # ── other pictures ──────────────────────────────────────────────────────────────────────────
 

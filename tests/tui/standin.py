@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from shared import filters, wire
+from shared.edits import editor
 from shared.errors import Code, LoraError
 from shared.mixes import Clash, MixSpec, merged
 from shared.notices import Connected, Disconnected, Notice, Notices, StateReplaced
@@ -131,6 +132,7 @@ class Daemon:
         self.redone: list[tuple[wire.Item, wire.Item]] = []
         self.keys: dict[str, Any] = {}
         self.views: dict[str, list[str]] = {}
+        self.edits: dict[str, list[wire.Difference]] = {}
         self.clients: list[Client] = []
         self.seq = 0
         self.held: asyncio.Event | None = None  # answers wait for it
@@ -254,6 +256,56 @@ class Daemon:
         )
         self.undo.append((entry, changed))
         return changed, []
+
+    def on_PreviewEdit(self, request: wire.PreviewEdit, by: str) -> Any:
+        node = filters.parse(request.filter)
+        function = editor(request.edits)
+        found = []
+        for id_ in self.order:
+            entry = self.items[id_]
+            text, state = function(entry.caption.text), request.state or entry.caption.state
+            if (node is None or passes(entry, node)) and (text, state) != (
+                entry.caption.text, entry.caption.state,
+            ):  # fmt: skip
+                found.append(
+                    wire.Difference(
+                        item=id_, name=entry.name, rev=entry.caption.rev,
+                        text=entry.caption.text, state=entry.caption.state, new_text=text,
+                        new_state=state,
+                    )
+                )  # fmt: skip
+        name = f"e{len(self.edits)}"
+        self.edits[name] = found
+        return wire.EditPreview(
+            preview=name, what="an edit", changed=len(found),
+            unchanged=len(self.order) - len(found), too_long=0,
+        ), []  # fmt: skip
+
+    def on_ListDifferences(self, request: wire.ListDifferences, by: str) -> Any:
+        found = self.edits[request.preview]
+        page = found[request.offset : request.offset + request.limit]
+        return wire.Differences(differences=page, total=len(found), conflicts=0), []
+
+    def on_ApplyEdit(self, request: wire.ApplyEdit, by: str) -> Any:
+        kept = []
+        for one in self.edits[request.preview]:
+            entry = self.items[one.item]
+            if entry.caption.rev != one.rev:
+                kept.append(
+                    wire.Kept(item=one.item, name=one.name, current=entry.caption,
+                              text=one.new_text, state=one.new_state)
+                )  # fmt: skip
+                continue
+            self.items[one.item] = replace(
+                entry,
+                caption=replace(
+                    entry.caption, text=one.new_text, state=one.new_state, rev=one.rev + 1, by=by
+                ),
+            )
+        changed = len(self.edits[request.preview]) - len(kept)
+        self.event(wire.CaptionsChanged(dataset="d1", changed=changed, what="an edit"), by)
+        self.event(wire.DatasetChanged(dataset=self.dataset("d1")), by)
+        return wire.Edited(what="an edit", changed=changed, conflicts=len(kept), kept=kept), []
 
     def on_UndoCaption(self, request: wire.UndoCaption, by: str) -> Any:
         source, target = (self.redone, self.undo) if request.redo else (self.undo, self.redone)
