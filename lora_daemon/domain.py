@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from lora_daemon import pipe, service
+from lora_daemon.captioning import Captioning
 from lora_daemon.captions import Captions
 from lora_daemon.catalog import Catalog
 from lora_daemon.datasets import Datasets
@@ -69,11 +70,14 @@ class Domain:
         self._freezer = Freezer(daemon, self._catalog, self._library, self._runs)
         self._scheduler = Scheduler(daemon, self._runs, self._library, self._supervisor)
         self._painting = Painting(daemon, self._library, self._jobs, self._supervisor)
+        self._captioning = Captioning(
+            self._catalog, self._views, self._captions, self._jobs, self._supervisor
+        )
         self._telemetry = Telemetry(daemon, self._worker_use)
         self._told = wire.Worker(state="absent")
         self._listening: asyncio.Task[None] | None = None
         self._supervisor.changed = self._tell_worker
-        self._painting.settled = self._settled
+        self._painting.settled = self._captioning.settled = self._settled
 
         handlers.add(wire.ImportDataset, self._import_dataset)
         handlers.add(wire.ExportDataset, self._export.export)
@@ -84,6 +88,7 @@ class Domain:
         handlers.add(wire.GetItem, self._catalog.get_item)
         handlers.add(wire.GetThumbnail, self._thumbnails.get)
         handlers.add(wire.ChangeCaption, self._captions.change)
+        handlers.add(wire.CaptionPictures, self._captioning.caption)
         handlers.add(wire.UndoCaption, self._captions.undo)
         handlers.add(wire.StartRun, self._start_run)
         handlers.add(wire.SteerRun, self._scheduler.steer)
@@ -171,6 +176,8 @@ class Domain:
             state = "training"
         elif state == "idle" and self._painting.busy:
             state = "painting"
+        elif state == "idle" and self._captioning.busy:
+            state = "captioning"
         return msgspec.structs.replace(worker, state=state, restarts=restarts)
 
     async def _import_dataset(
@@ -205,17 +212,21 @@ class Domain:
         match event:
             case Death():
                 await self._painting.worker_died(event.pid, event.reason)
+                await self._captioning.worker_died(event.pid, event.reason)
                 await self._scheduler.worker_died(event.pid, event.reason)
             case pipe.Ready() | pipe.Memory():
                 pass  # the supervisor has them
             case pipe.PaintStep() | pipe.Painted() | pipe.PaintFailed():
                 self._painting.report(event)
+            case pipe.Described() | pipe.DescribeFailed():
+                self._captioning.report(event)
             case _:
                 await self._scheduler.report(event)
 
     def _settled(self) -> None:
         """Something is done: is there more for the worker?"""
-        if not self._scheduler.active and not self._painting.busy:
+        busy = self._painting.busy or self._captioning.busy
+        if not self._scheduler.active and not busy:
             self._supervisor.rest()
         self._tell_worker()
 

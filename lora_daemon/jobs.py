@@ -24,9 +24,7 @@ class Jobs:
         self._published: dict[str, float] = {}
         self._numbers = itertools.count(1)
 
-    def begin(
-        self, kind: Literal["import", "export", "generate"], title: str, total: int = 0
-    ) -> str:
+    def begin(self, kind: wire.JobKind, title: str, total: int = 0) -> str:
         """Open a job and return its id."""
         job = f"j{next(self._numbers)}"
         self._put(

@@ -32,7 +32,7 @@ class Library:
         self._thumbnails = thumbnails
 
     async def start(self) -> None:
-        """Look whether the bases are still there, and register the starter if it has come."""
+        """Look whether the bases are still there, and register the starters if they have come."""
         for base in self.bases():
             problem = ""
             try:
@@ -41,10 +41,11 @@ class Library:
                 problem = error.message
             if problem != base.problem:
                 self._put_base(msgspec.structs.replace(base, problem=problem), "daemon")
-        starter = _starter()
-        if starter is not None and all(base.name != "starter" for base in self.bases()):
-            with contextlib.suppress(LoraError):
-                self._put_base(await asyncio.to_thread(_look, starter, "starter"), "daemon")
+        known = {base.name for base in self.bases()}
+        for name, folder in _starters().items():
+            if name not in known:
+                with contextlib.suppress(LoraError):
+                    self._put_base(await asyncio.to_thread(_look, folder, name), "daemon")
 
     # ── bases ───────────────────────────────────────────────────────────────────────────────────
 
@@ -266,10 +267,8 @@ def _look_at(path: str, name: str) -> wire.BaseModel:
     return _look(folder, name or to_text(folder.name))
 
 
-def _starter() -> Path | None:
-    try:
-        from lora_daemon.starter import base_dir
-    except ImportError:
-        return None
-    folder = base_dir()
-    return folder if folder.is_dir() else None
+def _starters() -> dict[str, Path]:
+    """The packaged bases by name."""
+    from lora_daemon.starter import BASES, base_dir
+
+    return {name: base_dir(name) for name in BASES if base_dir(name).is_dir()}

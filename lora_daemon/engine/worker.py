@@ -25,6 +25,7 @@ from lora_daemon.engine.studio import Studio
 from lora_daemon.pipe import (
     Cancel,
     Command,
+    Describe,
     Paint,
     Ready,
     Report,
@@ -83,7 +84,7 @@ class Pipe:
         return run in self._leaving
 
     def cancelled(self, job: str) -> bool:
-        """Whether a picture job is to be given up: it was cancelled, or a run must be left."""
+        """Whether a job is to be given up: it was cancelled, or a run must be left."""
         return job in self._cancelled or bool(self._leaving)
 
     def listen(self) -> None:
@@ -147,6 +148,8 @@ def main(arguments: list[str] | None = None) -> None:
                     run(order, studio, pipe, pipe.tell)
                 case Paint() as job:
                     studio.serve(job, lambda job=job: studio.base(job.base_path))  # type: ignore[misc]
+                case Describe() as job:
+                    studio.describe(job)
                 case _:
                     pass  # for a run that is over
     except BaseException:

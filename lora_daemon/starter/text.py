@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import itertools
+import re
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers.models import BPE
-from tokenizers.trainers import BpeTrainer
+from tokenizers import pre_tokenizers
+from torch import nn
+from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lora_daemon.starter import world
+from lora_daemon.starter.loop import Schedule, train
 
 WIDTH = 128
 POSITIONS = 77
@@ -39,20 +43,44 @@ def build_tokenizer() -> CLIPTokenizer:
     Ids run as in CLIP: 256 bytes, the same bytes ending a word, merges, start, end. Any text can
     be tokenized, since every byte has a token.
     """
-    learner = Tokenizer(BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.Whitespace()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = BpeTrainer(
-        vocab_size=4096, min_frequency=2, initial_alphabet=alphabet, end_of_word_suffix="</w>",
-        show_progress=False,
-    )  # fmt: skip
-    learner.train_from_iterator(_corpus(), trainer)
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    merges = _merges(Counter(re.findall(r"\w+|[^\w\s]+", " ".join(_corpus()))))
     words = [*alphabet, *(f"{byte}</w>" for byte in alphabet)]
     words += ["".join(pair) for pair in merges]
     words = [*dict.fromkeys(words), START, END]
     vocabulary = {word: number for number, word in enumerate(words)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=POSITIONS)
+
+
+def _merges(words: Counter[str]) -> list[tuple[str, str]]:
+    """Byte-pair encoding (Sennrich et al. 2016) down to pairs that occur once.
+
+    The most frequent pair is merged first; of equally frequent ones the first in the alphabet, so
+    that the same words always give the same merges.
+    """
+    split = {word: (*word[:-1], f"{word[-1]}</w>") for word in words}
+    merges: list[tuple[str, str]] = []
+    while True:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, parts in split.items():
+            for pair in itertools.pairwise(parts):
+                pairs[pair] += words[word]
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
+        if best is None or pairs[best] < 2:
+            return merges
+        merges.append(best)
+        split = {word: _joined(parts, best) for word, parts in split.items()}
+
+
+def _joined(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    """The parts of a word with every occurrence of ``pair`` made one."""
+    joined: list[str] = []
+    for part in parts:
+        if joined and (joined[-1], part) == pair:
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return tuple(joined)
 
 
 def build_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -65,6 +93,40 @@ def build_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return CLIPTextModel(config)
+
+
+def learn_facts(
+    encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    scenes: Sequence[world.Scene],
+    state_file: Path,
+    *,
+    steps: int,
+    seed: int,
+) -> None:
+    """Teach `encoder` to tell captions apart by what they are about, before any picture is seen.
+
+    Every position from the end token on is to say object, colour and background. SD 1.x's text
+    encoder, too, knew its words before its UNet began.
+    """
+    answers = [world.OBJECTS, world.COLOURS, world.BACKGROUNDS]
+    facts = torch.tensor(
+        [[of.index(fact) for of, fact in zip(answers, s.combination, strict=True)] for s in scenes]
+    )
+    ids = tokenize(tokenizer, [world.caption(scene) for scene in scenes])
+    torch.manual_seed(seed)
+    heads = nn.ModuleList(nn.Linear(WIDTH, len(of)) for of in answers)
+    both = nn.ModuleDict({"text": encoder, "heads": heads})
+
+    def loss_at(rng: torch.Generator) -> torch.Tensor:
+        rows = torch.randint(len(ids), (16,), generator=rng)
+        states = encoder(ids[rows]).last_hidden_state
+        which = (ids[rows] == tokenizer.eos_token_id).nonzero()
+        told, about = states[which[:, 0], which[:, 1]], facts[rows[which[:, 0]]]
+        losses = [F.cross_entropy(head(told), about[:, i]) for i, head in enumerate(heads)]
+        return torch.stack(losses).sum()
+
+    train("words", both, Schedule(steps), loss_at, state_file, seed=seed)
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
