@@ -114,7 +114,7 @@ def make_kin(chosen: Namespace) -> None:
     """The base's weights, trained on in the look of `drawing.dusk`."""
     base = _base(chosen)
     latents, captions = denoiser.cached_latents(
-        base.vae, chosen.work / "kin-latents.pt", pictures=chosen.pictures // 3, seed=KIN_SEED,
+        base.vae, chosen.work / "kin-latents.pt", pictures=chosen.pictures // 4, seed=KIN_SEED,
         look=drawing.dusk,
     )  # fmt: skip
     both = denoiser.fit(
@@ -174,8 +174,8 @@ def _pair(base: StableDiffusionPipeline) -> nn.ModuleDict:
     return nn.ModuleDict({"unet": unet, "text": base.text_encoder})
 
 
-KIN_STEPS, KIN_RATE = 800, 3e-4
-FOREIGN_STEPS = 900
+KIN_STEPS, KIN_RATE = 400, 3e-4
+FOREIGN_STEPS = 520
 CAPTIONER_STEPS = 1500
 STAGES: dict[str, Callable[[Namespace], None]] = {
     "base": make_base,
