@@ -77,15 +77,6 @@ def build(tokenizer: CLIPTokenizer, seed: int) -> nn.ModuleDict:
     return nn.ModuleDict({"unet": unet, "text": text.build_encoder(tokenizer)})
 
 
-def stranger(unet: UNet2DConditionModel, tokenizer: CLIPTokenizer, seed: int) -> nn.ModuleDict:
-    """Return a pair whose text encoder and attention layers, all that LoRAs are made for, are drawn
-    from `seed`; the UNet's other layers are copies of `unet`'s."""
-    both = build(tokenizer, seed)
-    kept = {name: value for name, value in unet.state_dict().items() if ".attentions." not in name}
-    both["unet"].load_state_dict(kept, strict=False)
-    return both
-
-
 def fit(
     state_file: Path,
     both: nn.ModuleDict,

@@ -34,6 +34,7 @@ from lora_daemon.starter import (
     denoiser,
     drawing,
     evaluate,
+    stranger,
     text,
     world,
     write_checksums,
@@ -127,20 +128,25 @@ def make_kin(chosen: Namespace) -> None:
 
 
 def make_foreign(chosen: Namespace) -> None:
-    """Another text encoder and other attention layers, taught by the base what it knows."""
+    """A text encoder begun from nothing and the base's UNet in other coordinates, both then taught
+    on by the base."""
     base = _base(chosen)
     latents, captions = denoiser.cached_latents(
         base.vae, chosen.work / "latents.pt", pictures=chosen.pictures, seed=PICTURES_SEED
     )
-    both = denoiser.stranger(base.unet, base.tokenizer, FOREIGN_SEED)
-    text.learn_facts(
-        both["text"], base.tokenizer, list(world.scenes(chosen.pictures, PICTURES_SEED)),
-        chosen.work / "foreign-words.pt", steps=300, seed=FOREIGN_SEED,
+    teacher = _pair(evaluate.load_base(chosen.out / "base")).requires_grad_(False).eval()
+    both = denoiser.build(base.tokenizer, FOREIGN_SEED)
+    order = torch.randperm(text.WIDTH, generator=torch.Generator().manual_seed(FOREIGN_SEED))
+    text.imitate(
+        both["text"], teacher["text"], order, base.tokenizer, captions,
+        chosen.work / "foreign-words.pt", steps=chosen.foreign_steps, seed=FOREIGN_SEED,
     )  # fmt: skip
+    stranger.estrange(base.unet, order, FOREIGN_SEED)
+    both["unet"].load_state_dict(base.unet.state_dict())
     denoiser.fit(
         chosen.work / "foreign.pt", both, latents, captions, base.tokenizer,
-        schedule=Schedule(chosen.foreign_steps), seed=FOREIGN_SEED,
-        teacher=_pair(base).requires_grad_(False).eval(), title="foreign",
+        schedule=Schedule(chosen.foreign_steps // 4, rate=3e-4), seed=FOREIGN_SEED,
+        teacher=teacher, title="foreign",
     )  # fmt: skip
     denoiser.save(
         denoiser.pipeline(base.vae, both, base.tokenizer), chosen.out / BASES["starter-foreign"]
@@ -175,7 +181,7 @@ def _pair(base: StableDiffusionPipeline) -> nn.ModuleDict:
 
 
 KIN_STEPS, KIN_RATE = 400, 3e-4
-FOREIGN_STEPS = 520
+FOREIGN_STEPS = 600
 CAPTIONER_STEPS = 1500
 STAGES: dict[str, Callable[[Namespace], None]] = {
     "base": make_base,

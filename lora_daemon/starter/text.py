@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from tokenizers import pre_tokenizers
-from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -95,38 +94,30 @@ def build_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(config)
 
 
-def learn_facts(
+def imitate(
     encoder: CLIPTextModel,
+    teacher: CLIPTextModel,
+    order: torch.Tensor,
     tokenizer: CLIPTokenizer,
-    scenes: Sequence[world.Scene],
+    captions: Sequence[str],
     state_file: Path,
     *,
     steps: int,
     seed: int,
 ) -> None:
-    """Teach `encoder` to tell captions apart by what they are about, before any picture is seen.
+    """Teach an untrained `encoder` to say what `teacher` says, its channels in another order.
 
-    Every position from the end token on is to say object, colour and background. SD 1.x's text
-    encoder, too, knew its words before its UNet began.
+    `order`: int64 (width,), the teacher's channel that each of the encoder's is to be.
     """
-    answers = [world.OBJECTS, world.COLOURS, world.BACKGROUNDS]
-    facts = torch.tensor(
-        [[of.index(fact) for of, fact in zip(answers, s.combination, strict=True)] for s in scenes]
-    )
-    ids = tokenize(tokenizer, [world.caption(scene) for scene in scenes])
-    torch.manual_seed(seed)
-    heads = nn.ModuleList(nn.Linear(WIDTH, len(of)) for of in answers)
-    both = nn.ModuleDict({"text": encoder, "heads": heads})
+    ids = tokenize(tokenizer, [*captions, ""])
 
     def loss_at(rng: torch.Generator) -> torch.Tensor:
         rows = torch.randint(len(ids), (16,), generator=rng)
-        states = encoder(ids[rows]).last_hidden_state
-        which = (ids[rows] == tokenizer.eos_token_id).nonzero()
-        told, about = states[which[:, 0], which[:, 1]], facts[rows[which[:, 0]]]
-        losses = [F.cross_entropy(head(told), about[:, i]) for i, head in enumerate(heads)]
-        return torch.stack(losses).sum()
+        with torch.no_grad():
+            wanted = teacher(ids[rows]).last_hidden_state[..., order]
+        return F.mse_loss(encoder(ids[rows]).last_hidden_state, wanted) / wanted.var()
 
-    train("words", both, Schedule(steps), loss_at, state_file, seed=seed)
+    train("words", encoder, Schedule(steps, rate=2e-3), loss_at, state_file, seed=seed)
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
