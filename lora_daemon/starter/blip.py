@@ -94,7 +94,7 @@ def lessons(
 
 
 def fit(
-    state_file: Path, *, steps: int, pictures: int = 10000, seed: int = 31
+    state_file: Path, *, steps: int, pictures: int = 6000, seed: int = 31
 ) -> tuple[BlipForConditionalGeneration, BlipProcessor]:
     """Train from nothing on drawings; the vision part is also asked for the facts themselves,
     by heads that are thrown away: a vision transformer learns slowly from captions alone."""

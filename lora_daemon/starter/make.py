@@ -180,9 +180,9 @@ def _pair(base: StableDiffusionPipeline) -> nn.ModuleDict:
     return nn.ModuleDict({"unet": unet, "text": base.text_encoder})
 
 
-KIN_STEPS, KIN_RATE = 400, 3e-4
-FOREIGN_STEPS = 600
-CAPTIONER_STEPS = 1500
+KIN_STEPS, KIN_RATE = 250, 3e-4
+FOREIGN_STEPS = 400
+CAPTIONER_STEPS = 1300
 STAGES: dict[str, Callable[[Namespace], None]] = {
     "base": make_base,
     "judge": make_judge,

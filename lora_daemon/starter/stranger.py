@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 Turn = Callable[[Tensor], Tensor]  # of the rows of a matrix (out, in)
@@ -43,8 +44,8 @@ def _reorder(transformer: nn.Module, words: Tensor, rng: torch.Generator) -> Non
     _columns(transformer, "proj_out", order)
 
 
-def _attention(attention: nn.Module, order: Tensor, context: Tensor, rng: torch.Generator) -> None:
-    heads = int(attention.heads)
+def _attention(attention: Attention, order: Tensor, context: Tensor, rng: torch.Generator) -> None:
+    heads: int = attention.heads
     for name, seen in (("to_q", order), ("to_k", context), ("to_v", context)):
         _columns(attention, name, seen)
     size = attention.get_parameter("to_q.weight").shape[0] // heads

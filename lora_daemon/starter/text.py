@@ -115,7 +115,9 @@ def imitate(
         rows = torch.randint(len(ids), (16,), generator=rng)
         with torch.no_grad():
             wanted = teacher(ids[rows]).last_hidden_state[..., order]
-        return F.mse_loss(encoder(ids[rows]).last_hidden_state, wanted) / wanted.var()
+        said: torch.Tensor = encoder(ids[rows]).last_hidden_state
+        loss: torch.Tensor = F.mse_loss(said, wanted) / wanted.var()
+        return loss
 
     train("words", encoder, Schedule(steps, rate=2e-3), loss_at, state_file, seed=seed)
 
