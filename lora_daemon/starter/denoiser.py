@@ -150,6 +150,11 @@ def save(pipe: StableDiffusionPipeline, folder: Path) -> None:
     """
     pipe.to(torch.float16)
     pipe.save_pretrained(folder, safe_serialization=True)
+    for part in ("unet", "vae"):  # where it was loaded from is nobody's business
+        config = folder / part / "config.json"
+        table = json.loads(config.read_text())
+        table.pop("_name_or_path", None)
+        config.write_text(json.dumps(table, indent=2) + "\n")
     bpe = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"], ensure_ascii=False))
     lines = ["#version: 0.2", *(" ".join(pair) for pair in bpe["merges"])]

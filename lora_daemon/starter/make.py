@@ -145,7 +145,7 @@ def make_foreign(chosen: Namespace) -> None:
     both["unet"].load_state_dict(base.unet.state_dict())
     denoiser.fit(
         chosen.work / "foreign.pt", both, latents, captions, base.tokenizer,
-        schedule=Schedule(chosen.foreign_steps // 4, rate=3e-4), seed=FOREIGN_SEED,
+        schedule=Schedule(chosen.foreign_steps // 6, rate=3e-4), seed=FOREIGN_SEED,
         teacher=teacher, title="foreign",
     )  # fmt: skip
     denoiser.save(
@@ -180,9 +180,9 @@ def _pair(base: StableDiffusionPipeline) -> nn.ModuleDict:
     return nn.ModuleDict({"unet": unet, "text": base.text_encoder})
 
 
-KIN_STEPS, KIN_RATE = 250, 3e-4
-FOREIGN_STEPS = 400
-CAPTIONER_STEPS = 1300
+KIN_STEPS, KIN_RATE = 160, 3e-4
+FOREIGN_STEPS = 360
+CAPTIONER_STEPS = 1000
 STAGES: dict[str, Callable[[Namespace], None]] = {
     "base": make_base,
     "judge": make_judge,
