@@ -153,7 +153,7 @@ async def test_a_worker_that_dies_is_tried_again_and_then_told(
     ("model", "code", "words"),
     [
         ("blib", Code.NOT_FOUND, "starter (built in), blip"),
-        ("/nowhere", Code.NOT_FOUND, "no folder /nowhere"),
+        ("/nowhere", Code.NOT_FOUND, "nothing at /nowhere"),
     ],
 )
 async def test_an_unknown_captioner_is_refused(
