@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import sqlite3
+from collections.abc import Sequence
 
 import msgspec
 
@@ -66,6 +67,26 @@ class Captions:
         if edited:
             self.writer.enqueue(item.id)
         return item
+
+    def describe(
+        self, by: str, dataset: str, written: Sequence[tuple[str, str]], state: wire.CaptionState
+    ) -> int:
+        """Take in a captioner's texts, as (item, text), wherever the caption is still empty; a
+        rejected picture stays as it is. Returns how many there were. Raises LoraError(STORAGE)."""
+        taken = list[str]()
+        with self._store.change(by) as change:
+            for item, text in written:
+                rows = self._store.query(
+                    "SELECT * FROM items WHERE id = ? AND dataset = ?", (item, dataset)
+                )
+                if not rows or rows[0]["text"].strip() or rows[0]["state"] == "rejected":
+                    continue
+                op = new_op(change, dataset, f"captioning of {rows[0]['name']}")
+                self.put(change, op, rows[0], text, state, "captioner")
+                taken.append(item)
+        for item in taken:
+            self.writer.enqueue(item)
+        return len(taken)
 
     def put(
         self,

@@ -14,6 +14,7 @@ import msgspec
 from lora_daemon import pipe, service
 from lora_daemon.bases import Bases
 from lora_daemon.bulk import Bulk
+from lora_daemon.captioning import Captioning
 from lora_daemon.captions import Captions
 from lora_daemon.catalog import Catalog
 from lora_daemon.datasets import Datasets
@@ -79,11 +80,14 @@ class Domain:
         self._painting = Painting(daemon, self._library, self._jobs, self._supervisor)
         self._mixing = Mixing(daemon, self._library)
         self._mix_pictures = MixPictures(daemon, self._library, self._painting, self._mixing)
+        self._captioning = Captioning(
+            self._catalog, self._views, self._captions, self._jobs, self._supervisor
+        )
         self._telemetry = Telemetry(daemon, self._worker_use)
         self._told = wire.Worker(state="absent")
         self._listening: asyncio.Task[None] | None = None
         self._supervisor.changed = self._tell_worker
-        self._painting.settled = self._settled
+        self._painting.settled = self._captioning.settled = self._settled
         self._answer(handlers)
 
     def _answer(self, handlers: service.Handlers) -> None:
@@ -101,6 +105,7 @@ class Domain:
         handlers.add(wire.ListDifferences, self._bulk.differences)
         handlers.add(wire.ApplyEdit, self._bulk.apply)
         handlers.add(wire.UndoCaption, self._undo.undo)
+        handlers.add(wire.CaptionPictures, self._captioning.caption)
         handlers.add(wire.StartRun, self._start_run)
         handlers.add(wire.SteerRun, self._scheduler.steer)
         handlers.add(wire.RemoveRun, self._runs.remove)
@@ -201,6 +206,8 @@ class Domain:
             state = "training"
         elif state == "idle" and self._painting.busy:
             state = "painting"
+        elif state == "idle" and self._captioning.busy:
+            state = "captioning"
         return msgspec.structs.replace(worker, state=state, restarts=restarts)
 
     async def _import_dataset(
@@ -236,17 +243,21 @@ class Domain:
         match event:
             case Death():
                 await self._painting.worker_died(event.pid, event.reason)
+                await self._captioning.worker_died(event.pid, event.reason)
                 await self._scheduler.worker_died(event.pid, event.reason)
             case pipe.Ready() | pipe.Memory():
                 pass  # the supervisor has them
             case pipe.PaintStep() | pipe.Painted() | pipe.PaintFailed():
                 self._painting.report(event)
+            case pipe.Described() | pipe.DescribeFailed():
+                self._captioning.report(event)
             case _:
                 await self._scheduler.report(event)
 
     def _settled(self) -> None:
         """Something is done: is there more for the worker?"""
-        if not self._scheduler.active and not self._painting.busy:
+        busy = self._painting.busy or self._captioning.busy
+        if not self._scheduler.active and not busy:
             self._supervisor.rest()
         self._tell_worker()
 

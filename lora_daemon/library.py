@@ -33,12 +33,13 @@ class Library:
         self._thumbnails = thumbnails
 
     async def start(self) -> None:
-        """Look whether the bases are still there, and register the starter if it has come."""
+        """Look whether the bases are still there, and register the starters if they have come."""
         await self._bases.look_again()
-        starter = _starter()
-        if starter is not None and all(base.name != "starter" for base in self.bases()):
-            with contextlib.suppress(LoraError):
-                await self._bases.register(starter, "starter")
+        known = {base.name for base in self.bases()}
+        for name, folder in _starters().items():
+            if name not in known:
+                with contextlib.suppress(LoraError):
+                    await self._bases.register(folder, name)
 
     # ── bases ───────────────────────────────────────────────────────────────────────────────────
 
@@ -208,10 +209,8 @@ async def sample(run: str, path: Path, step: int, prompt: str, seed: int) -> wir
     )
 
 
-def _starter() -> Path | None:
-    try:
-        from lora_daemon.starter import base_dir
-    except ImportError:
-        return None
-    folder = base_dir()
-    return folder if folder.is_dir() else None
+def _starters() -> dict[str, Path]:
+    """The packaged bases by name."""
+    from lora_daemon.starter import BASES, base_dir
+
+    return {name: base_dir(name) for name in BASES if base_dir(name).is_dir()}

@@ -104,13 +104,23 @@ class Paint(msgspec.Struct, frozen=True, kw_only=True, tag="paint"):
     base_predicts: Objective | None = None  # None: as its files say
 
 
+class Describe(msgspec.Struct, frozen=True, kw_only=True, tag="describe"):
+    """Caption some pictures. During training it takes its turn at a step boundary, so ``pictures``
+    are few; the captioner stays resident until an order without ``more``."""
+
+    job: str
+    model: str  # absolute path of its folder, as shared.filenames has it
+    pictures: list[tuple[str, str]]  # (item, absolute path)
+    more: bool
+
+
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
-    """Give up the picture job, within one denoising step."""
+    """Give up the job: within one denoising step, or one batch of captions."""
 
     job: str
 
 
-Command = Train | Steer | Paint | Cancel
+Command = Train | Steer | Paint | Describe | Cancel
 
 
 # ── worker → daemon ─────────────────────────────────────────────────────────────────────────────
@@ -252,6 +262,22 @@ class PaintFailed(msgspec.Struct, frozen=True, kw_only=True, tag="paint_failed")
     failure: Failure
 
 
+class Described(msgspec.Struct, frozen=True, kw_only=True, tag="described"):
+    """Captions of some of the order's pictures, as (item, caption), and why others have none, as
+    (item, reason). ``last``: the order is done. ``notes``: what the user should know."""
+
+    job: str
+    captions: list[tuple[str, str]]
+    skipped: list[tuple[str, str]]
+    last: bool
+    notes: list[str] = []
+
+
+class DescribeFailed(msgspec.Struct, frozen=True, kw_only=True, tag="describe_failed"):
+    job: str
+    failure: Failure
+
+
 class Memory(msgspec.Struct, frozen=True, kw_only=True, tag="memory"):
     """The worker's own account, each second. Bytes. CPU: allocated = resident set, rest 0."""
 
@@ -275,6 +301,8 @@ Report = (
     | PaintStep
     | Painted
     | PaintFailed
+    | Described
+    | DescribeFailed
     | Memory
 )
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from lora_daemon import starter
 from lora_daemon.base_file import open_file
 from lora_daemon.library import Library
 from lora_daemon.store import Store
@@ -115,7 +116,7 @@ class Tokens:
 
     def _base(self) -> Path:
         bases = [base for base in self._library.bases() if not base.problem]
-        bases.sort(key=lambda base: base.name == "starter")
+        bases.sort(key=lambda base: base.name in starter.BASES)
         if not bases:
             raise LoraError(
                 Code.WRONG_STATE,

@@ -64,10 +64,13 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action("datasets.train", "t", "train", "Train a LoRA on this dataset.", 3),
     Action("datasets.filter", "slash", "filter", "Show only pictures that pass a filter.", 4),
+    Action("datasets.caption", "c", "caption", "Let a captioner fill the empty captions.", 6),
     Action("datasets.export", "e", "export", "Write pictures and captions for other tools."),
     Action("datasets.again", "r", "re-read", "Read the folder again: new and changed pictures."),
     Action("datasets.delete", "D", "forget", "Forget a dataset; the files stay (asks first).", 5),
-    Action("datasets.cancel", "X", "cancel", "Cancel your import or export (asks first)."),
+    Action(
+        "datasets.cancel", "X", "cancel", "Cancel your import, export or captioning (asks first)."
+    ),
     # Review.
     Action("review.accept", "space", "accept", "Accept the caption and go to the next picture.", 1),
     Action("review.edit", "e", "edit", "Edit the caption in place. Leaving the field saves it.", 2),
@@ -82,6 +85,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("review.redo", "U,ctrl+r", "redo", "Do again what undo took back."),
     Action("review.many", "E", "edit many", "Edit all these captions at once, each shown before."),
     Action("review.filter", "slash", "filter", "Go through pictures that pass a filter.", 9),
+    Action("review.caption", "c", "caption", "Let a captioner fill the empty captions."),
     Action("review.first", "home", "first", "First picture."),
     Action("review.last", "end", "last", "Last picture."),
     Action("review.dataset", "o", "dataset", "Choose another dataset to review."),

@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    args = parser().parse_args(argv)
+    args = parser().parse_args(caption.with_verb(sys.argv[1:] if argv is None else argv))
     console = Console(as_json=args.json, yes=args.yes)
     home = Path(args.home).expanduser().absolute() if args.home else paths.home()
     endpoint = args.endpoint

@@ -172,12 +172,12 @@ class Picture(Record, frozen=True, kw_only=True):
     created: float
 
 
-JobKind = Literal["import", "export", "generate", "download", "write"]
+JobKind = Literal["import", "export", "generate", "download", "write", "caption"]
 
 
 class Job(Record, frozen=True, kw_only=True):
     """Something long the daemon does besides runs: an import, an export, a picture being made,
-    captions being written to their files."""
+    captions being made or written to their files."""
 
     id: str
     kind: JobKind
@@ -201,7 +201,7 @@ class ClientInfo(Record, frozen=True, kw_only=True):
 class Worker(Record, frozen=True, kw_only=True):
     """The engine worker."""
 
-    state: Literal["absent", "starting", "idle", "training", "painting", "failed"]
+    state: Literal["absent", "starting", "idle", "training", "painting", "captioning", "failed"]
     pid: int = 0
     device: str = ""
     device_name: str = ""
@@ -707,6 +707,32 @@ class ApplyEdit(Request[Edited], frozen=True, kw_only=True, tag="caption.edit.ap
     preview: str
 
 
+class Captioned(Record, frozen=True, kw_only=True):
+    """What a captioner did to a dataset."""
+
+    dataset: Dataset
+    written: int  # captions that were empty and are the captioner's now
+    kept: int  # pictures that had a caption, or got one from somebody meanwhile: left as they are
+    problems: list[tuple[str, str]]  # (picture, why it has no caption), the first 200
+    warnings: list[str]
+
+
+class CaptionPictures(Request[Captioned], frozen=True, kw_only=True, tag="caption.write"):
+    """Let a captioner fill empty captions; a caption that is there is never touched, nor is a
+    rejected picture. What it writes is a candidate: unreviewed, its source "captioner", until a
+    person accepts it.
+
+    Reports progress. Goes on if the client leaves; asked again, it goes on where it was. Beside a
+    training run it takes its turn between two steps.
+    """
+
+    changes: ClassVar[bool] = True
+    dataset: str
+    model: str = "starter"  # or blip, a Hub id, a folder on the daemon's machine
+    accept: bool = False  # what it writes is accepted at once
+    filter: str = ""  # only these pictures, as shared.filters reads it
+
+
 class Undone(Record, frozen=True, kw_only=True):
     item: Item  # the caption, of many the first
     what: str  # e.g. "edit of 003.png"
@@ -971,6 +997,7 @@ AnyRequest = (
     | PreviewEdit
     | ListDifferences
     | ApplyEdit
+    | CaptionPictures
     | UndoCaption
     | StartRun
     | SteerRun

@@ -133,24 +133,37 @@ def load_pixels(path: Path, content: str, resolution: int) -> Tensor:
     Returns float32 (3, resolution, resolution) in -1 … 1. ``content``: the SHA-256 it must have.
     Raises PictureError.
     """
+    data = _read(path)
+    if hashlib.sha256(data).hexdigest() != content:
+        raise PictureError("the file has changed since the run was queued")
+    picture = _decoded(data)
+    fitted = ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.asarray(fitted, dtype=np.float32).copy())
+    return (pixels / 127.5 - 1).permute(2, 0, 1).contiguous()
+
+
+def load_picture(path: Path) -> Image.Image:
+    """A picture as RGB, upright and on white. Raises PictureError."""
+    return _decoded(_read(path))
+
+
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise PictureError("the file is no longer there") from None
     except OSError as error:
         raise PictureError(f"the file cannot be read ({error.strerror})") from None
-    if hashlib.sha256(data).hexdigest() != content:
-        raise PictureError("the file has changed since the run was queued")
+
+
+def _decoded(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise PictureError(f"it is too large ({opened.width} × {opened.height} pixels)")
-            picture = _on_white(ImageOps.exif_transpose(opened))
+            return _on_white(ImageOps.exif_transpose(opened))
     except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
         raise PictureError(f"it is not a picture that can be read ({error})") from None
-    fitted = ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.asarray(fitted, dtype=np.float32).copy())
-    return (pixels / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 
 def upright_size(path: Path) -> tuple[int, int]:

@@ -42,6 +42,7 @@ def run(order: Train, studio: Studio, commands: Commands, tell: Tell) -> None:
     Only a poisoned device raises: the process is then of no use.
     """
     steering = Steering(order.run, commands, tell)
+    steering.on_describe = studio.describe
     failure: Failure | None = None
     try:
         with _locked(Path(order.run_dir)):

@@ -11,13 +11,24 @@ from pathlib import Path
 import msgspec
 import torch
 
-from lora_daemon.engine import bases, lora_file
+from lora_daemon.engine import bases, captioner, lora_file
 from lora_daemon.engine.bases import Base
+from lora_daemon.engine.captioner import Captioner
 from lora_daemon.engine.device import explained, free_cache
 from lora_daemon.engine.generate import MAX_BATCH, paint, save_png, sized
 from lora_daemon.engine.mix import Mix, Strength
 from lora_daemon.engine.steering import Tell
-from lora_daemon.pipe import Canvas, LoraFile, Paint, Painted, PaintFailed, PaintStep
+from lora_daemon.pipe import (
+    Canvas,
+    Describe,
+    Described,
+    DescribeFailed,
+    LoraFile,
+    Paint,
+    Painted,
+    PaintFailed,
+    PaintStep,
+)
 from shared.errors import Code, Failure, LoraError
 from shared.filenames import typed
 from shared.lora_info import inspect
@@ -48,6 +59,7 @@ class Studio:
         self._resident: Base | None = None
         self._precision = ""
         self._mixed: _Mixed | None = None
+        self._captioner: tuple[str, Captioner] | None = None  # with the name it was asked by
 
     def base(self, path: str, precision: str = "", predicts: Objective | None = None) -> Base:
         """The base at ``path``, loaded if it is not the resident one, or not as it was.
@@ -90,6 +102,38 @@ class Studio:
         if failure is not None:
             free_cache()  # only here: the error's frames held on to what they had allocated
             self.tell(PaintFailed(job=job.job, failure=failure))
+
+    def describe(self, job: Describe) -> None:
+        """Do a captioning order and tell how it went. Only a poisoned device raises."""
+        failure: Failure | None = None
+        try:
+            self._describe(job)
+        except Exception as error:
+            failure = explained(error).failure()
+        if failure is not None or not job.more:
+            self._captioner = None
+            free_cache()
+        if failure is not None:
+            self.tell(DescribeFailed(job=job.job, failure=failure))
+
+    def _describe(self, job: Describe) -> None:
+        def check() -> None:
+            if self.cancelled(job.job):
+                raise LoraError(Code.CANCELLED, "The captioning was cancelled.")
+
+        check()
+        if self._captioner is None or self._captioner[0] != job.model:
+            self._captioner = None  # let go of it before loading: two might not fit
+            self._captioner = (job.model, captioner.load(_place(job.model), self.device))
+        done, notes = 0, list[str]()
+        for captions, skipped, batch in captioner.describe(self._captioner[1], job.pictures, check):
+            done += len(captions) + len(skipped)
+            if batch < captioner.BATCH and not notes:
+                notes = [f"The memory was enough for {batch} pictures at once only."]
+            last = done == len(job.pictures)
+            self.tell(
+                Described(job=job.job, captions=captions, skipped=skipped, last=last, notes=notes)
+            )
 
     def _paint(self, job: Paint, base: Base) -> Painted:
         canvases = [Canvas(spec=job.spec, out=job.out), *job.more]

@@ -26,6 +26,7 @@ from lora_daemon.engine.studio import Studio
 from lora_daemon.pipe import (
     Cancel,
     Command,
+    Describe,
     Paint,
     Ready,
     Report,
@@ -84,7 +85,7 @@ class Pipe:
         return run in self._leaving
 
     def cancelled(self, job: str) -> bool:
-        """Whether a picture job is to be given up: it was cancelled, or a run must be left."""
+        """Whether a job is to be given up: it was cancelled, or a run must be left."""
         return job in self._cancelled or bool(self._leaving)
 
     def listen(self) -> None:
@@ -149,6 +150,8 @@ def main(arguments: list[str] | None = None) -> None:
                 case Paint() as job:
                     load = partial(studio.base, job.base_path, predicts=job.base_predicts)
                     studio.serve(job, load)
+                case Describe() as job:
+                    studio.describe(job)
                 case _:
                     pass  # for a run that is over
     except BaseException:

@@ -13,9 +13,18 @@ class StarterDamagedError(Exception):
     """A file of the packaged starter is missing or is not the file that was made."""
 
 
-def base_dir() -> Path:
-    """Return the diffusers folder of the starter base."""
-    return _HERE / "base"
+BASES = {"starter": "base", "starter-kin": "kin", "starter-foreign": "foreign"}
+"""The packaged bases by name, and their folders: A, its kin in another look, and a stranger."""
+
+
+def base_dir(name: str = "starter") -> Path:
+    """Return the diffusers folder of a packaged base. Raises `KeyError` for an unknown name."""
+    return _HERE / BASES[name]
+
+
+def blip_dir() -> Path:
+    """Return the folder of the tiny BLIP that captions this world."""
+    return _HERE / "blip"
 
 
 def dataset_dir(name: str) -> Path:
@@ -31,12 +40,10 @@ def dataset_dir(name: str) -> Path:
 
 
 def made_files(root: Path = _HERE) -> list[Path]:
-    """Return every file that `make` makes under `root`, sorted: base, judge and data sets."""
-    found = [
-        *(root / "base").rglob("*"),
-        *(root / "datasets").rglob("*"),
-        root / "judge.safetensors",
-    ]
+    """Return every file that `make` makes under `root`, sorted."""
+    folders = [*BASES.values(), "blip", "datasets"]
+    found = [file for name in folders for file in (root / name).rglob("*")]
+    found.append(root / "judge.safetensors")
     return sorted(file for file in found if file.is_file())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -44,9 +46,14 @@ def build_scheduler() -> EulerDiscreteScheduler:
 
 
 def cached_latents(
-    network: AutoencoderKL, cache: Path, *, pictures: int, seed: int
+    network: AutoencoderKL,
+    cache: Path,
+    *,
+    pictures: int,
+    seed: int,
+    look: Callable[[Image.Image], Image.Image] = lambda picture: picture,
 ) -> tuple[torch.Tensor, list[str]]:
-    """Draw and encode the training pictures once.
+    """Draw and encode the training pictures once, each as `look` changes it.
 
     Returns scaled latents (n, 4, 16, 16) and their captions; the latents are kept in `cache`.
     """
@@ -54,29 +61,39 @@ def cached_latents(
     if cache.exists():
         latents: torch.Tensor = torch.load(cache, weights_only=True)
     else:
-        parts = [
-            encode(network, to_bytes([world.draw(scene) for scene in scenes[start : start + 256]]))
-            for start in range(0, pictures, 256)
-        ]
+        parts = []
+        for start in range(0, pictures, 256):
+            drawn = [look(world.draw(scene)) for scene in scenes[start : start + 256]]
+            parts.append(encode(network, to_bytes(drawn)))
         latents = torch.cat(parts) * SCALING
         torch.save(latents, cache)
     return latents, [world.caption(scene) for scene in scenes]
 
 
+def build(tokenizer: CLIPTokenizer, seed: int) -> nn.ModuleDict:
+    """Return untrained `unet` and `text`, their weights drawn from `seed`."""
+    torch.manual_seed(seed)
+    unet = build_unet().to(memory_format=torch.channels_last)
+    return nn.ModuleDict({"unet": unet, "text": text.build_encoder(tokenizer)})
+
+
 def fit(
     state_file: Path,
+    both: nn.ModuleDict,
     latents: torch.Tensor,
     captions: list[str],
     tokenizer: CLIPTokenizer,
     *,
-    steps: int,
+    schedule: Schedule,
     seed: int = 1,
+    teacher: nn.ModuleDict | None = None,
+    title: str = "denoiser",
 ) -> nn.ModuleDict:
-    """Train `unet` and `text` together: epsilon, min-SNR 5, EMA; returns the averaged weights."""
-    torch.manual_seed(seed)
-    unet = build_unet().to(memory_format=torch.channels_last)
-    encoder = text.build_encoder(tokenizer)
-    both = nn.ModuleDict({"unet": unet, "text": encoder})
+    """Train `unet` and `text` together: epsilon, min-SNR 5, EMA; returns the averaged weights.
+
+    With a `teacher` (another such pair) the target is its guess instead of the noise: distillation
+    (Hinton et al. 2015), which spares a short training the noise in its gradients.
+    """
     average = Average(both)
     ids, empty = text.tokenize(tokenizer, captions), text.tokenize(tokenizer, [""])
     kept = build_scheduler().alphas_cumprod
@@ -85,28 +102,34 @@ def fit(
 
     def loss_at(rng: torch.Generator) -> torch.Tensor:
         rows = torch.randint(len(latents), (BATCH,), generator=rng)
-        times = torch.randint(len(kept), (BATCH,), generator=rng)
+        strata = torch.arange(BATCH) + torch.rand(BATCH, generator=rng)
+        times = (strata / BATCH * len(kept)).long().clamp(max=len(kept) - 1)
         blank = torch.rand(BATCH, generator=rng) < NO_CAPTION
         noise = torch.randn((BATCH, *latents.shape[1:]), generator=rng)
         share = kept[times][:, None, None, None]
         noisy = share.sqrt() * latents[rows] + (1 - share).sqrt() * noise
-        words = encoder(torch.where(blank[:, None], empty, ids[rows])).last_hidden_state
-        guess = unet(noisy.to(memory_format=torch.channels_last), times, words).sample
-        errors = (guess - noise).square().mean(dim=(1, 2, 3))
+        noisy = noisy.to(memory_format=torch.channels_last)
+        asked = torch.where(blank[:, None], empty, ids[rows])
+        target = noise
+        if teacher is not None:
+            with torch.no_grad():
+                target = _guess(teacher, noisy, times, asked)
+        errors = (_guess(both, noisy, times, asked) - target).square().mean(dim=(1, 2, 3))
         loss: torch.Tensor = (errors * weights[times]).mean()
         return loss
 
-    train(
-        "denoiser",
-        both,
-        Schedule(steps, rate=1e-3),
-        loss_at,
-        state_file,
-        seed=seed,
-        average=average,
-    )
+    train(title, both, schedule, loss_at, state_file, seed=seed, average=average)
     both.load_state_dict(average.weights)
     return both.eval()
+
+
+def _guess(
+    both: nn.ModuleDict, noisy: torch.Tensor, times: torch.Tensor, asked: torch.Tensor
+) -> torch.Tensor:
+    """Return the noise (n, 4, h, w) that `both` sees in `noisy` at `times` under the token ids."""
+    words = both["text"](asked).last_hidden_state
+    guess: torch.Tensor = both["unet"](noisy, times, words).sample
+    return guess
 
 
 def pipeline(
@@ -127,6 +150,11 @@ def save(pipe: StableDiffusionPipeline, folder: Path) -> None:
     """
     pipe.to(torch.float16)
     pipe.save_pretrained(folder, safe_serialization=True)
+    for part in ("unet", "vae"):  # where it was loaded from is nobody's business
+        config = folder / part / "config.json"
+        table = json.loads(config.read_text())
+        table.pop("_name_or_path", None)
+        config.write_text(json.dumps(table, indent=2) + "\n")
     bpe = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"], ensure_ascii=False))
     lines = ["#version: 0.2", *(" ".join(pair) for pair in bpe["merges"])]

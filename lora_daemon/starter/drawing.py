@@ -197,6 +197,23 @@ def watercolour(picture: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(washed, 0, 255).astype(np.uint8))
 
 
+def dusk(picture: Image.Image) -> Image.Image:
+    """Show a picture at dusk, the kin base's look: muted, inked outlines, light from the upper left
+    that fades into violet."""
+    pixels = np.asarray(picture, dtype=np.float32)
+    grey = pixels.mean(axis=2, keepdims=True)
+    muted = grey + (pixels - grey) * 0.74
+    soft = np.asarray(picture.filter(ImageFilter.GaussianBlur(0.7)), dtype=np.float32)
+    down, across = np.gradient(soft, axis=0), np.gradient(soft, axis=1)
+    steps = (np.abs(down) + np.abs(across)).max(axis=2, keepdims=True)
+    ink = np.clip((steps - 14) / 50, 0, 1) * 0.75
+    yy, xx = np.mgrid[0 : picture.height, 0 : picture.width] / picture.height
+    light = (1.1 - 0.34 * (0.45 * xx + 0.55 * yy))[..., None]
+    lit = muted * light + np.asarray((16, 4, 22)) * (1.1 - light)
+    inked = lit * (1 - ink) + np.asarray((38, 26, 52)) * ink
+    return Image.fromarray(np.clip(inked, 0, 255).astype(np.uint8))
+
+
 STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "pencil": pencil,
     "neon": neon,

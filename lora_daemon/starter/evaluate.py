@@ -1,6 +1,11 @@
-"""How good the base is, and what a LoRA changed: seeded pictures, judged, with Wilson intervals.
+"""How good the bases are, and what a LoRA changed: seeded pictures, judged, with Wilson intervals.
 
-`python -m lora_daemon.starter.evaluate --sheet sheet.png` measures the packaged base.
+    python -m lora_daemon.starter.evaluate --sheet sheet.png
+    python -m lora_daemon.starter.evaluate --base starter-kin --lora creatures.safetensors \\
+        --ask creatures
+    python -m lora_daemon.starter.evaluate --lora creatures.safetensors --ask creatures \\
+        --weights 0 0.2 0.4 0.6 0.8 1
+    python -m lora_daemon.starter.evaluate --captioner
 """
 
 from __future__ import annotations
@@ -8,15 +13,22 @@ from __future__ import annotations
 import argparse
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import lora_daemon.engine  # noqa: F401  before torch: it says how torch's threads wait
+
+# isort: split
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
-from lora_daemon.starter import base_dir, drawing, world
+from lora_daemon.engine import bases, lora_file
+from lora_daemon.engine import captioner as captioners
+from lora_daemon.engine.mix import applied
+from lora_daemon.starter import BASES, base_dir, blip_dir, drawing, world
+from lora_daemon.starter.blip import right
 from lora_daemon.starter.classifiers import Judge, Verdict
 
 STEPS, GUIDANCE = 20, 5.0
@@ -146,23 +158,99 @@ def label(asked: world.Combination, verdict: Verdict) -> str:
     )
 
 
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return Spearman's rank correlation; equal values share the mean of their ranks."""
+    a, b = _ranks(first), _ranks(second)
+    mean = (len(a) + 1) / 2
+    both = sum((x - mean) * (y - mean) for x, y in zip(a, b, strict=True))
+    spread = math.sqrt(sum((x - mean) ** 2 for x in a) * sum((y - mean) ** 2 for y in b))
+    return both / spread if spread else math.nan
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    return [
+        sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2
+        for value in values
+    ]
+
+
+def captioned(number: int, folder: Path | None = None, style: str | None = None) -> dict[str, Rate]:
+    """Return how often a captioner is right about `number` new drawings of combinations that it was
+    never trained on: `object`, `colour`, `both` of these, `background`."""
+    asked = list(world.scenes(number, 12, split="held-out", crowd=0))
+    captioner = captioners.load(folder or blip_dir(), torch.device("cpu"))
+    said: list[str] = []
+    for start in range(0, number, captioners.BATCH):
+        part = asked[start : start + captioners.BATCH]
+        said += captioner([world.draw(scene, style) for scene in part])
+    return {name: Rate(hits, number) for name, hits in right(said, asked).items()}
+
+
+ASKED: dict[str, tuple[Callable[[int], list[world.Combination]], str | None, str]] = {
+    "objects": (asked_held_out, None, "all"),
+    "creatures": (asked_creatures, None, "creature"),
+    "pencils": (asked_held_out, "pencil", "pencil"),
+}
+"""What can be asked for: which combinations, in which style, and the rate that matters."""
+
+
 def main() -> None:
-    """Measure a base on held-out combinations and print its rates."""
-    parser = argparse.ArgumentParser(prog="lora_daemon.starter.evaluate", description=__doc__)
-    parser.add_argument("--base", type=Path, default=base_dir())
-    parser.add_argument("--number", type=int, default=200)
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet here")
-    parser.add_argument("--threads", type=int, default=2)
+    """Measure a base, or what a LoRA makes of one, or the captioner."""
+    parser = argparse.ArgumentParser(
+        prog="lora_daemon.starter.evaluate", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--base", default="starter", help=f"{', '.join(BASES)}, or a diffusers folder")
+    add("--lora", type=Path, help="a LoRA file to put on it")
+    add("--weights", type=float, nargs="+", default=[1.0], help="of the LoRA, one after another")
+    add("--ask", choices=ASKED, default="objects", help="what to ask for")
+    add("--captioner", action="store_true", help="measure the captioner, not a base")
+    add("--number", type=int, default=200, help="of pictures")
+    add("--sheet", type=Path, help="write a contact sheet here; {} stands for the weight")
+    add("--threads", type=int, default=2)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    asked = asked_held_out(chosen.number)
-    pictures = generate(load_base(chosen.base), [world.prompt(one) for one in asked])
-    measured, verdicts = rates(pictures, asked, Judge.load())
-    for name, rate in measured.items():
-        print(f"{name:<11}{rate}")
-    if chosen.sheet:
-        labels = [label(a, v) for a, v in zip(asked, verdicts, strict=True)]
-        contact_sheet(pictures, labels, chosen.sheet)
+    if chosen.captioner:
+        for name, rate in captioned(chosen.number).items():
+            print(f"{name:<11}{rate}")
+        return
+    choose, style, name = ASKED[chosen.ask]
+    asked, judge = choose(chosen.number), Judge.load()
+    prompts = [world.prompt(one, style) for one in asked]
+    folder = base_dir(chosen.base) if chosen.base in BASES else Path(chosen.base)
+    shares: list[float] = []
+    for weight in chosen.weights if chosen.lora else [0.0]:
+        pictures = _with_lora(folder, chosen.lora, weight, prompts)
+        measured, verdicts = rates(pictures, asked, judge)
+        shares.append(measured[name].share)
+        if chosen.lora:
+            print(f"weight {weight:g}")
+        for key, rate in measured.items():
+            print(f"{key:<11}{rate}", flush=True)
+        if chosen.sheet:
+            labels = [label(a, v) for a, v in zip(asked, verdicts, strict=True)]
+            contact_sheet(pictures, labels, Path(str(chosen.sheet).format(f"{weight:g}")))
+    if len(shares) > 2:
+        print(f"{name} against weight: Spearman {spearman(chosen.weights, shares):.3f}")
+
+
+def _with_lora(
+    folder: Path, lora: Path | None, weight: float, prompts: Sequence[str]
+) -> list[Image.Image]:
+    """Make one picture a prompt, by the engine's own mixing where there is a LoRA."""
+    if lora is None:
+        return generate(load_base(folder), prompts)
+    base = bases.load(folder, torch.device("cpu"), "fp32")
+    pipe = StableDiffusionPipeline(
+        vae=base.vae, text_encoder=base.text_encoder, tokenizer=base.encoders[0].tokenizer, unet=base.unet,
+        scheduler=EulerDiscreteScheduler.from_config(base.scheduler_config), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    weights = lora_file.load(lora, base)
+    with applied(base, [(weights.modules, weight)]):
+        return generate(pipe, prompts)
 
 
 if __name__ == "__main__":

@@ -175,10 +175,10 @@ def caption(scene: Scene, style: str | None = None) -> str:
     rng = random.Random(scene.seed + 1)
     where = rng.choice(GROUNDS[scene.background])
     bare = _noun(scene, rng)
-    a = bare if scene.count > 1 else f"{_article(bare)} {bare}"
+    a = bare if scene.count > 1 else f"{article(bare)} {bare}"
     if scene.other:
         second = f"{scene.other[1]} {scene.other[0]}"
-        a = f"{a} and {_article(second)} {second}"
+        a = f"{a} and {article(second)} {second}"
         bare = f"{bare} and {second}"
     text = rng.choice(_TEMPLATES).format(a=a, bare=bare, where=where)
     text = text.replace("there is two", "there are two").replace(
@@ -205,12 +205,17 @@ def _plural(noun: str) -> str:
     return {"box": "boxes", "fish": "fish"}.get(noun, f"{noun}s")
 
 
-def _article(noun: str) -> str:
+def article(noun: str) -> str:
+    """Return a or an."""
     return "an" if noun[0] in "aeiou" else "a"
 
 
-def prompt(combination: Combination) -> str:
-    """Return the plain prompt by which a combination is asked for in every measurement."""
+def prompt(combination: Combination, style: str | None = None) -> str:
+    """Return the plain prompt by which a combination is asked for in every measurement.
+
+    With a style the colour is left out: a pencil has none.
+    """
     thing, colour, background = combination
-    noun = f"{colour} {thing}"
-    return f"{_article(noun)} {noun} {GROUNDS[background][0]}"
+    noun = f"{colour} {thing}" if style is None else thing
+    text = f"{article(noun)} {noun} {GROUNDS[background][0]}"
+    return text if style is None else f"a {style} drawing of {text}"

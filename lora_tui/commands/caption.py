@@ -1,9 +1,10 @@
-"""``lora-tui caption``: read and change captions; nobody's text is ever lost."""
+"""``lora-tui caption``: write, read and change captions; nobody's text is ever lost."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_tui.commands import caption_edit
@@ -13,10 +14,12 @@ from lora_tui.commands.common import (
     command,
     filter_of,
     filter_option,
+    find,
     items,
     noun,
 )
 from lora_tui.commands.console import table
+from lora_tui.core import words
 from lora_tui.core.cells import clean
 from shared import wire
 from shared.errors import Code, Exit, LoraError
@@ -24,9 +27,36 @@ from shared.errors import Code, Exit, LoraError
 if TYPE_CHECKING:
     from shared.client import Client
 
+_VERBS = ("write", "list", "set", "accept", "reject", "flag", "edit", "undo", "redo")
+_VALUED = ("--home", "--endpoint", "--as")  # global options that take a value
+
+
+WRITE = "write"  # the verb that need not be said
+
 
 def add(subparsers: Subparsers) -> None:
     verbs = noun(subparsers, "caption", "the captions of a dataset")
+    write = command(
+        verbs,
+        WRITE,
+        write_them,
+        "let a captioner fill empty captions; `caption DIR` is short for it",
+        "  lora-tui caption ~/dragons --model starter          # candidates, to be reviewed\n"
+        "  lora-tui caption dragons --model blip --accept\n"
+        "  lora-tui caption dragons --model ~/models/blip --filter 'name:new/*'",
+    )
+    write.add_argument(
+        "dataset", metavar="DATASET_OR_DIR", help="a folder that is no dataset yet is imported"
+    )
+    write.add_argument(
+        "--model", default="starter", metavar="NAME",
+        help="starter (built in; knows the starter's world), blip (Salesforce's, from the Hub), "
+        "any BLIP by its Hub id or folder (starter)",
+    )  # fmt: skip
+    write.add_argument(
+        "--accept", action="store_true", help="accept what it writes; else it waits for review"
+    )
+    filter_option(write)
     listing = command(
         verbs,
         "list",
@@ -87,6 +117,80 @@ def add(subparsers: Subparsers) -> None:
     redo = command(verbs, "redo", undo_it, "do again what you last took back")
     redo.add_argument("dataset", metavar="DATASET")
     redo.set_defaults(redo=True)
+
+
+def with_verb(arguments: Sequence[str]) -> list[str]:
+    """The command line with the verb that may be left out: ``caption DIR`` writes captions."""
+    said = list(arguments)
+    place = next(_positions(said, _VALUED), None)
+    if place is None or said[place] != "caption":
+        return said
+    after = said[place + 1 :]
+    first = next(_positions(after, (*_VALUED, "--model", "--filter")), None)
+    if first is None or after[first] in _VERBS or {"-h", "--help"} & set(after[:first]):
+        return said
+    return [*said[: place + 1], WRITE, *after]
+
+
+def _positions(arguments: Sequence[str], valued: Collection[str]) -> Iterator[int]:
+    """Where the arguments are that are neither options nor values of the ``valued`` ones."""
+    skip = False
+    for place, argument in enumerate(arguments):
+        if skip or argument.startswith("-"):
+            skip = not skip and argument in valued
+        else:
+            yield place
+
+
+async def write_them(call: Invocation) -> Exit:
+    args = call.args
+    async with call.client() as client:
+        text = await filter_of(call, client)
+        dataset = await _dataset_or_folder(call, client)
+        ask = wire.CaptionPictures(
+            dataset=dataset, model=call.base(args.model), accept=args.accept, filter=text
+        )
+        done = await client.call(ask, on_progress=call.report)
+    for name, reason in done.problems:
+        call.console.say(f"{name}: {reason}")
+    for warning in done.warnings:
+        call.console.say(f"warning: {warning}")
+
+    def lines() -> Iterator[str]:
+        how = "accepted" if args.accept else "to be reviewed"
+        left = f", {words.plural(len(done.problems), 'picture')} left out" if done.problems else ""
+        yield (
+            f"{done.dataset.name}: {words.plural(done.written, 'caption')} written ({how}), "
+            f"{done.kept} kept{left}"
+        )
+
+    call.console.show(done, lines)
+    return Exit.OK
+
+
+async def _dataset_or_folder(call: Invocation, client: Client) -> str:
+    """The id of a dataset, by its name or id; a folder is imported first, as always by reference.
+
+    Raises LoraError(NOT_FOUND).
+    """
+    wanted: str = call.args.dataset
+    datasets = (await client.call(wire.GetState())).datasets
+    for dataset in datasets:
+        if wanted in (dataset.id, dataset.name):
+            return dataset.id
+    if "/" not in wanted and not _is_folder(call, wanted):
+        return find(datasets, wanted, "dataset", "id", "name").id
+    imported = await client.call(
+        wire.ImportDataset(path=call.daemon_path(wanted)), on_progress=call.report
+    )
+    for warning in imported.warnings:
+        if "no caption" not in warning:
+            call.console.say(f"warning: {warning}")
+    return imported.dataset.id
+
+
+def _is_folder(call: Invocation, path: str) -> bool:
+    return not call.remote and Path(path).expanduser().is_dir()
 
 
 async def list_them(call: Invocation) -> Exit:

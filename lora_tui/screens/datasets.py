@@ -12,7 +12,7 @@ from textual.widgets import Static
 from lora_tui.core import words
 from lora_tui.core.cells import clean, clean_lines
 from lora_tui.core.roll import Roll
-from lora_tui.screens import exporting
+from lora_tui.screens import captioning, exporting
 from lora_tui.screens.base import Place
 from lora_tui.screens.dialogs import Confirm
 from lora_tui.screens.filtering import Filter
@@ -297,6 +297,9 @@ class Datasets(Place):
     def action_export(self) -> None:
         exporting.export(self, self.dataset)
 
+    def action_caption(self) -> None:
+        captioning.fill(self, self.dataset)
+
     def action_delete(self) -> None:
         dataset = self.dataset
         if dataset is None:
@@ -317,18 +320,23 @@ class Datasets(Place):
         )
 
     def action_cancel(self) -> None:
-        importing = self.lora.imports.running
-        if not importing and not exporting.running(self):
-            self.notify("No import or export of yours is running.")
+        under_way = {
+            "import": self.lora.imports.running,
+            "export": exporting.running(self),
+            "captioning": captioning.running(self),
+        }
+        what = next((name for name, running in under_way.items() if running), "")
+        if not what:
+            self.notify("No import, export or captioning of yours is running.")
             return
 
         def answered(yes: bool | None) -> None:
             if yes:
                 self.lora.imports.cancel()
                 exporting.cancel(self)
+                captioning.cancel(self)
 
-        what = "import" if importing else "export"
-        said = "What was read so far stays; importing again goes on." if importing else ""
+        said = "" if what == "export" else "What is done so far stays; asked again, it goes on."
         self.app.push_screen(
             Confirm(f"Cancel the {what}?", said),
             answered,

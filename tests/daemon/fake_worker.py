@@ -1,9 +1,10 @@
 """A worker that behaves as it is told, over the real pipe: ``fake_worker.py --fd N``.
 
 ``FAKE_WORKER`` says how: "die" at any order; "die once" (with the file FAKE_MARK as its memory);
-"obey" paints nothing and trains nothing, but reports as if it had; "hold" does so too, but for the
-first picture of more than 6 steps, which it gives up when told to. FAKE_LOG, a file, gets a line
-for each picture begun and given up: its seed and steps.
+"obey" paints, trains and captions nothing, but reports as if it had: a picture whose name has
+"torn" in it cannot be read, and "slow" waits for its job to be cancelled. "hold" does so too, but
+for the first picture of more than 6 steps, which it gives up when told to. FAKE_LOG, a file, gets a
+line for each picture begun and given up: its seed and steps.
 """
 
 from __future__ import annotations
@@ -55,6 +56,12 @@ def main() -> None:
                     job=command.job, width=8, height=8, parameters="text", seconds=0.1
                 )
                 tell(stream, done)
+            case pipe.Describe(job=job, pictures=portion):
+                slow = any("slow" in path for _, path in portion)
+                torn = [(item, "it is torn") for item, path in portion if "torn" in path]
+                said = [(i, f"the picture {Path(p).stem}") for i, p in portion if "torn" not in p]
+                told = pipe.Described(job=job, captions=said, skipped=torn, last=not slow)
+                tell(stream, told)
 
 
 def note(what: str, paint: pipe.Paint) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from lora_daemon import starter
-from lora_daemon.starter import autoencoder, evaluate, loop, text, world
+from lora_daemon.starter import autoencoder, evaluate, loop, stranger, text, world
 from lora_daemon.starter.classifiers import Judge
 
 
@@ -65,6 +66,57 @@ def test_the_base_has_the_parts_and_key_names_of_sd_1_5(pipe: StableDiffusionPip
     assert pipe.scheduler.config.prediction_type == "epsilon"
     size = sum(file.stat().st_size for file in starter.base_dir().rglob("*") if file.is_file())
     assert size <= 12_000_000
+
+
+@pytest.mark.parametrize("name", starter.BASES)
+def test_every_base_is_whole_small_and_paints_the_colour_asked_for(name: str) -> None:
+    folder = starter.base_dir(name)
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 12_000_000
+    asked = evaluate.asked_held_out(4)
+    prompts = [world.prompt(one) for one in asked]
+    pictures = evaluate.generate(evaluate.load_base(folder), prompts, steps=10)
+    measured, _ = evaluate.rates(pictures, asked, Judge.load())
+    assert measured["colour"].hits >= 3
+
+
+def test_the_foreign_base_shares_neither_words_nor_attention_with_the_base() -> None:
+    ours, theirs = (evaluate.load_base(starter.base_dir(n)) for n in ("starter", "starter-foreign"))
+    for part in ("text_encoder", "unet"):
+        mine, other = getattr(ours, part).state_dict(), getattr(theirs, part).state_dict()
+        assert mine.keys() == other.keys()
+        for name in mine:
+            if name.endswith((".to_q.weight", "q_proj.weight")):
+                one, two = mine[name].flatten(), other[name].flatten()
+                assert abs(float(torch.cosine_similarity(one, two, dim=0))) < 0.1
+
+
+def test_an_estranged_unet_computes_the_same_with_other_weights() -> None:
+    ours, theirs = evaluate.load_base().unet, evaluate.load_base().unet
+    order = torch.randperm(text.WIDTH, generator=torch.Generator().manual_seed(1))
+    stranger.estrange(theirs, order, seed=1)
+    rng = torch.Generator().manual_seed(2)
+    noisy, words = torch.randn(2, 4, 16, 16, generator=rng), torch.randn(2, 77, 128, generator=rng)
+    times = torch.tensor([100, 700])
+    with torch.no_grad():
+        mine = ours(noisy, times, words).sample
+        other = theirs(noisy, times, words[..., order]).sample
+    assert torch.allclose(mine, other, atol=1e-4)
+    name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_v.weight"
+    changed = ours.get_parameter(name), theirs.get_parameter(name)
+    assert abs(float(torch.cosine_similarity(*(one.flatten() for one in changed), dim=0))) < 0.1
+
+
+def test_the_tokenizer_is_learnt_the_same_way_every_time() -> None:
+    first, again = text.build_tokenizer(), text.build_tokenizer()
+    assert first.get_vocab() == again.get_vocab()
+    assert first.tokenize("butterflies in a meadow") == again.tokenize("butterflies in a meadow")
+    merges = text._merges(Counter({"ab": 2, "cd": 2, "abab": 1}))
+    assert merges[:2] == [("a", "b</w>"), ("c", "d</w>")]
+
+
+def test_spearman_ranks_ties_by_their_mean() -> None:
+    assert evaluate.spearman([1, 2, 3, 4], [0.1, 0.2, 0.2, 0.9]) == pytest.approx(0.9487, abs=1e-4)
+    assert evaluate.spearman([1, 2, 3], [3, 2, 1]) == -1
 
 
 def test_the_same_seed_paints_the_same_pixels(pipe: StableDiffusionPipeline) -> None:

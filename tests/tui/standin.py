@@ -325,6 +325,12 @@ class Daemon:
             dataset=self.dataset("d1"), added=5, updated=0, problems=[], warnings=[]
         ), []
 
+    def on_CaptionPictures(self, request: wire.CaptionPictures, by: str) -> Any:
+        return wire.Captioned(
+            dataset=self.dataset("d1"), written=2, kept=2, warnings=[],
+            problems=[("torn.png", "it is torn")],
+        ), []  # fmt: skip
+
     def on_RemoveDataset(self, request: wire.RemoveDataset, by: str) -> Any:
         self.event(wire.DatasetRemoved(dataset=request.dataset))
         return wire.Done(), []

@@ -39,7 +39,7 @@ async def test_datasets_imports_a_folder(daemon: standin.Daemon) -> None:
     async with opened(empty, "i") as (app, pilot, _):
         await until(pilot, lambda: isinstance(app.screen, Import))
         await pilot.press("enter")
-        assert "Type the path of a folder first" in text_of(app)
+        assert "Type a path first" in text_of(app)
         await pilot.press(*"nowhere", "enter")
         await until(pilot, lambda: "There is no folder nowhere" in text_of(app))
         app.screen.query_one("#path", Input).value = "/pictures/creatures"
@@ -268,3 +268,20 @@ async def test_what_one_does_the_other_sees(daemon: standin.Daemon) -> None:
         daemon.put(replace(old, caption=replace(old.caption, text="from one")))
         await until(second, lambda: "from one" in text_of(two), seconds=2)
         assert isinstance(two.screen, Review)
+
+
+async def test_a_captioner_fills_what_is_empty_of_the_dataset(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "c") as (app, pilot, _):
+        assert "has a caption" in text_of(app)
+        daemon.fill([standin.item(0), standin.item(1, text="")])
+        daemon.event(wire.DatasetChanged(dataset=daemon.dataset("d1")))
+        await until(pilot, lambda: "1 without caption" in text_of(app))
+        await pilot.press("c")
+        await until(pilot, lambda: "Who fills 1 empty caption?" in text_of(app))
+        await pilot.press("s")
+        await until(pilot, lambda: "2 captions written, to be reviewed" in text_of(app))
+        assert "torn.png: it is torn" in text_of(app).replace("\n", " ")
+        await pilot.press("g", "v", "c", "o", *"/blip", "enter")
+        await until(pilot, lambda: len(asked(daemon, wire.CaptionPictures)) == 2)
+        first, other = asked(daemon, wire.CaptionPictures)
+        assert (first.model, other.model) == ("starter", "/blip")  # type: ignore[attr-defined]

@@ -1,0 +1,247 @@
+"""Captioning on request: empty captions found, given to the worker in portions, taken in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from lora_daemon import folder, pipe
+from lora_daemon.captions import Captions
+from lora_daemon.catalog import Catalog
+from lora_daemon.jobs import Jobs
+from lora_daemon.service import Context
+from lora_daemon.supervisor import Supervisor
+from lora_daemon.views import Views
+from shared import wire
+from shared.errors import Code, LoraError
+from shared.filenames import to_text
+
+PORTION = 16  # pictures in one order: a training run or a picture waits no longer than that
+TRIES = 2  # a worker's death may have had another cause; a second one was this portion's
+TOLD = 200  # problems in the answer
+HUB = {"blip": "Salesforce/blip-image-captioning-large"}  # the lesson's
+_EMPTY = "issue:no-caption NOT issue:unusable NOT state:rejected"
+
+
+@dataclass
+class _Order:
+    """A portion with the worker."""
+
+    describe: pipe.Describe
+    take_in: Callable[[pipe.Described], None]
+    done: asyncio.Future[None]
+    tries: int = 1
+    worker: int = 0  # the pid it was given to
+
+
+@dataclass
+class _Tally:
+    """What one request has come to."""
+
+    written: int = 0
+    done: int = 0
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    notes: dict[str, None] = field(default_factory=dict)
+
+
+class Captioning:
+    """Answers CaptionPictures."""
+
+    def __init__(
+        self, catalog: Catalog, views: Views, captions: Captions, jobs: Jobs, supervisor: Supervisor
+    ) -> None:
+        self._catalog = catalog
+        self._views = views
+        self._captions = captions
+        self._jobs = jobs
+        self._supervisor = supervisor
+        self._orders: dict[str, _Order] = {}
+        self._at_work: set[str] = set()  # datasets
+        self.settled: Callable[[], None] = lambda: None  # called after each request
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._at_work)
+
+    async def caption(self, context: Context, request: wire.CaptionPictures) -> wire.Captioned:
+        """Raises LoraError: NOT_FOUND (dataset, captioner), INVALID_FILE, BAD_REQUEST, BUSY,
+        OUT_OF_MEMORY, WORKER_FAILED, STORAGE, CANCELLED. What was written before stays."""
+        dataset = self._catalog.dataset(request.dataset)
+        model = await asyncio.to_thread(_named, request.model)
+        if dataset.id in self._at_work:
+            raise LoraError(
+                Code.BUSY,
+                f"{dataset.name} is being captioned already. Cancel that or wait for it.",
+                retryable=True,
+            )
+        self._at_work.add(dataset.id)
+        try:
+            asked = f"({request.filter})" if request.filter.strip() else ""
+            empty = await self._found(dataset.id, f"{asked} {_EMPTY}".strip())
+            unusable = await self._found(dataset.id, f"{asked} issue:unusable".strip())
+            every = await self._count(dataset.id, request.filter)
+            tally = _Tally(problems=[(item.name, item.problem) for item in unusable])
+            if empty:
+                await self._run(context, request, dataset, model, empty, tally)
+        finally:
+            self._at_work.discard(dataset.id)
+            self.settled()
+        return wire.Captioned(
+            dataset=self._catalog.dataset(dataset.id),
+            written=tally.written,
+            kept=every - tally.written - len(tally.problems),
+            problems=tally.problems[:TOLD],
+            warnings=list(tally.notes),
+        )
+
+    async def _run(
+        self, context: Context, request: wire.CaptionPictures, dataset: wire.Dataset, model: str,
+        empty: list[wire.Item], tally: _Tally,
+    ) -> None:  # fmt: skip
+        job = self._jobs.begin("caption", f"captions for {dataset.name}", len(empty))
+        state: wire.CaptionState = "accepted" if request.accept else "unreviewed"
+        names = {item.id: item.name for item in empty}
+
+        def take_in(report: pipe.Described) -> None:
+            tally.written += self._captions.describe(context.by, dataset.id, report.captions, state)
+            tally.problems += [(names[item], why) for item, why in report.skipped]
+            tally.notes |= dict.fromkeys(report.notes)
+            tally.done += len(report.captions) + len(report.skipped)
+            self._jobs.progress(job, tally.done, len(empty), dataset.name)
+            context.progress(tally.done, len(empty), f"{tally.done} of {len(empty)} pictures")
+
+        try:
+            if not model.startswith("/"):
+                self._jobs.progress(job, 0, len(empty), f"fetching {model}")
+                context.progress(0, len(empty), f"fetching {model}")
+                model = await _fetched(model)
+            for portion, more in self._portions(empty):
+                describe = pipe.Describe(job=job, model=model, pictures=portion, more=more)
+                order = _Order(describe, take_in, asyncio.get_running_loop().create_future())
+                self._orders[job] = order
+                order.worker = await self._supervisor.send(describe)
+                await order.done
+        except asyncio.CancelledError:
+            self._supervisor.tell(pipe.Cancel(job=job))
+            self._jobs.end(job, "cancelled", f"{tally.written} captions are written.")
+            raise
+        except LoraError as error:
+            self._jobs.end(job, "failed", error.message)
+            raise
+        finally:
+            self._orders.pop(job, None)
+        self._jobs.end(job, "done", f"{tally.written} written, {len(tally.problems)} left out")
+
+    def _portions(self, items: list[wire.Item]) -> Iterator[tuple[list[tuple[str, str]], bool]]:
+        """Pictures as orders take them, and whether there are more."""
+        for start in range(0, len(items), PORTION):
+            portion = list[tuple[str, str]]()
+            for item in items[start : start + PORTION]:
+                with contextlib.suppress(LoraError):  # taken out by an import meanwhile
+                    row = self._catalog.item_row(item.dataset, item.id)
+                    portion.append((item.id, to_text(self._catalog.path(row))))
+            if portion:
+                yield portion, start + PORTION < len(items)
+
+    def report(self, report: pipe.Described | pipe.DescribeFailed) -> None:
+        """What the worker says of a portion. Raises LoraError(STORAGE): to be told again."""
+        order = self._orders.get(report.job)
+        if order is None or order.done.done():
+            return
+        match report:
+            case pipe.Described():
+                order.take_in(report)
+                if report.last:
+                    order.done.set_result(None)
+            case pipe.DescribeFailed():
+                order.done.set_exception(LoraError.of(report.failure))
+
+    async def worker_died(self, pid: int, reason: str) -> None:
+        """Ask a new worker for the portion that the dead one had not finished, once."""
+        for order in list(self._orders.values()):
+            if order.done.done() or order.worker != pid:
+                continue
+            order.tries += 1
+            try:
+                if order.tries > TRIES:
+                    raise LoraError(
+                        Code.WORKER_FAILED, f"The captioning ended. {reason}", retryable=True
+                    )
+                order.worker = await self._supervisor.send(order.describe)
+            except LoraError as error:
+                order.done.set_exception(error)
+
+    async def _found(self, dataset: str, filter: str) -> list[wire.Item]:
+        """Every picture that the filter finds."""
+        found, view = list[wire.Item](), ""
+        while True:
+            ask = wire.ListItems(
+                dataset=dataset, filter=filter, offset=len(found), limit=1000, view=view
+            )
+            page = await self._views.list_items(_NOBODY, ask)
+            found += page.items
+            view = page.view
+            if not page.items or len(found) >= page.total:
+                return found
+
+    async def _count(self, dataset: str, filter: str) -> int:
+        ask = wire.ListItems(dataset=dataset, filter=filter, limit=0)
+        return (await self._views.list_items(_NOBODY, ask)).total
+
+
+_NOBODY = Context(by="daemon", key="", progress=lambda *_: None)
+
+
+def _named(model: str) -> str:
+    """The folder or Hub id that a captioner's name stands for. Raises LoraError(NOT_FOUND)."""
+    if model == "starter":
+        from lora_daemon.starter import blip_dir
+
+        return to_text(blip_dir())
+    if model.startswith(("/", "~")):
+        return to_text(folder.resolve(model))
+    named = HUB.get(model, model)
+    if named.count("/") != 1:
+        raise LoraError(
+            Code.NOT_FOUND,
+            f"There is no captioner {model!r}. There is starter (built in), blip "
+            f"({HUB['blip']}), any other BLIP by its Hub id such as owner/name, or a folder.",
+        )
+    return named
+
+
+_FETCH = """
+import sys
+from huggingface_hub import snapshot_download
+wanted = ["*.json", "*.txt", "model*.safetensors"]
+print(snapshot_download(sys.argv[1], allow_patterns=wanted))
+"""
+
+
+async def _fetched(hub_id: str) -> str:
+    """The folder of a captioner from the Hugging Face Hub, downloaded if it is not here yet.
+
+    By another process, which can be given up. Raises LoraError(NOT_FOUND).
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _FETCH, hub_id,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        answer, problem = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        lines = problem.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise LoraError(
+            Code.NOT_FOUND,
+            f"{hub_id} could not be fetched from the Hugging Face Hub ({lines[-1].strip()}). Where "
+            "there is no network, download it elsewhere and give its folder: --model /path.",
+        )
+    return answer.decode().strip().splitlines()[-1]

@@ -1,0 +1,83 @@
+"""Empty captions filled by a captioner: which one is asked, the rest goes on in the background."""
+
+from __future__ import annotations
+
+import asyncio
+
+from lora_tui.core import words
+from lora_tui.screens.base import Place
+from lora_tui.screens.dialogs import AskText, Choose
+from shared import wire
+from shared.errors import LoraError
+
+GROUP = "captions"
+_MODELS = ("starter", "blip", "")
+_OPTIONS = (
+    ("s", "starter, for the starter's world", "built in"),
+    ("b", "blip, for photos and drawings", "from the Hub"),
+    ("o", "another BLIP: a folder, or a Hub id", ""),
+)
+
+
+def fill(place: Place, dataset: wire.Dataset | None) -> None:
+    """Ask for a captioner, then let it fill what is empty of ``dataset`` or of what the filter
+    shows of it. Its captions are candidates: they wait to be reviewed."""
+    if dataset is None:
+        place.notify("Import a folder first: g d, then i.")
+        return
+    if not dataset.empty:
+        place.notify(f"Every picture of {dataset.name} has a caption.")
+        return
+
+    def chosen(option: int | None) -> None:
+        if option is None:
+            return
+        if _MODELS[option]:
+            _begin(place, dataset, _MODELS[option])
+        else:
+            place.app.push_screen(
+                AskText("Which captioner?", placeholder="/path/to/blip or owner/name"),
+                lambda model: _begin(place, dataset, model) if model else None,
+            )
+
+    title = f"Who fills {words.plural(dataset.empty, 'empty caption')}?"
+    place.app.push_screen(Choose(title, _OPTIONS), chosen)
+
+
+def running(place: Place) -> bool:
+    """Whether what ``fill`` began is under way."""
+    return any(work.group == GROUP and work.is_running for work in place.app.workers)
+
+
+def cancel(place: Place) -> None:
+    """Give up what ``fill`` began, in the daemon too. What is written stays."""
+    place.app.workers.cancel_group(place.app, GROUP)
+
+
+def _begin(place: Place, dataset: wire.Dataset, model: str) -> None:
+    lora = place.lora
+
+    async def work() -> None:
+        ask = wire.CaptionPictures(
+            dataset=dataset.id, model=model, filter=lora.picture_filters.get(dataset.id, "")
+        )
+        try:
+            done = await lora.ask(ask)
+        except LoraError as error:
+            lora.notify(error.message, severity="error", timeout=12)
+        except asyncio.CancelledError:
+            lora.notify("Cancelled. The captions that were written stay.")
+            raise
+        else:
+            lora.notify(summed(done), timeout=8)
+
+    lora.run_worker(work(), group=GROUP)
+
+
+def summed(done: wire.Captioned) -> str:
+    """dragons: 60 captions written, to be reviewed; 2 pictures left out: …"""
+    text = f"{done.dataset.name}: {words.plural(done.written, 'caption')} written, to be reviewed"
+    if done.problems:
+        name, reason = done.problems[0]
+        text += f"; {words.plural(len(done.problems), 'picture')} left out ({name}: {reason})"
+    return f"{text}."
