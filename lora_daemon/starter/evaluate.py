@@ -243,7 +243,8 @@ def _with_lora(
         return generate(load_base(folder), prompts)
     base = bases.load(folder, torch.device("cpu"), "fp32")
     pipe = StableDiffusionPipeline(
-        vae=base.vae, text_encoder=base.text_encoder, tokenizer=base.encoders[0].tokenizer, unet=base.unet,
+        vae=base.vae, text_encoder=base.text_encoder, unet=base.unet,
+        tokenizer=base.encoders[0].tokenizer,
         scheduler=EulerDiscreteScheduler.from_config(base.scheduler_config), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
