@@ -83,7 +83,10 @@ class MixPictures:
         await asyncio.to_thread(self._sweep, {one.id for one in self.tried()})
 
     async def close(self) -> None:
-        await self._give_up()
+        """Give up what is being painted."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     # ── requests ────────────────────────────────────────────────────────────────────────────────
 
@@ -133,11 +136,6 @@ class MixPictures:
             self._begun = mix.rev
             self._tell(rev=mix.rev, stage="waiting", step=0, steps=0, failure=None)
             self._task = asyncio.create_task(self._paint(mix, self._task))
-
-    async def _give_up(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _paint(self, mix: wire.Mix, before: asyncio.Task[None] | None) -> None:
         began = time.monotonic()

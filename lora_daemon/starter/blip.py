@@ -21,6 +21,7 @@ from transformers import (
 
 from lora_daemon.starter import world
 from lora_daemon.starter.autoencoder import to_bytes
+from lora_daemon.starter.classifiers import Judge
 from lora_daemon.starter.loop import Schedule, train
 
 SIDE, PATCH, WIDTH = 64, 8, 128
@@ -94,15 +95,25 @@ def lessons(
 
 
 def fit(
-    state_file: Path, *, steps: int, pictures: int = 6000, seed: int = 31
+    state_file: Path, judge: Judge, *, steps: int, pictures: int = 6000, seed: int = 31
 ) -> tuple[BlipForConditionalGeneration, BlipProcessor]:
-    """Train from nothing on drawings; the vision part is also asked for the facts themselves,
-    by heads that are thrown away: a vision transformer learns slowly from captions alone."""
+    """Train from nothing on drawings.
+
+    A vision transformer learns shapes slowly from captions alone. So it is also asked for the facts
+    themselves, and each of its patches for what the judge's fourth convolution sees there; the
+    heads that answer are thrown away. A quarter of each batch is captioned as well.
+    """
     torch.manual_seed(seed)
     processor = build_processor()
     network = build(processor)
-    heads = nn.ModuleList(nn.Linear(2 * WIDTH, len(of)) for of in _FACTS)
-    both = nn.ModuleDict({"blip": network, "heads": heads})
+    eyes = judge.network.trunk[:12].requires_grad_(False)
+    both = nn.ModuleDict(
+        {
+            "blip": network,
+            "facts": nn.ModuleList(nn.Linear(3 * WIDTH, len(of)) for of in _FACTS),
+            "parts": nn.Linear(WIDTH, 96),
+        }
+    )
     pixels, said, facts = _cached_lessons(state_file.with_suffix(".lessons"), pictures, seed)
     tokens = processor.tokenizer(said, padding=True, return_tensors="pt")
     ids, there = tokens.input_ids, tokens.attention_mask
@@ -113,14 +124,18 @@ def fit(
 
     def loss_at(rng: torch.Generator) -> torch.Tensor:
         rows = torch.randint(len(pixels), (BATCH,), generator=rng)
-        batch = (_varied(pixels[rows].float() / 255, rng) - mean) / deviation
-        out = network(
-            pixel_values=batch, input_ids=ids[rows], attention_mask=there[rows], labels=goals[rows]
-        )
-        states = out.last_hidden_state
-        seen = torch.cat([states[:, 0], states[:, 1:].mean(dim=1)], dim=1)
-        asked = [F.cross_entropy(head(seen), facts[rows, i]) for i, head in enumerate(heads)]
-        loss: torch.Tensor = out.loss + 0.3 * torch.stack(asked).sum()
+        batch = _varied(pixels[rows].float() / 255, rng)
+        states = network.vision_model((batch - mean) / deviation).last_hidden_state
+        patches, few = states[:, 1:], rows[: BATCH // 4]
+        wanted = eyes(batch * 2 - 1).flatten(2).transpose(1, 2)
+        parts = F.mse_loss(both["parts"](patches), wanted) / wanted.var()
+        seen = torch.cat([states[:, 0], patches.mean(dim=1), patches.amax(dim=1)], dim=1)
+        asked = [F.cross_entropy(h(seen), facts[rows, i]) for i, h in enumerate(both["facts"])]
+        told = network.text_decoder(
+            input_ids=ids[few], attention_mask=there[few], labels=goals[few],
+            encoder_hidden_states=states[: len(few)], reduction="mean",
+        )  # fmt: skip
+        loss: torch.Tensor = told.loss + 0.3 * torch.stack(asked).sum() + parts
         return loss
 
     train("captioner", both, Schedule(steps), loss_at, state_file, seed=seed)

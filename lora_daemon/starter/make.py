@@ -155,7 +155,8 @@ def make_foreign(chosen: Namespace) -> None:
 
 def make_captioner(chosen: Namespace) -> None:
     """The tiny BLIP."""
-    network, processor = blip.fit(chosen.work / "captioner.pt", steps=chosen.captioner_steps)
+    judge = classifiers.Judge.load(chosen.out / "judge.safetensors")
+    network, processor = blip.fit(chosen.work / "captioner.pt", judge, steps=chosen.captioner_steps)
     blip.save(network, processor, chosen.out / "blip")
 
 

@@ -31,11 +31,6 @@ class MixDesk:
         self._base = self.spec  # what ``spec`` was made from
         self._work: asyncio.Task[None] | None = None
 
-    @property
-    def settled(self) -> bool:
-        """Nothing is under way."""
-        return self._work is None
-
     def want(self, spec: MixSpec) -> None:
         """Change the mix to this."""
         if spec == self.spec:
