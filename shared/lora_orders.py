@@ -81,3 +81,15 @@ class Baked(msgspec.Struct, frozen=True, kw_only=True, tag="baked"):
     path: str
     tensors: int
     notes: list[str]
+
+
+class PackOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A base that is a diffusers folder, written as one file in the original layout."""
+
+    base: str
+    out: str
+
+
+class Packed(msgspec.Struct, frozen=True, kw_only=True, tag="packed"):
+    path: str
+    size: int  # bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -151,6 +152,18 @@ async def find_dataset(client: Client, wanted: str) -> wire.Dataset:
     from shared import wire
 
     return find((await client.call(wire.GetState())).datasets, wanted, "dataset", "id", "name")
+
+
+async def base_path(call: Invocation, name: str) -> str:
+    """Where a base lies on this machine: a path that is given, or a registered base's."""
+    path = call.base(name)
+    if os.path.isabs(path):  # noqa: PTH117  text that travels
+        return path
+    from shared import wire
+
+    async with call.client() as client:
+        bases = (await client.call(wire.GetState())).bases
+    return find(bases, path, "base", "name").path
 
 
 async def find_run(client: Client, wanted: str) -> wire.Run:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import msgspec
 
 from lora_tui.commands import process
-from lora_tui.commands.common import Invocation, Subparsers, command, find
+from lora_tui.commands.common import Invocation, Subparsers, base_path, command, find
 from lora_tui.commands.console import pairs
 from lora_tui.commands.generate import lora_use
 from lora_tui.core import words
 from shared import wire
-from shared.errors import Code, Exit, Failure, LoraError
+from shared.errors import Code, Exit, LoraError
 from shared.filenames import to_text, typed
 from shared.lora_keys import Dialect
 from shared.lora_orders import METHODS, PRECISIONS, Baked, BakeOrder, Merged, MergeOrder, Source
@@ -105,7 +105,7 @@ async def _make(call: Invocation, method: str, **more: object) -> Exit:
     except msgspec.ValidationError as error:
         what = str(error).replace("`", "").replace("Expected", "expected").replace("$.", "")
         raise LoraError(Code.BAD_REQUEST, f"That cannot be made: {what}.") from None
-    merged = await _engine(call, "merge", checked, Merged)
+    merged = await process.engine(call, "merge", checked, Merged)
     for note in merged.notes:
         call.console.say(note)
     call.console.show(merged, lambda: _summary(merged))
@@ -130,12 +130,9 @@ def _summary(merged: Merged) -> Iterator[str]:
 async def bake_it(call: Invocation) -> Exit:
     out = _out(call, replace=False)
     sources = [await _source(call, text) for text in call.args.loras]
-    base = call.base(call.args.base)
-    if not _is_there(base):
-        async with call.client() as client:
-            base = find((await client.call(wire.GetState())).bases, base, "base", "name").path
+    base = await base_path(call, call.args.base)
     order = BakeOrder(sources=sources, base=base, out=to_text(out))
-    baked = await _engine(call, "bake", order, Baked)
+    baked = await process.engine(call, "bake", order, Baked)
     for note in baked.notes:
         call.console.say(note)
     call.console.show(baked, lambda: [f"{baked.path} ({baked.tensors} tensors changed)"])
@@ -161,10 +158,6 @@ async def _path(call: Invocation, name: str) -> str:
     return find(loras, name, "LoRA", "name").path
 
 
-def _is_there(path: str) -> bool:
-    return Path(typed(path)).exists()
-
-
 def _here(name: str) -> str:
     path = Path(typed(name)).expanduser().absolute()
     return to_text(path) if path.is_file() else ""
@@ -184,25 +177,6 @@ def _out(call: Invocation, *, replace: bool = True) -> Path:
             f"{out} is there already. Take another name{hint}.",
         )
     return out
-
-
-async def _engine(
-    call: Invocation, name: str, order: MergeOrder | BakeOrder, answer: type[Answer]
-) -> Answer:
-    """Let the engine's process ``name`` do it. Raises LoraError."""
-
-    def take(told: dict[str, Any]) -> Answer | None:
-        match told.get("type"):
-            case "advance":
-                call.report(told["done"], told["total"], "modules")
-                return None
-            case "merged" | "baked":
-                return msgspec.convert(told, answer)
-            case _:
-                raise LoraError.of(msgspec.convert(told, Failure))
-
-    module = f"lora_daemon.engine.{name}"
-    return await process.told(module, order, take, "The engine ended without a file.")
 
 
 async def convert_it(call: Invocation) -> Exit:

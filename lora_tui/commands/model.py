@@ -7,11 +7,14 @@ import re
 import sys
 from pathlib import Path
 
-from lora_tui.commands.common import Invocation, Subparsers, command, find, noun
+from lora_tui.commands import process
+from lora_tui.commands.common import Invocation, Subparsers, base_path, command, find, noun
 from lora_tui.commands.console import pairs, table
 from lora_tui.core import bases, words
 from shared import wire
-from shared.errors import Exit
+from shared.errors import Code, Exit, LoraError
+from shared.filenames import to_text
+from shared.lora_orders import Packed, PackOrder
 
 _HUB = re.compile(r"(?:hf:)?(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
 _OBJECTIVES = wire.Objective.__args__  # type: ignore[attr-defined]
@@ -47,6 +50,12 @@ def add(subparsers: Subparsers) -> None:
     )
     inspect = command(verbs, "inspect", inspect_it, "say what a base is, and what it lacks")
     inspect.add_argument("model", metavar="NAME|PATH")
+    export = command(
+        verbs, "export", export_it, "write a base as one file, as other tools take it",
+        "  lora-tui model export starter starter.safetensors",
+    )  # fmt: skip
+    export.add_argument("model", metavar="NAME|FOLDER")
+    export.add_argument("out", metavar="FILE.safetensors")
     remove = command(verbs, "remove", remove_it, "forget a base; its files stay")
     remove.add_argument("models", metavar="NAME", nargs="+")
 
@@ -67,6 +76,21 @@ async def list_them(call: Invocation) -> Exit:
         return table(columns, rows)
 
     call.console.show({"bases": known}, lines)
+    return Exit.OK
+
+
+async def export_it(call: Invocation) -> Exit:
+    out = Path(call.daemon_path(call.args.out))
+    if call.remote:
+        text = "A base is exported where it lies: run this on that machine, without --endpoint."
+        raise LoraError(Code.BAD_REQUEST, text)
+    if out.suffix != ".safetensors":
+        raise LoraError(Code.BAD_REQUEST, f"The file must be called {out.name}.safetensors.")
+    if _is_there(out):
+        call.console.confirm(f"Replace {out}?")
+    order = PackOrder(base=await base_path(call, call.args.model), out=to_text(out))
+    packed = await process.engine(call, "pack", order, Packed)
+    call.console.show(packed, lambda: [f"{packed.path} ({words.size(packed.size)})"])
     return Exit.OK
 
 
@@ -139,3 +163,7 @@ async def remove_it(call: Invocation) -> Exit:
 
 def _told(base: wire.BaseModel) -> list[str]:
     return pairs(bases.about(base))
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists()

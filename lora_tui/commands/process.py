@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from shared.errors import Code, LoraError
+from lora_tui.commands.common import Invocation
+from shared.errors import Code, Failure, LoraError
 
 T = TypeVar("T")
 
@@ -40,3 +41,20 @@ async def told(module: str, order: object, take: Callable[[Any], T | None], fail
             process.terminate()
         await process.wait()
         await asyncio.gather(complaints, return_exceptions=True)
+
+
+async def engine(call: Invocation, name: str, order: object, answer: type[T]) -> T:
+    """Let the engine's process ``name`` do it, its progress shown. Raises LoraError."""
+
+    def take(told: dict[str, Any]) -> T | None:
+        match told.get("type"):
+            case "advance":
+                call.report(told["done"], told["total"], "modules")
+                return None
+            case None:
+                raise LoraError.of(msgspec.convert(told, Failure))
+            case _:
+                return msgspec.convert(told, answer)
+
+    module = f"lora_daemon.engine.{name}"
+    return await told(module, order, take, "The engine ended without a file.")

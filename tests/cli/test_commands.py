@@ -373,3 +373,16 @@ def test_what_cannot_be_made_is_refused_before_torch_is_there(
 ) -> None:
     status, error = cli.refused("lora", *arguments)
     assert status == code and words in error["message"]
+
+
+def test_a_base_is_written_as_one_file_that_is_a_base_again(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    out = tmp_path / "starter.safetensors"
+    packed = cli.data("model", "export", "starter", str(out))
+    assert packed["size"] == out.stat().st_size < 12_000_000
+    assert cli.data("model", "add", str(out), "--name", "one")["layout"] == "file"
+    _, error = cli.refused("model", "export", "one", str(tmp_path / "two.safetensors"))
+    assert "one file already" in error["message"]
+    _, error = cli.refused("model", "export", "starter", str(tmp_path / "folder"))
+    assert "must be called folder.safetensors" in error["message"]
