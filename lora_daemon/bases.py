@@ -62,7 +62,7 @@ class Bases:
         instead or lacks, ALREADY_EXISTS, STORAGE, BAD_REQUEST."""
         name, came_from = request.name.strip(), ""
         if request.hub is not None:
-            path, came_from = await self._fetch(context, request.hub)
+            path, came_from = await hub.job(self._jobs, context, request.hub)
             name = name or (path.stem if path.is_file() else request.hub.id.rpartition("/")[2])
         else:
             path = _absolute(request.path)
@@ -103,25 +103,6 @@ class Bases:
             change.emit(wire.BaseRemoved(base=request.base))
             self._store.remember(change, context.key, wire.Done())
         return wire.Done()
-
-    async def _fetch(self, context: Context, wanted: wire.FromHub) -> tuple[Path, str]:
-        """Where a model of the Hub lies, and which it is, as a job that everybody sees."""
-        job = self._jobs.begin("download", wanted.id)
-
-        def progress(done: int, total: int, message: str) -> None:
-            self._jobs.progress(job, done, total, message)
-            context.progress(done, total, message)
-
-        try:
-            fetched = await hub.fetch(wanted, progress)
-        except asyncio.CancelledError:
-            self._jobs.end(job, "cancelled")
-            raise
-        except LoraError as error:
-            self._jobs.end(job, "failed", error.message)
-            raise
-        self._jobs.end(job, "done", fetched.commit[:12])
-        return Path(typed(fetched.path)), f"{wanted.id}@{fetched.commit}"
 
     def _put(self, base: BaseModel, by: str) -> None:
         with self._store.change(by) as change:

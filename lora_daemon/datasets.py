@@ -8,7 +8,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from lora_daemon import folder, unpacking
+from lora_daemon import folder, hub, unpacking
 from lora_daemon.captions import Writer
 from lora_daemon.catalog import Catalog
 from lora_daemon.importing import Import
@@ -34,12 +34,20 @@ class Datasets:
         """Import a folder or what can be unpacked into one, or join the import of it under way.
 
         Cancelling the last request that waits cancels the import; what it has read stays.
-        Raises LoraError: NOT_FOUND, INVALID_FILE, ALREADY_EXISTS, STORAGE.
+        Raises LoraError: NOT_FOUND, INVALID_FILE, ALREADY_EXISTS, STORAGE; UNREACHABLE (the Hub).
         """
-        source = await asyncio.to_thread(folder.resolve, request.path, PACKED)
-        name = request.name.strip() or unpacking.bare_name(source) or "pictures"
+        if request.hub is not None:
+            source = (await hub.job(self._jobs, context, request.hub))[0]
+            name = request.name.strip() or request.hub.id.rpartition("/")[2]
+        else:
+            source = await asyncio.to_thread(folder.resolve, request.path, PACKED)
+            name = request.name.strip() or unpacking.bare_name(source) or "pictures"
         root = source
-        if request.copy or await asyncio.to_thread(unpacking.is_packed, source):
+        if (
+            request.copy
+            or request.hub is not None
+            or await asyncio.to_thread(unpacking.is_packed, source)
+        ):
             root = self._daemon.workspace.datasets / _safe(name)
         path = to_text(root)
         if path not in self._imports:
@@ -49,6 +57,7 @@ class Datasets:
                 source=source, root=root, dataset=dataset, by=context.by,
                 columns=unpacking.Columns(request.image_column, request.text_column),
                 table=request.captions,
+                origin=f"hf:{request.hub.id}" if request.hub is not None else "",
             )  # fmt: skip
             task = asyncio.create_task(work.run(), name=f"import {path}")
             self._imports[path] = (work, task)

@@ -1,4 +1,4 @@
-"""Models from the Hugging Face Hub, through its own library, in a process of its own.
+"""Models and datasets from the Hugging Face Hub, through its own library, in a process of its own.
 
 ``python -m lora_daemon.hub`` takes a ``wire.FromHub`` in JSON on stdin; on stdout come lines of
 ``Advance``, and at last one ``Fetched`` or a ``Failure``. A process, because a download cannot be
@@ -18,9 +18,14 @@ from typing import Any
 
 import msgspec
 
+from lora_daemon import pictures
 from lora_daemon.base_folder import STEMS
+from lora_daemon.caption_tables import is_table
+from lora_daemon.jobs import Jobs
+from lora_daemon.service import Context
+from lora_daemon.sidecars import SUFFIXES as SIDE_CARS
 from shared.errors import Code, Failure, LoraError
-from shared.filenames import to_text
+from shared.filenames import ARCHIVES, to_text, typed
 from shared.wire import FromHub
 
 Progress = Callable[[int, int, str], None]  # bytes fetched, of how many, what is being fetched
@@ -79,12 +84,35 @@ async def fetch(wanted: FromHub, progress: Progress) -> Fetched:
         await asyncio.gather(complaints, return_exceptions=True)
 
 
+async def job(jobs: Jobs, context: Context, wanted: FromHub) -> tuple[Path, str]:
+    """Where what was wanted lies, and which it is, "owner/name@commit": fetched as a job that
+    everybody sees. Raises LoraError as ``fetch``."""
+    name = jobs.begin("download", wanted.id)
+
+    def progress(done: int, total: int, message: str) -> None:
+        jobs.progress(name, done, total, message)
+        context.progress(done, total, message)
+
+    try:
+        fetched = await fetch(wanted, progress)
+    except asyncio.CancelledError:
+        jobs.end(name, "cancelled")
+        raise
+    except LoraError as error:
+        jobs.end(name, "failed", error.message)
+        raise
+    jobs.end(name, "done", fetched.commit[:12])
+    return Path(typed(fetched.path)), f"{wanted.id}@{fetched.commit}"
+
+
 def chosen(names: Iterable[str], wanted: FromHub) -> list[str]:
     """Which of a repository's files make a base: one file, or a diffusers folder's own.
 
     Of weights in two precisions, the half one: it is what trains. Raises LoraError(INVALID_FILE).
     """
     known = sorted(names)
+    if wanted.kind == "dataset":
+        return _pictures(known, wanted)
     roots = [name for name in known if name.endswith(_SUFFIX) and "/" not in name]
     if wanted.file:
         if wanted.file not in known:
@@ -110,6 +138,27 @@ def chosen(names: Iterable[str], wanted: FromHub) -> list[str]:
         f"{wanted.id} holds no base: neither a model_index.json nor a .safetensors file."
         + (" It has pickles, which can run any program when opened." if pickles else ""),
     )
+
+
+def _pictures(names: list[str], wanted: FromHub) -> list[str]:
+    """What of a dataset's repository holds pictures and captions: its tables, else its archives,
+    else its pictures themselves with what stands beside them."""
+    asked = [name for name in names if wanted.file in name]
+    for kind in ((".parquet",), ARCHIVES, pictures.SUFFIXES):
+        found = [name for name in asked if name.lower().endswith(kind)]
+        if not found:
+            continue
+        if kind == ARCHIVES and len(found) > 1:
+            raise LoraError(
+                Code.INVALID_FILE,
+                f"{wanted.id} has several archives. Say which with --file: "
+                f"{', '.join(found[:12])}.",
+            )
+        beside = [n for n in asked if n.lower().endswith(SIDE_CARS) or is_table(n)]
+        return found + (beside if kind == pictures.SUFFIXES else [])
+    text = f"{wanted.id} holds no pictures: no parquet files, archives or picture files"
+    hint = f" with {wanted.file!r} in their path" if wanted.file else ""
+    raise LoraError(Code.INVALID_FILE, f"{text}{hint}.")
 
 
 def _weights(names: list[str], part: str, stem: str) -> list[str]:
@@ -155,9 +204,10 @@ def _fetch(wanted: FromHub) -> Fetched:
         picked = chosen([one.relative_to(folder).as_posix() for one in there], wanted)
     else:
         where: dict[str, Any] = {"token": wanted.token or None, "endpoint": wanted.mirror or None}
-        info = HfApi(**where).model_info(
-            wanted.id, revision=wanted.revision or None, files_metadata=True
-        )
+        api = HfApi(**where)
+        look = api.model_info if wanted.kind == "model" else api.dataset_info
+        info = look(wanted.id, revision=wanted.revision or None, files_metadata=True)
+        where["repo_type"] = wanted.kind
         commit = str(info.sha)
         sizes = {one.rfilename: int(one.size or 0) for one in info.siblings or ()}
         picked = chosen(sizes, wanted)
@@ -170,7 +220,7 @@ def _fetch(wanted: FromHub) -> Fetched:
         # Once by the name that was asked for: the cache then knows what that name meant.
         hf_hub_download(wanted.id, picked[0], revision=wanted.revision or None, **where)
         _tell(Advance(done, total, ""))
-    single = len(picked) == 1 and picked[0].endswith(_SUFFIX)
+    single = len(picked) == 1 and picked[0].endswith((_SUFFIX, *ARCHIVES))
     return Fetched(to_text(folder / picked[0] if single else folder), commit)
 
 
@@ -182,7 +232,7 @@ def _cached(wanted: FromHub) -> tuple[Path, str]:
     name = wanted.revision or "main"
     with contextlib.suppress(CacheNotFound):
         for repository in scan_cache_dir().repos:
-            if (repository.repo_type, repository.repo_id) != ("model", wanted.id):
+            if (repository.repo_type, repository.repo_id) != (wanted.kind, wanted.id):
                 continue
             for one in repository.revisions:
                 if name in one.refs or one.commit_hash.startswith(name):
@@ -211,8 +261,8 @@ def _explained(wanted: FromHub, error: Exception) -> LoraError:
         case errors.RepositoryNotFoundError():
             return LoraError(
                 Code.NOT_FOUND,
-                f"The Hub has no model {wanted.id}, or not for you: a private one needs a token in "
-                "HF_TOKEN.",
+                f"The Hub has no {wanted.kind} {wanted.id}, or not for you: a private one needs a "
+                "token in HF_TOKEN.",
             )
         case errors.HFValidationError():
             return LoraError(Code.BAD_REQUEST, f"{wanted.id!r} is no Hub id: that is owner/name.")

@@ -54,6 +54,7 @@ class Import:
         by: str,
         columns: unpacking.Columns,
         table: str = "",  # path of one more table of captions
+        origin: str = "",  # what the source is called, if not by its path
     ) -> None:
         self._store = daemon.store
         self._catalog = catalog
@@ -66,6 +67,7 @@ class Import:
         self._source = source
         self._columns = columns
         self._table = table
+        self._origin = origin
         self._tables = Tables()
         self.watchers: list[Progress] = []
         self._known: dict[str, sqlite3.Row] = {}
@@ -138,7 +140,9 @@ class Import:
             loop.call_soon_threadsafe(self._tell, job, done, total, message)
 
         work = asyncio.create_task(
-            asyncio.to_thread(unpacking.unpack, self._source, self.root, self._columns, told)
+            asyncio.to_thread(
+                unpacking.unpack, self._source, self.root, self._columns, told, self._origin
+            )
         )
         try:
             self._warnings += await asyncio.shield(work)

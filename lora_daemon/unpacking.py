@@ -71,8 +71,9 @@ def bare_name(path: Path) -> str:
     return name
 
 
-def unpack(source: Path, target: Path, columns: Columns, told: Told) -> list[str]:
-    """Write what ``source`` holds into the folder ``target``; returns warnings.
+def unpack(source: Path, target: Path, columns: Columns, told: Told, origin: str = "") -> list[str]:
+    """Write what ``source`` holds into the folder ``target``; returns warnings. ``origin``: what
+    the source is called, if not by its path.
 
     Raises LoraError: INVALID_FILE, ALREADY_EXISTS if ``target`` came from elsewhere, STORAGE; and
     whatever ``told`` (files done, in all, message) raises.
@@ -80,7 +81,7 @@ def unpack(source: Path, target: Path, columns: Columns, told: Told) -> list[str
     shown = to_text(source)
     warnings: list[str] = []
     try:
-        _claim(target, shown)
+        _claim(target, origin or shown)
         for done, (total, member) in enumerate(_members(source, columns, warnings), 1):
             told(done, max(total, done), f"unpacking {PurePosixPath(member.name).name}")
             _write(target, member, warnings)

@@ -10,6 +10,7 @@ from textual.message import Message
 from lora_tui.core import words
 from shared import wire
 from shared.errors import LoraError
+from shared.hub_ids import from_hub, is_hub
 
 if TYPE_CHECKING:
     from lora_tui.app import LoraApp
@@ -60,7 +61,7 @@ class Imports:
 
         try:
             result = await self._app.ask(
-                wire.ImportDataset(path=path, name=name),
+                _request(path, name),
                 on_progress=progress,
             )
         except LoraError as error:
@@ -72,6 +73,11 @@ class Imports:
             post(ImportEnded(result, summed(result), False))
         finally:
             self._under_way = False
+
+
+def _request(text: str, name: str) -> wire.ImportDataset:
+    hub = from_hub(text, "dataset") if is_hub(text) else None
+    return wire.ImportDataset(path="" if hub is not None else text, hub=hub, name=name)
 
 
 def summed(result: wire.Imported) -> str:

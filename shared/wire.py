@@ -509,6 +509,18 @@ class Imported(Record, frozen=True, kw_only=True):
     warnings: list[str]
 
 
+class FromHub(Record, frozen=True, kw_only=True):
+    """A model or dataset on the Hugging Face Hub; it is fetched to the Hub library's own cache."""
+
+    id: str  # owner/name
+    revision: str = ""  # a branch, tag or commit; empty: main
+    file: str = ""  # of a repository of single files; empty: its only one
+    kind: Literal["model", "dataset"] = "model"
+    token: str = ""  # empty: what the daemon's machine is logged in with. Never stored
+    mirror: str = ""  # address of another Hub; empty: HF_ENDPOINT, or the Hub itself
+    offline: bool = False  # take what is in the cache, ask nobody
+
+
 class ImportDataset(Request[Imported], frozen=True, kw_only=True, tag="dataset.import"):
     """Read pictures on the daemon's machine; again: only what is new or changed.
 
@@ -519,7 +531,8 @@ class ImportDataset(Request[Imported], frozen=True, kw_only=True, tag="dataset.i
     """
 
     changes: ClassVar[bool] = True
-    path: str
+    path: str = ""
+    hub: FromHub | None = None  # instead of a path: a dataset of pictures, always unpacked
     name: str = ""  # empty: the folder's or file's name
     captions: str = ""  # path of one more table of captions, taken before those in the folder
     text_column: str = ""  # of a table; empty: text, caption or prompt
@@ -943,17 +956,6 @@ class InspectLora(Request[LoraInfo], frozen=True, kw_only=True, tag="lora.inspec
 class RemoveLora(Request[Done], frozen=True, kw_only=True, tag="lora.remove"):
     changes: ClassVar[bool] = True
     lora: str
-
-
-class FromHub(Record, frozen=True, kw_only=True):
-    """A model on the Hugging Face Hub. What is fetched lies in the Hub library's own cache."""
-
-    id: str  # owner/name
-    revision: str = ""  # a branch, tag or commit; empty: main
-    file: str = ""  # of a repository of single files; empty: its only one
-    token: str = ""  # empty: what the daemon's machine is logged in with. Never stored
-    mirror: str = ""  # address of another Hub; empty: HF_ENDPOINT, or the Hub itself
-    offline: bool = False  # take what is in the cache, ask nobody
 
 
 class AddBase(Request[BaseModel], frozen=True, kw_only=True, tag="base.add"):

@@ -174,6 +174,17 @@ async def find_run(client: Client, wanted: str) -> wire.Run:
     return find(sorted(runs, key=lambda run: -run.created), wanted, "run", "id", "name")
 
 
+def hub_options(parser: argparse.ArgumentParser, file: str) -> None:
+    """Options of what may come from the Hub. ``file``: what --file is for."""
+    hub = parser.add_argument_group("from the Hub")
+    hub.add_argument("--revision", default="", help="a branch, tag or commit")
+    hub.add_argument("--file", default="", help=file)
+    hub.add_argument("--mirror", default="", metavar="ADDRESS", help="another Hub (HF_ENDPOINT)")
+    hub.add_argument(
+        "--offline", action="store_true", help="take what was fetched before (HF_HUB_OFFLINE)"
+    )
+
+
 def filter_option(parser: argparse.ArgumentParser) -> None:
     """``--filter``, for commands that take pictures by ``filter_of``."""
     parser.add_argument(

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import get_args
 
-from lora_tui.commands.common import Invocation, Subparsers, command, find_dataset, items, noun
+from lora_tui.commands.common import (
+    Invocation,
+    Subparsers,
+    command,
+    find_dataset,
+    hub_options,
+    items,
+    noun,
+)
 from lora_tui.commands.console import pairs, table
 from lora_tui.core import words
 from shared import wire
-from shared.errors import Exit
+from shared.errors import Code, Exit, LoraError
+from shared.hub_ids import from_hub, is_hub
 
 
 def add(subparsers: Subparsers) -> None:
@@ -22,13 +31,14 @@ def add(subparsers: Subparsers) -> None:
         "  lora-tui dataset import ~/dragons\n"
         "  lora-tui dataset import ~/dragons --name dragons   # again: only what changed\n"
         "  lora-tui dataset import pokemon.parquet --text-column en_text\n"
+        "  lora-tui dataset import hf:lambdalabs/pokemon-blip-captions\n"
         "  lora-tui dataset import ~/dragons --captions meta_cap.json",
     )
     take.add_argument(
         "path",
         metavar="PATH",
         help="on the daemon's machine: a folder (by reference), or a .zip, .tar, .parquet or "
-        ".arrow file (unpacked into the workspace)",
+        ".arrow file (unpacked into the workspace); hf:OWNER/NAME is a dataset of the Hub",
     )
     take.add_argument(
         "--captions",
@@ -41,6 +51,7 @@ def add(subparsers: Subparsers) -> None:
     take.add_argument("--image-column", metavar="NAME", default="", help="a table's pictures")
     take.add_argument("--copy", action="store_true", help="copy the pictures into the workspace")
     take.add_argument("--name", default="", help="call it so; else as the folder is called")
+    hub_options(take, "only files whose path has this in it, such as data/train")
     command(verbs, "list", list_them, "list the datasets")
     show = command(verbs, "show", show_it, "show a dataset: counts, problems")
     show.add_argument("dataset", metavar="DATASET")
@@ -68,11 +79,21 @@ def add(subparsers: Subparsers) -> None:
 
 
 async def import_it(call: Invocation) -> Exit:
-    path = call.daemon_path(call.args.path)
+    args = call.args
+    hub: wire.FromHub | None = None
+    if is_hub(args.path):
+        hub = from_hub(
+            args.path, "dataset", revision=args.revision, file=args.file, mirror=args.mirror,
+            offline=args.offline,
+        )  # fmt: skip
+        if hub is None:
+            raise LoraError(Code.BAD_REQUEST, f"{args.path!r} is no Hub id: that is owner/name.")
+    path = "" if hub is not None else call.daemon_path(args.path)
     async with call.client() as client:
         imported = await client.call(
             wire.ImportDataset(
                 path=path,
+                hub=hub,
                 name=call.args.name,
                 captions=call.daemon_path(call.args.captions) if call.args.captions else "",
                 text_column=call.args.text_column,

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import re
 import sys
 from pathlib import Path
 
 from lora_tui.commands import process
-from lora_tui.commands.common import Invocation, Subparsers, base_path, command, find, noun
+from lora_tui.commands.common import (
+    Invocation,
+    Subparsers,
+    base_path,
+    command,
+    find,
+    hub_options,
+    noun,
+)
 from lora_tui.commands.console import pairs, table
 from lora_tui.core import bases, words
 from shared import wire
 from shared.errors import Code, Exit, LoraError
 from shared.filenames import to_text
+from shared.hub_ids import from_hub
 from shared.lora_orders import Packed, PackOrder
 
-_HUB = re.compile(r"(?:hf:)?(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
 _OBJECTIVES = wire.Objective.__args__  # type: ignore[attr-defined]
 
 
@@ -41,13 +47,7 @@ def add(subparsers: Subparsers) -> None:
         choices=_OBJECTIVES,
         help="what it predicts, where it does not say so itself",
     )
-    hub = take.add_argument_group("from the Hub")
-    hub.add_argument("--revision", default="", help="a branch, tag or commit")
-    hub.add_argument("--file", default="", help="one of several models in a repository")
-    hub.add_argument("--mirror", default="", metavar="ADDRESS", help="another Hub (HF_ENDPOINT)")
-    hub.add_argument(
-        "--offline", action="store_true", help="take what was fetched before (HF_HUB_OFFLINE)"
-    )
+    hub_options(take, "one of several models in a repository")
     inspect = command(verbs, "inspect", inspect_it, "say what a base is, and what it lacks")
     inspect.add_argument("model", metavar="NAME|PATH")
     export = command(
@@ -113,20 +113,16 @@ async def add_it(call: Invocation) -> Exit:
 def _request(call: Invocation) -> wire.AddBase:
     args = call.args
     here = not call.remote and Path(args.what).expanduser().exists()
-    match = None if here else _HUB.fullmatch(args.what)
-    if match is None or args.what.startswith((".", "~", "/")):
+    found = None
+    if not here and not args.what.startswith((".", "~", "/")):
+        found = from_hub(
+            args.what, revision=args.revision, file=args.file, mirror=args.mirror,
+            offline=args.offline,
+        )  # fmt: skip
+    if found is None:
         path = call.daemon_path(args.what)
         return wire.AddBase(path=path, name=args.name, predicts=args.predicts)
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    hub = wire.FromHub(
-        id=match["id"],
-        revision=args.revision or match["revision"] or "",
-        file=args.file,
-        token=os.environ.get("HF_TOKEN", ""),
-        mirror=args.mirror or os.environ.get("HF_ENDPOINT", ""),
-        offline=args.offline or offline,
-    )
-    return wire.AddBase(hub=hub, name=args.name, predicts=args.predicts)
+    return wire.AddBase(hub=found, name=args.name, predicts=args.predicts)
 
 
 def _asked(call: Invocation, base: wire.BaseModel) -> wire.Objective | None:

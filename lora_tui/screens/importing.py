@@ -68,8 +68,9 @@ class Import(Dialog[str | None]):
             window.border_subtitle = "enter: import · tab: complete · esc: leave"
             yield Static(
                 "A folder on the daemon's machine: its pictures stay where they are. Or a .zip, "
-                ".tar, .parquet or .arrow file: it is unpacked. Captions are read from .txt or "
-                ".caption files, metadata.jsonl, metadata.csv, or kohya's meta_*.json.",
+                ".tar, .parquet or .arrow file, or hf:owner/name of the Hub: it is unpacked. "
+                "Captions are read from .txt or .caption files, metadata.jsonl, metadata.csv, or "
+                "kohya's meta_*.json.",
                 markup=False,
                 classes="lead",
             )

@@ -52,7 +52,7 @@ class Hub:
         if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
             return self._send(request, 401, {"X-Error-Code": "RepoNotFound"}, b"", body)
         parts = path.strip("/").split("/")
-        if parts[:2] == ["api", "models"]:
+        if parts[:2] in (["api", "models"], ["api", "datasets"]):
             name, rest = "/".join(parts[2:4]), parts[4:]
             if name not in self.files:
                 return self._send(request, 404, {"X-Error-Code": "RepoNotFound"}, b"", body)
@@ -62,6 +62,8 @@ class Hub:
             siblings = [{"rfilename": one, "size": len(data)} for one, data in files.items()]
             answer = {"id": name, "sha": COMMIT, "siblings": siblings, "tags": []}
             return self._send(request, 200, {}, json.dumps(answer).encode(), body)
+        if parts[0] == "datasets":
+            parts = parts[1:]
         name, file = "/".join(parts[:2]), "/".join(parts[4:])
         data = self.files.get(name, {}).get(file)
         if data is None:

@@ -11,9 +11,11 @@ from lora_daemon.families import SD1
 from lora_daemon.hub import chosen
 from shared import wire
 from shared.errors import Code, LoraError
+from shared.hub_ids import from_hub
 from shared.wire import FromHub
 from tests.daemon.fake_hub import COMMIT, Hub
 from tests.daemon.house import House, hollow_base
+from tests.daemon.process import pictures
 
 
 @pytest.fixture
@@ -121,3 +123,60 @@ def test_of_several_files_one_must_be_named() -> None:
 def test_the_families_parts_are_all_fetched() -> None:
     names = [f"{part}/config.json" for part in SD1.parts] + ["model_index.json"]
     assert set(chosen(names, FromHub(id="a/b"))) == set(names)
+
+
+def _parquet(folder: Path) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pictures(folder / "source", 3)
+    files = sorted((folder / "source").glob("*.png"))
+    images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    texts = [f"a drawing of {file.stem}" for file in files]
+    pq.write_table(pa.table({"image": images, "text": texts}), folder / "train.parquet")
+    return (folder / "train.parquet").read_bytes()
+
+
+async def test_a_dataset_of_the_hub_becomes_a_dataset_here_and_is_fetched_once(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    files = {"data/train-00000-of-00001.parquet": _parquet(tmp_path), "README.md": b"#"}
+    several = {"a.zip": b"", "b.zip": b""}
+    with Hub({"me/pics": files, "me/zips": several, "me/text": {"a.csv": b""}}).served() as hub:
+
+        async def taken(name: str, **more: object) -> wire.Imported:
+            options: dict[str, object] = {"mirror": hub.address, "kind": "dataset", **more}
+            wanted = FromHub(id=name, **options)  # type: ignore[arg-type]
+            return await house.call(wire.ImportDataset(hub=wanted))
+
+        first = await taken("me/pics")
+        assert (first.dataset.name, first.added, first.dataset.empty) == ("pics", 3, 0)
+        assert not any("README" in asked for asked in hub.asked)
+        again = await taken("me/pics", offline=True)
+        assert (again.dataset.id, again.added, again.updated) == (first.dataset.id, 0, 0)
+        for name, said in (
+            ("me/zips", "Say which"),
+            ("me/text", "no pictures"),
+            ("me/x", "no da"),
+        ):
+            with pytest.raises(LoraError, match=said):
+                await taken(name)
+        with pytest.raises(LoraError, match="in their path"):
+            await taken("me/pics", file="test")
+
+
+@pytest.mark.parametrize(
+    ("typed", "name", "revision"),
+    [
+        ("hf:me/pics", "me/pics", ""),
+        ("me/pics@v2", "me/pics", "v2"),
+        ("https://huggingface.co/datasets/me/pics", "me/pics", ""),
+        ("hf:nobody", None, ""),
+        ("/a/b", None, ""),
+    ],
+)
+def test_what_people_type_for_the_hub(typed: str, name: str | None, revision: str) -> None:
+    found = from_hub(typed, "dataset")
+    assert (found and (found.id, found.revision)) == (name and (name, revision))
