@@ -17,7 +17,7 @@ from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
 from shared.wire import BaseModel, Objective
 
-STARTER = "starter"
+_PACKAGE = Path(__file__).parent
 
 _base = msgspec.msgpack.Decoder(BaseModel).decode
 
@@ -90,13 +90,13 @@ class Bases:
         return await self.find(request.base)
 
     async def remove(self, context: Context, request: wire.RemoveBase) -> wire.Done:
-        """Raises LoraError: NOT_FOUND, WRONG_STATE for the starter."""
-        names = [base.name for base in self.all()]
-        if request.base not in names:
-            raise not_found("base", request.base, names)
-        if request.base == STARTER:
+        """Raises LoraError: NOT_FOUND, WRONG_STATE for what comes with lora-tui."""
+        known = {base.name: base for base in self.all()}
+        if request.base not in known:
+            raise not_found("base", request.base, known)
+        if Path(typed(known[request.base].path)).is_relative_to(_PACKAGE):
             raise LoraError(
-                Code.WRONG_STATE, "The starter comes with lora-tui and cannot be removed."
+                Code.WRONG_STATE, f"{request.base} comes with lora-tui and cannot be removed."
             )
         with self._store.change(context.by) as change:
             change.execute("DELETE FROM bases WHERE name = ?", (request.base,))

@@ -111,7 +111,7 @@ class Steady:
             ]
             return replace(answer, devices=[_device(NOW)], warnings=[], clients=others)
         if isinstance(answer, wire.MixView) and answer.seconds:
-            return replace(answer, seconds=0.9)
+            return replace(answer, seconds=1.2)
         if isinstance(answer, wire.Series):
             points = [replace_point(point) for point in answer.points]
             return wire.Series(points=points)
@@ -186,7 +186,7 @@ async def mix(client: Client, folder: Path) -> None:
     """A style as well, and both LoRAs in the live mix."""
     await client.call(wire.ImportDataset(path=str(folder), name="pencil"))
     text = (ROOT / "configs" / "demo.toml").read_text()
-    few = ["training.max_steps=80", "schedule.warmup_steps=10"]
+    few = ["training.max_steps=80", "schedule.warmup_steps=10", "output.name=pencil"]
     made = recipe.parse(text, ["dataset.name=pencil", *few])
     made = replace(made, sample=replace(made.sample, prompts=[]))
     await finished(client, (await client.call(wire.StartRun(recipe=recipe.dump(made)))).id)
@@ -227,11 +227,16 @@ async def draw(client: Client, into: Path, folder: Path) -> None:
         await save(pilot, app, into / "library.svg")
         await mix(client, folder)
         await pilot.press("g", "m")
-        for key in ("down", "right", "right", "up", "left"):
-            await painted(pilot, app)
-            await pilot.press(key)
-        await painted(pilot, app)
+        await turn(pilot, app)
         await save(pilot, app, into / "mixer.svg")
+
+
+async def turn(pilot: Pilot[Any], app: LoraApp) -> None:
+    """Try a few weights, so that the strip is not empty."""
+    for key in ("right", "right", "down", "left", "left"):
+        await painted(pilot, app)
+        await pilot.press(key)
+    await painted(pilot, app)
 
 
 async def painted(pilot: Pilot[Any], app: LoraApp) -> None:
@@ -239,8 +244,10 @@ async def painted(pilot: Pilot[Any], app: LoraApp) -> None:
     while True:
         await pilot.pause(0.2)
         mixer: Any = app.screen
-        view = mixer._view
-        if view is not None and view.stage == "done" and view.rev == mixer._desk.mix.rev:
+        view, desk = mixer._view, mixer._desk
+        if view is None or desk.spec != desk.mix.spec:
+            continue
+        if view.stage == "done" and view.rev == desk.mix.rev:
             return
 
 

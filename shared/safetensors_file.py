@@ -20,6 +20,7 @@ from shared.errors import Code, LoraError
 from shared.files import publish
 
 MAX_HEADER = 100_000_000  # bytes; the reference implementation's own limit
+_PICKLES = (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")  # each protocol's first bytes
 SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2,
     "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
@@ -118,29 +119,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 def _read_header(file: BinaryIO, path: Path) -> Header:
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
-    if start[:4] == b"PK\x03\x04" or start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04"):
-        raise _wrong(
-            path,
-            "is a pickle, which can run any program when opened, so lora-tui does not open it. "
-            "Convert it to .safetensors with the tool it came from",
-        )
-    if start.lstrip()[:1] == b"<" and start[7:8] != b"\0":  # no length ends in anything else
-        raise _wrong(
-            path,
-            "is a web page, saved under the name of a model: the download was refused, or wants "
-            "you to log in first. Download it again",
-        )
-    if start == b"version ":
-        raise _wrong(path, "is a Git LFS pointer, not the file itself. Fetch it with git lfs pull")
-    if len(start) < 8:
-        raise _wrong(path, f"is only {size} bytes long, too short for a safetensors file")
-    (length,) = struct.unpack("<Q", start)
-    if length > MAX_HEADER or length > size - 8:
-        raise _wrong(
-            path,
-            f"is not a safetensors file, or was cut short: its header claims {length} bytes, "
-            f"the file has {size}",
-        )
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > MAX_HEADER or length > size - 8:
+        raise _wrong(path, _instead(start, size))
     try:
         header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
@@ -161,6 +142,28 @@ def _read_header(file: BinaryIO, path: Path) -> Header:
         what = "was cut short" if 8 + length + reached > size else "has bytes after its end"
         raise _wrong(path, f"{what}: {8 + length + reached} bytes expected, {size} found")
     return Header(tensors, metadata, 8 + length, size)
+
+
+def _instead(start: bytes, size: int) -> str:
+    """What a file is that does not begin with the length of a header that it holds."""
+    if start[:4] == b"PK\x03\x04" or start[:2] in _PICKLES:
+        return (
+            "is a pickle, which can run any program when opened, so lora-tui does not open it. "
+            "Convert it to .safetensors with the tool it came from"
+        )
+    if start.lstrip()[:1] == b"<":
+        return (
+            "is a web page, saved under the name of a model: the download was refused, or wants "
+            "you to log in first. Download it again"
+        )
+    if start == b"version ":
+        return "is a Git LFS pointer, not the file itself. Fetch it with git lfs pull"
+    if len(start) < 8:
+        return f"is only {size} bytes long, too short for a safetensors file"
+    return (
+        "is not a safetensors file, or was cut short: its header claims "
+        f"{int.from_bytes(start, 'little')} bytes, the file has {size}"
+    )
 
 
 def _tensor_info(path: Path, name: str, entry: Any) -> TensorInfo:

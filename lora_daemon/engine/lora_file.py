@@ -73,11 +73,14 @@ def load(path: Path, base: Base) -> Weights:
             unplaced.append(one.module.name)
         else:
             modules.append(_placed(path, base, place, one))
-    if not modules:
+    unets = [name for name in unplaced if name.startswith(("lora_unet_", "unet."))]
+    # SDXL's first text encoder has the shape of SD 1.x's: that alone is no kinship.
+    if not modules or (unets and all(module.network != "unet" for module in modules)):
+        lost = unets or unplaced
         raise wrong(
             path,
-            f"does not belong on this base ({base.family.title}): of its {len(unplaced)} modules, "
-            f"such as {unplaced[-1]}, the base has none",
+            f"does not belong on this base ({base.family.title}): of its {len(lost)} modules, "
+            f"such as {lost[-1]}, the base has none",
         )
     if not any(module.scale for module in modules):
         raise wrong(path, "would do nothing: every alpha in it is 0. Set it to the rank, or resize")

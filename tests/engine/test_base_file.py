@@ -156,9 +156,10 @@ def test_a_lora_given_as_a_base_is_told_apart(tmp_path: Path) -> None:
 
 def test_a_pickle_a_web_page_a_pointer_and_a_torn_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
-    path.write_bytes(pickle.dumps({"state_dict": {}}, protocol=2))
-    with pytest.raises(LoraError, match=r"pickle.*Convert it to \.safetensors"):
-        open_file(path)
+    for protocol in (2, 3, 4, 5):
+        path.write_bytes(pickle.dumps({"state_dict": {}}, protocol=protocol))
+        with pytest.raises(LoraError, match=r"pickle.*Convert it to \.safetensors"):
+            open_file(path)
     torch.save({"state_dict": {}}, path)
     with pytest.raises(LoraError, match="pickle"):
         open_file(path)

@@ -123,6 +123,21 @@ def test_a_written_lora_does_on_the_base_what_the_trained_one_did(
     assert torch.equal(_predicted(base), plain) and not torch.allclose(learnt, plain, atol=1e-3)
 
 
+def test_a_lora_of_another_family_is_refused_though_a_text_encoder_would_fit(
+    base: Base, loaded: dict[str, Base], tmp_path: Path
+) -> None:
+    rows = []
+    for network, names in (("unet", loaded["sdxl"].unet_names), ("text_encoder", {})):
+        for path, name in (names or loaded["sdxl"].text_names).items():
+            shape = getattr(loaded["sdxl"], network).get_submodule(path).weight.shape
+            wide = (1,) * len(shape[2:])
+            rows.append((name, torch.ones(2, *shape[1:]), torch.ones(shape[0], 2, *wide)))
+    lora_file.save(tmp_path / "xl.safetensors", rows, 2.0, {})
+    assert not lora_file.load(tmp_path / "xl.safetensors", loaded["sdxl"]).unplaced
+    with pytest.raises(LoraError, match=r"does not belong on this base \(Stable Diffusion 1\.x\)"):
+        lora_file.load(tmp_path / "xl.safetensors", base)
+
+
 @torch.no_grad()
 def _predicted(base: Base) -> Tensor:
     return base.denoise(_noisy(), torch.tensor([500]), base.encode_text("a thing"))

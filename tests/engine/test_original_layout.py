@@ -28,6 +28,28 @@ def test_the_originals_have_as_many_tensors_as_the_published_files(
     assert len(originals["sdxl"]) == 2515 - 2
 
 
+@pytest.mark.parametrize(
+    ("family", "weights"),
+    [
+        (SD1, {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}),
+        (SD2, {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840}),
+        (
+            SDXL,
+            {
+                "unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480,
+                "text_encoder_2": 694_659_840,
+            },
+        ),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)  # fmt: skip
+def test_our_configurations_are_of_the_published_sizes(
+    family: Family, weights: dict[str, int]
+) -> None:
+    found = {name: full_size.tensors(family, name).values() for name in family.parts}
+    assert {name: sum(map(Tensor.numel, all_)) for name, all_ in found.items()} == weights
+
+
 def test_known_names_are_where_the_original_code_has_them(
     originals: dict[str, dict[str, Tensor]],
 ) -> None:

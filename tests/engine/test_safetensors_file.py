@@ -135,3 +135,12 @@ def test_random_damage_never_escapes_the_reader(tmp_path: Path) -> None:
         else:
             ends = [tensor.end for tensor in header.tensors.values()]
             assert max(ends) + header.data_start == len(good)
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0480, 60 + 256, 0x0D20])
+def test_a_header_whose_length_begins_like_something_else_is_read(
+    length: int, tmp_path: Path
+) -> None:
+    """640 bytes are the first two of a pickle, 316 begin with the < of a web page."""
+    text = json.dumps(GOOD).encode().ljust(length)
+    assert read_header(_file(tmp_path / "f", text)).tensors.keys() == {"a"}
