@@ -28,6 +28,7 @@ from shared.files import publish
 
 JOURNAL_KEPT = 20_000  # events; older ones are pruned and late clients get a snapshot
 EFFECTS_KEPT = 7 * 24 * 3600.0  # seconds a retry is recognised
+JOURNAL_BYTES = 64 * 1024 * 1024  # that SQLite's own journal keeps on the disk after a large change
 PATIENCE = 30.0  # seconds that one connection waits for another
 
 R = TypeVar("R")
@@ -79,6 +80,9 @@ class Store:
             # WAL needs shared memory between processes' views of the file: not safe on NFS & co.
             mode = "DELETE" if is_network(database.parent) else "WAL"
             self._connection.execute(f"PRAGMA journal_mode = {mode}")
+            self._connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
+            if mode == "DELETE":  # else what does not fit the cache would lock out all reading
+                self._connection.execute("PRAGMA cache_spill = OFF")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._migrate()
