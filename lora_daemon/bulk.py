@@ -26,7 +26,7 @@ from lora_daemon import bulk_process, sidecars
 from lora_daemon.captions import Writer, new_op
 from lora_daemon.catalog import MOST_LISTED, PAGE_BYTES, Catalog, caption_of
 from lora_daemon.service import Context, Daemon
-from lora_daemon.store import Change
+from lora_daemon.store import Change, explained
 from lora_daemon.views import Views
 from shared import edits, wire
 from shared.errors import Code, LoraError
@@ -82,10 +82,7 @@ class Bulk:
             longest=sidecars.MAX_CAPTION,
         )
         try:
-            if len(rows) > FEW or any(isinstance(e, edits.ReplaceRegex) for e in request.edits):
-                counts = await _work_out(question, context)
-            else:
-                counts = await asyncio.to_thread(bulk_process.answer, question, lambda _: None)
+            counts = await _work_out(question, context)
         except BaseException:
             target.unlink(missing_ok=True)
             raise
@@ -193,6 +190,8 @@ class Bulk:
             total = await asyncio.to_thread(_reversed, str(target), database, op, redo)
             found = Preview(op["dataset"], op["what"], target, total)
             undone = await self._store.aside(context.by, work, target)
+        except sqlite3.Error as error:
+            raise explained(error, target) from None
         finally:
             target.unlink(missing_ok=True)
         if undone is None:
@@ -366,6 +365,16 @@ def _nothing_left(what: str, edited: wire.Edited) -> LoraError:
 
 
 async def _work_out(question: bulk_process.Question, context: Context) -> bulk_process.Counts:
+    regex = any(isinstance(edit, edits.ReplaceRegex) for edit in question.edits)
+    if regex or len(question.rows) > FEW:
+        return await _in_process(question, context)
+    try:
+        return await asyncio.to_thread(bulk_process.answer, question, lambda _: None)
+    except sqlite3.Error as error:
+        raise explained(error, Path(question.target)) from None
+
+
+async def _in_process(question: bulk_process.Question, context: Context) -> bulk_process.Counts:
     total = len(question.rows)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", bulk_process.__name__,

@@ -89,7 +89,7 @@ class Store:
             self._reader = _connected(database)
             self._reader.execute("PRAGMA query_only = ON")
         except sqlite3.Error as error:
-            raise _explained(error, database) from None
+            raise explained(error, database) from None
         self._turn = threading.RLock()  # of whoever changes something
         self._changing = 0  # the thread that does
         self._aside = asyncio.Lock()
@@ -139,7 +139,7 @@ class Store:
         try:
             return (self._connection if inside else self._reader).execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise _explained(error, self.database) from None
+            raise explained(error, self.database) from None
 
     @contextmanager
     def change(self, by: str) -> Iterator[Change]:
@@ -186,7 +186,7 @@ class Store:
         try:
             self._connection.execute("ATTACH ? AS aside", (str(database),))
         except sqlite3.Error as error:
-            raise _explained(error, database) from None
+            raise explained(error, database) from None
         try:
             yield
         finally:
@@ -198,7 +198,7 @@ class Store:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
             except sqlite3.Error as error:
-                raise _explained(error, self.database) from None
+                raise explained(error, self.database) from None
             self._changing = threading.get_ident()
             change = Change(self._connection, by, self._head)
             try:
@@ -206,7 +206,7 @@ class Store:
                 self._connection.execute("COMMIT")
             except sqlite3.Error as error:
                 self._roll_back()
-                raise _explained(error, self.database) from None
+                raise explained(error, self.database) from None
             except BaseException:
                 self._roll_back()
                 raise
@@ -329,7 +329,7 @@ _ADVICE = {
 }
 
 
-def _explained(error: sqlite3.Error, database: Path) -> Exception:
+def explained(error: sqlite3.Error, database: Path) -> Exception:
     """The error in words if the disk is to blame; else the error itself, a fault of ours."""
     advice = _ADVICE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
     if advice is None:
