@@ -16,23 +16,22 @@ import sqlite3
 import sys
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from lora_daemon import bulk_process, sidecars
-from lora_daemon.captions import Writer, new_op
+from lora_daemon.bulk_changes import Changes
+from lora_daemon.captions import Writer
 from lora_daemon.catalog import MOST_LISTED, PAGE_BYTES, Catalog, caption_of
 from lora_daemon.service import Context, Daemon
-from lora_daemon.store import Change
+from lora_daemon.store import Change, explained
 from lora_daemon.views import Views
 from shared import edits, wire
 from shared.errors import Code, LoraError
 
 KEPT = 8  # previews; of 100 000 captions each takes some 40 MB in the cache
-TOLD = 100  # captions left alone that an answer names
 FEW = 2_000  # captions that are worked out in a thread, which is sooner ready than a process
 STUCK = 10.0  # seconds on a few captions until a regular expression is given up
 
@@ -55,6 +54,7 @@ class Bulk:
         self._catalog = catalog
         self._views = views
         self._writer = writer
+        self._changes = Changes(self._store, catalog)
         self._folder = daemon.workspace.cache / "edits"
         self._previews: OrderedDict[str, Preview] = OrderedDict()
 
@@ -82,10 +82,7 @@ class Bulk:
             longest=sidecars.MAX_CAPTION,
         )
         try:
-            if len(rows) > FEW or any(isinstance(e, edits.ReplaceRegex) for e in request.edits):
-                counts = await _work_out(question, context)
-            else:
-                counts = await asyncio.to_thread(bulk_process.answer, question, lambda _: None)
+            counts = await _work_out(question, context)
         except BaseException:
             target.unlink(missing_ok=True)
             raise
@@ -155,9 +152,9 @@ class Bulk:
 
         def work(change: Change) -> tuple[wire.Edited, list[str]]:
             self._catalog.row(found.dataset)
-            edited = self._make(change, found, None)
+            edited = self._changes.make(change, found.dataset, found.what, found.total)
             self._store.remember(change, context.key, edited)
-            return edited, self._texts()
+            return edited, self._changes.texts()
 
         edited, texts = await self._store.aside(context.by, work, found.changes)
         self._writer.enqueue(*texts)
@@ -169,7 +166,7 @@ class Bulk:
         database = _read_only(self._store.database)
 
         def work(change: Change) -> tuple[wire.Undone, list[str]] | None:
-            edited = self._make(change, found, op["op"])
+            edited = self._changes.make(change, op["dataset"], op["what"], total, undoes=op["op"])
             done = 0 if redo else 1
             change.execute(
                 "UPDATE ops SET undone = ? WHERE op = ?", (done if edited.changed else 2, op["op"])
@@ -179,20 +176,21 @@ class Bulk:
                 return None
             (first,) = self._store.query("SELECT item FROM aside.changes ORDER BY place LIMIT 1")
             answer = wire.Undone(
-                item=self._catalog.item(found.dataset, first["item"]),
+                item=self._catalog.item(op["dataset"], first["item"]),
                 what=op["what"],
                 changed=edited.changed,
                 conflicts=edited.conflicts,
                 kept=edited.kept,
             )
             self._store.remember(change, context.key, answer)
-            return answer, self._texts()
+            return answer, self._changes.texts()
 
         conflicts = list[wire.Edited]()
         try:
             total = await asyncio.to_thread(_reversed, str(target), database, op, redo)
-            found = Preview(op["dataset"], op["what"], target, total)
             undone = await self._store.aside(context.by, work, target)
+        except sqlite3.Error as error:
+            raise explained(error, target) from None
         finally:
             target.unlink(missing_ok=True)
         if undone is None:
@@ -200,91 +198,6 @@ class Bulk:
         answer, texts = undone
         self._writer.enqueue(*texts)
         return answer
-
-    def _make(self, change: Change, found: Preview, undoes: int | None) -> wire.Edited:
-        """Give every caption of ``aside.changes`` its new text and state, but for those that have
-        been changed since."""
-        query = self._store.query
-        ((changed,),) = query(f"SELECT count(*) FROM aside.changes c JOIN items i ON {_SAME}")
-        kept = self._left_alone() if changed < found.total else []
-        if changed:
-            op = new_op(change, found.dataset, found.what, undoes=undoes)
-            values = {"by": change.by, "at": change.at, "op": op, "dataset": found.dataset}
-            states = query("SELECT 1 FROM aside.changes WHERE new_state <> state LIMIT 1")
-            change.execute(_REVISE, values)
-            with _without_triggers(change):
-                change.execute(_UPDATE.format(state="state = c.new_state," * bool(states)), values)
-            change.execute("DELETE FROM counts WHERE dataset = :dataset", values)
-            change.execute(_COUNT, values)
-            change.emit(
-                wire.CaptionsChanged(dataset=found.dataset, changed=changed, what=found.what)
-            )
-            change.emit(wire.DatasetChanged(dataset=self._catalog.dataset(found.dataset)))
-        return wire.Edited(
-            what=found.what, changed=changed, conflicts=found.total - changed, kept=kept
-        )
-
-    def _texts(self) -> list[str]:
-        """Items of ``aside.changes`` whose files are to follow."""
-        rows = self._store.query("SELECT item FROM aside.changes WHERE new_text <> text")
-        return [row["item"] for row in rows]
-
-    def _left_alone(self) -> list[wire.Kept]:
-        """Captions of ``aside.changes`` that have been changed since."""
-        rows = self._store.query(
-            "SELECT i.*, c.new_text, c.new_state FROM aside.changes c JOIN items i"
-            f" ON i.id = c.item WHERE i.rev <> c.rev ORDER BY c.place LIMIT {TOLD}"
-        )
-        return [
-            wire.Kept(
-                item=row["id"],
-                name=row["name"],
-                current=caption_of(row),
-                text=row["new_text"],
-                state=row["new_state"],
-            )
-            for row in rows
-        ]
-
-
-_SAME = "i.rowid = c.row AND i.id = c.item AND i.rev = c.rev"
-_REVISE = (
-    "INSERT INTO revisions (item, rev, text, state, source, by, at, op)"
-    " SELECT i.id, i.rev + 1, c.new_text, c.new_state, c.source, :by, :at, :op"
-    f" FROM aside.changes c JOIN items i ON {_SAME} ORDER BY i.id"
-)
-# What the triggers of items do for one row, at once for many: in a fifth of the time.
-_TAGS = (
-    "',' || replace(replace(trim("
-    "replace(replace(replace(replace(replace(replace(lower(c.new_text),"
-    " char(13), ' '), char(9), ' '), char(10), ','), '    ', ' '), '  ', ' '), '  ', ' ')"
-    "), ', ', ','), ' ,', ',') || ','"
-)
-_UPDATE = (
-    "UPDATE items AS i SET {state} text = c.new_text, source = c.source, by = :by, at = :at,"
-    " rev = c.rev + 1,"
-    " pending = CASE WHEN i.text = c.new_text THEN i.pending ELSE 1 END,"
-    " tokens = CASE WHEN i.text = c.new_text THEN i.tokens END,"
-    f" tags = {_TAGS}"
-    f" FROM aside.changes c WHERE {_SAME}"
-)
-_COUNT = (
-    "INSERT INTO counts SELECT dataset, state, count(*), sum(text = ''), sum(problem <> '')"
-    " FROM items NOT INDEXED WHERE dataset = :dataset GROUP BY state"
-)
-
-
-@contextlib.contextmanager
-def _without_triggers(change: Change) -> Iterator[None]:
-    """Part of the transaction like all else: a kill leaves the triggers as they were."""
-    triggers = change.execute(
-        "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'items'"
-    ).fetchall()
-    for name, _ in triggers:
-        change.execute(f"DROP TRIGGER {name}")
-    yield
-    for _, sql in triggers:
-        change.execute(sql)
 
 
 def _page(found: Preview, database: Path, offset: int, limit: int) -> wire.Differences:
@@ -366,6 +279,16 @@ def _nothing_left(what: str, edited: wire.Edited) -> LoraError:
 
 
 async def _work_out(question: bulk_process.Question, context: Context) -> bulk_process.Counts:
+    regex = any(isinstance(edit, edits.ReplaceRegex) for edit in question.edits)
+    if regex or len(question.rows) > FEW:
+        return await _in_process(question, context)
+    try:
+        return await asyncio.to_thread(bulk_process.answer, question, lambda _: None)
+    except sqlite3.Error as error:
+        raise explained(error, Path(question.target)) from None
+
+
+async def _in_process(question: bulk_process.Question, context: Context) -> bulk_process.Counts:
     total = len(question.rows)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", bulk_process.__name__,

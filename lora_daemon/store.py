@@ -28,6 +28,7 @@ from shared.files import publish
 
 JOURNAL_KEPT = 20_000  # events; older ones are pruned and late clients get a snapshot
 EFFECTS_KEPT = 7 * 24 * 3600.0  # seconds a retry is recognised
+JOURNAL_BYTES = 64 * 1024 * 1024  # that SQLite's own journal keeps on the disk after a large change
 PATIENCE = 30.0  # seconds that one connection waits for another
 
 R = TypeVar("R")
@@ -79,13 +80,16 @@ class Store:
             # WAL needs shared memory between processes' views of the file: not safe on NFS & co.
             mode = "DELETE" if is_network(database.parent) else "WAL"
             self._connection.execute(f"PRAGMA journal_mode = {mode}")
+            self._connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
+            if mode == "DELETE":  # else what does not fit the cache would lock out all reading
+                self._connection.execute("PRAGMA cache_spill = OFF")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._migrate()
             self._reader = _connected(database)
             self._reader.execute("PRAGMA query_only = ON")
         except sqlite3.Error as error:
-            raise _explained(error, database) from None
+            raise explained(error, database) from None
         self._turn = threading.RLock()  # of whoever changes something
         self._changing = 0  # the thread that does
         self._aside = asyncio.Lock()
@@ -135,7 +139,7 @@ class Store:
         try:
             return (self._connection if inside else self._reader).execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise _explained(error, self.database) from None
+            raise explained(error, self.database) from None
 
     @contextmanager
     def change(self, by: str) -> Iterator[Change]:
@@ -182,7 +186,7 @@ class Store:
         try:
             self._connection.execute("ATTACH ? AS aside", (str(database),))
         except sqlite3.Error as error:
-            raise _explained(error, database) from None
+            raise explained(error, database) from None
         try:
             yield
         finally:
@@ -194,7 +198,7 @@ class Store:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
             except sqlite3.Error as error:
-                raise _explained(error, self.database) from None
+                raise explained(error, self.database) from None
             self._changing = threading.get_ident()
             change = Change(self._connection, by, self._head)
             try:
@@ -202,7 +206,7 @@ class Store:
                 self._connection.execute("COMMIT")
             except sqlite3.Error as error:
                 self._roll_back()
-                raise _explained(error, self.database) from None
+                raise explained(error, self.database) from None
             except BaseException:
                 self._roll_back()
                 raise
@@ -325,7 +329,7 @@ _ADVICE = {
 }
 
 
-def _explained(error: sqlite3.Error, database: Path) -> Exception:
+def explained(error: sqlite3.Error, database: Path) -> Exception:
     """The error in words if the disk is to blame; else the error itself, a fault of ours."""
     advice = _ADVICE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
     if advice is None:

@@ -74,6 +74,7 @@ class BulkEdit(Dialog[wire.Edited | None]):
         self._title = title
         self._choice = CHOICES[0]
         self._preview: wire.EditPreview | None = None
+        self._previewed = ask  # what it answers
         self._shown: dict[int, wire.Difference] = {}
         self._timer: Timer | None = None
         self._applying = False
@@ -109,7 +110,7 @@ class BulkEdit(Dialog[wire.Edited | None]):
 
     def on_mount(self) -> None:
         self.kinds.show(len(CHOICES), lambda i: [CHOICES[i].label], cursor=0)
-        self.kinds.focus()
+        self.set_focus(self.kinds)  # now: a later focus would take the keys of a field
         self._chosen(CHOICES[0])
 
     # ── which edit ──────────────────────────────────────────────────────────────────────────────
@@ -185,7 +186,7 @@ class BulkEdit(Dialog[wire.Edited | None]):
             except LoraError as error:
                 self._say(error.message, error=True)
                 return
-            self._preview = preview
+            self._preview, self._previewed = preview, asked
             self._say(_counted(preview))
             self.differences.show(preview.changed, self._cells, cursor=0)
             self._load(0)
@@ -273,6 +274,8 @@ class BulkEdit(Dialog[wire.Edited | None]):
     def _apply(self) -> None:
         preview = self._preview
         if preview is None or not preview.changed or self._applying:
+            return
+        if self._asked() != self._previewed:  # a key came whose news is still under way
             return
         self._applying = True
         self._say(f"changing {words.plural(preview.changed, 'caption')} …")

@@ -64,7 +64,7 @@ class Many(Mending, Showing):
             title = f"{words.plural(done.conflicts, 'caption')} left alone"
             self.app.push_screen(Page(title, kept_text(done.kept, done.conflicts)))
 
-    def action_many(self) -> None:
+    async def action_many(self) -> None:
         dataset, roll = self.dataset, self._roll
         if dataset is None or roll is None or not roll.total:
             return
@@ -81,10 +81,10 @@ class Many(Mending, Showing):
                 )
                 self._show_kept(edited)
 
-        def settled(_: None = None) -> None:
+        def settled(_: None) -> None:
             self.app.push_screen(BulkEdit(ask, title), changed)
 
         if self.desk.unsent:  # what was typed before counts
             self.attempt(self.desk_settled(), settled, group="many")
-        else:
-            settled()
+        else:  # the window is there when this returns: the next key is for it
+            await self.app.push_screen(BulkEdit(ask, title), changed)

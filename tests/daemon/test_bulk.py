@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from shared.edits import AddTag, Prefix, RemoveTag, Replace, ReplaceRegex, Trigg
 from shared.errors import Code, LoraError
 from tests.daemon.house import House
 from tests.daemon.process import DaemonProcess, follow, imported, pictures
-from tests.daemon.test_captions import changed
+from tests.daemon.test_captions import changed, fill
 from tests.daemon.waiting import written
 
 UNDO = wire.UndoCaption(dataset="set")
@@ -307,6 +308,32 @@ async def test_the_same_key_again_edits_once(client: Client, tmp_path: Path) -> 
     first = await client.call(apply, key="key")
     assert await client.call(apply, key="key") == first
     assert (await captions(client))[0] == "x picture 0"
+
+
+async def test_on_a_full_disk_nothing_is_changed_and_it_is_said(
+    mount: Callable[[str], None], daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    mount("size=6m")
+    async with await Client.connect(home=daemon.home, name="tester") as client:
+        await imported(client, pictures(tmp_path / "set", 120))
+        ask = wire.PreviewEdit(dataset="set", edits=[Prefix("x" * 2000)])
+        apply = wire.ApplyEdit(preview=(await client.call(ask)).preview)
+        fill(daemon.home / "ballast")
+        for request in (apply, ask):
+            with pytest.raises(LoraError) as caught:
+                await client.call(request)
+            assert caught.value.code is Code.STORAGE
+            assert "full" in caught.value.message
+        assert (await captions(client))[7] == "picture 7"
+        (daemon.home / "ballast").unlink()
+        assert (await client.call(apply)).changed == 120
+        fill(daemon.home / "ballast")
+        with pytest.raises(LoraError) as caught:
+            await client.call(UNDO)
+        assert caught.value.code is Code.STORAGE
+        (daemon.home / "ballast").unlink()
+        assert (await client.call(UNDO)).changed == 120
+        assert (await captions(client))[7] == "picture 7"
 
 
 async def test_old_previews_give_way(client: Client, tmp_path: Path, daemon: DaemonProcess) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 
 from lora_daemon.domain import Domain
 from lora_daemon.service import Daemon, Handlers
-from lora_daemon.store import Store, migrations
+from lora_daemon.store import Change, Store, migrations
 from shared import wire
 from shared.client import Client
 from shared.errors import Code, LoraError
@@ -98,6 +101,45 @@ def test_a_network_file_system_gets_a_rollback_journal(
     store = Store(tmp_path / "test.sqlite3")
     assert store.query("PRAGMA journal_mode")[0][0] == "delete"
     add(store, "one")
+    store.close()
+
+
+@pytest.mark.parametrize("network", [False, True])
+async def test_a_large_change_runs_aside_while_reading_goes_on(
+    network: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_daemon.store.is_network", lambda _: network)
+    store, told = Store(tmp_path / "test.sqlite3"), list[wire.Journalled]()
+    store.announce = told.append
+    with contextlib.closing(sqlite3.connect(tmp_path / "beside.sqlite3")) as beside:
+        beside.execute("CREATE TABLE names AS SELECT 'two' AS name")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(change: Change) -> list[str]:
+        change.execute("INSERT INTO bases SELECT name, zeroblob(10000000) FROM aside.names")
+        change.emit(wire.BaseChanged(base=BASE))
+        begun.set()
+        assert go_on.wait(60)
+        return names(store)
+
+    add(store, "one")
+    large = asyncio.create_task(store.aside("test", work, tmp_path / "beside.sqlite3"))
+    await asyncio.to_thread(begun.wait, 60)
+    assert names(store) == ["one"]  # what is durable, at once
+    waiting = asyncio.create_task(store.quiet())
+    large.cancel()  # it is too late: it comes to its end
+    await asyncio.sleep(0)
+    assert not waiting.done() and not large.done() and len(told) == 1
+    go_on.set()
+    await waiting
+    with pytest.raises(asyncio.CancelledError):
+        await large
+    assert names(store) == ["one", "two"]
+    add(store, "three")
+    assert [entry.seq for entry in told] == [1, 2, 3]
+    with pytest.raises(ZeroDivisionError):
+        await store.aside("test", lambda change: 1 // 0, tmp_path / "beside.sqlite3")
+    add(store, "four")  # nothing of that is left
     store.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec.structs import replace
+from textual import events
 from textual.widgets import Input
 
 from lora_tui.core.differences import in_one_line, pieces
@@ -42,16 +43,31 @@ async def test_an_edit_is_shown_before_and_made_on_enter(daemon: standin.Daemon)
 async def test_two_texts_typed_in_one_burst(daemon: standin.Daemon) -> None:
     async with opened(daemon, "g", "v") as (app, pilot, _):
         await until(pilot, lambda: "000.png" in text_of(app))
-        await pilot.press("E")
-        await until(pilot, lambda: isinstance(app.screen, BulkEdit))
-        await pilot.press(*down("replace"), "enter", *"drawing", "enter", *"sketch", "enter")
-        fields = [field.value for field in app.screen.query(Input)]
-        assert fields == ["drawing", "sketch"]
+        keys = ["E", *down("replace"), "enter", *"drawing", "enter", *"sketch", "enter"]
+        for key in keys:
+            app.post_message(events.Key(key, key if len(key) == 1 else None))
+
+        def fields() -> list[str]:
+            return [field.value for field in app.screen.query(Input)]
+
+        await until(pilot, lambda: fields() == ["drawing", "sketch"])
         assert isinstance(app.screen, BulkEdit)  # nothing is made before it was shown
-        await until(pilot, lambda: "20 captions will change" in text_of(app))
+        assert all(item.caption.rev == 1 for item in daemon.items.values())
+        await until(pilot, lambda: "+ a sketch, number 0" in text_of(app))
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, Review))
         assert daemon.items["i3"].caption.text == "a sketch, number 3"
+
+
+async def test_what_was_shown_for_other_words_is_not_made(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "g", "v") as (app, pilot, _):
+        await until(pilot, lambda: "000.png" in text_of(app))
+        await pilot.press("E", "enter", *"sol")
+        await until(pilot, lambda: "{+, sol+}" in text_of(app))
+        for key in ("o", "enter"):
+            app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await until(pilot, lambda: "{+, solo+}" in text_of(app))
+        assert daemon.items["i0"].caption.rev == 1
 
 
 async def test_only_what_is_gone_through_and_a_state_too(daemon: standin.Daemon) -> None:
