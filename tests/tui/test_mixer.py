@@ -68,7 +68,7 @@ async def test_keys_turn_weights_finely_and_coarsely(mixed: standin.Daemon) -> N
         mixed.put_mix(replace(mixed.live_mix(), spec=other), "bob")
         await until(pilot, shows(app, "by bob"))
         await pilot.press("up", "right")
-        await until(pilot, lambda: weights(mixed) == [0.95, 0.2])  # theirs stays
+        await until(pilot, lambda: weights(mixed) == [-1.45, 0.2])  # theirs stays
 
 
 async def test_the_mouse_clicks_and_drags_a_bar(mixed: standin.Daemon) -> None:
