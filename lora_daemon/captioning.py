@@ -86,6 +86,7 @@ class Captioning:
             tally = _Tally(problems=[(item.name, item.problem) for item in unusable])
             if empty:
                 await self._run(context, request, dataset, model, empty, tally)
+                await self._captions.writer.drained()  # whoever asked may take the folder away
         finally:
             self._at_work.discard(dataset.id)
             self.settled()
