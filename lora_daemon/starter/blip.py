@@ -107,10 +107,11 @@ def fit(
     processor = build_processor()
     network = build(processor)
     eyes = judge.network.trunk[:12].requires_grad_(False)
+    heads = nn.ModuleList(nn.Linear(3 * WIDTH, len(of)) for of in _FACTS)
     both = nn.ModuleDict(
         {
             "blip": network,
-            "facts": nn.ModuleList(nn.Linear(3 * WIDTH, len(of)) for of in _FACTS),
+            "facts": heads,
             "parts": nn.Linear(WIDTH, 96),
         }
     )
@@ -130,7 +131,7 @@ def fit(
         wanted = eyes(batch * 2 - 1).flatten(2).transpose(1, 2)
         parts = F.mse_loss(both["parts"](patches), wanted) / wanted.var()
         seen = torch.cat([states[:, 0], patches.mean(dim=1), patches.amax(dim=1)], dim=1)
-        asked = [F.cross_entropy(h(seen), facts[rows, i]) for i, h in enumerate(both["facts"])]
+        asked = [F.cross_entropy(h(seen), facts[rows, i]) for i, h in enumerate(heads)]
         told = network.text_decoder(
             input_ids=ids[few], attention_mask=there[few], labels=goals[few],
             encoder_hidden_states=states[: len(few)], reduction="mean",
