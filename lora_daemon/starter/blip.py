@@ -108,13 +108,8 @@ def fit(
     network = build(processor)
     eyes = judge.network.trunk[:12].requires_grad_(False)
     heads = nn.ModuleList(nn.Linear(3 * WIDTH, len(of)) for of in _FACTS)
-    both = nn.ModuleDict(
-        {
-            "blip": network,
-            "facts": heads,
-            "parts": nn.Linear(WIDTH, 96),
-        }
-    )
+    part = nn.Linear(WIDTH, 96)
+    both = nn.ModuleDict({"blip": network, "facts": heads, "parts": part})
     pixels, said, facts = _cached_lessons(state_file.with_suffix(".lessons"), pictures, seed)
     tokens = processor.tokenizer(said, padding=True, return_tensors="pt")
     ids, there = tokens.input_ids, tokens.attention_mask
@@ -129,7 +124,7 @@ def fit(
         states = network.vision_model((batch - mean) / deviation).last_hidden_state
         patches, few = states[:, 1:], rows[: BATCH // 4]
         wanted = eyes(batch * 2 - 1).flatten(2).transpose(1, 2)
-        parts = F.mse_loss(both["parts"](patches), wanted) / wanted.var()
+        parts = F.mse_loss(part(patches), wanted) / wanted.var()
         seen = torch.cat([states[:, 0], patches.mean(dim=1), patches.amax(dim=1)], dim=1)
         asked = [F.cross_entropy(h(seen), facts[rows, i]) for i, h in enumerate(heads)]
         told = network.text_decoder(
