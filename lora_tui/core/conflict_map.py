@@ -76,5 +76,8 @@ def _heads(kinds: Sequence[str]) -> Iterator[list[str]]:
     words = [kind.split() for kind in kinds]
     groups = [word[0] if len(word) > 1 else "" for word in words]
     before = ["", *groups]
-    yield [*("" if group == last else group for group, last in zip(groups, before, strict=False)), ""]
+    yield [
+        *("" if group == last else group for group, last in zip(groups, before, strict=False)),
+        "",
+    ]
     yield [*(word[-1] for word in words), "all"]
