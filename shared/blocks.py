@@ -59,6 +59,15 @@ def label(path: str, layers: int) -> str:
     return f"IN{number + 1:02d}" if match["side"] == "down" else f"OUT{number:02d}"
 
 
+def stage(label: str, layers: int) -> str:
+    """The UNet's own name for where a block lies, such as up.1; empty outside of the blocks."""
+    if label.startswith("OUT"):
+        return f"up.{int(label[3:]) // (layers + 1)}"
+    if label.startswith("IN"):
+        return f"down.{max(int(label[2:]) - 1, 0) // (layers + 1)}"
+    return "mid" if label == "M00" else ""
+
+
 def factors(values: Sequence[float], config: Mapping[str, Any]) -> dict[str, float]:
     """Block → factor for a UNet of this configuration; every block there is has one.
 

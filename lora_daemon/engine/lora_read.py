@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -43,13 +44,18 @@ def read_modules(path: Path, header: Header, found: Contents) -> Iterator[Read]:
     try:
         with path.open("rb") as file:
             for module in found.modules:
-                tensors = {
-                    role: tensor(header, name, read_tensor(file, header, name))
-                    for role, name in module.tensors.items()
-                }
-                yield _read(path, module, tensors)
+                yield read_module(path, file, header, module)
     except OSError as error:
         raise LoraError.storage("read", path, error) from None
+
+
+def read_module(path: Path, file: BinaryIO, header: Header, module: Module) -> Read:
+    """One module of an open file. Raises LoraError as ``read_modules``, and OSError."""
+    tensors = {
+        role: tensor(header, name, read_tensor(file, header, name))
+        for role, name in module.tensors.items()
+    }
+    return _read(path, module, tensors)
 
 
 def _read(path: Path, module: Module, tensors: dict[str, Tensor]) -> Read:

@@ -1,0 +1,238 @@
+"""LoRA files compared at their weights: the daemon runs this as a process of its own.
+
+``python -m lora_daemon.engine.conflict`` takes a ``shared.conflicts.ConflictOrder`` in JSON on
+stdin. On stdout comes one ``Conflict`` or a ``Failure``. Only Gram matrices of the factors are
+formed, never a ΔW, and one module is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import lora_daemon.engine  # noqa: F401  before torch: it says how torch's threads wait
+
+# isort: split
+import msgspec
+import torch
+
+from lora_daemon import base_file, base_folder
+from lora_daemon.engine.device import explained, use_threads
+from lora_daemon.engine.lora_read import read_module
+from lora_daemon.engine.overlap import Share, Sum, nothing, overlaps
+from lora_daemon.engine.parts import low_rank
+from shared import blocks, conflicts
+from shared.conflicts import Compared, Conflict, ConflictOrder, Place
+from shared.errors import Code, LoraError
+from shared.filenames import typed
+from shared.lora_keys import Module, contents, wrong
+from shared.lora_names import is_sdxl, to_dotted, to_kohya
+from shared.pictures import stem
+from shared.safetensors_file import Header, read_header
+
+_LAYERS = 2  # of a block, in every Stable Diffusion
+_TEXT = {"text_encoder": "TE1", "text_encoder_2": "TE2"}
+_STAGE = re.compile(r"^(down|up)_blocks\.(\d+)\.(?:attentions|resnets)\.(\d+)")
+
+
+@dataclass
+class _Source:
+    """An open LoRA file: its modules by dotted path, and its weight in each block."""
+
+    path: Path
+    file: BinaryIO
+    header: Header
+    one: Compared
+    factors: dict[str, float] = field(default_factory=dict)
+    modules: dict[str, Module] = field(default_factory=dict)
+
+    def weight(self, block: str) -> float:
+        use = self.one.use
+        text = block.startswith("TE")
+        whole = use.text_weight if text and use.text_weight is not None else use.weight
+        return whole * self.factors.get(blocks.BASE if text else block, 1.0)
+
+
+def main() -> None:
+    """Obey the order on stdin."""
+    use_threads()
+    try:
+        found: msgspec.Struct = compare(
+            msgspec.json.decode(sys.stdin.buffer.read(), type=ConflictOrder)
+        )
+    except Exception as error:
+        found = explained(error).failure()
+    sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
+
+
+@torch.no_grad()
+def compare(order: ConflictOrder) -> Conflict:
+    """Compare every LoRA with every other. Raises LoraError: NOT_FOUND, STORAGE, INVALID_FILE
+    naming the file, BAD_REQUEST (block weights without a base, or that do not fit it)."""
+    names = _names(order.loras)
+    notes: list[str] = []
+    with contextlib.ExitStack() as open_files:
+        sources = []
+        for name, one in zip(names, order.loras, strict=True):
+            file = Path(typed(one.path))
+            header = read_header(file)
+            source = _Source(file, open_files.enter_context(file.open("rb")), header, one)
+            notes += _look(source, name)
+            sources.append(source)
+        _give_factors(order, sources)
+        every = sorted({path for source in sources for path in source.modules})
+        layers = _layers(every)
+        sums: dict[tuple[str, str], Sum] = {}
+        modules = []
+        for path in every:
+            block, kind = _where(path, layers)
+            shares = [
+                _share(source, number, path, source.weight(block))
+                for number, source in enumerate(sources)
+                if path in source.modules
+            ]
+            _same_size(sources, path, shares)
+            inner, touched = overlaps(shares, len(sources))
+            here = sums.setdefault((block, kind), nothing(len(sources)))
+            here.add(inner, touched, len(shares) > 1)
+            if order.modules:
+                alone = Sum(inner, touched, int(len(shares) > 1))
+                modules.append(alone.place(block=block, kind=kind, module=path))
+    return _told(order, names, sums, modules, layers, notes)
+
+
+def _where(path: str, layers: int) -> tuple[str, str]:
+    """Block and kind of a module by its dotted path."""
+    part, _, inside = path.partition(".")
+    return _TEXT.get(part) or blocks.label(inside, layers), conflicts.kind(path)
+
+
+def _look(source: _Source, name: str) -> Iterable[str]:
+    """Learn what can be compared of a file; what cannot is said."""
+    found = contents(source.path, source.header)
+    sdxl = is_sdxl(source.header)
+    decomposed, unknown = 0, list(found.unknown)
+    for module in found.modules:
+        dotted = None
+        if module.name.startswith(("lora_", "unet.", "text_encoder")):
+            dotted = to_dotted(to_kohya(module.name, sdxl=sdxl))
+        if dotted is None:
+            unknown.append(module.name)
+        elif module.decomposed:
+            decomposed += 1
+        elif dotted in source.modules:
+            raise wrong(source.path, f"names {dotted} in two ways, as a file of two dialects does")
+        elif module.tensors.keys() != {"bias"}:
+            source.modules[dotted] = module
+    if decomposed:
+        yield f"{name}: {decomposed} DoRA modules left out: what they add depends on the base."
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        yield f"{name}: {', '.join(unknown[:3])}{more} left out: of no module that is known."
+    if not source.modules:
+        raise wrong(
+            source.path,
+            "cannot be compared: all of it is DoRA, whose change depends on the base"
+            if decomposed
+            else "cannot be compared: none of its modules is one of a Stable Diffusion",
+        )
+
+
+def _share(source: _Source, number: int, path: str, weight: float) -> Share:
+    try:
+        one = read_module(source.path, source.file, source.header, source.modules[path])
+    except OSError as error:
+        raise LoraError.storage("read", source.path, error) from None
+    pair = low_rank(one.part)
+    return Share(number, weight * one.scale, pair.up, pair.down.flatten(1))
+
+
+def _same_size(sources: Sequence[_Source], path: str, shares: Sequence[Share]) -> None:
+    first, *others = shares
+    for other in others:
+        sizes = [(one.down.shape[1], len(one.up)) for one in (first, other)]
+        if sizes[0] != sizes[1]:
+            raise wrong(
+                sources[other.lora].path,
+                f"and {sources[first.lora].path} are for different bases: {path} is "
+                f"{sizes[1][0]} → {sizes[1][1]} wide in the one, {sizes[0][0]} → {sizes[0][1]} in "
+                "the other",
+            )
+
+
+def _give_factors(order: ConflictOrder, sources: Sequence[_Source]) -> None:
+    """Block weights by block. They need to know the base's blocks."""
+    if not any(source.one.use.blocks for source in sources):
+        return
+    if not order.base:
+        raise LoraError(Code.BAD_REQUEST, "Block weights (lbw=) need a base to count its blocks.")
+    config = _unet_config(Path(typed(order.base)))
+    for source in sources:
+        if source.one.use.blocks:
+            source.factors = blocks.factors(source.one.use.blocks, config)
+
+
+def _unet_config(base: Path) -> dict[str, Any]:
+    if base.is_file():
+        return dict(base_file.open_file(base).configs["unet"])
+    return base_folder.table(base / "unet" / "config.json")
+
+
+def _layers(paths: Iterable[str]) -> int:
+    """The layers a block of the UNet has, by the modules that are changed."""
+    found = [match for path in paths if (match := _STAGE.match(path.removeprefix("unet.")))]
+    counts = [int(match[3]) + (match[1] == "down") for match in found]
+    return max(counts, default=_LAYERS) or 1
+
+
+def _names(loras: Sequence[Compared]) -> list[str]:
+    """Each LoRA's name, told apart where two are called alike."""
+    names = [stem(one.use.lora) for one in loras]
+    return [
+        f"{name} ({names[: at + 1].count(name)})" if names.count(name) > 1 else name
+        for at, name in enumerate(names)
+    ]
+
+
+def _told(
+    order: ConflictOrder, names: list[str], sums: dict[tuple[str, str], Sum],
+    modules: list[Place], layers: int, notes: list[str],
+) -> Conflict:  # fmt: skip
+    all_of_it = nothing(len(names))
+    by_block: dict[str, Sum] = {}
+    for (block, _), one in sums.items():
+        for total in (all_of_it, by_block.setdefault(block, nothing(len(names)))):
+            total.add(one.inner, one.touched, False)
+            total.met += one.met
+    in_order = sorted(by_block, key=_rank_of)
+    cells = [
+        sums[block, kind].place(block=block, kind=kind)
+        for block in in_order
+        for kind in conflicts.KINDS
+        if (block, kind) in sums
+    ]
+    whole = all_of_it.place()
+    silent = [name for name, own in zip(names, whole.energy, strict=True) if not own]
+    notes += [f"{name} does nothing at its weight." for name in silent]
+    stages = {block: blocks.stage(block, layers) for block in in_order}
+    return Conflict(
+        loras=names, weights=[one.use.weight for one in order.loras], measured=False,
+        sentence=conflicts.sentence(names, whole, cells, stages), whole=whole,
+        blocks=[by_block[block].place(block=block) for block in in_order], cells=cells,
+        modules=modules, notes=notes,
+    )  # fmt: skip
+
+
+def _rank_of(block: str) -> tuple[int, str]:
+    """Text encoders, what lies outside the blocks, and the UNet from its input to its output."""
+    order = ("TE", blocks.BASE, "IN", "M", "OUT")
+    return next(at for at, begin in enumerate(order) if block.startswith(begin)), block
+
+
+if __name__ == "__main__":
+    main()
