@@ -1,11 +1,12 @@
 """Mixing at SD 1.5's shape: what a change of weight costs, and what a step costs more.
 
-    python -m bench.mixing [--shape sd15|starter] [--size 8] [--rounds 9] [--only change|step]
+    python -m bench.mixing [--shape sd15|starter] [--size 8] [--rounds 9]
+                           [--only change|step|conflict]
 
 ``change``: 5 LoRAs of rank 32 on every module, one weight vector against peft's ``set_adapters``
 on a model with the same five. ``step``: the UNet without LoRAs, with 3 and with 10 of rank 16; the
 arms take turns, so that whatever else the machine does meets them alike. One JSON object: medians
-in ms, and ratios as medians of the rounds' own ratios.
+in ms, and ratios as medians of the rounds' own ratios. ``conflict`` is ``bench.conflict``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
+from bench import conflict
 from lora_daemon.engine import bases
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.device import use_threads
@@ -43,8 +45,11 @@ def main() -> None:
     parser.add_argument("--shape", choices=("sd15", "starter"), default="sd15")
     parser.add_argument("--size", type=int, default=8, help="side of the latents in a step")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", choices=("change", "step"), default="")
+    parser.add_argument("--only", choices=("change", "step", "conflict"), default="")
     options = parser.parse_args()
+    if options.only == "conflict":
+        print(json.dumps({"conflict": conflict.figures(rank=32, rounds=options.rounds)}))
+        return
     threads = use_threads()
     found: dict[str, Any] = {"shape": options.shape, "threads": threads, "size": options.size}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():

@@ -17,6 +17,7 @@ from lora_daemon.bulk import Bulk
 from lora_daemon.captioning import Captioning
 from lora_daemon.captions import Captions
 from lora_daemon.catalog import Catalog
+from lora_daemon.comparing import Comparing
 from lora_daemon.datasets import Datasets
 from lora_daemon.exporting import Export
 from lora_daemon.filesystem import file_system, is_ephemeral, is_network
@@ -79,6 +80,7 @@ class Domain:
         self._scheduler = Scheduler(daemon, self._runs, self._library, self._supervisor)
         self._painting = Painting(daemon, self._library, self._jobs, self._supervisor)
         self._mixing = Mixing(daemon, self._library)
+        self._comparing = Comparing(self._library)
         self._mix_pictures = MixPictures(daemon, self._library, self._painting, self._mixing)
         self._captioning = Captioning(
             self._catalog, self._views, self._captions, self._jobs, self._supervisor
@@ -122,6 +124,7 @@ class Domain:
         handlers.add(wire.GetPicture, self._library.get_picture)
         handlers.add(wire.RemovePicture, self._library.remove_picture)
         handlers.add(wire.InspectLora, self._library.inspect)
+        handlers.add(wire.CompareLoras, self._comparing.compare)
         handlers.add(wire.RemoveLora, self._library.remove_lora)
         handlers.add(wire.AddBase, self._bases.add)
         handlers.add(wire.InspectBase, self._bases.inspect)

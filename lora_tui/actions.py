@@ -175,6 +175,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("mixer.save", "w", "save", "Save the mix under a name, for everybody.", 12),
     Action("mixer.load", "o", "load", "Load a saved mix.", 13),
     Action("mixer.forget", "D", "forget", "Forget a saved mix (asks first)."),
+    Action("mixer.fight", "c", "conflict", "Where the LoRAs of the mix fight, and who loses.", 14),
     Action("mixer.again", "r", "again", "Try again to paint what failed."),
     Action("mixer.leave_field", "escape", "leave field", "Back to the LoRAs; the text is taken."),
     Action("mix_settings.take", "ctrl+s", "take", "Take these settings."),

@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import msgspec
 
+from shared.conflicts import Conflict
 from shared.edits import AnyEdit
 from shared.errors import Code, Failure, LoraError
 from shared.mixes import MixSpec
-from shared.pictures import PictureSpec
+from shared.pictures import LoraUse, PictureSpec
 
 PROTOCOL = (1, 1)  # oldest and newest version this side speaks
 MAGIC = b"LORA\x01"
@@ -940,6 +941,15 @@ class InspectLora(Request[LoraInfo], frozen=True, kw_only=True, tag="lora.inspec
     lora: str
 
 
+class CompareLoras(Request[Conflict], frozen=True, kw_only=True, tag="lora.compare"):
+    """Where LoRAs fight at these weights, from their files alone. ``base``: only block weights need
+    it. ``modules``: of each module too, for up to 8 LoRAs."""
+
+    loras: list[LoraUse]
+    base: str = ""
+    modules: bool = False
+
+
 class RemoveLora(Request[Done], frozen=True, kw_only=True, tag="lora.remove"):
     changes: ClassVar[bool] = True
     lora: str
@@ -1015,6 +1025,7 @@ AnyRequest = (
     | GetPicture
     | RemovePicture
     | InspectLora
+    | CompareLoras
     | RemoveLora
     | AddBase
     | InspectBase

@@ -2,18 +2,19 @@
 
 ``python -m lora_daemon.engine.conflict`` takes a ``shared.conflicts.ConflictOrder`` in JSON on
 stdin. On stdout comes one ``Conflict`` or a ``Failure``. Only Gram matrices of the factors are
-formed, never a ΔW, and one module is in memory at a time.
+formed, never a ΔW, and one module a thread is in memory.
 """
 
 from __future__ import annotations
 
-import contextlib
+import gc
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import lora_daemon.engine  # noqa: F401  before torch: it says how torch's threads wait
 
@@ -42,10 +43,9 @@ _STAGE = re.compile(r"^(down|up)_blocks\.(\d+)\.(?:attentions|resnets)\.(\d+)")
 
 @dataclass
 class _Source:
-    """An open LoRA file: its modules by dotted path, and its weight in each block."""
+    """A LoRA file: its modules by dotted path, and its weight in each block."""
 
     path: Path
-    file: BinaryIO
     header: Header
     one: Compared
     factors: dict[str, float] = field(default_factory=dict)
@@ -60,49 +60,43 @@ class _Source:
 
 def main() -> None:
     """Obey the order on stdin."""
-    use_threads()
+    threads = use_threads()
+    gc.freeze()  # what torch brought stays: no need to look through it again and again
+    torch.set_num_threads(1)  # the products are small: a module a thread, not a product all of them
     try:
-        found: msgspec.Struct = compare(
-            msgspec.json.decode(sys.stdin.buffer.read(), type=ConflictOrder)
-        )
+        order = msgspec.json.decode(sys.stdin.buffer.read(), type=ConflictOrder)
+        found: msgspec.Struct = compare(order, threads)
     except Exception as error:
         found = explained(error).failure()
     sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
 
 
-@torch.no_grad()
-def compare(order: ConflictOrder) -> Conflict:
-    """Compare every LoRA with every other. Raises LoraError: NOT_FOUND, STORAGE, INVALID_FILE
-    naming the file, BAD_REQUEST (block weights without a base, or that do not fit it)."""
+def compare(order: ConflictOrder, threads: int = 1) -> Conflict:
+    """Compare every LoRA with every other, so many modules at a time.
+
+    Raises LoraError: NOT_FOUND, STORAGE, INVALID_FILE naming the file, BAD_REQUEST (block weights
+    without a base, or that do not fit it).
+    """
     names = _names(order.loras)
     notes: list[str] = []
-    with contextlib.ExitStack() as open_files:
-        sources = []
-        for name, one in zip(names, order.loras, strict=True):
-            file = Path(typed(one.path))
-            header = read_header(file)
-            source = _Source(file, open_files.enter_context(file.open("rb")), header, one)
-            notes += _look(source, name)
-            sources.append(source)
-        _give_factors(order, sources)
-        every = sorted({path for source in sources for path in source.modules})
-        layers = _layers(every)
-        sums: dict[tuple[str, str], Sum] = {}
-        modules = []
-        for path in every:
+    sources = []
+    for name, one in zip(names, order.loras, strict=True):
+        file = Path(typed(one.path))
+        source = _Source(file, read_header(file), one)
+        notes += _look(source, name)
+        sources.append(source)
+    _give_factors(order, sources)
+    every = sorted({path for source in sources for path in source.modules})
+    layers = _layers(every)
+    sums: dict[tuple[str, str], Sum] = {}
+    modules = []
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(lambda path: _module(sources, path, _where(path, layers)[0]), every)
+        for path, one in zip(every, found, strict=True):
             block, kind = _where(path, layers)
-            shares = [
-                _share(source, number, path, source.weight(block))
-                for number, source in enumerate(sources)
-                if path in source.modules
-            ]
-            _same_size(sources, path, shares)
-            inner, touched = overlaps(shares, len(sources))
-            here = sums.setdefault((block, kind), nothing(len(sources)))
-            here.add(inner, touched, len(shares) > 1)
+            sums.setdefault((block, kind), nothing(len(sources))).add(one)
             if order.modules:
-                alone = Sum(inner, touched, int(len(shares) > 1))
-                modules.append(alone.place(block=block, kind=kind, module=path))
+                modules.append(one.place(block=block, kind=kind, module=path))
     return _told(order, names, sums, modules, layers, notes)
 
 
@@ -143,9 +137,22 @@ def _look(source: _Source, name: str) -> Iterable[str]:
         )
 
 
+def _module(sources: Sequence[_Source], path: str, block: str) -> Sum:
+    """One module of all the LoRAs that change it."""
+    shares = [
+        _share(source, number, path, source.weight(block))
+        for number, source in enumerate(sources)
+        if path in source.modules
+    ]
+    _same_size(sources, path, shares)
+    inner, touched = overlaps(shares, len(sources))
+    return Sum(inner, touched, int(len(shares) > 1))
+
+
 def _share(source: _Source, number: int, path: str, weight: float) -> Share:
     try:
-        one = read_module(source.path, source.file, source.header, source.modules[path])
+        with source.path.open("rb") as file:
+            one = read_module(source.path, file, source.header, source.modules[path])
     except OSError as error:
         raise LoraError.storage("read", source.path, error) from None
     pair = low_rank(one.part)
@@ -207,8 +214,7 @@ def _told(
     by_block: dict[str, Sum] = {}
     for (block, _), one in sums.items():
         for total in (all_of_it, by_block.setdefault(block, nothing(len(names)))):
-            total.add(one.inner, one.touched, False)
-            total.met += one.met
+            total.add(one)
     in_order = sorted(by_block, key=_rank_of)
     cells = [
         sums[block, kind].place(block=block, kind=kind)

@@ -31,10 +31,10 @@ class Sum:
     touched: Tensor
     met: int = 0
 
-    def add(self, inner: Tensor, touched: Tensor, met: bool) -> None:
-        self.inner += inner
-        self.touched += touched
-        self.met += met
+    def add(self, other: Sum) -> None:
+        self.inner += other.inner
+        self.touched += other.touched
+        self.met += other.met
 
     def place(self, **what: str) -> Place:
         energy = self.inner.diagonal().clamp_min(0)
@@ -59,30 +59,33 @@ def overlaps(shares: Sequence[Share], count: int) -> tuple[Tensor, Tensor]:
     max(0, (s − chance) / (1 − chance)), nothing for one as good as random, all where all is kept.
     """  # fmt: skip
     inner, touched = (torch.zeros(count, count, dtype=torch.float64) for _ in range(2))
-    down = torch.cat([share.down for share in shares])
-    up = torch.cat([share.up for share in shares], dim=1)
-    reads, writes = (down @ down.t()).double(), (up.t() @ up).double()
-    spans, begin = [], 0
-    for share in shares:
-        spans.append(slice(begin, begin + len(share.down)))
-        begin += len(share.down)
-    for one, i in zip(shares, spans, strict=True):
-        for other, j in zip(shares, spans, strict=True):
-            product = (writes[i, j] * reads[i, j]).sum() * one.factor * other.factor
-            inner[one.lora, other.lora] = product
-    for other, j in zip(shares, spans, strict=True):
-        chance = len(other.down) / down.shape[1]
-        if len(shares) == 1 or not other.factor or chance >= 1:
-            continue
-        root = _root(reads[j, j])
-        for one, i in zip(shares, spans, strict=True):
-            energy = inner[one.lora, one.lora]
-            if one is other or not energy > 0:
-                continue
-            seen = torch.linalg.solve_triangular(root, reads[j, i], upper=False)
-            kept = (writes[i, i] * (seen.t() @ seen)).sum() * one.factor**2
-            touched[one.lora, other.lora] = (kept - chance * energy).clamp_min(0) / (1 - chance)
+    for at, one in enumerate(shares):
+        for other in shares[at:]:
+            reads = (one.down @ other.down.t()).double()
+            writes = (one.up.t() @ other.up).double()
+            product = (writes * reads).sum() * one.factor * other.factor
+            inner[one.lora, other.lora] = inner[other.lora, one.lora] = product
+    if len(shares) > 1:
+        for other in shares:
+            _touch(touched, inner, shares, other)
     return inner, touched
+
+
+def _touch(touched: Tensor, inner: Tensor, shares: Sequence[Share], other: Share) -> None:
+    """Enter what of each one's energy answers to what ``other`` reads."""
+    chance = len(other.down) / other.down.shape[1]
+    if not other.factor or chance >= 1:  # it reads nothing, or whatever there is
+        return
+    root = _root((other.down @ other.down.t()).double())
+    for one in shares:
+        energy = inner[one.lora, one.lora]
+        if one is other or not energy > 0:
+            continue
+        reads = (other.down @ one.down.t()).double()
+        seen = torch.linalg.solve_triangular(root, reads, upper=False)
+        writes = (one.up.t() @ one.up).double()
+        kept = (writes * (seen.t() @ seen)).sum() * one.factor**2
+        touched[one.lora, other.lora] = (kept - chance * energy).clamp_min(0) / (1 - chance)
 
 
 def _root(gram: Tensor) -> Tensor:

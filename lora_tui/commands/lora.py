@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lora_tui.commands import lora_make
+from lora_tui.commands import lora_conflict, lora_make
 from lora_tui.commands.common import Invocation, Subparsers, command, find, noun
 from lora_tui.commands.console import pairs, table
 from lora_tui.core import words
@@ -26,6 +26,7 @@ def add(subparsers: Subparsers) -> None:
         "  lora-tui lora inspect dragons --json | jq .metadata",
     )
     inspect.add_argument("lora", metavar="FILE_OR_NAME")
+    lora_conflict.add(verbs)
     lora_make.add(verbs)
     delete = command(verbs, "delete", delete_it, "delete LoRAs from the library and the disk")
     delete.add_argument("loras", metavar="NAME", nargs="+")

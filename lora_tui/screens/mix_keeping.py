@@ -7,6 +7,7 @@ from functools import partialmethod
 
 from lora_tui.core.cells import clean
 from lora_tui.screens.dialogs import AskText, Choose, Confirm, Page
+from lora_tui.screens.fighting import Fighting
 from lora_tui.screens.mix_showing import MixShowing, summary
 from lora_tui.widgets.tries import Try
 from shared import mixes, wire
@@ -48,6 +49,14 @@ class MixKeeping(MixShowing):
 
         spec = mixes.picture(self.spec)
         self.attempt(self.lora.ask(wire.Generate(spec=spec)), kept, group="keep")
+
+    def action_fight(self) -> None:
+        heard = mixes.heard(self.spec)
+        if len(heard) < 2:
+            self.notify("It takes two LoRAs that count to fight.")
+            return
+        uses = [mixes.use(lora) for lora in heard]
+        self.app.push_screen(Fighting(wire.CompareLoras(loras=uses, base=self.spec.base)))
 
     def action_copy(self) -> None:
         text = mixes.webui(self.spec)

@@ -13,10 +13,12 @@ import msgspec
 from msgspec.structs import replace
 
 from shared import filters, wire
+from shared.conflicts import Conflict, Place
 from shared.edits import editor
 from shared.errors import Code, LoraError
 from shared.mixes import Clash, MixSpec, merged
 from shared.notices import Connected, Disconnected, Notice, Notices, StateReplaced
+from shared.pictures import stem
 from shared.state import apply
 
 ME = "ada"
@@ -438,6 +440,18 @@ class Daemon:
 
     def on_GetTried(self, request: wire.GetTried, by: str) -> Any:
         return wire.Thumbnail(width=64, height=64, media_type="image/png"), [png(40, 200, 40)]
+
+    def on_CompareLoras(self, request: wire.CompareLoras, by: str) -> Any:
+        whole = Place(
+            met=1, energy=[1.0, 1.0], overlap=[[1.0, -0.7], [-0.7, 1.0]],
+            touched=[[0.0, 0.5], [0.5, 0.0]],
+        )  # fmt: skip
+        cell = replace(whole, block="OUT04", kind="cross k")
+        return Conflict(
+            loras=[stem(use.lora) for use in request.loras], weights=[1.0, 1.0], measured=False,
+            sentence="They pull the same keys in up.1 (OUT04).", whole=whole,
+            blocks=[replace(cell, kind="")], cells=[cell], modules=[], notes=[],
+        ), []  # fmt: skip
 
     def on_InspectLora(self, request: wire.InspectLora, by: str) -> Any:
         return wire.LoraInfo(

@@ -226,6 +226,20 @@ async def test_sides_saved_mixes_copy_and_keep(mixed: standin.Daemon) -> None:
         await until(pilot, lambda: len(app.state.mixes) == 1)
 
 
+async def test_a_key_says_where_they_fight(mixed: standin.Daemon) -> None:
+    async with opened(mixed, "g", "m") as (app, pilot, _):
+        await until(pilot, shows(app, "━"))
+        await pilot.press("c")
+        await until(pilot, shows(app, "They pull the same keys in up.1"))
+        assert "OUT04  −.70 −.70" in text_of(app)
+        asked = next(one for one in mixed.asked if isinstance(one, wire.CompareLoras))
+        assert [(use.lora, use.weight) for use in asked.loras] == [
+            ("creatures", 0.8), ("/x/ink.safetensors", 1.0)
+        ]  # fmt: skip
+        await pilot.press("escape", "m", "c")  # one is muted: nobody is left to fight with
+        await until(pilot, shows(app, "It takes two LoRAs"))
+
+
 async def test_it_fits_a_small_terminal_without_colours(
     mixed: standin.Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
