@@ -28,7 +28,7 @@ class Comparing:
         self._library = library
         self._turn = asyncio.Lock()
 
-    async def compare(self, context: Context, request: wire.CompareLoras) -> Conflict:
+    async def compare(self, context: Context, request: wire.CompareLoras) -> wire.LorasCompared:
         """Raises LoraError: NOT_FOUND, INVALID_FILE, STORAGE, BAD_REQUEST, WORKER_FAILED."""
         if not 2 <= len(request.loras) <= conflicts.MOST:
             raise LoraError(
@@ -45,7 +45,7 @@ class Comparing:
         base = (await self._library.base(request.base)).path if wants_base else ""
         order = ConflictOrder(loras=loras, base=base, modules=request.modules)
         async with self._turn:
-            return await _worked_out(order)
+            return wire.LorasCompared(found=await _worked_out(order))
 
     def _compared(self, use: LoraUse) -> Compared:
         name, path = self._library.lora(use.lora)

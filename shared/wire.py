@@ -941,7 +941,11 @@ class InspectLora(Request[LoraInfo], frozen=True, kw_only=True, tag="lora.inspec
     lora: str
 
 
-class CompareLoras(Request[Conflict], frozen=True, kw_only=True, tag="lora.compare"):
+class LorasCompared(Record, frozen=True, kw_only=True):
+    found: Conflict
+
+
+class CompareLoras(Request[LorasCompared], frozen=True, kw_only=True, tag="lora.compare"):
     """Where LoRAs fight at these weights, from their files alone. ``base``: only block weights need
     it. ``modules``: of each module too, for up to 8 LoRAs."""
 

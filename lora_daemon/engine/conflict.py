@@ -92,11 +92,11 @@ def compare(order: ConflictOrder, threads: int = 1) -> Conflict:
     modules = []
     with ThreadPoolExecutor(threads) as pool:
         found = pool.map(lambda path: _module(sources, path, _where(path, layers)[0]), every)
-        for path, one in zip(every, found, strict=True):
+        for path, here in zip(every, found, strict=True):
             block, kind = _where(path, layers)
-            sums.setdefault((block, kind), nothing(len(sources))).add(one)
+            sums.setdefault((block, kind), nothing(len(sources))).add(here)
             if order.modules:
-                modules.append(one.place(block=block, kind=kind, module=path))
+                modules.append(here.place(block=block, kind=kind, module=path))
     return _told(order, names, sums, modules, layers, notes)
 
 

@@ -43,7 +43,7 @@ async def compare_them(call: Invocation) -> Exit:
         loras=uses, base=call.base(args.base), modules=call.console.as_json and len(uses) < 9
     )
     async with call.client() as client:
-        told = await client.call(request)
+        told = (await client.call(request)).found
     of, by = conflict_map.shown_pair(told)
     if args.png:
         from lora_tui.core.conflict_picture import png

@@ -36,8 +36,8 @@ def lines(told: Conflict, of: int, by: int) -> Iterator[list[Cell]]:
         yield [(" " * 6, ""), *((fit(head, WIDE, "right"), "muted") for head in row)]
     cells = {(cell.block, cell.kind): cell for cell in told.cells}
     for block in told.blocks:
-        row = [cells.get((block.block, kind)) for kind in kinds]
-        shown = (_cell(place, of, by) for place in [*row, block])
+        places = [cells.get((block.block, kind)) for kind in kinds]
+        shown = (_cell(place, of, by) for place in [*places, block])
         yield [(fit(block.block, 6), ""), *shown]
     yield [("", "")]
     yield [("−1: undone  +1: doubled  ·: under .05  blank: not both", "muted")]
@@ -72,7 +72,9 @@ def _cell(place: Place | None, of: int, by: int) -> Cell:
 
 
 def _heads(kinds: Sequence[str]) -> Iterator[list[str]]:
-    """Two lines: whose, and what."""
+    """Two lines: whose, where that begins, and what."""
     words = [kind.split() for kind in kinds]
-    yield [*(word[0] if len(word) > 1 else "" for word in words), ""]
+    groups = [word[0] if len(word) > 1 else "" for word in words]
+    before = ["", *groups]
+    yield [*("" if group == last else group for group, last in zip(groups, before, strict=False)), ""]
     yield [*(word[-1] for word in words), "all"]

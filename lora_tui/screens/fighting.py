@@ -39,9 +39,11 @@ class Fighting(Dialog[None]):
     async def _ask(self) -> None:
         text = self.query_one("#text", Static)
         try:
-            text.update(self._drawn(await self.lora.ask(self._request)))
+            told = (await self.lora.ask(self._request)).found
         except LoraError as error:
             text.update(error.message)
+        else:
+            text.update(self._drawn(told))
 
     def _drawn(self, told: Conflict) -> Text:
         drawn = Text()

@@ -447,11 +447,12 @@ class Daemon:
             touched=[[0.0, 0.5], [0.5, 0.0]],
         )  # fmt: skip
         cell = replace(whole, block="OUT04", kind="cross k")
-        return Conflict(
+        found = Conflict(
             loras=[stem(use.lora) for use in request.loras], weights=[1.0, 1.0], measured=False,
             sentence="They pull the same keys in up.1 (OUT04).", whole=whole,
             blocks=[replace(cell, kind="")], cells=[cell], modules=[], notes=[],
-        ), []  # fmt: skip
+        )  # fmt: skip
+        return wire.LorasCompared(found=found), []
 
     def on_InspectLora(self, request: wire.InspectLora, by: str) -> Any:
         return wire.LoraInfo(
