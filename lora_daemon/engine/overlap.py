@@ -59,33 +59,29 @@ def overlaps(shares: Sequence[Share], count: int) -> tuple[Tensor, Tensor]:
     max(0, (s − chance) / (1 − chance)), nothing for one as good as random, all where all is kept.
     """  # fmt: skip
     inner, touched = (torch.zeros(count, count, dtype=torch.float64) for _ in range(2))
+    reads, writes = dict[tuple[int, int], Tensor](), dict[int, Tensor]()
     for at, one in enumerate(shares):
         for other in shares[at:]:
-            reads = (one.down @ other.down.t()).double()
-            writes = (one.up.t() @ other.up).double()
-            product = (writes * reads).sum() * one.factor * other.factor
-            inner[one.lora, other.lora] = inner[other.lora, one.lora] = product
-    if len(shares) > 1:
-        for other in shares:
-            _touch(touched, inner, shares, other)
-    return inner, touched
-
-
-def _touch(touched: Tensor, inner: Tensor, shares: Sequence[Share], other: Share) -> None:
-    """Enter what of each one's energy answers to what ``other`` reads."""
-    chance = len(other.down) / other.down.shape[1]
-    if not other.factor or chance >= 1:  # it reads nothing, or whatever there is
-        return
-    root = _root((other.down @ other.down.t()).double())
-    for one in shares:
-        energy = inner[one.lora, one.lora]
-        if one is other or not energy > 0:
+            i, j = one.lora, other.lora
+            reads[i, j] = (one.down @ other.down.t()).double()
+            reads[j, i] = reads[i, j].t()
+            both = (one.up.t() @ other.up).double()
+            writes.setdefault(i, both)  # the first is with itself
+            inner[i, j] = inner[j, i] = (both * reads[i, j]).sum() * one.factor * other.factor
+    for other in shares:
+        j = other.lora
+        chance = len(other.down) / other.down.shape[1]
+        if len(shares) == 1 or not other.factor or chance >= 1:  # it reads nothing, or whatever
             continue
-        reads = (other.down @ one.down.t()).double()
-        seen = torch.linalg.solve_triangular(root, reads, upper=False)
-        writes = (one.up.t() @ one.up).double()
-        kept = (writes * (seen.t() @ seen)).sum() * one.factor**2
-        touched[one.lora, other.lora] = (kept - chance * energy).clamp_min(0) / (1 - chance)
+        root = _root(reads[j, j])
+        for one in shares:
+            i = one.lora
+            if i == j or not inner[i, i] > 0:
+                continue
+            seen = torch.linalg.solve_triangular(root, reads[j, i], upper=False)
+            kept = (writes[i] * (seen.t() @ seen)).sum() * one.factor**2
+            touched[i, j] = (kept - chance * inner[i, i]).clamp_min(0) / (1 - chance)
+    return inner, touched
 
 
 def _root(gram: Tensor) -> Tensor:

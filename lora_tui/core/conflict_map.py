@@ -75,9 +75,6 @@ def _heads(kinds: Sequence[str]) -> Iterator[list[str]]:
     """Two lines: whose, where that begins, and what."""
     words = [kind.split() for kind in kinds]
     groups = [word[0] if len(word) > 1 else "" for word in words]
-    before = ["", *groups]
-    yield [
-        *("" if group == last else group for group, last in zip(groups, before, strict=False)),
-        "",
-    ]
+    begins = [group if groups.index(group) == at else "" for at, group in enumerate(groups)]
+    yield [*begins, ""]
     yield [*(word[-1] for word in words), "all"]
