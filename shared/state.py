@@ -34,7 +34,7 @@ _REMOVALS: dict[type[wire.Event], tuple[str, str, str]] = {
 
 
 def apply(state: wire.State, event: wire.AnyEvent) -> wire.State:
-    """The state after ``event``. Captions are not part of it: CaptionChanged changes nothing."""
+    """The state after ``event``. Captions are not part of it: what changes them changes nothing."""
     kind = type(event)
     if kind in _PUTS:
         table, key, field = _PUTS[kind]

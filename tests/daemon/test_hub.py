@@ -18,12 +18,17 @@ from tests.daemon.house import House, hollow_base
 from tests.daemon.process import pictures
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+@pytest.fixture(autouse=True)
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own, and nothing told by the environment."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
     folder = hollow_base(tmp_path / "source")
     files = {
         str(path.relative_to(folder)): path.read_bytes()
@@ -138,10 +143,8 @@ def _parquet(folder: Path) -> bytes:
 
 
 async def test_a_dataset_of_the_hub_becomes_a_dataset_here_and_is_fetched_once(
-    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    house: House, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     files = {"data/train-00000-of-00001.parquet": _parquet(tmp_path), "README.md": b"#"}
     several = {"a.zip": b"", "b.zip": b""}
     with Hub({"me/pics": files, "me/zips": several, "me/text": {"a.csv": b""}}).served() as hub:
