@@ -183,7 +183,7 @@ def _pair(base: StableDiffusionPipeline) -> nn.ModuleDict:
 
 KIN_STEPS, KIN_RATE = 160, 3e-4
 FOREIGN_STEPS = 360
-CAPTIONER_STEPS = 2000
+CAPTIONER_STEPS = 4800
 STAGES: dict[str, Callable[[Namespace], None]] = {
     "base": make_base,
     "judge": make_judge,
