@@ -6,9 +6,9 @@ there. Captions are those of the database at the moment it begins.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import csv
+import functools
 import io
 import json
 import os
@@ -24,6 +24,7 @@ from lora_daemon import privacy
 from lora_daemon.catalog import Catalog
 from lora_daemon.jobs import Jobs
 from lora_daemon.service import Context, Daemon
+from lora_daemon.stoppable import Told, stoppable
 from lora_daemon.views import Views
 from shared import wire
 from shared.errors import Code, LoraError
@@ -66,40 +67,18 @@ class Export:
                 "rejected" + (" and found by that filter." if request.filter else "."),
             )
         root = Path(from_text(dataset["path"]))
-        job = self._jobs.begin("export", f"export of {dataset['name']}", len(rows))
-        stop = False
-
-        def told(done: int) -> None:
-            if stop:
-                raise _Stopped
-            loop.call_soon_threadsafe(self._tell, context, job, done, len(rows))
-
-        loop = asyncio.get_running_loop()
-        work = asyncio.create_task(asyncio.to_thread(_write, root, rows, target, kind, told))
-        try:
-            answer = await asyncio.shield(work)
-        except asyncio.CancelledError:
-            stop = True
-            with contextlib.suppress(_Stopped, LoraError):
-                await work
-            self._jobs.end(job, "cancelled", "Nothing of it was left behind.")
-            raise
-        except LoraError as error:
-            self._jobs.end(job, "failed", error.message)
-            raise
-        except BaseException as error:
-            self._jobs.end(job, "failed", str(error))
-            raise
-        self._jobs.end(job, "done", f"{answer.pictures} pictures in {answer.path}")
+        title, gone = f"export of {dataset['name']}", "Nothing of it was left behind."
+        with self._jobs.open("export", title, len(rows), cancelled=lambda: gone) as job:
+            answer = await stoppable(
+                lambda told: _write(root, rows, target, kind, told),
+                functools.partial(self._tell, context, job),
+            )
+            self._jobs.end(job, "done", f"{answer.pictures} pictures in {answer.path}")
         return answer
 
-    def _tell(self, context: Context, job: str, done: int, total: int) -> None:
+    def _tell(self, context: Context, job: str, done: int, total: int, message: str) -> None:
         self._jobs.progress(job, done, total)
-        context.progress(done, total, f"{done} of {total} pictures")
-
-
-class _Stopped(Exception):
-    pass
+        context.progress(done, total, message)
 
 
 def _target(path: str) -> Path:
@@ -120,7 +99,7 @@ def _write(
     rows: list[sqlite3.Row],
     target: Path,
     kind: wire.ExportFormat,
-    told: Callable[[int], None],
+    told: Told,
 ) -> wire.Exported:
     part = target.with_name(f".{target.name}.part")
     warnings: list[str] = []
@@ -132,7 +111,7 @@ def _write(
         sink = _SINKS[kind](part)
         try:
             for done, row in enumerate(rows, 1):
-                told(done)
+                told(done, len(rows), f"{done} of {len(rows)} pictures")
                 try:
                     data = (root / from_text(row["name"])).read_bytes()
                     picture, suffix = privacy.without_metadata(data)

@@ -87,21 +87,14 @@ async def fetch(wanted: FromHub, progress: Progress) -> Fetched:
 async def job(jobs: Jobs, context: Context, wanted: FromHub) -> tuple[Path, str]:
     """Where what was wanted lies, and which it is, "owner/name@commit": fetched as a job that
     everybody sees. Raises LoraError as ``fetch``."""
-    name = jobs.begin("download", wanted.id)
+    with jobs.open("download", wanted.id) as name:
 
-    def progress(done: int, total: int, message: str) -> None:
-        jobs.progress(name, done, total, message)
-        context.progress(done, total, message)
+        def progress(done: int, total: int, message: str) -> None:
+            jobs.progress(name, done, total, message)
+            context.progress(done, total, message)
 
-    try:
         fetched = await fetch(wanted, progress)
-    except asyncio.CancelledError:
-        jobs.end(name, "cancelled")
-        raise
-    except LoraError as error:
-        jobs.end(name, "failed", error.message)
-        raise
-    jobs.end(name, "done", fetched.commit[:12])
+        jobs.end(name, "done", fetched.commit[:12])
     return Path(typed(fetched.path)), f"{wanted.id}@{fetched.commit}"
 
 

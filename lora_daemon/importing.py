@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import itertools
 import secrets
 import sqlite3
@@ -23,9 +23,9 @@ from lora_daemon.folder import Look
 from lora_daemon.jobs import Jobs
 from lora_daemon.pictures import Examined
 from lora_daemon.service import Daemon
+from lora_daemon.stoppable import Told, stoppable
 from lora_daemon.store import Change
 from shared import wire
-from shared.errors import LoraError
 from shared.filenames import to_text
 
 THREADS = 2
@@ -79,19 +79,10 @@ class Import:
 
     async def run(self) -> wire.Imported:
         """Raises LoraError: INVALID_FILE for a folder without pictures, STORAGE."""
-        job = self._jobs.begin("import", f"import of {self.name}")
-        try:
+        again = "What was read stays; import again to go on."
+        with self._jobs.open("import", f"import of {self.name}", cancelled=lambda: again) as job:
             answer = await self._run(job)
-        except asyncio.CancelledError:
-            self._jobs.end(job, "cancelled", "What was read stays; import again to go on.")
-            raise
-        except LoraError as error:
-            self._jobs.end(job, "failed", error.message)
-            raise
-        except BaseException as error:
-            self._jobs.end(job, "failed", str(error))
-            raise
-        self._jobs.end(job, "done", f"{answer.added} new, {answer.updated} changed")
+            self._jobs.end(job, "done", f"{answer.added} new, {answer.updated} changed")
         return answer
 
     async def _run(self, job: str) -> wire.Imported:
@@ -131,26 +122,11 @@ class Import:
         )
 
     async def _unpack(self, job: str) -> None:
-        loop = asyncio.get_running_loop()
-        stop = False
+        def work(told: Told) -> list[str]:
+            return unpacking.unpack(self._source, self.root, self._columns, told, self._origin)
 
-        def told(done: int, total: int, message: str) -> None:
-            if stop:
-                raise unpacking.Stopped
-            loop.call_soon_threadsafe(self._tell, job, done, total, message)
-
-        work = asyncio.create_task(
-            asyncio.to_thread(
-                unpacking.unpack, self._source, self.root, self._columns, told, self._origin
-            )
-        )
-        try:
-            self._warnings += await asyncio.shield(work)
-        except asyncio.CancelledError:
-            stop = True
-            with contextlib.suppress(unpacking.Stopped, LoraError):
-                await work
-            raise
+        tell = functools.partial(self._tell, job)
+        self._warnings += await stoppable(work, tell)
 
     def _tell(self, job: str, done: int, total: int, message: str) -> None:
         self._jobs.progress(job, done, total, message)

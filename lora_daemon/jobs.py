@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import msgspec
 
 from lora_daemon.service import Hub
 from shared import wire
+from shared.errors import LoraError
 
 KEPT = 20  # ended jobs that the status still lists
 PUBLISH_EVERY = 0.1  # seconds
@@ -33,6 +37,30 @@ class Jobs:
             )
         )
         return job
+
+    @contextmanager
+    def open(
+        self,
+        kind: wire.JobKind,
+        title: str,
+        total: int = 0,
+        *,
+        cancelled: Callable[[], str] = str,
+    ) -> Iterator[str]:
+        """A job that ends as failed, or as cancelled with what ``cancelled`` then says, if its
+        block raises. The block itself ends it as done."""
+        job = self.begin(kind, title, total)
+        try:
+            yield job
+        except asyncio.CancelledError:
+            self.end(job, "cancelled", cancelled())
+            raise
+        except LoraError as error:
+            self.end(job, "failed", error.message)
+            raise
+        except BaseException as error:
+            self.end(job, "failed", str(error))
+            raise
 
     def progress(self, job: str, done: int, total: int, message: str = "") -> None:
         value = msgspec.structs.replace(self._jobs[job], done=done, total=total, message=message)

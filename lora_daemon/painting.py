@@ -66,17 +66,16 @@ class Painting:
             for name, path in [self._library.lora(use.lora)]
         ]
         out = await asyncio.to_thread(self._place, spec)
-        job = self._jobs.begin("generate", spec.prompt[:60] or "a picture", spec.steps)
-        paint = pipe.Paint(
-            job=job, spec=spec, base_path=base.path, base_predicts=base.objective, loras=files,
-            out=str(out),
-        )  # fmt: skip
+        with self._jobs.open("generate", spec.prompt[:60] or "a picture", spec.steps) as job:
+            paint = pipe.Paint(
+                job=job, spec=spec, base_path=base.path, base_predicts=base.objective,
+                loras=files, out=str(out),
+            )  # fmt: skip
 
-        def progress(done: int, total: int) -> None:
-            self._jobs.progress(job, done, total)
-            context.progress(done, total, "")
+            def progress(done: int, total: int) -> None:
+                self._jobs.progress(job, done, total)
+                context.progress(done, total, "")
 
-        try:
             painted = await self.make(paint, progress)
             picture = wire.Picture(
                 id=f"p{secrets.token_hex(6)}",
@@ -91,13 +90,7 @@ class Painting:
                 created=time.time(),
             )
             self._library.add_picture(picture, context.by, context.key)
-        except asyncio.CancelledError:
-            self._jobs.end(job, "cancelled")
-            raise
-        except LoraError as error:
-            self._jobs.end(job, "failed", error.message)
-            raise
-        self._jobs.end(job, "done", " ".join(painted.notes) or f"{painted.seconds:.1f} s")
+            self._jobs.end(job, "done", " ".join(painted.notes) or f"{painted.seconds:.1f} s")
         return picture
 
     async def make(self, paint: pipe.Paint, progress: Progress) -> pipe.Painted:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lora_daemon import caption_tables, folder, pictures, sidecars
+from lora_daemon.stoppable import Told
 from shared.errors import Code, LoraError
 from shared.filenames import PACKED, TABLES, from_text, to_text
 
@@ -31,8 +32,6 @@ _MAGIC = (
     (b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"GIF8", ".gif"), (b"BM", ".bmp"),
     (b"II*\0", ".tif"), (b"MM\0*", ".tif"),
 )  # fmt: skip
-
-Told = Callable[[int, int, str], None]
 
 
 class Columns(msgspec.Struct, frozen=True):
@@ -48,10 +47,6 @@ class Member(msgspec.Struct, frozen=True):
     name: str
     size: int
     read: Callable[[], bytes]
-
-
-class Stopped(Exception):
-    """``told`` raises it to end an unpacking; what is written stays."""
 
 
 def is_packed(path: Path) -> bool:

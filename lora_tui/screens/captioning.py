@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from lora_tui.core import words
+from lora_tui.screens import behind
 from lora_tui.screens.base import Place
 from lora_tui.screens.dialogs import AskText, Choose
 from shared import wire
-from shared.errors import LoraError
 
 GROUP = "captions"
 _MODELS = ("starter", "blip", "")
@@ -44,34 +42,10 @@ def fill(place: Place, dataset: wire.Dataset | None) -> None:
     place.app.push_screen(Choose(title, _OPTIONS), chosen)
 
 
-def running(place: Place) -> bool:
-    """Whether what ``fill`` began is under way."""
-    return any(work.group == GROUP and work.is_running for work in place.app.workers)
-
-
-def cancel(place: Place) -> None:
-    """Give up what ``fill`` began, in the daemon too. What is written stays."""
-    place.app.workers.cancel_group(place.app, GROUP)
-
-
 def _begin(place: Place, dataset: wire.Dataset, model: str) -> None:
-    lora = place.lora
-
-    async def work() -> None:
-        ask = wire.CaptionPictures(
-            dataset=dataset.id, model=model, filter=lora.picture_filters.get(dataset.id, "")
-        )
-        try:
-            done = await lora.ask(ask)
-        except LoraError as error:
-            lora.notify(error.message, severity="error", timeout=12)
-        except asyncio.CancelledError:
-            lora.notify("Cancelled. The captions that were written stay.")
-            raise
-        else:
-            lora.notify(summed(done), timeout=8)
-
-    lora.run_worker(work(), group=GROUP)
+    shown = place.lora.picture_filters.get(dataset.id, "")
+    ask = wire.CaptionPictures(dataset=dataset.id, model=model, filter=shown)
+    behind.begin(place, GROUP, ask, summed, "Cancelled. The captions that were written stay.", 8)
 
 
 def summed(done: wire.Captioned) -> str:

@@ -12,7 +12,7 @@ from textual.widgets import Static
 from lora_tui.core import words
 from lora_tui.core.cells import clean, clean_lines
 from lora_tui.core.roll import Roll
-from lora_tui.screens import captioning, exporting
+from lora_tui.screens import behind, captioning, exporting
 from lora_tui.screens.base import Place
 from lora_tui.screens.dialogs import Confirm
 from lora_tui.screens.filtering import Filter
@@ -322,8 +322,8 @@ class Datasets(Place):
     def action_cancel(self) -> None:
         under_way = {
             "import": self.lora.imports.running,
-            "export": exporting.running(self),
-            "captioning": captioning.running(self),
+            "export": behind.running(self, exporting.GROUP),
+            "captioning": behind.running(self, captioning.GROUP),
         }
         what = next((name for name, running in under_way.items() if running), "")
         if not what:
@@ -333,8 +333,8 @@ class Datasets(Place):
         def answered(yes: bool | None) -> None:
             if yes:
                 self.lora.imports.cancel()
-                exporting.cancel(self)
-                captioning.cancel(self)
+                behind.cancel(self, exporting.GROUP)
+                behind.cancel(self, captioning.GROUP)
 
         said = "" if what == "export" else "What is done so far stays; asked again, it goes on."
         self.app.push_screen(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from lora_tui.core import words
+from lora_tui.screens import behind
 from lora_tui.screens.base import Place
 from lora_tui.screens.dialogs import AskText, Choose
 from shared import wire
-from shared.errors import LoraError
 
 GROUP = "export"
 _FORMATS: tuple[wire.ExportFormat, ...] = (
@@ -49,33 +47,10 @@ def export(place: Place, dataset: wire.Dataset | None) -> None:
     place.app.push_screen(Choose(f"Export {dataset.name} as", _OPTIONS), chosen)
 
 
-def running(place: Place) -> bool:
-    """Whether what ``export`` began is under way."""
-    return any(work.group == GROUP and work.is_running for work in place.app.workers)
-
-
-def cancel(place: Place) -> None:
-    """Give up what ``export`` began, in the daemon too; nothing of it is left behind."""
-    place.app.workers.cancel_group(place.app, GROUP)
-
-
 def _begin(place: Place, dataset: wire.Dataset, path: str, form: wire.ExportFormat) -> None:
-    lora = place.lora
-    shown = lora.picture_filters.get(dataset.id, "")
-
-    async def work() -> None:
-        ask = wire.ExportDataset(dataset=dataset.id, path=path, format=form, filter=shown)
-        try:
-            done = await lora.ask(ask)
-        except LoraError as error:
-            lora.notify(error.message, severity="error", timeout=12)
-        except asyncio.CancelledError:
-            lora.notify("Cancelled. Nothing of the export is left behind.")
-            raise
-        else:
-            lora.notify(summed(done), timeout=12)
-
-    lora.run_worker(work(), group=GROUP)
+    shown = place.lora.picture_filters.get(dataset.id, "")
+    ask = wire.ExportDataset(dataset=dataset.id, path=path, format=form, filter=shown)
+    behind.begin(place, GROUP, ask, summed, "Cancelled. Nothing of the export is left behind.", 12)
 
 
 def summed(done: wire.Exported) -> str:
