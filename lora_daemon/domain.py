@@ -22,6 +22,7 @@ from lora_daemon.datasets import Datasets
 from lora_daemon.exporting import Export
 from lora_daemon.filesystem import file_system, is_ephemeral, is_network
 from lora_daemon.freezing import Freezer
+from lora_daemon.grids import Grids
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
 from lora_daemon.mix_pictures import MixPictures
@@ -79,6 +80,7 @@ class Domain:
         self._freezer = Freezer(daemon, self._catalog, self._library, self._runs)
         self._scheduler = Scheduler(daemon, self._runs, self._library, self._supervisor)
         self._painting = Painting(daemon, self._library, self._jobs, self._supervisor)
+        self._grids = Grids(daemon, self._library, self._jobs, self._painting)
         self._mixing = Mixing(daemon, self._library)
         self._comparing = Comparing(self._library)
         self._mix_pictures = MixPictures(daemon, self._library, self._painting, self._mixing)
@@ -115,6 +117,7 @@ class Domain:
         handlers.add(wire.GetSeries, self._runs.series)
         handlers.add(wire.GetHistory, self._telemetry.history)
         handlers.add(wire.Generate, self._painting.generate)
+        handlers.add(wire.PaintGrid, self._grids.paint)
         handlers.add(wire.ChangeMix, self._mixing.change)
         handlers.add(wire.FlipMix, self._mixing.flip)
         handlers.add(wire.SaveMix, self._mixing.save)

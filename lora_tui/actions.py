@@ -176,10 +176,13 @@ ACTIONS: tuple[Action, ...] = (
     Action("mixer.load", "o", "load", "Load a saved mix.", 13),
     Action("mixer.forget", "D", "forget", "Forget a saved mix (asks first)."),
     Action("mixer.fight", "c", "conflict", "Where the LoRAs of the mix fight, and who loses.", 14),
+    Action("mixer.grid", "G", "grid", "The mix along axes: weights, seeds, prompts, bases."),
     Action("mixer.again", "r", "again", "Try again to paint what failed."),
     Action("mixer.leave_field", "escape", "leave field", "Back to the LoRAs; the text is taken."),
     Action("mix_settings.take", "ctrl+s", "take", "Take these settings."),
     Action("mix_settings.leave", "escape", "leave", "Leave everything as it is."),
+    Action("axes.paint", "ctrl+s", "paint", "Paint the grid, or go on with it (also enter)."),
+    Action("axes.leave", "escape", "leave", "Paint nothing."),
     # Library.
     Action("library.generate", "enter", "paint", "Paint with and without the LoRA.", 1),
     Action("library.lighter", "left,minus", "weight −", "Lower the LoRA's weight by 0.1.", 3),

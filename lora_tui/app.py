@@ -22,7 +22,7 @@ from lora_tui.core.summary import Said
 from lora_tui.imports import ImportEnded, ImportProgressed, Imports
 from lora_tui.inorder import InOrder
 from lora_tui.link import Connect, Connection, LinkLost, LinkMade, Noticed, Progress, follow
-from lora_tui.pixels import Depth
+from lora_tui.pixels import Depth, depth_of
 from lora_tui.screens.base import Dialog, Place
 from lora_tui.screens.navigate import Commands, Help
 from lora_tui.themes import DARK, FEW_COLOURS
@@ -169,8 +169,7 @@ class LoraApp(InOrder):
         """How many colours the terminal has."""
         if self.no_color:
             return "none"
-        system = self.console.color_system
-        return {"truecolor": "full", "256": "256", "standard": "16"}.get(system or "", "none")  # type: ignore[return-value]
+        return depth_of(self.console.color_system)
 
     def depth(self) -> Depth:
         """How pictures are painted."""

@@ -27,6 +27,12 @@ _ANSI = (
 )  # fmt: skip
 
 
+def depth_of(colour_system: str | None) -> Depth:
+    """What a terminal can show, by Rich's name for its colours."""
+    depths: dict[str | None, Depth] = {"truecolor": "full", "256": "256", "standard": "16"}
+    return depths.get(colour_system, "none")
+
+
 def fitted(width: int, height: int, columns: int, rows: int) -> tuple[int, int]:
     """Cells (columns, rows) that a picture of width × height pixels fills of the given ones, a
     cell being two pixels high."""

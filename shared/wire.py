@@ -10,15 +10,17 @@ Pictures travel as blobs, never inside msgpack; there is no pickle anywhere. The
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import msgspec
+from msgspec import Meta
 
 from shared.conflicts import Conflict
 from shared.edits import AnyEdit
 from shared.errors import Code, Failure, LoraError
 from shared.mixes import MixSpec
 from shared.pictures import LoraUse, PictureSpec
+from shared.recipe import Text
 
 PROTOCOL = (1, 1)  # oldest and newest version this side speaks
 MAGIC = b"LORA\x01"
@@ -173,7 +175,7 @@ class Picture(Record, frozen=True, kw_only=True):
     created: float
 
 
-JobKind = Literal["import", "export", "generate", "download", "write", "caption"]
+JobKind = Literal["import", "export", "generate", "grid", "download", "write", "caption"]
 
 
 class Job(Record, frozen=True, kw_only=True):
@@ -843,6 +845,27 @@ class Generate(Request[Picture], frozen=True, kw_only=True, tag="generate"):
     spec: PictureSpec
 
 
+class Grid(Record, frozen=True, kw_only=True):
+    """A grid of pictures in a folder of the daemon's machine, and its labelled sheet."""
+
+    folder: str
+    picture: Picture  # the sheet
+    pictures: int
+    painted: int  # of them now; the others were there
+
+
+class PaintGrid(Request[Grid], frozen=True, kw_only=True, tag="grid"):
+    """Paint ``spec`` along one to three axes, as shared.grids reads them: columns, rows, blocks.
+
+    Goes on where the same grid was cut short; pictures that are there are kept. Reports progress.
+    """
+
+    changes: ClassVar[bool] = True
+    spec: PictureSpec
+    axes: Annotated[list[Text], Meta(min_length=1, max_length=3)]
+    name: str = ""  # of its folder; empty: after the prompt
+
+
 class ChangeMix(Request[Mix], frozen=True, kw_only=True, tag="mix.change"):
     """Change the live mix from ``before``, as this client knew it, to ``after``.
 
@@ -1002,7 +1025,6 @@ AnyRequest = (
     | GetState
     | ImportDataset
     | ExportDataset
-    | ExportDataset
     | RemoveDataset
     | ListItems
     | SaveFilter
@@ -1022,6 +1044,7 @@ AnyRequest = (
     | GetSeries
     | GetHistory
     | Generate
+    | PaintGrid
     | ChangeMix
     | FlipMix
     | SaveMix

@@ -7,6 +7,7 @@ one only shows what the first made.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -27,6 +28,7 @@ from lora_tui.core import words
 from shared import recipe, wire
 from shared.client import Client
 from shared.errors import Code, Exit, LoraError
+from shared.mixes import MixLora, MixSpec
 from shared.pictures import LoraUse, PictureSpec
 
 NAME = "demo"
@@ -74,6 +76,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     lora: str  # the file
     seconds: float  # that training took
     sheet: str  # the contact sheet
+    shown: list[Shown]  # what is on it, in rows of len(PROMPTS)
     with_it: Share
     without: Share
 
@@ -107,6 +110,10 @@ def demo_it(call: Invocation) -> Exit:
     if terminal and not call.args.plain:
         _watch(call, began)
     result = asyncio.run(_whole(call, began))
+    if not call.console.as_json:
+        from lora_tui.commands import contact_sheet
+
+        contact_sheet.show([(one.path, one.label) for one in result.shown], len(PROMPTS))
     call.console.show(result, lambda: _told(result))
     return Exit.OK
 
@@ -132,13 +139,14 @@ async def _whole(call: Invocation, began: float) -> Result:
                 f"`lora-tui run log {run.id}` has the details.",
             )
         shown = await _pictures(call, client, run)
+        await _furnish(call, client, run)
         lora = next(one for one in client.state.loras if one.name == run.lora)
     sheet = _outputs(call.home) / f"demo-{run.id}.png"
     with_it, without = await _count(call, lora.path, shown, sheet)
     result = Result(
         run=run.id, state=run.state, steps=run.step, loss=run.loss, lora=lora.path,
         seconds=(run.finished or 0.0) - (run.started or 0.0), sheet=str(sheet),
-        with_it=with_it, without=without,
+        shown=shown, with_it=with_it, without=without,
     )  # fmt: skip
     _keep(kept, result)
     return result
@@ -205,10 +213,10 @@ async def _is_whole(client: Client, run: wire.Run, loaded: recipe.Recipe) -> boo
     return same and bool(files) and _is_there(files[0])
 
 
-async def _dataset(call: Invocation, client: Client) -> str:
-    """The name of the starter's creatures, imported from a copy in the workspace: captions are
+async def _dataset(call: Invocation, client: Client, name: str = "creatures") -> str:
+    """The name of a data set of the starter's, imported from a copy in the workspace: captions are
     written beside their pictures, and the installed package is not ours to write to."""
-    folder = await asyncio.to_thread(_copied, call.home)
+    folder = await asyncio.to_thread(_copied, call.home, name)
     for dataset in client.state.datasets:
         if dataset.path == str(folder):
             return dataset.name
@@ -220,12 +228,12 @@ async def _dataset(call: Invocation, client: Client) -> str:
     return imported.dataset.name
 
 
-def _copied(home: Path) -> Path:
-    """The folder of creatures in the workspace, copied whole or not at all."""
+def _copied(home: Path, name: str) -> Path:
+    """The folder of pictures in the workspace, copied whole or not at all."""
     found = importlib.util.find_spec("lora_daemon")
     places = (found and found.submodule_search_locations) or ()
-    sources = [Path(place) / "starter" / "datasets" / "creatures" for place in places]
-    folder = home / "starter" / "creatures"
+    sources = [Path(place) / "starter" / "datasets" / name for place in places]
+    folder = home / "starter" / name
     if folder.is_dir():
         return folder
     source = next((source for source in sources if source.is_dir()), None)
@@ -234,15 +242,31 @@ def _copied(home: Path) -> Path:
             Code.NOT_FOUND,
             "The starter's pictures are not here: this is not a whole installation of lora-tui.",
         )
-    half = folder.with_name(f".creatures.{os.getpid()}")
+    half = folder.with_name(f".{name}.{os.getpid()}")
     try:
-        shutil.copytree(source, half)
+        half.mkdir(parents=True)
+        for file in source.iterdir():  # not copytree: an installation may be read-only, a copy not
+            shutil.copyfile(file, half / file.name)
         half.rename(folder)
     except OSError as error:
         shutil.rmtree(half, ignore_errors=True)
         if not folder.is_dir():  # else another demo was quicker
             raise LoraError.storage("copy the starter's pictures to", folder, error) from None
     return folder
+
+
+async def _furnish(call: Invocation, client: Client, run: wire.Run) -> None:
+    """Something to do on the other screens: drawings that want captions, and the LoRA in the Mixer
+    unless somebody has a mix there."""
+    await _dataset(call, client, "pencil")
+    live = next(mix for mix in client.state.mixes if not mix.name)
+    if not live.spec.loras:
+        mix = MixSpec(
+            loras=[MixLora(lora=run.lora, weight=0.8)], base=SETTINGS.base, cfg=SETTINGS.cfg,
+            prompt=" ".join(PROMPTS[0]), seed=SETTINGS.seed,
+        )  # fmt: skip
+        with contextlib.suppress(LoraError):  # somebody was quicker, and theirs stays
+            await client.call(wire.ChangeMix(before=live.spec, after=mix))
 
 
 async def _pictures(call: Invocation, client: Client, run: wire.Run) -> list[Shown]:

@@ -30,8 +30,16 @@ def add(subparsers: Subparsers) -> None:
         '--sampler "Euler a"\n'
         "      --steps 20 --cfg 7 --seed 1025 --size 512x512 --out dragon.png",
     )
+    add_settings(generate)
+    generate.add_argument(
+        "--out", default="", metavar="FILE.png", help="write the PNG here; else print its path"
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Everything that decides a picture."""
     default = PictureSpec()
-    add_one = generate.add_argument
+    add_one = parser.add_argument
     add_one("--prompt", required=True, help="what to show")
     add_one("--negative", default="", help="what not to show")
     add_one("--base", default=default.base, help=f"a base from `model list` ({default.base})")
@@ -48,22 +56,11 @@ def add(subparsers: Subparsers) -> None:
         "--seed", type=int, default=default.seed, help=f"same seed, same picture ({default.seed})"
     )
     add_one("--size", type=size, default=(0, 0), metavar="WxH", help="pixels; else the base's own")
-    add_one("--out", default="", metavar="FILE.png", help="write the PNG here; else print its path")
 
 
 async def generate_it(call: Invocation) -> Exit:
     args = call.args
-    width, height = args.size
-    prompt, tags = lora_tags.taken(args.prompt)
-    spec = checked(
-        PictureSpec(
-            base=call.base(args.base), prompt=prompt, negative=args.negative,
-            sampler=args.sampler, steps=args.steps, cfg=args.cfg, seed=args.seed,
-            width=width, height=height,
-            loras=[lora_use(call, text) for text in args.lora]
-            + [found(call, use) for use in tags],
-        )
-    )  # fmt: skip
+    spec = asked(call)
     async with call.client() as client:
         picture = await client.call(wire.Generate(spec=spec), on_progress=call.report)
         if args.out:
@@ -72,6 +69,22 @@ async def generate_it(call: Invocation) -> Exit:
     path = args.out or picture.path
     call.console.show({"path": path, "picture": picture}, lambda: [path])
     return Exit.OK
+
+
+def asked(call: Invocation) -> PictureSpec:
+    """The picture that the arguments of ``add_settings`` ask for. Raises LoraError(BAD_REQUEST)."""
+    args = call.args
+    width, height = args.size
+    prompt, tags = lora_tags.taken(args.prompt)
+    return checked(
+        PictureSpec(
+            base=call.base(args.base), prompt=prompt, negative=args.negative,
+            sampler=args.sampler, steps=args.steps, cfg=args.cfg, seed=args.seed,
+            width=width, height=height,
+            loras=[lora_use(call, text) for text in args.lora]
+            + [found(call, use) for use in tags],
+        )
+    )  # fmt: skip
 
 
 def lora_use(call: Invocation, text: str) -> LoraUse:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partialmethod
 
 from lora_tui.core.cells import clean
+from lora_tui.screens import gridding
 from lora_tui.screens.dialogs import AskText, Choose, Confirm, Page
 from lora_tui.screens.fighting import Fighting
 from lora_tui.screens.mix_showing import MixShowing, summary
@@ -57,6 +58,9 @@ class MixKeeping(MixShowing):
             return
         uses = [mixes.use(lora) for lora in heard]
         self.app.push_screen(Fighting(wire.CompareLoras(loras=uses, base=self.spec.base)))
+
+    def action_grid(self) -> None:
+        gridding.grid(self, mixes.picture(self.spec))
 
     def action_copy(self) -> None:
         text = mixes.webui(self.spec)

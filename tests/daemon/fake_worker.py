@@ -9,6 +9,7 @@ line for each picture begun and given up: its seed and steps.
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import socket
@@ -17,6 +18,11 @@ from pathlib import Path
 
 from lora_daemon import pipe
 from shared.errors import Code, Failure
+
+PNG = base64.b64decode(  # 8 × 8 px, grey
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAADklEQVR4nGNogAIGyhgAgIQgAQ2AJGEA"
+    "AAAASUVORK5CYII="
+)
 
 
 def main() -> None:
@@ -51,7 +57,7 @@ def main() -> None:
                 tell(stream, pipe.PaintFailed(job=command.job, failure=failure))
             case pipe.Paint():
                 note("began", command)
-                Path(command.out).write_bytes(b"PNG")
+                Path(command.out).write_bytes(PNG)
                 done = pipe.Painted(
                     job=command.job, width=8, height=8, parameters="text", seconds=0.1
                 )

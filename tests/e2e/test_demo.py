@@ -45,6 +45,11 @@ def test_the_demo_trains_paints_counts_and_does_nothing_twice(cli: CommandLine) 
     assert Path(first["lora"]).is_file()
     assert Path(first["sheet"]).read_bytes().startswith(b"\x89PNG")
     assert first["run"] == "r0001"
+    assert len(first["shown"]) == 15
+    mixed = cli.data("mix", "show")["spec"]
+    assert [lora["weight"] for lora in mixed["loras"]] == [0.8]
+    datasets = {one["name"]: one for one in cli.data("dataset", "list")["datasets"]}
+    assert set(datasets) == {"creatures", "pencil"}
     pictures = list((cli.home / "outputs").glob("*.png"))
     assert cli.data(*SHORT) == first
     assert list((cli.home / "outputs").glob("*.png")) == pictures
@@ -111,7 +116,10 @@ def test_with_a_terminal_the_demo_opens_the_run_and_ends_in_text(cli: CommandLin
     os.close(screen)
     assert process.wait(timeout=60) == 0
     assert asked, "the terminal UI did not show the run"
-    assert b"creatures seen with the LoRA" in seen.rpartition(b"\x1b[?1049l")[2]
+    told = seen.rpartition(b"\x1b[?1049l")[2]
+    assert b"creatures seen with the LoRA" in told
+    assert "▀".encode() in told, "the contact sheet was not shown"
+    assert b"a red creature" in told
 
 
 @pytest.mark.slow

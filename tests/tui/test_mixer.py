@@ -12,6 +12,7 @@ from textual.widgets import Input
 from lora_tui.app import LoraApp
 from lora_tui.core.mix_desk import MixDesk
 from lora_tui.screens.dialogs import Confirm, Page
+from lora_tui.screens.gridding import Axes
 from lora_tui.screens.mix_settings import MixSettings
 from lora_tui.screens.mixer import Mixer
 from lora_tui.widgets.mix_rows import LOW, bar
@@ -126,6 +127,23 @@ async def test_words_settings_and_seeds(mixed: standin.Daemon) -> None:
         app.screen.query_one("#steps", Input).value = "8"
         await pilot.press("ctrl+s")
         await until(pilot, lambda: (spec(mixed).steps, spec(mixed).width) == (8, 128))
+
+
+async def test_the_mix_is_painted_along_axes_and_the_sheet_is_shown(mixed: standin.Daemon) -> None:
+    async with opened(mixed, "g", "m", "G") as (app, pilot, _):
+        await until(pilot, lambda: isinstance(app.screen, Axes))
+        assert [app.screen.query_one(f"#{name}", Input).value for name in "xyz"] == [
+            "weight:creatures=0-1 (+0.25)", "weight:ink=0-1 (+0.25)", "",
+        ]  # fmt: skip
+        await until(pilot, shows(app, "25 pictures"))
+        await pilot.press("tab", "ctrl+u", *"seed=1,", "enter")
+        await until(pilot, shows(app, "'' is neither a number nor a range"))
+        assert isinstance(app.screen, Axes)
+        await pilot.press("2", "enter")
+        await until(pilot, shows(app, "10 pictures on /home/ana/outputs/grids/cat/grid-1.png"))
+        await pilot.press("G")
+        await until(pilot, lambda: isinstance(app.screen, Axes))
+        await until(pilot, lambda: bool(app.screen.query_one(PictureView).shown_key))
 
 
 async def test_what_another_typed_meanwhile_is_said(mixed: standin.Daemon) -> None:
