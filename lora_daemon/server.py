@@ -16,7 +16,7 @@ from lora_daemon.service import Handlers
 from lora_daemon.sessions import Sent, Session
 from lora_daemon.store import Store
 from shared import __version__, wire
-from shared.errors import Code, LoraError
+from shared.errors import Code, Failure, LoraError
 from shared.frames import Frames
 from shared.state import parts
 
@@ -116,6 +116,11 @@ class Server:
             message, _ = wire.unpack_client(frames)
         except LoraError as error:
             log.warning("refused %s: %s", identity.hex(), error)
+            unread = wire.unread_call(frames) if session is not None else None
+            if session is not None and unread is not None:
+                session.heard = time.monotonic()
+                session.put(wire.pack(wire.Failed(id=unread[0], failure=_unread(unread[1], error))))
+                return
             self._refuse(identity, error, say_hello=False)
             if session is not None:
                 self._drop(session, "it sent nonsense")
@@ -317,6 +322,18 @@ class Server:
         except zmq.ZMQError:
             return Sent.GONE
         return Sent.YES
+
+
+def _unread(op: str, error: LoraError) -> Failure:
+    """What a client is told whose call cannot be read."""
+    if not op:
+        return error.failure()
+    return LoraError(
+        Code.INCOMPATIBLE,
+        f"This daemon (lora-tui {__version__}) does not know {op!r}: it is older than your client. "
+        "`lora-tui daemon stop` ends it, and the next command starts the new one; a run goes on "
+        "where it was.",
+    ).failure()
 
 
 def incompatible(hello: wire.Hello) -> LoraError:

@@ -1231,6 +1231,26 @@ def unpack_client(frames: list[bytes]) -> tuple[ClientMessage, list[bytes]]:
     return _unpack(frames, _from_client)
 
 
+def unread_call(frames: list[bytes]) -> tuple[int, str] | None:
+    """The id and the op of a client's call that ``unpack_client`` could not read, if it is one:
+    that of a newer client, say. The op is empty where this side knows it."""
+    try:
+        call = msgspec.msgpack.decode(frames[1], type=_UnreadCall)
+    except (msgspec.MsgspecError, IndexError):
+        return None
+    known = {request.__struct_config__.tag for request in get_args(AnyRequest)}
+    return call.id, "" if call.request.op in known else call.request.op
+
+
+class _UnreadRequest(msgspec.Struct):
+    op: str
+
+
+class _UnreadCall(msgspec.Struct, tag="call", tag_field="type"):
+    id: int
+    request: _UnreadRequest
+
+
 def unpack_daemon(frames: list[bytes]) -> tuple[DaemonMessage, list[bytes]]:
     """The daemon's message in a client. Raises LoraError(BAD_REQUEST, INCOMPATIBLE, TOO_LARGE)."""
     return _unpack(frames, _from_daemon)

@@ -75,15 +75,26 @@ async def test_a_stranger_is_asked_to_say_hello(served: Served) -> None:
     assert refused.say_hello
 
 
-async def test_an_unknown_field_of_a_request_is_named(served: Served) -> None:
-    request = {"op": "lora.inspect", "lora": "small", "clour": "red"}
-    call = wire.encoder.encode({"type": "call", "id": 1, "request": request})
+@pytest.mark.parametrize(
+    ("request_", "code", "said"),
+    [
+        ({"op": "lora.inspect", "lora": "small", "clour": "red"}, Code.BAD_REQUEST, "clour"),
+        ({"op": "picture.dream", "of": "sheep"}, Code.INCOMPATIBLE, "lora-tui daemon stop"),
+    ],
+)
+async def test_a_call_that_cannot_be_read_fails_and_its_client_stays(
+    request_: dict[str, str], code: Code, said: str, served: Served
+) -> None:
+    """A newer client asks for what this daemon does not know: it is told so, once."""
     raw = served.raw()
     await raw.hello(subscribe=False)
+    call = wire.encoder.encode({"type": "call", "id": 7, "request": request_})
     await raw.socket.send_multipart([wire.MAGIC, call])
-    refused = await raw.hear()
-    assert isinstance(refused, wire.Refused)
-    assert "clour" in refused.failure.message
+    failed = await raw.hear()
+    assert isinstance(failed, wire.Failed) and failed.id == 7
+    assert failed.failure.code is code and said in failed.failure.message
+    await raw.socket.send_multipart(wire.pack(wire.Call(id=8, request=wire.GetState())))
+    assert isinstance(await raw.hear(), wire.Answer)
 
 
 async def test_an_oversize_frame_costs_its_sender_the_connection_and_nobody_else(
