@@ -83,6 +83,21 @@ class Console:
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise LoraError(Code.CANCELLED, "Nothing was deleted.")
 
+    def ask(self, question: str, default: str, choices: Sequence[str] = ()) -> str:
+        """An answer from the person at the terminal, the default where nothing is typed; asked
+        again until it is one of ``choices``. Without a terminal: the default."""
+        if self.as_json or self.yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return default
+        while True:
+            self._talk(f"{question} [{default}] ", end="")
+            line = sys.stdin.readline()
+            if not line:
+                raise LoraError(Code.CANCELLED, "Nothing was made.")
+            answer = line.strip() or default
+            if not choices or answer in choices:
+                return answer
+            self._talk(f"There are {', '.join(choices)}.")
+
     def fail(self, error: LoraError) -> Exit:
         """Say what went wrong, once, and give the exit status it has."""
         self.settle()

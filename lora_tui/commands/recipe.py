@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lora_tui.commands import recipe_import
+from lora_tui.commands import recipe_import, recipe_new
 from lora_tui.commands.common import Invocation, Subparsers, command, noun
 from lora_tui.commands.console import table
 from shared import recipe
@@ -19,18 +19,7 @@ def add(subparsers: Subparsers) -> None:
     command(verbs, "list", list_them, "list the recipes that come with lora-tui")
     show = command(verbs, "show", show_it, "print a recipe as it is written")
     show.add_argument("recipe", metavar="RECIPE", help="a name from `recipe list`, or a file")
-    new = command(
-        verbs,
-        "new",
-        new_one,
-        "write a recipe with every option spelled out",
-        "  lora-tui recipe new --dataset dragons --out dragons.toml\n"
-        "  lora-tui recipe new --from lesson --set network.rank=16 > mine.toml",
-    )
-    new.add_argument("--from", dest="recipe", default="", metavar="RECIPE", help="start from this")
-    new.add_argument("--dataset", default="", metavar="NAME", help="train on this dataset")
-    new.add_argument("--out", default="", metavar="FILE", help="write here; refuses to overwrite")
-    add_set(new)
+    recipe_new.add(verbs)
     recipe_import.add(verbs)
     check = command(
         verbs,
@@ -84,25 +73,6 @@ def show_it(call: Invocation) -> Exit:
         call.console.event(loaded)
     else:
         call.console.raw(path.read_text("utf-8"))
-    return Exit.OK
-
-
-def new_one(call: Invocation) -> Exit:
-    overrides = list(call.args.overrides)
-    if call.args.dataset:
-        overrides.append(f"dataset.name={call.args.dataset}")
-    source = call.args.recipe
-    made = (
-        recipe.load(path_of(source), overrides) if source else recipe.parse("", overrides, "--set")
-    )
-    if not call.args.out:
-        if call.args.json:
-            call.console.event(made)
-        else:
-            call.console.raw(recipe.dump(made))
-        return Exit.OK
-    path = save(made, call.args.out)
-    call.console.show({"path": str(path)}, lambda: [str(path)])
     return Exit.OK
 
 

@@ -299,6 +299,19 @@ def test_a_recipe_is_written_once_and_never_over_another(cli: CommandLine, tmp_p
     assert cli.data("recipe", "check", str(out), "--pictures", "833")["steps"] == 8330
 
 
+def test_a_recipe_is_made_of_answers(
+    shared_cli: CommandLine, cli: CommandLine, dragons: str
+) -> None:
+    code, error = cli.refused("recipe", "new", "--teaches", "style")
+    assert code == Exit.NOT_FOUND and "dataset import" in error["message"]
+    made = shared_cli.data(
+        "recipe", "new", "--teaches", "style", "--dataset", dragons, "--base", "starter",
+        "--set", "save.every_epochs=7",
+    )  # fmt: skip
+    assert made["dataset"]["name"] == dragons and made["base"]["name"] == "starter"
+    assert made["save"]["every_epochs"] == 7 and made["network"]["rank"] == 32
+
+
 def test_kohyas_files_are_imported_and_each_option_is_accounted_for(
     cli: CommandLine, tmp_path: Path
 ) -> None:

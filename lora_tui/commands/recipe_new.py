@@ -1,0 +1,110 @@
+"""``lora-tui recipe new``: a recipe from five answers, or from another recipe."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, get_args
+
+from lora_tui.commands.common import Invocation, Subparsers, command, find
+from shared import recipe, suited, wire
+from shared.errors import Code, Exit, LoraError
+
+
+def add(verbs: Subparsers) -> None:
+    from lora_tui.commands.recipe import add_set
+
+    new = command(
+        verbs,
+        "new",
+        new_one,
+        "make a recipe: on a terminal five questions are asked",
+        "  lora-tui recipe new --out dragons.toml\n"
+        "  lora-tui recipe new --teaches style --dataset ink --base sd15 --effort thorough\n"
+        "  lora-tui recipe new --from lesson --set network.rank=16 > mine.toml",
+    )
+    add_answers(new)
+    new.add_argument("--dataset", default="", metavar="NAME", help="train on this dataset")
+    new.add_argument(
+        "--from", dest="recipe", default="", metavar="RECIPE",
+        help="start from this instead, every option spelled out",
+    )  # fmt: skip
+    new.add_argument("--out", default="", metavar="FILE", help="write here; refuses to overwrite")
+    add_set(new)
+
+
+def add_answers(parser: argparse.ArgumentParser) -> None:
+    """What ``suited.suited`` wants to know, but for the dataset."""
+    parser.add_argument(
+        "--teaches", choices=get_args(suited.Teaches), default="", metavar="WHAT",
+        help="subject (a person, a thing, a creature) or style",
+    )  # fmt: skip
+    parser.add_argument("--base", default="", metavar="NAME", help="train on this base")
+    parser.add_argument("--trigger", default="", metavar="WORD", help="the word that will call it")
+    parser.add_argument(
+        "--effort", choices=get_args(suited.Effort), default="", metavar="HOW",
+        help="quick (half of the steps), usual, thorough (twice as many)",
+    )  # fmt: skip
+
+
+async def new_one(call: Invocation) -> Exit:
+    from lora_tui.commands.recipe import path_of, save
+
+    args = call.args
+    answered = args.teaches or args.base or args.trigger or args.effort
+    terminal = sys.stdin.isatty() and not call.console.as_json
+    if args.recipe or not (answered or (terminal and not args.overrides)):
+        overrides = list(args.overrides)
+        if args.dataset:
+            overrides.append(f"dataset.name={recipe.written(args.dataset)}")
+        source = args.recipe
+        made = (
+            recipe.load(path_of(source), overrides)
+            if source
+            else recipe.parse("", overrides, "--set")
+        )
+    else:
+        made = recipe.parse(recipe.dump(await _answered(call)), list(args.overrides), "--set")
+    if args.out:
+        path = save(made, args.out)
+        call.console.show({"path": str(path)}, lambda: [str(path)])
+    elif args.json:
+        call.console.event(made)
+    else:
+        call.console.raw(recipe.dump(made))
+    return Exit.OK
+
+
+async def _answered(call: Invocation) -> recipe.Recipe:
+    """The recipe that fits the answers given, and those asked for."""
+    args, ask = call.args, call.console.ask
+    async with call.client() as client:
+        state = await client.call(wire.GetState())
+    names = [one.name for one in state.datasets]
+    if not names:
+        raise LoraError(
+            Code.NOT_FOUND, "There is no dataset yet: `lora-tui dataset import FOLDER` brings it."
+        )
+    bases = [base.name for base in state.bases if not base.problem]
+    teaches: Any = args.teaches or ask(
+        "1/5  Is it to learn a subject or a style?", "subject", get_args(suited.Teaches)
+    )
+    dataset = args.dataset or ask("2/5  From which dataset?", names[-1], names)
+    base = args.base or ask("3/5  On which base?", _usual(bases), bases)
+    trigger = args.trigger or ask("4/5  Which word is to call it? (enter: none)", "")
+    effort: Any = args.effort or ask("5/5  How thoroughly?", "usual", get_args(suited.Effort))
+    found = find(state.datasets, dataset, "dataset", "id", "name")
+    made = suited.suited(
+        teaches=teaches, dataset=found.name, pictures=found.items, base=call.base(base),
+        family=next((one.family for one in state.bases if one.name == base), ""),
+        trigger=trigger, effort=effort,
+    )  # fmt: skip
+    steps = recipe.total_steps(made, found.items)
+    call.console.say(f"{found.items} pictures, {made.training.epochs} epochs: {steps} steps.")
+    return made
+
+
+def _usual(bases: list[str]) -> str:
+    """A base that somebody brought, before those that came along."""
+    own = [name for name in bases if not name.startswith(suited.STARTER)]
+    return own[-1] if own else suited.STARTER

@@ -1,0 +1,63 @@
+"""A recipe from five answers: what it is to learn, from what, on what, its word, how thoroughly.
+
+The numbers are those that users of the field expect (1 000 to 3 000 pictures seen, rank 8 to 32,
+1e-4), scaled to the number of pictures; for the starter, those it was measured with.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from shared import recipe
+from shared.recipe import Recipe
+
+Teaches = Literal["subject", "style"]
+Effort = Literal["quick", "usual", "thorough"]
+
+FEW = 10  # pictures; of so few each is seen often, and all of it is learned by heart
+KEPT = 8  # checkpoints to choose from
+STARTER = "starter"  # what the names of the built-in bases begin with
+_SEEN = {"subject": 1500, "style": 2500}  # pictures, as often as they come up
+_FEWEST_SEEN, _MOST_OFTEN = 800, 100  # each picture at most so often
+_EFFORT = {"quick": 0.5, "usual": 1.0, "thorough": 2.0}
+
+
+def suited(
+    *,
+    teaches: Teaches,
+    dataset: str,
+    pictures: int,
+    base: str,
+    family: str = "",
+    trigger: str = "",
+    effort: Effort = "usual",
+) -> Recipe:
+    """The recipe. ``family``: sd1, sd2, sdxl or empty. Raises LoraError(INVALID_RECIPE)."""
+    small = base.startswith(STARTER)
+    few = pictures <= FEW
+    batch = 4 if small else 1 if few else 2
+    seen = (4800 if small else _FEWEST_SEEN if few else _SEEN[teaches]) * _EFFORT[effort]
+    epochs = max(1, round(min(seen / max(pictures, 1), _MOST_OFTEN * _EFFORT[effort])))
+    rank = 32 if small or teaches == "style" else 8 if few else 16
+    tree: dict[str, Any] = {
+        "title": f"{teaches.title()} from {pictures} pictures, {effort}",
+        "base": {"name": base, "family": family or "any"},
+        "dataset": {"name": dataset},
+        "network": {"rank": rank, "alpha": float(rank)},
+        "optimizer": {"learning_rate": 2e-3 if small else 1e-4},
+        "schedule": {"kind": "cosine"},
+        "loss": {"weighting": "min_snr"},
+        "training": {"batch_size": batch, "epochs": epochs},
+        "save": {"every_epochs": max(1, -(-epochs // KEPT))},
+        "output": {"name": dataset, "trigger": trigger},
+    }
+    if teaches == "subject" and family in ("sd1", "sd2") and not small:
+        tree["optimizer"]["text_encoder_rate"] = 5e-5  # the word is new to it
+    if teaches == "style" and not trigger:
+        tree["dataset"]["caption_dropout"] = 0.1  # shown always, whatever is asked for
+    if trigger:
+        tree["sample"] = {"prompts": [trigger], "every_epochs": tree["save"]["every_epochs"]}
+    made = recipe.convert(tree)
+    steps = recipe.total_steps(made, pictures)
+    tree["schedule"]["warmup_steps"] = min(100, steps // 10)
+    return recipe.convert(tree)
