@@ -1,4 +1,4 @@
-"""The daemon's own requests: its status, its log, the whole state, its end."""
+"""The daemon's own requests: its status, its log, the whole state, who looks at what, its end."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ class Admin:
         handlers.add(wire.GetStatus, self.status)
         handlers.add(wire.GetLog, self.log)
         handlers.add(wire.GetState, self.state)
+        handlers.add(wire.Look, self.look)
         handlers.add(wire.Stop, self.stop)
 
     async def status(self, _: Context, __: wire.GetStatus) -> wire.Status:
@@ -75,6 +76,10 @@ class Admin:
 
     async def state(self, _: Context, __: wire.GetState) -> wire.State:
         return self._domain.state()
+
+    async def look(self, context: Context, request: wire.Look) -> wire.Done:
+        self._server.looks(context.session, request.at)
+        return wire.Done()
 
     async def stop(self, _: Context, request: wire.Stop) -> wire.Done:
         self._stop(request.now)

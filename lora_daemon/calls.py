@@ -55,14 +55,16 @@ class Calls:
         return f"{request.__struct_config__.tag}:{key or uuid.uuid4().hex}"
 
     async def run(
-        self, request: wire.AnyRequest, *, by: str, key: str, durable: bool, progress: Progress
-    ) -> Reply:
+        self, request: wire.AnyRequest, *, by: str, key: str, durable: bool, progress: Progress,
+        session: str = "",
+    ) -> Reply:  # fmt: skip
         """Answer ``request``. ``key`` is its ``effect_key``; ``durable``: remember it by that.
 
         Raises LoraError; anything else was a fault of ours and has become Code.INTERNAL.
         """
         if not key:
-            return await self._handle(request, Context(by=by, key="", progress=progress))
+            context = Context(by=by, key="", progress=progress, session=session)
+            return await self._handle(request, context)
         effect = self._effects.get(key)
         if effect is None:
             known = self._store.remembered(key) if durable else None

@@ -1,4 +1,4 @@
-"""Captioning on request: empty captions found, given to the worker in portions, taken in."""
+"""Captioning on request: pictures found, given to the worker in portions, what it says taken in."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from lora_daemon import folder, pipe
+from lora_daemon.candidates import Candidates
 from lora_daemon.captions import Captions
 from lora_daemon.catalog import Catalog
 from lora_daemon.jobs import Jobs
@@ -23,7 +24,8 @@ PORTION = 16  # pictures in one order: a training run or a picture waits no long
 TRIES = 2  # a worker's death may have had another cause; a second one was this portion's
 TOLD = 200  # problems in the answer
 HUB = {"blip": "Salesforce/blip-image-captioning-large"}  # the lesson's
-_EMPTY = "issue:no-caption NOT issue:unusable NOT state:rejected"
+_USABLE = "NOT issue:unusable NOT state:rejected"
+_EMPTY = f"issue:no-caption {_USABLE}"
 
 
 @dataclass
@@ -42,6 +44,7 @@ class _Tally:
     """What one request has come to."""
 
     written: int = 0
+    beside: int = 0
     done: int = 0
     problems: list[tuple[str, str]] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
@@ -51,11 +54,13 @@ class Captioning:
     """Answers CaptionPictures."""
 
     def __init__(
-        self, catalog: Catalog, views: Views, captions: Captions, jobs: Jobs, supervisor: Supervisor
-    ) -> None:
+        self, catalog: Catalog, views: Views, captions: Captions, candidates: Candidates,
+        jobs: Jobs, supervisor: Supervisor,
+    ) -> None:  # fmt: skip
         self._catalog = catalog
         self._views = views
         self._captions = captions
+        self._candidates = candidates
         self._jobs = jobs
         self._supervisor = supervisor
         self._orders: dict[str, _Order] = {}
@@ -80,12 +85,16 @@ class Captioning:
         self._at_work.add(dataset.id)
         try:
             asked = f"({request.filter})" if request.filter.strip() else ""
-            empty = await self._found(dataset.id, f"{asked} {_EMPTY}".strip())
+            wanted = _USABLE if request.beside else _EMPTY
+            chosen = await self._found(dataset.id, f"{asked} {wanted}".strip())
+            if request.beside:
+                known = self._candidates.having(dataset.id, request.model)
+                chosen = [one for one in chosen if one.id not in known or not one.caption.text]
             unusable = await self._found(dataset.id, f"{asked} issue:unusable".strip())
             every = await self._count(dataset.id, request.filter)
             tally = _Tally(problems=[(item.name, item.problem) for item in unusable])
-            if empty:
-                await self._run(context, request, dataset, model, empty, tally)
+            if chosen:
+                await self._run(context, request, dataset, model, chosen, tally)
                 await self._captions.writer.drained()  # whoever asked may take the folder away
         finally:
             self._at_work.discard(dataset.id)
@@ -93,6 +102,7 @@ class Captioning:
         return wire.Captioned(
             dataset=self._catalog.dataset(dataset.id),
             written=tally.written,
+            beside=tally.beside,
             kept=every - tally.written - len(tally.problems),
             problems=tally.problems[:TOLD],
             warnings=list(tally.notes),
@@ -100,26 +110,30 @@ class Captioning:
 
     async def _run(
         self, context: Context, request: wire.CaptionPictures, dataset: wire.Dataset, model: str,
-        empty: list[wire.Item], tally: _Tally,
+        chosen: list[wire.Item], tally: _Tally,
     ) -> None:  # fmt: skip
-        job = self._jobs.begin("caption", f"captions for {dataset.name}", len(empty))
+        job = self._jobs.begin("caption", f"captions for {dataset.name}", len(chosen))
         state: wire.CaptionState = "accepted" if request.accept else "unreviewed"
-        names = {item.id: item.name for item in empty}
+        names = {item.id: item.name for item in chosen}
 
         def take_in(report: pipe.Described) -> None:
-            tally.written += self._captions.describe(context.by, dataset.id, report.captions, state)
+            written = self._captions.describe(
+                context.by, dataset.id, request.model, report.captions, state
+            )
+            tally.written += written
+            tally.beside += len(report.captions) - written
             tally.problems += [(names[item], why) for item, why in report.skipped]
             tally.notes |= dict.fromkeys(report.notes)
             tally.done += len(report.captions) + len(report.skipped)
-            self._jobs.progress(job, tally.done, len(empty), dataset.name)
-            context.progress(tally.done, len(empty), f"{tally.done} of {len(empty)} pictures")
+            self._jobs.progress(job, tally.done, len(chosen), dataset.name)
+            context.progress(tally.done, len(chosen), f"{tally.done} of {len(chosen)} pictures")
 
         try:
             if not model.startswith("/"):
-                self._jobs.progress(job, 0, len(empty), f"fetching {model}")
-                context.progress(0, len(empty), f"fetching {model}")
+                self._jobs.progress(job, 0, len(chosen), f"fetching {model}")
+                context.progress(0, len(chosen), f"fetching {model}")
                 model = await _fetched(model)
-            for portion, more in self._portions(empty):
+            for portion, more in self._portions(chosen):
                 describe = pipe.Describe(job=job, model=model, pictures=portion, more=more)
                 order = _Order(describe, take_in, asyncio.get_running_loop().create_future())
                 self._orders[job] = order
@@ -134,7 +148,9 @@ class Captioning:
             raise
         finally:
             self._orders.pop(job, None)
-        self._jobs.end(job, "done", f"{tally.written} written, {len(tally.problems)} left out")
+        beside = f"{tally.beside} beside captions, " * request.beside
+        done = f"{tally.written} written, {beside}{len(tally.problems)} left out"
+        self._jobs.end(job, "done", done)
 
     def _portions(self, items: list[wire.Item]) -> Iterator[tuple[list[tuple[str, str]], bool]]:
         """Pictures as orders take them, and whether there are more."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import msgspec
 
 from lora_daemon import sidecars
+from lora_daemon.candidates import put_candidate
 from lora_daemon.catalog import Catalog, caption_of, item_of
 from lora_daemon.jobs import Jobs
 from lora_daemon.service import Context, Daemon
@@ -69,17 +70,22 @@ class Captions:
         return item
 
     def describe(
-        self, by: str, dataset: str, written: Sequence[tuple[str, str]], state: wire.CaptionState
-    ) -> int:
+        self, by: str, dataset: str, model: str, written: Sequence[tuple[str, str]],
+        state: wire.CaptionState,
+    ) -> int:  # fmt: skip
         """Take in a captioner's texts, as (item, text), wherever the caption is still empty; a
-        rejected picture stays as it is. Returns how many there were. Raises LoraError(STORAGE)."""
+        rejected picture stays as it is. Where a caption is, the text is a candidate beside it.
+        Returns how many are captions. Raises LoraError(STORAGE)."""
         taken = list[str]()
         with self._store.change(by) as change:
             for item, text in written:
                 rows = self._store.query(
                     "SELECT * FROM items WHERE id = ? AND dataset = ?", (item, dataset)
                 )
-                if not rows or rows[0]["text"].strip() or rows[0]["state"] == "rejected":
+                if not rows:
+                    continue
+                put_candidate(change, rows[0], model, text)
+                if rows[0]["text"].strip() or rows[0]["state"] == "rejected":
                     continue
                 op = new_op(change, dataset, f"captioning of {rows[0]['name']}")
                 self.put(change, op, rows[0], text, state, "captioner")

@@ -14,6 +14,7 @@ import msgspec
 from lora_daemon import pipe, service
 from lora_daemon.bases import Bases
 from lora_daemon.bulk import Bulk
+from lora_daemon.candidates import Candidates
 from lora_daemon.captioning import Captioning
 from lora_daemon.captions import Captions
 from lora_daemon.catalog import Catalog
@@ -32,6 +33,7 @@ from lora_daemon.runs import Runs
 from lora_daemon.saved_filters import SavedFilters
 from lora_daemon.scheduler import Scheduler
 from lora_daemon.supervisor import Death, Supervisor
+from lora_daemon.tag_counts import TagCounts
 from lora_daemon.telemetry import Telemetry, WorkerUse
 from lora_daemon.thumbnails import Thumbnails
 from lora_daemon.tokens import Tokens
@@ -75,6 +77,8 @@ class Domain:
         self._export = Export(daemon, self._catalog, self._views, self._jobs)
         self._bulk = Bulk(daemon, self._catalog, self._views, self._captions.writer)
         self._undo = Undo(daemon, self._catalog, self._captions, self._bulk)
+        self._candidates = Candidates(daemon.store, self._catalog)
+        self._tags = TagCounts(daemon.store, self._catalog)
         self._filters = SavedFilters(daemon.store)
         self._runs = Runs(daemon)
         self._freezer = Freezer(daemon, self._catalog, self._library, self._runs)
@@ -85,8 +89,9 @@ class Domain:
         self._comparing = Comparing(self._library)
         self._mix_pictures = MixPictures(daemon, self._library, self._painting, self._mixing)
         self._captioning = Captioning(
-            self._catalog, self._views, self._captions, self._jobs, self._supervisor
-        )
+            self._catalog, self._views, self._captions, self._candidates, self._jobs,
+            self._supervisor,
+        )  # fmt: skip
         self._telemetry = Telemetry(daemon, self._worker_use)
         self._told = wire.Worker(state="absent")
         self._listening: asyncio.Task[None] | None = None
@@ -98,8 +103,9 @@ class Domain:
         """Say who answers what."""
         handlers.add(wire.ImportDataset, self._import_dataset)
         handlers.add(wire.ExportDataset, self._export.export)
-        handlers.add(wire.RemoveDataset, self._datasets.remove)
+        handlers.add(wire.RemoveDataset, self._remove_dataset)
         handlers.add(wire.ListItems, self._views.list_items)
+        handlers.add(wire.FindPlace, self._views.find_place)
         handlers.add(wire.SaveFilter, self._filters.save)
         handlers.add(wire.RemoveFilter, self._filters.remove)
         handlers.add(wire.GetItem, self._catalog.get_item)
@@ -110,6 +116,8 @@ class Domain:
         handlers.add(wire.ApplyEdit, self._bulk.apply)
         handlers.add(wire.UndoCaption, self._undo.undo)
         handlers.add(wire.CaptionPictures, self._captioning.caption)
+        handlers.add(wire.GetCandidates, self._candidates.of_item)
+        handlers.add(wire.GetTags, self._tags.tags)
         handlers.add(wire.StartRun, self._start_run)
         handlers.add(wire.SteerRun, self._scheduler.steer)
         handlers.add(wire.RemoveRun, self._runs.remove)
@@ -219,9 +227,20 @@ class Domain:
     async def _import_dataset(
         self, context: service.Context, request: wire.ImportDataset
     ) -> wire.Imported:
-        imported = await self._datasets.import_dataset(context, request)
+        try:
+            imported = await self._datasets.import_dataset(context, request)
+        finally:
+            self._tags.forget()
         self._tokens.wake()
         return imported
+
+    async def _remove_dataset(
+        self, context: service.Context, request: wire.RemoveDataset
+    ) -> wire.Done:
+        try:
+            return await self._datasets.remove(context, request)
+        finally:
+            self._tags.forget()  # the numbers of its last operations are given again
 
     async def _start_run(self, context: service.Context, request: wire.StartRun) -> wire.Run:
         run = await self._freezer.start(context, request)

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 
+import msgspec
 import zmq
 
 from lora_daemon.calls import Calls, raw
@@ -84,6 +85,13 @@ class Server:
     def clients(self) -> list[wire.ClientInfo]:
         """Who is attached, longest first."""
         return [session.info for session in self._sessions.values()]
+
+    def looks(self, session: str, at: wire.Looking | None) -> None:
+        """A client has a picture before it, or none any more: tell the others."""
+        for one in self._sessions.values():
+            if one.info.session == session and one.info.looking != at:
+                one.info = msgspec.structs.replace(one.info, looking=at)
+                self._attached()
 
     def publish(self, value: wire.AnyLive) -> None:
         """Send a live value to every subscribed client, conflated (Hub)."""
@@ -293,6 +301,7 @@ class Server:
                 key=key,
                 durable=bool(call.key),
                 progress=progress,
+                session=session.info.session,
             )
             frames = wire.pack(wire.Answer(id=call.id, result=raw(reply)), reply.blobs)
         except LoraError as error:

@@ -35,6 +35,7 @@ class Context:
     by: str  # the client's name, for journals and captions
     key: str  # the client's retry key, to be given to ``store.change``/``remember``
     progress: Callable[[int, int, str], None]
+    session: str = ""  # the client's, where the request is one that changes nothing
     blobs: list[bytes] = field(default_factory=list)  # attachments of the answer
 
 

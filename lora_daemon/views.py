@@ -52,6 +52,18 @@ class Views:
         name, view = await self._view(dataset, request.filter, tuple(request.states), request.view)
         return wire.Items(items=self._page(view, request), total=len(view.rows), view=name)
 
+    async def find_place(self, context: Context, request: wire.FindPlace) -> wire.FoundPlace:
+        """Raises LoraError as ``list_items`` does."""
+        dataset = self._catalog.row(request.dataset)["id"]
+        wanted = filters.parse(request.wanted)
+        passing = set(await self._find(dataset, wanted))
+        rows = await self.places(dataset, request.filter, request.view)
+        found = [place for place, row in enumerate(rows) if row in passing]
+        after = next((place for place in found if place > request.after), None)
+        if after is None and found:
+            after = found[0]
+        return wire.FoundPlace(place=after, left=len(found))
+
     async def places(self, dataset: str, filter: str, view: str = "") -> array[int]:
         """The rows of ``items`` that pass, in order of their names; those of ``view`` if it is one
         of this filter's. ``dataset`` is an id. Raises LoraError as ``list_items`` does."""

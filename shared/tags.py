@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 Span = tuple[int, int]  # of a tag in its text, the spaces around it left out
 _TAG = re.compile(r"[^\s,](?:[^,\r\n]*[^\s,])?")
 BREAK = re.compile(r"[\r\n]")
+_LOOKED_AT = 2000  # characters that tell what kind of caption it is
+_APART = str.maketrans("_-()[]:/", "        ")
 _SENTENCE = re.compile(r"""\w[.。！？]["'”’)]*$""")
 
 
@@ -24,6 +26,20 @@ def spans_of(text: str) -> list[Span]:
 def fold(tag: str) -> str:
     """What is the same for all spellings of a tag."""
     return " ".join(tag.split()).casefold()
+
+
+def plain(tag: str) -> str:
+    """A tag as it is looked for: its words, whatever stands between them."""
+    return fold(tag.translate(_APART))
+
+
+def is_list(text: str) -> bool | None:
+    """Whether a caption reads as a list of tags, not as sentences; None where one cannot tell."""
+    parts = [text[slice(*span)] for span in spans_of(text[:_LOOKED_AT])]
+    number = sum(len(part.split()) for part in parts)
+    if any(_SENTENCE.search(part) for part in parts) or number > 3 * len(parts):
+        return False
+    return True if len(parts) > 1 else None
 
 
 def _found(text: str, tag: str) -> list[Span]:
@@ -142,3 +158,22 @@ def _lists(text: str) -> Iterator[list[Span]]:
     for line in reversed(lines):
         if not _SENTENCE.search(text[slice(*line[-1])]):
             yield line
+
+
+def swap(text: str, place: int, other: int) -> str:
+    """The tags at two places have changed them; what is between tags stays."""
+    spans = spans_of(text)
+    (a, b), (c, d) = spans[min(place, other)], spans[max(place, other)]
+    return text if a == c else f"{text[:a]}{text[c:d]}{text[b:c]}{text[a:b]}{text[d:]}"
+
+
+def put(text: str, place: int, tag: str) -> str:
+    """``tag`` in place of the one that is there."""
+    start, end = spans_of(text)[place]
+    return f"{text[:start]}{tag}{text[end:]}"
+
+
+def without(text: str, places: Collection[int]) -> str:
+    """No tags at these places any more."""
+    spans = spans_of(text)
+    return _without(text, [spans[place] for place in sorted(places)])

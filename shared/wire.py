@@ -191,6 +191,14 @@ class Job(Record, frozen=True, kw_only=True):
     message: str
 
 
+class Looking(Record, frozen=True, kw_only=True):
+    """A picture that somebody has before him."""
+
+    dataset: str
+    item: str
+    name: str  # of the picture
+
+
 class ClientInfo(Record, frozen=True, kw_only=True):
     """Who is attached, and from where."""
 
@@ -199,6 +207,7 @@ class ClientInfo(Record, frozen=True, kw_only=True):
     host: str
     terminal: str
     since: float
+    looking: Looking | None = None  # at which picture
 
 
 class Worker(Record, frozen=True, kw_only=True):
@@ -504,6 +513,12 @@ class GetState(Request[State], frozen=True, kw_only=True, tag="state"):
     pass
 
 
+class Look(Request[Done], frozen=True, kw_only=True, tag="look"):
+    """Say which picture this client has before it, or that it has none. Every client is told."""
+
+    at: Looking | None = None
+
+
 class Imported(Record, frozen=True, kw_only=True):
     dataset: Dataset
     added: int
@@ -593,6 +608,25 @@ class ListItems(Request[Items], frozen=True, kw_only=True, tag="dataset.items"):
     states: list[CaptionState] = []  # none: all
     filter: str = ""  # as shared.filters reads it
     view: str = ""  # that an earlier answer to the same question named
+
+
+class FoundPlace(Record, frozen=True, kw_only=True):
+    place: int | None  # from 0; None: no picture passes
+    left: int  # pictures that pass
+
+
+class FindPlace(Request[FoundPlace], frozen=True, kw_only=True, tag="dataset.find"):
+    """The next picture after a place that passes ``wanted``, from the top again at the end.
+
+    Places are those of the list that ListItems gives for the same ``filter`` and ``view``.
+    BAD_REQUEST as there.
+    """
+
+    dataset: str
+    wanted: str  # as shared.filters reads it
+    after: int = -1
+    filter: str = ""
+    view: str = ""
 
 
 class SaveFilter(Request[SavedFilter], frozen=True, kw_only=True, tag="filter.save"):
@@ -728,6 +762,7 @@ class Captioned(Record, frozen=True, kw_only=True):
 
     dataset: Dataset
     written: int  # captions that were empty and are the captioner's now
+    beside: int = 0  # candidates it wrote beside captions that stay as they are
     kept: int  # pictures that had a caption, or got one from somebody meanwhile: left as they are
     problems: list[tuple[str, str]]  # (picture, why it has no caption), the first 200
     warnings: list[str]
@@ -736,7 +771,8 @@ class Captioned(Record, frozen=True, kw_only=True):
 class CaptionPictures(Request[Captioned], frozen=True, kw_only=True, tag="caption.write"):
     """Let a captioner fill empty captions; a caption that is there is never touched, nor is a
     rejected picture. What it writes is a candidate: unreviewed, its source "captioner", until a
-    person accepts it.
+    person accepts it. With ``beside`` it says what it sees in captioned pictures as well:
+    GetCandidates has it then, while the captions stay.
 
     Reports progress. Goes on if the client leaves; asked again, it goes on where it was. Beside a
     training run it takes its turn between two steps.
@@ -747,6 +783,52 @@ class CaptionPictures(Request[Captioned], frozen=True, kw_only=True, tag="captio
     model: str = "starter"  # or blip, a Hub id, a folder on the daemon's machine
     accept: bool = False  # what it writes is accepted at once
     filter: str = ""  # only these pictures, as shared.filters reads it
+    beside: bool = False  # write candidates for pictures that have a caption, too
+
+
+class Candidate(Record, frozen=True, kw_only=True):
+    """A text that a picture's caption could be."""
+
+    text: str
+    model: str  # the captioner that wrote it; empty: the caption has been this before
+    source: Source
+    by: str  # who asked the captioner, or wrote the text
+    at: float  # Unix seconds
+
+
+class Candidates(Record, frozen=True, kw_only=True):
+    item: Item
+    candidates: list[Candidate]  # captioners' first, then what the caption has been, latest first
+
+
+class GetCandidates(Request[Candidates], frozen=True, kw_only=True, tag="caption.candidates"):
+    """What a picture's caption could be: what captioners say of it and what it has been before,
+    each text once, the present one left out."""
+
+    dataset: str
+    item: str
+
+
+class TagCount(Record, frozen=True, kw_only=True):
+    tag: str  # as it is spelt most often
+    count: int  # captions that have it
+
+
+class Tags(Record, frozen=True, kw_only=True):
+    tags: list[TagCount]
+    total: int  # different tags in the dataset, alike or not
+
+
+class GetTags(Request[Tags], frozen=True, kw_only=True, tag="caption.tags"):
+    """A dataset's tags, those that most captions have first.
+
+    With ``like``: those that begin so, then those of which another word does; in either case, an
+    underscore as good as a space.
+    """
+
+    dataset: str
+    like: str = ""
+    limit: int = 50  # at most 100 000
 
 
 class Undone(Record, frozen=True, kw_only=True):
@@ -1023,10 +1105,12 @@ AnyRequest = (
     | Stop
     | GetLog
     | GetState
+    | Look
     | ImportDataset
     | ExportDataset
     | RemoveDataset
     | ListItems
+    | FindPlace
     | SaveFilter
     | RemoveFilter
     | GetItem
@@ -1036,6 +1120,8 @@ AnyRequest = (
     | ListDifferences
     | ApplyEdit
     | CaptionPictures
+    | GetCandidates
+    | GetTags
     | UndoCaption
     | StartRun
     | SteerRun

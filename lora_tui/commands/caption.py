@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_tui.commands import caption_edit
+from lora_tui.commands import caption_edit, caption_texts
 from lora_tui.commands.common import (
     Invocation,
     Subparsers,
@@ -27,7 +27,10 @@ from shared.errors import Code, Exit, LoraError
 if TYPE_CHECKING:
     from shared.client import Client
 
-_VERBS = ("write", "list", "set", "accept", "reject", "flag", "edit", "undo", "redo")
+_VERBS = (
+    "write", "list", "set", "accept", "reject", "flag", "edit", "tags", "candidates", "undo",
+    "redo",
+)  # fmt: skip
 _VALUED = ("--home", "--endpoint", "--as")  # global options that take a value
 
 
@@ -43,7 +46,8 @@ def add(subparsers: Subparsers) -> None:
         "let a captioner fill empty captions; `caption DIR` is short for it",
         "  lora-tui caption ~/dragons --model starter          # candidates, to be reviewed\n"
         "  lora-tui caption dragons --model blip --accept\n"
-        "  lora-tui caption dragons --model ~/models/blip --filter 'name:new/*'",
+        "  lora-tui caption dragons --model ~/models/blip --filter 'name:new/*'\n"
+        "  lora-tui caption dragons --model blip --beside   # a second opinion on every picture",
     )
     write.add_argument(
         "dataset", metavar="DATASET_OR_DIR", help="a folder that is no dataset yet is imported"
@@ -56,6 +60,10 @@ def add(subparsers: Subparsers) -> None:
     write.add_argument(
         "--accept", action="store_true", help="accept what it writes; else it waits for review"
     )
+    write.add_argument(
+        "--beside", action="store_true",
+        help="look at captioned pictures as well: their captions stay, this is a candidate",
+    )  # fmt: skip
     filter_option(write)
     listing = command(
         verbs,
@@ -109,6 +117,7 @@ def add(subparsers: Subparsers) -> None:
             "--dry-run", action="store_true", help="list the pictures; change nothing"
         )
     caption_edit.add(verbs)
+    caption_texts.add(verbs)
     undo = command(
         verbs, "undo", undo_it, "take back your last change in a dataset, of many captions at once"
     )
@@ -148,8 +157,9 @@ async def write_them(call: Invocation) -> Exit:
         text = await filter_of(call, client)
         dataset = await _dataset_or_folder(call, client)
         ask = wire.CaptionPictures(
-            dataset=dataset, model=call.base(args.model), accept=args.accept, filter=text
-        )
+            dataset=dataset, model=call.base(args.model), accept=args.accept, filter=text,
+            beside=args.beside,
+        )  # fmt: skip
         done = await client.call(ask, on_progress=call.report)
     for name, reason in done.problems:
         call.console.say(f"{name}: {reason}")
@@ -159,9 +169,10 @@ async def write_them(call: Invocation) -> Exit:
     def lines() -> Iterator[str]:
         how = "accepted" if args.accept else "to be reviewed"
         left = f", {words.plural(len(done.problems), 'picture')} left out" if done.problems else ""
+        beside = f"{words.plural(done.beside, 'candidate')} beside captions, " * args.beside
         yield (
             f"{done.dataset.name}: {words.plural(done.written, 'caption')} written ({how}), "
-            f"{done.kept} kept{left}"
+            f"{beside}{done.kept} kept{left}"
         )
 
     call.console.show(done, lines)

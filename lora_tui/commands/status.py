@@ -40,7 +40,7 @@ def told(status: wire.Status) -> Iterator[str]:
             ("worker", f"{worker.state} {worker.device_name} {worker.precision}".strip()),
             ("", worker.message),
             *((use.device, _use(use)) for use in status.devices),
-            *(("attached", f"{c.name} from {c.host} {c.terminal}") for c in status.clients),
+            *(("attached", _client(c)) for c in status.clients),
             *(("warning", warning) for warning in status.warnings),
         ]
     )
@@ -69,6 +69,11 @@ def told_run(run: wire.Run) -> str:
 
 def _up(status: wire.Status) -> str:
     return words.duration(time.time() - status.started)
+
+
+def _client(client: wire.ClientInfo) -> str:
+    looking = f", at {client.looking.name}" if client.looking is not None else ""
+    return f"{client.name} from {client.host} {client.terminal}{looking}"
 
 
 def _use(use: wire.DeviceUse) -> str:
