@@ -85,7 +85,22 @@ ACTIONS: tuple[Action, ...] = (
     Action("review.redo", "U,ctrl+r", "redo", "Do again what undo took back."),
     Action("review.many", "E", "edit many", "Edit all these captions at once, each shown before."),
     Action("review.filter", "slash", "filter", "Go through pictures that pass a filter.", 9),
-    Action("review.caption", "c", "caption", "Let a captioner fill the empty captions."),
+    Action("review.tags", "t", "tags", "Take the caption's tags in hand: move, toggle, add.", 10),
+    Action("review.shape", "T", "tags/text", "Show captions as tags, as text, or as each is."),
+    *(
+        Action(f"review.take_{n}", str(n), f"take {n}", f"Candidate {n} is the caption.")
+        for n in range(1, 10)
+    ),
+    Action(
+        "review.differences", "equals_sign", "compare words", "Take single words of a candidate."
+    ),
+    Action("review.mark", "m", "mark", "Mark this picture, to see another one beside it."),
+    Action("review.beside", "b", "side by side", "This picture and the marked one, with captions."),
+    Action("review.next_issue", "i", "next issue", "The next picture something is wrong with."),
+    Action(
+        "review.next_like", "I", "next like", "The next picture that passes a filter; says one."
+    ),
+    Action("review.caption", "c", "caption", "Let a captioner fill empty captions, or write more."),
     Action("review.first", "home", "first", "First picture."),
     Action("review.last", "end", "last", "Last picture."),
     Action("review.dataset", "o", "dataset", "Choose another dataset to review."),
@@ -101,6 +116,42 @@ ACTIONS: tuple[Action, ...] = (
         "Leave the field and go to the next picture.",
         2,
     ),
+    # While tags are suggested.
+    Action("suggest.take", "tab,right", "take", "Take the suggested tag; enter never does.", 1),
+    Action("suggest.next", "shift+tab", "next", "The next suggestion.", 2),
+    Action("suggest.hide", "escape", "hide", "No suggestions, until something else is typed.", 3),
+    # While tags are in hand.
+    Action("chips.leave", "escape", "done", "Leave the tags; the caption is saved.", 1),
+    Action("chips.save_next", "ctrl+s", "done, next", "Leave, and go to the next picture.", 2),
+    Action("chips.add", "a", "add", "Add a tag; a comma goes on to another one.", 3),
+    Action("chips.edit", "e,enter", "edit", "Edit the tag in its place.", 4),
+    Action(
+        "chips.toggle",
+        "space,x",
+        "off/on",
+        "The tag goes when the tags are left, or stays again.",
+        5,
+    ),
+    Action("chips.remove", "d,delete,backspace", "remove", "Take the tag out at once.", 6),
+    Action("chips.left", "left,h", "left", "To the tag before."),
+    Action("chips.right", "right,l", "right", "To the tag after."),
+    Action("chips.up", "up,k", "up", "To the tag above."),
+    Action("chips.down", "down,j", "down", "To the tag below."),
+    Action("chips.first", "home", "first", "To the first tag."),
+    Action("chips.last", "end", "last", "To the last tag."),
+    Action("chips.earlier", "shift+left,H,less_than_sign", "move left", "Move the tag left.", 7),
+    Action(
+        "chips.later", "shift+right,L,greater_than_sign", "move right", "Move the tag right.", 8
+    ),
+    Action(
+        "chips.everywhere", "A", "to all", "Add the tag to all captions shown; preview first.", 9
+    ),
+    Action(
+        "chips.nowhere", "X", "from all", "Take the tag out of all captions shown, likewise.", 10
+    ),
+    Action("entry.take", "enter", "take", "The tag as it is typed.", 1),
+    Action("entry.more", "comma", "and another", "The tag as it is typed, and then another.", 2),
+    Action("entry.leave", "escape", "leave", "Back to the tags as they were.", 3),
     # Dialogs.
     Action("dialog.yes", "y", "yes", "Do it."),
     Action("dialog.no", "n,escape", "no", "Leave everything as it is."),
@@ -123,6 +174,15 @@ ACTIONS: tuple[Action, ...] = (
     Action("bulk.page_up", "pageup", "earlier", "Differences before these."),
     Action("bulk.page_down", "pagedown", "later", "Differences after these."),
     Action("bulk.leave", "escape", "leave", "Leave everything as it is."),
+    Action("parts.toggle", "space", "take", "Take the part under the cursor, or leave it."),
+    Action("parts.left", "left,up,h,k", "before", "To the part before."),
+    Action("parts.right", "right,down,l,j", "after", "To the part after."),
+    Action("parts.apply", "enter", "save", "Save the parts that are taken; none: all of them."),
+    Action("parts.leave", "escape", "leave", "Leave everything as it is."),
+    *(
+        Action(f"parts.show_{n}", str(n), f"show {n}", f"Candidate {n} in place of this one.")
+        for n in range(1, 10)
+    ),
     Action("import.cancel", "escape", "cancel", "Stop, or close this window."),
     Action("import.hide", "ctrl+b", "in background", "Let the import go on without this window."),
     # Train.
@@ -226,6 +286,11 @@ _NAMES = {
     "down": "↓",
     "space": "space",
     "comma": ",",
+    "equals_sign": "=",
+    "less_than_sign": "<",
+    "greater_than_sign": ">",
+    "tab": "⇥",
+    "shift+tab": "⇧⇥",
     "full_stop": ".",
     "shift+left": "⇧←",
     "shift+right": "⇧→",

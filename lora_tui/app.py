@@ -123,6 +123,7 @@ class LoraApp(InOrder):
         self.imports = Imports(self)
         self.review_at = ("", "")  # dataset and item that Review opens next
         self.picture_filters: dict[str, str] = {}  # what Datasets and Review show, by dataset
+        self.caption_shapes: dict[str, bool] = {}  # Review shows them as tags, by dataset
         self.filter_history = FilterHistory(state_dir() / "filters")
         self.train_with = ""  # dataset that Train takes next
         self.farewell = ""

@@ -44,6 +44,8 @@ _NAMED = frozenset(
         "number_sign",
         "at",
         "exclamation_mark",
+        "less_than_sign",
+        "greater_than_sign",
     ]
 ) | {f"f{n}" for n in range(1, 25)}
 _CHARACTERS = {
@@ -63,6 +65,8 @@ _CHARACTERS = {
     "#": "number_sign",
     "@": "at",
     "!": "exclamation_mark",
+    "<": "less_than_sign",
+    ">": "greater_than_sign",
 }
 
 

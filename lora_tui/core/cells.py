@@ -5,9 +5,10 @@ from __future__ import annotations
 import unicodedata
 from typing import Literal
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, set_cell_size, split_graphemes
 
 Align = Literal["left", "right"]
+JOINER = "\u200d"  # of zero width
 
 
 def clean(text: str) -> str:
@@ -16,16 +17,52 @@ def clean(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     shown = []
-    for char in text:
+    for place, char in enumerate(text):
         if char in "\r\n":
             shown.append("⏎" if char == "\n" else "")
         elif char == "\t":
             shown.append(" ")
-        elif unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co") and char != "\u200d":
-            shown.append("·")
         else:
-            shown.append(char)
+            shown.append(char if _harmless(text, place) else "·")
     return "".join(shown)
+
+
+def dotted(line: str) -> str:
+    """A line as it can be painted, one character for one, tabs left as they are."""
+    if line.isascii() and line.isprintable():
+        return line
+    return "".join(
+        char if char == "\t" or _harmless(line, place) else "·" for place, char in enumerate(line)
+    )
+
+
+def _harmless(text: str, place: int) -> bool:
+    """Whether a character takes the cells it is counted for and does nothing else."""
+    char = text[place]
+    if char == JOINER:  # of letters, terminals and we do not count alike
+        before, after = text[max(place - 1, 0) : place], text[place + 1 : place + 2]
+        return bool(before and after) and _pictorial(before) and _pictorial(after)
+    return unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co")
+
+
+def _pictorial(char: str) -> bool:
+    """An emoji, or what follows one and belongs to it: a colour of skin, a variation selector."""
+    return unicodedata.category(char) == "So" or char == "\ufe0f" or "🏻" <= char <= "🏿"
+
+
+def boundaries(text: str) -> list[int]:
+    """Where a cursor can stand: before, between and behind what is seen as one character, be it an
+    accented letter, a flag or a family of emoji."""
+    places = [0]
+    half = False  # of a flag: two letters of an alphabet of their own
+    for start, end, _ in split_graphemes(text)[0]:
+        letter = "🇦" <= text[start] <= "🇿"
+        if half and letter:
+            places[-1] = end
+        else:
+            places.append(end)
+        half = letter and not half
+    return places
 
 
 def clean_lines(text: str) -> str:

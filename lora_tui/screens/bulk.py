@@ -37,6 +37,7 @@ class Choice:
     state: wire.CaptionState | None = None
 
 
+Begin = tuple[Kind, tuple[str, ...]]  # an edit and its arguments
 _STATES: tuple[wire.CaptionState, ...] = ("accepted", "flagged", "rejected", "unreviewed")
 CHOICES = [
     *(Choice(kind.label, kind.help, kind=kind) for kind in KINDS.values()),
@@ -68,10 +69,12 @@ class BulkEdit(Dialog[wire.Edited | None]):
 
     BINDINGS = bindings("bulk")
 
-    def __init__(self, ask: wire.PreviewEdit, title: str) -> None:
+    def __init__(self, ask: wire.PreviewEdit, title: str, begin: Begin | None = None) -> None:
+        """``begin``: an edit that is chosen and filled in already; Enter makes it."""
         super().__init__()
         self._ask = ask
         self._title = title
+        self._begin_with = begin
         self._choice = CHOICES[0]
         self._preview: wire.EditPreview | None = None
         self._previewed = ask  # what it answers
@@ -109,9 +112,14 @@ class BulkEdit(Dialog[wire.Edited | None]):
         return [self.query_one(f"#argument{number}", Input) for number in range(count)]
 
     def on_mount(self) -> None:
-        self.kinds.show(len(CHOICES), lambda i: [CHOICES[i].label], cursor=0)
-        self.set_focus(self.kinds)  # now: a later focus would take the keys of a field
-        self._chosen(CHOICES[0])
+        kind, arguments = self._begin_with or (CHOICES[0].kind, ())
+        place = next(n for n, choice in enumerate(CHOICES) if choice.kind is kind)
+        self.kinds.show(len(CHOICES), lambda i: [CHOICES[i].label], cursor=place)
+        # Now: a later focus would take the keys of a field.
+        self.set_focus(self.differences if self._begin_with else self.kinds)
+        self._chosen(CHOICES[place])
+        for field, value in zip(self.fields, arguments, strict=False):
+            field.value = value
 
     # ── which edit ──────────────────────────────────────────────────────────────────────────────
 

@@ -7,7 +7,7 @@ from msgspec import convert
 from lora_tui.actions import BY_ID
 from lora_tui.core import words
 from lora_tui.core.cells import clean
-from lora_tui.screens.bulk import BulkEdit, kept_text
+from lora_tui.screens.bulk import Begin, BulkEdit, kept_text
 from lora_tui.screens.dialogs import Page
 from lora_tui.screens.mending import Mending
 from lora_tui.screens.showing import Showing
@@ -65,6 +65,10 @@ class Many(Mending, Showing):
             self.app.push_screen(Page(title, kept_text(done.kept, done.conflicts)))
 
     async def action_many(self) -> None:
+        await self.edit_many()
+
+    async def edit_many(self, begin: Begin | None = None) -> None:
+        """The window for an edit of all captions shown. ``begin``: with one that is filled in."""
         dataset, roll = self.dataset, self._roll
         if dataset is None or roll is None or not roll.total:
             return
@@ -82,9 +86,9 @@ class Many(Mending, Showing):
                 self._show_kept(edited)
 
         def settled(_: None) -> None:
-            self.app.push_screen(BulkEdit(ask, title), changed)
+            self.app.push_screen(BulkEdit(ask, title, begin), changed)
 
         if self.desk.unsent:  # what was typed before counts
             self.attempt(self.desk_settled(), settled, group="many")
         else:  # the window is there when this returns: the next key is for it
-            await self.app.push_screen(BulkEdit(ask, title), changed)
+            await self.app.push_screen(BulkEdit(ask, title, begin), changed)

@@ -29,6 +29,15 @@ def go_hint(keymap: Keymap) -> Said:
     return [*said, ("any other key: stay", "muted")]
 
 
+_IN_REVIEW = (
+    ("edit", "While a caption is edited"),
+    ("chips", "While its tags are in hand"),
+    ("entry", "While a tag is typed"),
+    ("suggest", "While tags are suggested"),
+    ("parts", "Where a candidate is compared word by word"),
+)
+
+
 class Help(Dialog[None]):
     """What this screen is for, and every key that works on it."""
 
@@ -49,13 +58,14 @@ class Help(Dialog[None]):
             with VerticalScroll():
                 yield Static(Text(text, style="bold"), classes="lead")
                 yield Static(self._table(of_scope(self._place)))
-                if self._place == "review":
-                    yield Static("While a caption is edited", classes="part")
-                    yield Static(self._table(of_scope("edit")))
                 yield Static("In lists", classes="part")
                 yield Static(self._table(of_scope("list")))
                 yield Static("Everywhere", classes="part")
                 yield Static(self._table([*of_scope("app"), *of_scope("go")]))
+                if self._place == "review":
+                    for scope, title in _IN_REVIEW:
+                        yield Static(title, classes="part")
+                        yield Static(self._table(of_scope(scope)))
                 yield Static(
                     Text(
                         f"Your own keys go into {config_dir() / 'keymap.toml'}, "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from textual.message import Message
 from textual.widgets import Static
 
@@ -9,16 +11,16 @@ from lora_tui.core import words
 from lora_tui.core.cells import clean
 from lora_tui.core.desk import Conflicted, Refused, Report, Saved
 from lora_tui.screens import captioning
+from lora_tui.screens.company import Company
 from lora_tui.screens.dialogs import Choose
 from lora_tui.screens.filtering import Filter
-from lora_tui.screens.many import Many
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.caption import MOST_EDITED, CaptionField
 from shared import wire
 from shared.wire import CaptionState, Item
 
 
-class Review(Many):
+class Review(Company):
     scope = "review"
     CSS_PATH = "review.tcss"
     BINDINGS = bindings("review")
@@ -88,12 +90,14 @@ class Review(Many):
         def shown(_: None) -> None:
             if roll is self._roll and self._edited is None:
                 self._show()
+                self.offer_again()
 
         self.attempt(roll.refresh(self._place), shown, group="again")
 
     def link_changed(self) -> None:
         if self.lora.connection is not None and not self.lora.link_problem:
             self.desk_link_back()
+            self.look_anew()
         else:
             self.desk_keep()
 
@@ -107,6 +111,17 @@ class Review(Many):
         if place != self._place:
             self._place = place
             self._show()
+
+    def _show(self) -> None:
+        super()._show()
+        if self.built:
+            self.show_company()
+            self.look()
+
+    def _show_current(self, item: Item) -> None:
+        super()._show_current(item)
+        if self.item is not None and item.id == self.item.id:
+            self.offer(item)
 
     def action_caption(self) -> None:
         captioning.fill(self, self.dataset)
@@ -126,24 +141,6 @@ class Review(Many):
         if self._roll is not None:
             self._go(self._roll.total - 1)
 
-    def action_next_unreviewed(self) -> None:
-        roll = self._roll
-        if roll is None:
-            return
-        self._steps += 1
-        step = self._steps
-
-        async def find() -> int | None:
-            return await roll.find(self._place, lambda i: i.caption.state == "unreviewed")
-
-        def found(place: int | None) -> None:
-            if place is None:
-                self.notify("Nothing is left: every picture here has been reviewed.")
-            elif step == self._steps and roll is self._roll:
-                self._go(place)
-
-        self.attempt(find(), found, group="find")
-
     # ── changing ────────────────────────────────────────────────────────────────────────────────
 
     def _set(self, state: CaptionState, *, advance: bool) -> None:
@@ -151,11 +148,16 @@ class Review(Many):
         if item is None or self._roll is None:
             return
         if item.caption.state != state:
+            self._reviewed(item)
             shown = self.desk_submit(item, state=state)
             self._roll.put_back(shown)
             self._show_current(shown)
         if advance:
             self.action_next()
+
+    def _reviewed(self, item: Item) -> None:
+        if item.caption.state == "unreviewed":
+            self._pace.did(time.monotonic())
 
     def action_accept(self) -> None:
         if self.item is not None and self.item.caption.state == "edited":
@@ -174,8 +176,9 @@ class Review(Many):
         if item is not None:
             self.edit(item, item.caption.text, item.caption.rev)
 
-    def edit(self, item: Item, text: str, rev: int) -> None:
-        """Put a text into the field: it is of ``item``, and written against ``rev``."""
+    def edit(self, item: Item, text: str, rev: int, *, tags: bool = False) -> None:
+        """Put a text into the field, or its tags into the hand: it is of ``item``, and written
+        against ``rev``."""
         if len(text) > MOST_EDITED:
             self.notify(
                 f"{clean(item.name)}: with {words.count(len(text))} characters this caption is too "
@@ -185,19 +188,26 @@ class Review(Many):
             return
         self._edited = (item, rev)
         self.query_one("#right").border_title = f"editing {clean(item.name)}"
-        self.show_keys("edit")
-        self.field.begin(text)
+        self.show_keys("chips" if tags else "edit")
+        self._shape(tags)
+        if tags:
+            self.chips.begin(text)
+        else:
+            self.field.begin(text)
 
     def on_caption_field_caption_typed(self, message: CaptionField.CaptionTyped) -> None:
+        self.keep_typed()
+
+    def keep_typed(self) -> None:
         if self._kept is not None:
             self._kept.stop()
         self._kept = self.set_timer(0.3, self._keep_draft)
 
     def _keep_draft(self) -> None:
-        if self._edited is not None and self.field.editing:
+        if self._edited is not None and (self.field.editing or self.chips.editing):
             item, rev = self._edited
-            if self.field.text != item.caption.text:
-                self.desk_typing(item, self.field.text, rev)
+            if self.typed_text != item.caption.text:
+                self.desk_typing(item, self.typed_text, rev)
 
     def _left_field(self, text: str, advance: bool) -> None:
         if self._edited is None:
@@ -217,11 +227,21 @@ class Review(Many):
             self.desk_forget(item)
             shown = self._roll.get(item.id) if self._roll is not None else None
         else:
+            self._reviewed(item)
             shown = self.desk_submit(item, text=text, if_rev=rev)
             if self._roll is not None:
                 self._roll.put_back(shown)
+            self.offer_again()
         if shown is not None:
             self._show_current(shown)
+
+    def take_text(self, item: Item, text: str) -> None:
+        if self._roll is None or text == item.caption.text:
+            return
+        self._reviewed(item)
+        shown = self.desk_submit(item, text=text)
+        self._roll.put_back(shown)
+        self._show_current(shown)
 
     def on_review_reported(self, message: Reported) -> None:
         report = message.report
@@ -249,7 +269,7 @@ class Review(Many):
 
     def merge(self, item: Item, text: str, rev: int) -> None:
         if self._edited is not None:  # another caption is in the field: it goes first
-            self.field.leave()
+            self.leave_caption()
         place = self._roll.place(item.id) if self._roll is not None else None
         if place is not None:
             self._go(place)
@@ -289,5 +309,5 @@ class Review(Many):
     async def before_leaving(self) -> None:
         """The app ends: what is in the field counts."""
         if self._edited is not None:
-            self.field.leave()
+            self.leave_caption()
         await self.desk_leave()

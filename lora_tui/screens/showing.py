@@ -13,14 +13,22 @@ from textual.widgets import Static
 
 from lora_tui.core import words
 from lora_tui.core.cells import clean
+from lora_tui.core.pace import Pace
 from lora_tui.core.roll import Roll
 from lora_tui.screens.base import Place
 from lora_tui.screens.datasets import thumbnail
-from lora_tui.widgets.caption import CaptionField, Filmstrip
+from lora_tui.widgets.caption import MOST_EDITED, CaptionField, Filmstrip
+from lora_tui.widgets.chips import Chips
+from lora_tui.widgets.offers import Offers
 from lora_tui.widgets.picture import PictureView
+from lora_tui.widgets.suggestions import Suggestions
+from lora_tui.widgets.tag_entry import TagEntry
 from shared import wire
 from shared.errors import LoraError
+from shared.tags import is_list
 from shared.wire import Item
+
+NEAR = 10  # pictures on either side that tell what kind of captions these are
 
 
 class Showing(Place):
@@ -35,6 +43,7 @@ class Showing(Place):
         self._steps = 0  # of navigation; a search that comes late sees that it is stale
         self._edited: tuple[Item, int] | None = None  # the item in the field and its revision
         self._kept: Timer | None = None
+        self._pace = Pace()
 
     def body(self) -> ComposeResult:
         with Horizontal():
@@ -44,13 +53,23 @@ class Showing(Place):
                 yield Filmstrip(id="strip")
             with Vertical(classes="panel", id="right") as panel:
                 panel.border_title = "caption"
-                yield CaptionField(self._left_field, id="text")
+                suggestions = Suggestions()
+                yield CaptionField(self._left_field, suggestions, id="text")
+                yield Chips(self._left_field, self._chip_asked, id="chips")
+                yield TagEntry(suggestions, self._tag_typed)
+                yield suggestions
                 yield Static(id="state")
                 yield Static(id="facts", markup=False)
+                yield Static(id="who", markup=False)
+                yield Offers(id="offers")
 
     @property
     def field(self) -> CaptionField:
         return self.query_one(CaptionField)
+
+    @property
+    def chips(self) -> Chips:
+        return self.query_one(Chips)
 
     @property
     def picture(self) -> PictureView:
@@ -66,7 +85,15 @@ class Showing(Place):
         return self._roll.at(self._place) if self._roll is not None else None
 
     def _left_field(self, text: str, advance: bool) -> None:
-        """The person left the caption's field."""
+        """The person left the caption's field, or its tags."""
+        raise NotImplementedError
+
+    def _chip_asked(self, name: str) -> None:
+        """A key among the tags that needs more than them."""
+        raise NotImplementedError
+
+    def _tag_typed(self, tag: str | None, more: bool) -> None:
+        """A tag was typed; None: it was given up."""
         raise NotImplementedError
 
     # ── opening ─────────────────────────────────────────────────────────────────────────────────
@@ -108,7 +135,7 @@ class Showing(Place):
         self._show_title()
         item = self.item
         if self._roll is None or not self._roll.total:
-            self.field.show("")
+            self.show_caption("")
             self.picture.clear(
                 "No pictures. Import a folder on the Datasets screen (g d)."
                 if self.lora.connection is not None
@@ -117,9 +144,10 @@ class Showing(Place):
             self.query_one("#state", Static).update("")
             self.query_one("#facts", Static).update("")
             self.query_one("#strip", Filmstrip).show(lambda place: None, 0, 0)
+            self.query_one(Offers).show("", [])
             return
         if item is None:
-            self.field.show("…")
+            self.show_caption("…")
             self.picture.clear()
             self._load(self._place)
         else:
@@ -141,7 +169,8 @@ class Showing(Place):
         caption = item.caption
         self.query_one("#right").border_title = f"caption of {clean(item.name)}"
         if self._edited is None:
-            self.field.show(caption.text)
+            self.show_caption(caption.text)
+            self.query_one(Offers).show(caption.text)
         tone = self.lora.tone(f"{words.CAPTION_TONES[caption.state]} bold")
         state = Text.assemble((f"{words.MARKS[caption.state]} {caption.state}\n", tone))
         by = "you" if caption.by == self.lora.me else caption.by
@@ -155,6 +184,34 @@ class Showing(Place):
         self.query_one("#facts", Static).update(facts)
         self.query_one("#facts").set_class(bool(item.problem), "-problem")
 
+    def show_caption(self, text: str) -> None:
+        """A caption to read: its tags one by one, or the text as it stands."""
+        tags = self._as_tags(text)
+        self._shape(tags)
+        if tags:
+            self.chips.show(text)
+        else:
+            self.field.show(text)
+
+    def _shape(self, tags: bool) -> None:
+        if self.chips.display != tags:
+            self.chips.display, self.field.display = tags, not tags
+
+    def _as_tags(self, text: str) -> bool:
+        """Whether a caption is shown as tags: as somebody has said for the dataset, else as it
+        reads, and where that does not tell, as those around it read."""
+        said = self.lora.caption_shapes.get(self._dataset)
+        if len(text) > MOST_EDITED or not text.strip():
+            return False
+        if said is None:
+            said = is_list(text)
+        if said is None and self._roll is not None:
+            near = range(self._place - NEAR, self._place + NEAR + 1)
+            items = [item for place in near if (item := self._roll.at(place)) is not None]
+            read = [is_list(item.caption.text) for item in items]
+            said = read.count(True) > read.count(False)
+        return bool(said)
+
     def _show_title(self) -> None:
         panel = self.query_one("#left")
         dataset = self.dataset
@@ -167,7 +224,11 @@ class Showing(Place):
         panel.border_title = Text(f"{dataset.name} · {reviewed}{only}")
         if self._roll is not None and self._roll.total:
             at = f"{words.count(self._place + 1)} of {words.count(self._roll.total)}"
-            panel.border_subtitle = f"{at} · {words.count(left)} left"
+            seconds = self._pace.seconds
+            pace = (
+                f" · {60 / seconds:.0f}/min · {words.duration(left * seconds)}" if seconds else ""
+            )
+            panel.border_subtitle = f"{at} · {words.count(left)} left{pace}"
 
     def _load(self, place: int, then: Callable[[], None] | None = None) -> None:
         roll = self._roll

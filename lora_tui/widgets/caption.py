@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 
 from rich.segment import Segment
 from rich.text import Text
 from textual import events
+from textual.document._document import Location
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
@@ -15,17 +16,28 @@ from textual.widgets import TextArea
 
 from lora_tui.actions import of_scope
 from lora_tui.core import words
+from lora_tui.core.cells import boundaries, dotted
+from lora_tui.core.completion import typed
 from lora_tui.keymap import Keymap
 from lora_tui.widgets.bind import bindings
+from lora_tui.widgets.suggestions import Suggestions
 from lora_tui.widgets.tones import tone_style
 from shared.wire import Item
 
 MOST_SHOWN = 20_000  # characters of a caption to read; more would stop the screen
 MOST_EDITED = 50_000
+LEAST_TYPED = 2  # letters until tags are suggested: "a" begins a sentence more often
 
 
-def _harmless(char: str) -> bool:
-    return char == "\t" or unicodedata.category(char) not in ("Cc", "Cf", "Cs") or char == "\u200d"
+class _Line(Text):
+    """A line of the field. What is painted of it, such as the cursor, takes whole characters."""
+
+    def stylize(self, style, start=0, end=None):  # type: ignore[no-untyped-def]
+        if not self.plain.isascii() and end is not None:
+            places = boundaries(self.plain)
+            start = places[max(bisect_right(places, start) - 1, 0)]
+            end = places[min(bisect_left(places, end), len(places) - 1)]
+        super().stylize(style, start, end)
 
 
 class CaptionField(TextArea):
@@ -45,7 +57,9 @@ class CaptionField(TextArea):
             super().__init__()
             self.text = text
 
-    def __init__(self, left: Callable[[str, bool], None], *, id: str | None = None) -> None:
+    def __init__(
+        self, left: Callable[[str, bool], None], suggestions: Suggestions, *, id: str | None = None
+    ) -> None:
         """``left(text, advance)`` is called the moment the person leaves the field, before any
         further key is looked at: a message would come behind keys typed fast."""
         super().__init__(
@@ -54,6 +68,7 @@ class CaptionField(TextArea):
         self.can_focus = False
         self.show_cursor = False
         self._left = left
+        self._suggestions = suggestions
 
     @property
     def editing(self) -> bool:
@@ -83,10 +98,38 @@ class CaptionField(TextArea):
     def get_line(self, line_index: int) -> Text:
         """A line as it is painted: what could move the terminal's cursor is a dot, one for one."""
         line = super().get_line(line_index)
-        shown = "".join(char if _harmless(char) else "·" for char in line.plain)
-        if shown != line.plain:
-            line.plain = shown
-        return line
+        return _Line(dotted(line.plain), end="", no_wrap=True)
+
+    def _step(self, location: Location, by: int) -> Location:
+        """The next place of the cursor in a line, which is not inside of what is one character.
+        ``by`` 0: that place itself, or the one before."""
+        row, column = location
+        line = self.document[row]
+        if line.isascii() or (by < 0 and not column) or (by > 0 and column >= len(line)):
+            return location
+        places = boundaries(dotted(line))
+        if by > 0:
+            return row, places[min(bisect_right(places, column), len(places) - 1)]
+        if by < 0:
+            return row, places[max(bisect_left(places, column) - 1, 0)]
+        return row, places[max(bisect_right(places, column) - 1, 0)]
+
+    def get_cursor_left_location(self) -> Location:
+        there = self._step(self.cursor_location, -1)
+        return there if there != self.cursor_location else super().get_cursor_left_location()
+
+    def get_cursor_right_location(self) -> Location:
+        there = self._step(self.cursor_location, 1)
+        return there if there != self.cursor_location else super().get_cursor_right_location()
+
+    def get_cursor_up_location(self) -> Location:
+        return self._step(super().get_cursor_up_location(), 0)
+
+    def get_cursor_down_location(self) -> Location:
+        return self._step(super().get_cursor_down_location(), 0)
+
+    def get_target_document_location(self, event: events.MouseEvent) -> Location:
+        return self._step(super().get_target_document_location(event), 0)
 
     def _put(self, text: str) -> None:
         """``load_text``, painted: Textual keeps the old lines where the new text has as many."""
@@ -100,6 +143,7 @@ class CaptionField(TextArea):
             self.read_only = True
             self.show_cursor = False
             self.can_focus = False
+            self._suggestions.hide()
             self.screen.set_focus(None)
             self._left(self.text, advance)
 
@@ -109,6 +153,10 @@ class CaptionField(TextArea):
         if self.read_only:
             return
         keymap: Keymap = self.app.keymap  # type: ignore[attr-defined]
+        if self._suggestions.key(event.key, keymap) or event.key in ("tab", "shift+tab"):
+            event.stop()
+            event.prevent_default()
+            return
         for action in of_scope("edit"):
             if event.key in keymap.keys_of(action):
                 event.stop()
@@ -129,6 +177,24 @@ class CaptionField(TextArea):
         event.stop()
         if self.editing:
             self.post_message(self.CaptionTyped(self.text))
+            text = self._typed()
+            self._suggestions.follow(text if len(text) >= LEAST_TYPED else "", self._complete)
+
+    def on_text_area_selection_changed(self, event: TextArea.SelectionChanged) -> None:
+        """The cursor may have gone where something else is being typed."""
+        now, then = self._typed(), self._suggestions.typed
+        if self.editing and not (now and (now.startswith(then) or then.startswith(now))):
+            self._suggestions.hide()
+
+    def _typed(self) -> str:
+        row, column = self.cursor_location
+        return typed(self.document[row], column) if self.selection.is_empty else ""
+
+    def _complete(self, text: str, tag: str) -> None:
+        """``tag`` in place of ``text``, where that still ends at the cursor."""
+        row, column = self.cursor_location
+        if self._typed() == text:
+            self.replace(tag, (row, column - len(text)), (row, column))
 
 
 class Filmstrip(Widget):
@@ -141,6 +207,13 @@ class Filmstrip(Widget):
         self._at: Callable[[int], Item | None] = lambda place: None
         self._place = 0
         self._total = 0
+        self._marked: set[int] = set()
+
+    def mark(self, places: set[int]) -> None:
+        """Where other people are."""
+        if places != self._marked:
+            self._marked = places
+            self.refresh()
 
     def show(self, at: Callable[[int], Item | None], place: int, total: int) -> None:
         self._at, self._place, self._total = at, place, total
@@ -163,6 +236,8 @@ class Filmstrip(Widget):
                     mark, tone = "!", "error"
             if place == self._place:
                 tone += " bold reverse"
+            if place in self._marked:
+                tone += " bold underline"
             segments.append(Segment(mark, base + tone_style(self, tone)))
             segments.append(Segment(" ", base))
         return Strip(segments).adjust_cell_length(self.size.width, base)

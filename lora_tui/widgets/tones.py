@@ -20,7 +20,7 @@ def tone_style(widget: Widget, tone: str) -> Style:
     if style is None:
         style = Style.null()
         for name in tone.split():
-            if name in ("bold", "reverse", "italic", "underline", "dim"):
+            if name in ("bold", "reverse", "italic", "underline", "dim", "strike"):
                 style += Style.parse(name)
                 continue
             value = widget.app.theme_variables.get(name, "")

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from shared import filters, grids, wire
+from shared import filters, grids, tags, wire
 from shared.conflicts import Conflict, Place
 from shared.edits import editor
 from shared.errors import Code, LoraError
@@ -137,6 +137,8 @@ class Daemon:
         self.edits: dict[str, list[wire.Difference]] = {}
         self.clients: list[Client] = []
         self.seq = 0
+        self.tags: list[wire.TagCount] = []
+        self.candidates: dict[str, list[wire.Candidate]] = {}  # by item
         self.held: asyncio.Event | None = None  # answers wait for it
         self.points: list[wire.LivePoint] = []
         self.view = wire.MixView(
@@ -221,6 +223,26 @@ class Daemon:
             ids = self.views[view]
         page = ids[request.offset : request.offset + request.limit]
         return wire.Items(items=[self.items[i] for i in page], total=len(ids), view=view), []
+
+    def on_FindPlace(self, request: wire.FindPlace, by: str) -> Any:
+        wanted, node = filters.parse(request.wanted), filters.parse(request.filter)
+        assert wanted is not None
+        listed = self.views.get(request.view) if node is not None else self.order
+        found = [n for n, i in enumerate(listed or ()) if passes(self.items[i], wanted)]
+        after = [place for place in found if place > request.after]
+        place = (after or found or [None])[0]
+        return wire.FoundPlace(place=place, left=len(found)), []
+
+    def on_Look(self, request: wire.Look, by: str) -> Any:
+        return wire.Done(), []
+
+    def on_GetTags(self, request: wire.GetTags, by: str) -> Any:
+        found = [tag for tag in self.tags if tags.plain(request.like) in tags.plain(tag.tag)]
+        return wire.Tags(tags=found[: request.limit], total=len(self.tags)), []
+
+    def on_GetCandidates(self, request: wire.GetCandidates, by: str) -> Any:
+        item = self.items[request.item]
+        return wire.Candidates(item=item, candidates=self.candidates.get(item.id, [])), []
 
     def on_SaveFilter(self, request: wire.SaveFilter, by: str) -> Any:
         saved = wire.SavedFilter(name=request.name, filter=request.filter, by=by, at=1.8e9)
