@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+import itertools
 
 PAUSE = 60.0  # seconds; a longer gap between two pictures is not work
 LEAST = 3  # pictures until anything is said
@@ -24,6 +25,6 @@ class Pace:
         if len(self._times) < LEAST:
             return None
         times = list(self._times)
-        gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+        gaps = [after - before for before, after in itertools.pairwise(times)]
         worked = [gap for gap in gaps if gap <= PAUSE]
         return max(sum(worked) / len(worked), 0.01) if worked else None

@@ -61,7 +61,11 @@ class Place(Screen[None]):
     def on_screen_resume(self) -> None:
         self.show_lines()
         if self.built:
-            self.state_changed(None)
+            self.returned()
+
+    def returned(self) -> None:
+        """The person comes from another screen, or has closed a window over this one."""
+        self.state_changed(None)
 
     # ── what the app tells ──────────────────────────────────────────────────────────────────────
 

@@ -21,6 +21,7 @@ class Company(Pairing):
 
     _told: wire.Looking | None = None
     _telling: Timer | None = None
+    _away = True  # on another screen, not under a window
 
     def look(self) -> None:
         """Tell the others, once nobody goes on from this picture."""
@@ -34,7 +35,12 @@ class Company(Pairing):
         self.look()
 
     def on_screen_suspend(self) -> None:
+        self._away = self not in self.app.screen_stack
         self.look()
+
+    def returned(self) -> None:
+        if self._away:  # under a window, news went on coming
+            super().returned()
 
     def _tell(self) -> None:
         item, at = self.item, None

@@ -187,6 +187,7 @@ class Review(Company):
             )
             return
         self._edited = (item, rev)
+        self.add_class("-editing")
         self.query_one("#right").border_title = f"editing {clean(item.name)}"
         self.show_keys("chips" if tags else "edit")
         self._shape(tags)
@@ -222,6 +223,7 @@ class Review(Company):
         assert self._edited is not None
         item, rev = self._edited
         self._edited = None
+        self.remove_class("-editing")
         self.show_keys()
         if text == item.caption.text and rev == item.caption.rev:
             self.desk_forget(item)

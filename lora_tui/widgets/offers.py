@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual.widgets import Static
 
 from lora_tui.core.cells import clean, fit
-from lora_tui.core.offers import Part, parts, whose
+from lora_tui.core.offers import parts, whose
 from lora_tui.widgets.tones import tone_style
 from shared.wire import Candidate
 
 MOST = 9  # as many as there are digits
 _READ = 2000  # characters of a text that are compared for a line
 _LEAD = 16  # of what is the same, before the first difference
+_GONE = 16  # cells of what is not in it
 
 
 class Offers(Static):
     """A line each, as many as there is room for; not there while there are none."""
 
     DEFAULT_CSS = """
-    Offers { height: auto; max-height: 9; display: none; border-top: solid $line; }
+    Offers {
+        height: auto; max-height: 10; display: none; border-top: solid $line;
+        text-wrap: nowrap; text-overflow: ellipsis;
+    }
     Offers.-shown { display: block; }
     """
 
@@ -45,20 +50,15 @@ class Offers(Static):
         line = Text(no_wrap=True, overflow="ellipsis")
         line.append(f"{number} ", tone_style(self, "primary bold"))
         line.append(f"{fit(whose(one), 9)} ", tone_style(self, "muted"))
+        gone = tone_style(self, "error")
         found = parts(self._caption[:_READ], one.text[:_READ])
         for place, part in enumerate(found):
             if part.same and not place and len(found) > 1 and len(part.old) > _LEAD:
                 line.append(f"…{clean(part.old[-_LEAD + 1 :])}")
+            elif part.same:
+                line.append(clean(part.old))
+            elif part.new:
+                line.append(clean(part.new), tone_style(self, "success bold underline"))
             else:
-                line.append_text(said(self, part))
+                line.append(f"[-{fit(part.old, min(cell_len(part.old), _GONE))}-]", gone)
         return line
-
-
-def said(widget: Static, part: Part) -> Text:
-    """A stretch of a candidate: what is new of it, what would go."""
-    if part.same:
-        return Text(clean(part.old))
-    return Text.assemble(
-        (clean(part.old), tone_style(widget, "error strike")),
-        (clean(part.new), tone_style(widget, "success bold underline")),
-    )

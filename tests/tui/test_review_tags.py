@@ -93,7 +93,7 @@ async def test_candidates_whole_and_in_parts() -> None:
     daemon.candidates["i0"] = offers
     async with opened(daemon, "g", "v") as (app, pilot, _):
         await until(pilot, lambda: "2 wd-14" in text_of(app))
-        assert "a redblue dragon" in text_of(app)
+        assert "1 blip      a blue dragon, two heads" in text_of(app)
         await pilot.press("3", "2")
         await until(pilot, lambda: daemon.items["i0"].caption.text == "龍, solo")
         await pilot.press("u")
