@@ -174,7 +174,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("bulk.page_up", "pageup", "earlier", "Differences before these."),
     Action("bulk.page_down", "pagedown", "later", "Differences after these."),
     Action("bulk.leave", "escape", "leave", "Leave everything as it is."),
-    Action("parts.toggle", "space", "take", "Take the part under the cursor, or leave it."),
+    Action("parts.pick", "space", "take", "Take the part under the cursor, or leave it."),
     Action("parts.left", "left,up,h,k", "before", "To the part before."),
     Action("parts.right", "right,down,l,j", "after", "To the part after."),
     Action("parts.apply", "enter", "save", "Save the parts that are taken; none: all of them."),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 import itertools
+from collections import deque
 
 PAUSE = 60.0  # seconds; a longer gap between two pictures is not work
 LEAST = 3  # pictures until anything is said

@@ -44,7 +44,7 @@ class Parts(Dialog[str | None]):
                 yield Static(id="differences")
                 yield Static("the caption would be", classes="part")
                 yield Static(id="becomes")
-            yield self.keys_line("parts.toggle", "parts.left", "parts.right", "parts.show_1")
+            yield self.keys_line("parts.pick", "parts.left", "parts.right", "parts.show_1")
 
     def on_mount(self) -> None:
         self._show_candidate(1)
@@ -93,7 +93,7 @@ class Parts(Dialog[str | None]):
         """Part by part; where none is taken, all of the candidate."""
         return taken(self._parts, self._taken) if self._taken else self._candidate.text
 
-    def action_toggle(self) -> None:
+    def action_pick(self) -> None:
         if self._places:
             self._taken ^= {self._places[self._at]}
             self.action_right()

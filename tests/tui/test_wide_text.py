@@ -1,6 +1,8 @@
-"""Chinese, Japanese, accents, flags and families of emoji: straight columns, a cursor between them."""
+"""Chinese, Japanese, accents, flags, families of emoji: straight columns, a cursor between."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 from rich.cells import cell_len
@@ -11,7 +13,6 @@ from lora_tui.screens.review import Review
 from shared import wire
 from tests.tui import standin
 from tests.tui.driving import opened, text_of, until
-import itertools
 
 FAMILY, FLAG, ACCENT, SKIN, HEART = "👨\u200d👩\u200d👧", "🇩🇪", "e\u0301", "👍🏽", "❤\ufe0f\u200d🔥"
 
