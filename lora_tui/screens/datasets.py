@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from collections.abc import Sequence
 
 from rich.text import Text
@@ -13,7 +15,7 @@ from lora_tui.core import words
 from lora_tui.core.cells import clean, clean_lines
 from lora_tui.core.roll import Roll
 from lora_tui.screens import behind, captioning, exporting
-from lora_tui.screens.base import Place
+from lora_tui.screens.base import Dialog, Place
 from lora_tui.screens.dialogs import Confirm
 from lora_tui.screens.filtering import Filter
 from lora_tui.widgets.bind import bindings
@@ -343,7 +345,7 @@ class Datasets(Place):
         )
 
 
-def thumbnail(place: Place, item: Item):  # type: ignore[no-untyped-def]  # a Fetch
+def thumbnail(place: Place | Dialog[Any], item: Item):  # type: ignore[no-untyped-def]  # a Fetch
     """How to fetch an item's picture at a side in pixels."""
 
     async def fetch(side: int) -> bytes:
