@@ -55,14 +55,9 @@ class Views:
     async def find_place(self, context: Context, request: wire.FindPlace) -> wire.FoundPlace:
         """Raises LoraError as ``list_items`` does."""
         dataset = self._catalog.row(request.dataset)["id"]
-        wanted = filters.parse(request.wanted)
-        passing = set(await self._find(dataset, wanted))
+        passing = await self._find(dataset, filters.parse(request.wanted))
         rows = await self.places(dataset, request.filter, request.view)
-        found = [place for place, row in enumerate(rows) if row in passing]
-        after = next((place for place in found if place > request.after), None)
-        if after is None and found:
-            after = found[0]
-        return wire.FoundPlace(place=after, left=len(found))
+        return await asyncio.to_thread(_next_place, rows, passing, request.after)
 
     async def places(self, dataset: str, filter: str, view: str = "") -> array[int]:
         """The rows of ``items`` that pass, in order of their names; those of ``view`` if it is one
@@ -140,6 +135,13 @@ class Views:
         search = _search_in_process if query.regex else _search_in_thread
         found = await search(self._store.database, sql, [dataset, *query.values])
         return array("q", json.loads(found))
+
+
+def _next_place(rows: array[int], passing: array[int], after: int) -> wire.FoundPlace:
+    wanted = set(passing)
+    found = [place for place, row in enumerate(rows) if row in wanted]
+    there = next((place for place in found if place > after), None)
+    return wire.FoundPlace(place=found[0] if found and there is None else there, left=len(found))
 
 
 async def _search_in_thread(database: Path, sql: str, values: list[str | float]) -> str:

@@ -15,7 +15,7 @@ from shared.wire import Candidate
 
 MOST = 9  # as many as there are digits
 _READ = 2000  # characters of a text that are compared for a line
-_LEAD = 16  # of what is the same, before the first difference
+_LEAD = 8  # of what is the same, before the first difference
 _GONE = 16  # cells of what is not in it
 
 
