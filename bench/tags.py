@@ -29,6 +29,10 @@ async def measure(home: Path, pictures: int, rounds: int) -> None:
     workspace = Workspace(home)
     store = Store(workspace.database)
     fill(store, pictures)
+    with store.change("bench") as change:
+        change.execute(
+            "INSERT INTO revisions SELECT id, rev, text, state, source, by, at, 0 FROM items"
+        )
     handlers = Handlers()
     Domain(Daemon(workspace, store, Nobody()), handlers)
     context = Context(by="bench", key="", progress=lambda *_: None)

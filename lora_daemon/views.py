@@ -12,6 +12,7 @@ from array import array
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lora_daemon import filtering, regex_search
 from lora_daemon.catalog import MOST_LISTED, Catalog, page_of
@@ -55,9 +56,35 @@ class Views:
     async def find_place(self, context: Context, request: wire.FindPlace) -> wire.FoundPlace:
         """Raises LoraError as ``list_items`` does."""
         dataset = self._catalog.row(request.dataset)["id"]
-        passing = await self._find(dataset, filters.parse(request.wanted))
+        wanted = filters.parse(request.wanted)
+        if filters.parse(request.filter) is None:
+            return await self._next_of_all(dataset, wanted, request.after)
+        passing = await self._find(dataset, wanted)
         rows = await self.places(dataset, request.filter, request.view)
         return await asyncio.to_thread(_next_place, rows, passing, request.after)
+
+    async def _next_of_all(
+        self, dataset: str, wanted: filters.Node | None, after: int
+    ) -> wire.FoundPlace:
+        """As ``find_place``, where the list is the whole dataset: its order is that of the names,
+        so that neither has to be listed."""
+        here = self._store.query(
+            "SELECT name FROM items WHERE dataset = ? ORDER BY name LIMIT 1 OFFSET ?",
+            (dataset, max(after, 0)),
+        )
+        name = here[0]["name"] if here and after >= 0 else ""
+        left, first, there = await self._search(
+            dataset, wanted,
+            "SELECT json_array(count(*), min(name), min(CASE WHEN name > ? THEN name END))"
+            " FROM items {way} WHERE dataset = ? AND {where}", name,
+        )  # fmt: skip
+        if not left:
+            return wire.FoundPlace(place=None, left=0)
+        (before,) = self._store.query(
+            "SELECT count(*) AS number FROM items WHERE dataset = ? AND name < ?",
+            (dataset, first if there is None else there),
+        )
+        return wire.FoundPlace(place=before["number"], left=left)
 
     async def places(self, dataset: str, filter: str, view: str = "") -> array[int]:
         """The rows of ``items`` that pass, in order of their names; those of ``view`` if it is one
@@ -117,6 +144,19 @@ class Views:
         return {row["place"]: row for row in found}
 
     async def _find(self, dataset: str, node: filters.Node | None) -> array[int]:
+        found = await self._search(
+            dataset, node,
+            # One row of JSON: the search is one step of SQLite's, which lets other threads go on.
+            "SELECT json_group_array(place) FROM (SELECT rowid AS place FROM items {way}"
+            " WHERE dataset = ? AND {where} ORDER BY name)",
+        )  # fmt: skip
+        return array("q", found)
+
+    async def _search(
+        self, dataset: str, node: filters.Node | None, sql: str, *first: str
+    ) -> list[Any]:
+        """The list that ``sql`` makes of the pictures that pass, in one cell of JSON. ``first``:
+        the values of its question marks before the dataset's."""
         if any(term.field == "tokens" for term in filters.terms(node)):
             await self._tokens.complete(dataset)
         query = filtering.query(node) if node is not None else filtering.Query("1", ())
@@ -127,14 +167,12 @@ class Views:
         # In order of the names' index each row is looked up by itself: four times as slow as
         # reading the table as it lies, which is so much of it in vain as there are other datasets.
         way = "NOT INDEXED" if share["here"] * 4 > share["everywhere"] else ""
-        # One row of JSON: the search is one step of SQLite's, which lets other threads go on.
-        sql = (
-            f"SELECT json_group_array(place) FROM (SELECT rowid AS place FROM items {way}"
-            f" WHERE dataset = ? AND {query.where} ORDER BY name)"
-        )
+        sql = sql.format(way=way, where=query.where)
         search = _search_in_process if query.regex else _search_in_thread
-        found = await search(self._store.database, sql, [dataset, *query.values])
-        return array("q", json.loads(found))
+        found: list[Any] = json.loads(
+            await search(self._store.database, sql, [*first, dataset, *query.values])
+        )
+        return found
 
 
 def _next_place(rows: array[int], passing: array[int], after: int) -> wire.FoundPlace:
