@@ -21,6 +21,7 @@ class Company(Pairing):
 
     _told: wire.Looking | None = None
     _telling: Timer | None = None
+    _who = ""  # is at which picture, as it is on screen
     _away = True  # on another screen, not under a window
 
     def look(self) -> None:
@@ -80,10 +81,13 @@ class Company(Pairing):
             verb = "is" if len(with_us) == 1 else "are"
             said.append(f"{', '.join(with_us)} {verb} on this picture, too")
         said += away
-        who = self.query_one("#who", Static)
-        who.display = bool(said)
-        who.update(" · ".join(said))
-        who.set_class(bool(with_us), "-here")
+        line = " · ".join(said)
+        if line != self._who:  # most steps change nothing here
+            self._who = line
+            who = self.query_one("#who", Static)
+            who.display = bool(said)
+            who.update(line)
+            who.set_class(bool(with_us), "-here")
         roll = self._roll
         places = {roll.place(looking.item) for _, looking in others} if roll is not None else set()
         self.query_one("#strip", Filmstrip).mark({p for p in places if p is not None})

@@ -272,7 +272,11 @@ async def test_what_one_does_the_other_sees(daemon: standin.Daemon) -> None:
 
 async def test_a_captioner_fills_what_is_empty_of_the_dataset(daemon: standin.Daemon) -> None:
     async with opened(daemon, "c") as (app, pilot, _):
-        assert "has a caption" in text_of(app)
+        assert "Every picture has a caption. Who writes candidates beside them?" in text_of(app)
+        await pilot.press("s")
+        await until(pilot, lambda: bool(asked(daemon, wire.CaptionPictures)))
+        assert asked(daemon, wire.CaptionPictures)[0].beside  # type: ignore[attr-defined]
+        daemon.asked.clear()
         daemon.fill([standin.item(0), standin.item(1, text="")])
         daemon.event(wire.DatasetChanged(dataset=daemon.dataset("d1")))
         await until(pilot, lambda: "1 without caption" in text_of(app))
