@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from typing import Literal
 
@@ -27,6 +28,7 @@ def clean(text: str) -> str:
     return "".join(shown)
 
 
+@functools.lru_cache(maxsize=64)
 def dotted(line: str) -> str:
     """A line as it can be painted, one character for one, tabs left as they are."""
     if line.isascii() and line.isprintable():
@@ -50,7 +52,8 @@ def _pictorial(char: str) -> bool:
     return unicodedata.category(char) == "So" or char == "\ufe0f" or "🏻" <= char <= "🏿"
 
 
-def boundaries(text: str) -> list[int]:
+@functools.lru_cache(maxsize=64)
+def boundaries(text: str) -> tuple[int, ...]:
     """Where a cursor can stand: before, between and behind what is seen as one character, be it an
     accented letter, a flag or a family of emoji."""
     places = [0]
@@ -62,7 +65,7 @@ def boundaries(text: str) -> list[int]:
         else:
             places.append(end)
         half = letter and not half
-    return places
+    return tuple(places)
 
 
 def clean_lines(text: str) -> str:

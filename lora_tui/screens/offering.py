@@ -31,12 +31,14 @@ class Offering(Tagging):
     def offers(self) -> Offers:
         return self.query_one(Offers)
 
-    def offer(self, item: wire.Item) -> None:
-        """Show what this picture's caption could be, once nobody goes on from it."""
+    def offer(self, item: wire.Item, *, keep: bool = False) -> None:
+        """Show what this picture's caption could be, once nobody goes on from it. ``keep``: those
+        that are on screen stay until then."""
         if item.id == self._offered_for:
             return
         self._offered_for = item.id
-        self.offers.show(item.caption.text, [])
+        if not keep:
+            self.offers.show(item.caption.text, [])
         if self._offering is not None:
             self._offering.stop()
         self._offering = self.set_timer(AFTER, lambda: self._ask(item))
@@ -45,7 +47,7 @@ class Offering(Tagging):
         """Captions have changed: what they were is a candidate now."""
         self._offered_for = ""
         if self.item is not None:
-            self.offer(self.item)
+            self.offer(self.item, keep=True)
 
     def _ask(self, item: wire.Item) -> None:
         async def look() -> None:

@@ -44,9 +44,6 @@ class Chips(Widget):
     class Changed(Message):
         """The text that the tags make is another one now."""
 
-    class Asked(Message):
-        """A key that needs more than the chips: ``add``, ``edit``, ``everywhere``, ``nowhere``."""
-
     def __init__(
         self, left: Callable[[str, bool], None], asked: Callable[[str], None], *, id: str
     ) -> None:

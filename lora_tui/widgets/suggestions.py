@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from rich.segment import Segment
 from textual.message import Message
 from textual.strip import Strip
+from textual.timer import Timer
 from textual.widget import Widget
 
 from lora_tui.actions import of_scope
@@ -40,6 +41,7 @@ class Suggestions(Widget):
         super().__init__(id="suggestions")
         self._tags: list[TagCount] = []
         self._chosen = 0
+        self._timer: Timer | None = None
         self.typed = ""
         self._take: Callable[[str, str], None] = lambda typed, tag: None
 
@@ -51,15 +53,14 @@ class Suggestions(Widget):
         """``typed`` is what stands before the cursor now; ``take(typed, tag)`` puts a tag there."""
         self.typed, self._take = typed, take
         self._put(still(self._tags, typed))
-        self.workers.cancel_node(self)
+        self._wait()
         if typed:
-            self.run_worker(self._idle(typed), exclusive=True)
+            self._timer = self.set_timer(AFTER, lambda: self.post_message(self.Wanted(typed)))
 
-    async def _idle(self, typed: str) -> None:
-        import asyncio
-
-        await asyncio.sleep(AFTER)
-        self.post_message(self.Wanted(typed))
+    def _wait(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
 
     def offer(self, typed: str, tags: Sequence[TagCount]) -> None:
         """What goes with ``typed``, unless something else is there by now."""
@@ -68,7 +69,7 @@ class Suggestions(Widget):
 
     def hide(self) -> None:
         """Until something else is typed."""
-        self.workers.cancel_node(self)
+        self._wait()
         self.typed = ""
         self._put([])
 
