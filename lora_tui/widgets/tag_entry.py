@@ -33,7 +33,7 @@ class TagEntry(Input):
         """Type a tag, from ``text`` on."""
         self.placeholder = placeholder
         self.value = text
-        self.cursor_position = len(text)
+        self.action_end()
         self.open = self.can_focus = True
         self.add_class("-shown")
         self.screen.set_focus(self)  # now: the next key is a letter of the tag
