@@ -20,6 +20,7 @@ from shared.tags import fold, plain
 
 LONGEST, MOST_WORDS = 60, 4  # of a tag; what is longer between two commas is a sentence
 MOST_MOVED = 1_000  # tags that are put in their place one by one; else all are sorted
+KEPT = 4  # datasets
 MOST_LISTED = 100_000  # tags in one answer
 MOST_REVISED = 5_000  # captions; where more have changed, counting anew is as quick
 
@@ -58,6 +59,8 @@ class TagCounts:
                 counts.head = head
                 if forgotten == self._forgotten:
                     self._counted[dataset] = counts
+                while len(self._counted) > KEPT:
+                    del self._counted[next(iter(self._counted))]
             return counts
 
 

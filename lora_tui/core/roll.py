@@ -133,19 +133,3 @@ class Roll:
                 return middle
             low, high = (middle + 1, high) if item.name < name else (low, middle)
         return None
-
-    async def find(
-        self, start: int, wanted: Callable[[Item], bool], *, wrap: bool = True
-    ) -> int | None:
-        """The first place after ``start`` whose item is wanted; from the top again if ``wrap``."""
-        if not self.opened:
-            await self.load(0, 0)
-        places = list(range(start + 1, self.total))
-        places += range(start + 1) if wrap else ()
-        for place in places:
-            if self.missing(place, place):
-                await self.load(place, place)
-            item = self.at(place)
-            if item is not None and wanted(item):
-                return place
-        return None
