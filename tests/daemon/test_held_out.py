@@ -59,7 +59,7 @@ def test_near_duplicates_stay_together(tmp_path: Path) -> None:
             path = tmp_path / "set" / f"{picture.item}-twin.jpg"
             changed.save(path, quality=80)
         twins[picture.item] = frozen(path)
-    train, kept = split([*pictures, *twins.values()], 8)
+    _, kept = split([*pictures, *twins.values()], 8)
     assert len(kept) == 8
     for one, twin in twins.items():
         assert (one in names(kept)) == (twin.item in names(kept))
