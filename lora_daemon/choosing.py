@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_daemon import recommending
-from lora_daemon.measuring import Measurable, Measuring, Record, evenly, measurements
+from lora_daemon.measurements import Measurable, Record, evenly, measurements
+from lora_daemon.measuring import Measuring
 from lora_daemon.recommending import BASE, Judgement, Measurement
 from lora_daemon.runs import Runs
 from lora_daemon.service import Context, Daemon

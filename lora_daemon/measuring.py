@@ -8,87 +8,39 @@ which follows from the run's recipe and its frozen pictures.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
-import math
-import re
-import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from lora_daemon import pipe
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
+from lora_daemon.measurements import (
+    Measurable,
+    Plan,
+    Record,
+    evenly,
+    loras_of,
+    plan_of,
+    stamp,
+)
 from lora_daemon.painting import Painting
-from lora_daemon.recommending import BASE, Measurement
+from lora_daemon.recommending import BASE
 from lora_daemon.runs import Runs
 from lora_daemon.service import Context, Daemon
 from lora_daemon.supervisor import Supervisor
 from shared import recipe as recipes
 from shared import wire
 from shared.errors import Code, LoraError
-from shared.filenames import to_text
 from shared.files import publish
-from shared.pictures import PictureSpec
-from shared.recipe import Recipe
 
-T = TypeVar("T")
-
-VERSION = 1  # of what is measured: raise it when numbers of before cannot be compared
-PICTURES = 24  # measured at most, kept back and trained on, each
 NEAREST = 1000  # training pictures that painted ones are compared with
-PAINTED = 6
 MOST = 16  # checkpoints; of more, these evenly
 PORTION = 4  # pictures in one order: a training run waits no longer than that
 TRIES = 2  # a worker's death may have had another cause; a second one was this order's
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured, the same for all candidates."""
-
-    version: int = VERSION
-    seed: int
-    resolution: int
-    timesteps: tuple[int, int]
-    held: list[pipe.FrozenPicture]
-    train: list[pipe.FrozenPicture]
-    bare: list[str]  # of ``spoken``: captions without the trigger word
-    spoken: list[pipe.FrozenPicture]  # whose captions have it
-    unrelated: list[str]
-    specs: list[PictureSpec]  # painted by each candidate, the first by captions trained on
-    copies: int  # how many of these are compared with the training pictures
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
-
-
-class Record(msgspec.Struct, kw_only=True):
-    """One candidate's answers. ``rows``: by part; a part that is not there is not measured."""
-
-    plan: str
-    files: list[tuple[str, int, int]]  # path, size and time of change when it was measured
-    rows: dict[str, list[list[float]]] = {}
-    painted: list[str] = []
-    skipped: list[tuple[str, str]] = []
-
-
-@dataclass(frozen=True)
-class Measurable:
-    """A candidate: a checkpoint, an average of some (exactly their weighted sum), or the base."""
-
-    name: str
-    step: int
-    files: tuple[Path, ...] = ()
-
-    @property
-    def slug(self) -> str:
-        return re.sub(r"[^a-z0-9]+", "-", self.name)
 
 
 @dataclass
@@ -168,7 +120,7 @@ class Measuring:
 
     def record(self, run: str, one: Measurable, plan: Plan) -> Record:
         """What is measured of a candidate: nothing, if file or plan were others then."""
-        stamps = [_stamp(path) for path in one.files]
+        stamps = [stamp(path) for path in one.files]
         empty = Record(plan=plan.digest, files=stamps)
         try:
             found = msgspec.json.decode(self._path(run, one).read_bytes(), type=Record)
@@ -240,22 +192,21 @@ class Measuring:
         """Everything of one candidate that is not known yet."""
         run, plan = going.run.id, going.plan
         record = await asyncio.to_thread(self.record, run, one, plan)
-        for part, pictures, texts in (
-            ("held", plan.held, []),
-            ("train", plan.train, []),
-            ("leak", plan.spoken, plan.bare),
-            ("drift", [], plan.unrelated),
-        ):
-            number = len(pictures) or len(texts)
-            if part in record.rows or not number or (not one.step and part in ("leak", "drift")):
+        parts: dict[str, tuple[str, str, Sequence[object]]] = {
+            "held": ("loss", "pictures", plan.held),
+            "train": ("loss", "pictures", plan.train),
+            "leak": ("leak", "captions", plan.spoken),
+            "drift": ("drift", "texts", plan.unrelated),
+        }
+        for part, (what, where, things) in parts.items():
+            number = len(things)
+            if part in record.rows or not number or (not one.step and what != "loss"):
                 going.tell(number, one.name)
                 continue
             rows: list[list[float]] = []
-            what = "loss" if part in ("held", "train") else part
             for first in range(0, number, PORTION):
-                place = slice(first, first + PORTION)
-                order = self._order(going, one, what, pictures=pictures[place], texts=texts[place])
-                answer = await self._ask(going, order)
+                portion = {where: things[first : first + PORTION]}
+                answer = await self._ask(going, self._order(going, one, what, **portion))
                 rows += answer.rows
                 record.skipped += answer.skipped
                 going.tell(len(answer.rows), f"{one.name}: {_PARTS[part]}")
@@ -276,7 +227,7 @@ class Measuring:
     def _order(self, going: _Going, one: Measurable, what: str, **more: object) -> pipe.Measure:
         return pipe.Measure(
             job=going.job, what=what, base_path=going.base.path,  # type: ignore[arg-type]
-            base_predicts=going.freeze.base_predicts, loras=_loras(one),
+            base_predicts=going.freeze.base_predicts, loras=loras_of(one),
             cache_dir=str(self._cache), resolution=going.plan.resolution, seed=going.plan.seed,
             timesteps=going.plan.timesteps, **more,  # type: ignore[arg-type]
         )  # fmt: skip
@@ -291,7 +242,7 @@ class Measuring:
         first, *rest = canvases
         paint = pipe.Paint(
             job=going.job, spec=first.spec, base_path=going.base.path,
-            base_predicts=going.freeze.base_predicts, loras=_loras(one), out=first.out, more=rest,
+            base_predicts=going.freeze.base_predicts, loras=loras_of(one), out=first.out, more=rest,
         )  # fmt: skip
         await self._give_way(going)
         began = time.monotonic()
@@ -364,107 +315,3 @@ _PARTS = {
     "leak": "without the trigger word",
     "drift": "on unrelated prompts",
 }
-
-
-def plan_of(recipe: Recipe, freeze: pipe.Freeze) -> Plan:
-    """What to measure of a run."""
-    held = evenly(freeze.held_out, PICTURES)
-    train = evenly(freeze.pictures, PICTURES)
-    sample, trigger = recipe.sample, recipe.output.trigger.strip()
-    spoken = [one for one in held or train if trigger and says(one.caption, trigger)]
-    trained_on = list(dict.fromkeys(one.caption for one in freeze.pictures if one.caption))
-    unseen = list(dict.fromkeys(one.caption for one in freeze.held_out)) or sample.prompts
-    copied = evenly(trained_on, PAINTED // 2)
-    others = evenly([text for text in unseen if text not in copied], PAINTED - len(copied))
-    specs = [
-        PictureSpec(
-            base=freeze.base, prompt=prompt, negative=sample.negative, sampler=sample.sampler,
-            steps=sample.steps, cfg=sample.cfg, seed=sample.seed + number,
-            width=recipe.dataset.resolution, height=recipe.dataset.resolution,
-        )
-        for number, prompt in enumerate([*copied, *others])
-    ]  # fmt: skip
-    return Plan(
-        seed=recipe.training.seed, resolution=recipe.dataset.resolution,
-        timesteps=(recipe.noise.min_timestep, recipe.noise.max_timestep), held=held, train=train,
-        spoken=spoken, bare=[without(one.caption, trigger) for one in spoken],
-        unrelated=recipe.evaluation.unrelated, specs=specs, copies=len(copied),
-    )  # fmt: skip
-
-
-def says(caption: str, trigger: str) -> bool:
-    return bool(_spoken(trigger).search(caption))
-
-
-def without(caption: str, trigger: str) -> str:
-    """A caption without the trigger word, and without the gap it leaves."""
-    text = _spoken(trigger).sub(" ", caption)
-    text = re.sub(r"\s+", " ", text)
-    return re.sub(r"(?:\s*,)+", ",", text).strip(" ,")
-
-
-def _spoken(trigger: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
-
-
-def evenly(things: Sequence[T], number: int) -> list[T]:
-    """At most ``number`` of them, evenly from the whole, the last included."""
-    if len(things) <= number:
-        return list(things)
-    return [things[(place + 1) * len(things) // number - 1] for place in range(number)]
-
-
-def measurements(records: dict[Measurable, Record]) -> dict[str, Measurement]:
-    """The numbers of what is measured, by name. A picture that one of them lacks counts for none,
-    so that the losses of all are of the same pictures."""
-    found = {}
-    usable = {part: _usable(records, part) for part in ("held", "train")}
-    for one, record in records.items():
-        losses = {
-            part: [statistics.fmean(record.rows[part][place]) for place in places]
-            for part, places in usable.items()
-            if part in record.rows
-        }
-        found[one.name] = Measurement(
-            name=one.name, step=one.step, average=len(one.files) > 1,
-            held=losses.get("held", ()), train=losses.get("train", ()),
-            drift=_drift(record), leak=_leak(record), nearness=_nearness(record),
-        )  # fmt: skip
-    return found
-
-
-def _usable(records: dict[Measurable, Record], part: str) -> list[int]:
-    rows = [record.rows[part] for record in records.values() if part in record.rows]
-    return [place for place, row in enumerate(zip(*rows, strict=False)) if all(row)]
-
-
-def _drift(record: Record) -> float | None:
-    values = [value for row in record.rows.get("drift", ()) for value in row]
-    return statistics.fmean(values) if values else None
-
-
-def _leak(record: Record) -> float | None:
-    rows = [row for row in record.rows.get("leak", ()) if row]
-    spoken = math.fsum(row[1] ** 2 for row in rows)
-    return math.sqrt(math.fsum(row[0] ** 2 for row in rows) / spoken) if spoken else None
-
-
-def _nearness(record: Record) -> float | None:
-    near, control = record.rows.get("nearness", ((), ()))
-    if not near or len(control) < 2 or not (deviation := statistics.stdev(control)):
-        return None
-    return (statistics.fmean(near) - statistics.fmean(control)) / deviation
-
-
-def _loras(one: Measurable) -> list[pipe.LoraFile]:
-    return [
-        pipe.LoraFile(path=str(path), weight=1 / len(one.files), name=to_text(path.stem))
-        for path in one.files
-    ]
-
-
-def _stamp(path: Path) -> tuple[str, int, int]:
-    with contextlib.suppress(OSError):
-        now = path.stat()
-        return str(path), now.st_size, now.st_mtime_ns
-    return str(path), 0, 0

@@ -121,9 +121,8 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
 
     ``loras``: none is the bare base, several are their weighted sum. Rows of the answer, by
     ``what``: "loss", of each picture, at each timestep; "drift", of each prompt in ``texts``, at
-    each timestep; "leak", of each picture, [without, with] the trigger word, where ``texts`` are
-    the captions without it; "nearness", [of each picture in ``painted``] and [of some pictures to
-    the others].
+    each timestep; "leak", of each of ``captions``, [without, with] the trigger word; "nearness",
+    [of each picture in ``painted``] and [of some pictures to the others].
     """
 
     job: str
@@ -137,6 +136,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
     timesteps: tuple[int, int]  # the first, and the first that is no longer measured
     pictures: list[FrozenPicture] = []
     texts: list[str] = []
+    captions: list[tuple[str, str]] = []  # without their trigger word, and with it
     painted: list[str] = []  # absolute paths
 
 

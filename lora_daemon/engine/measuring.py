@@ -46,7 +46,7 @@ class Measurer:
             case "loss":
                 return self._of_pictures(job, check, lambda n, m: self._losses(job, on, n, m))
             case "leak":
-                return self._of_pictures(job, check, lambda n, m: self._leak(job, on, n, m))
+                return [self._leak(job, on, check, *pair) for pair in job.captions], []
             case "drift":
                 return [self._drift(job, on, check, prompt) for prompt in job.texts], []
             case "nearness":
@@ -80,19 +80,19 @@ class Measurer:
         error = ((predicted - target) ** 2).mean(dim=(1, 2, 3))
         return [float(one) for one in error.reshape(2, STRATA).mean(dim=0)]
 
-    def _leak(self, job: Measure, on: On, number: int, moments: Moments) -> list[float]:
-        """How far the LoRA moves the prediction without and with the trigger word: root mean
-        squares over the noisier half of the timesteps, where the picture says least by itself."""
-        picture, bare = job.pictures[number], job.texts[number]
-        t = strata(job, picture.content)[STRATA // 2 :]
-        noisy, _ = self._noised(
-            moments.mean, self._noise(job, picture.content, moments.mean, len(t)), t
-        )
+    def _leak(self, job: Measure, on: On, check: Check, bare: str, caption: str) -> list[float]:
+        """How far the LoRA moves the prediction by a caption without and with its trigger word:
+        root mean squares over the noisier half of the timesteps. On what the bare base makes of
+        the bare caption, for a picture of what was learnt would call for it by itself."""
+        latents = self._imagine(job, check, bare)
+        check()
+        t = strata(job, bare)[STRATA // 2 :]
+        noisy, _ = self._noised(latents, self._noise(job, bare, latents, len(t)), t)
         moved = []
-        for text in (bare, picture.caption):
-            plain = self._predicted(noisy, t, text, moments)
+        for text in (bare, caption):
+            plain = self._predicted(noisy, t, text)
             with on():
-                moved.append(self._predicted(noisy, t, text, moments) - plain)
+                moved.append(self._predicted(noisy, t, text) - plain)
         return [float(one.square().mean().sqrt()) for one in moved]
 
     def _drift(self, job: Measure, on: On, check: Check, prompt: str) -> list[float]:

@@ -55,9 +55,7 @@ def main() -> None:
                 failure = Failure(code=Code.CANCELLED, message="The picture was cancelled.")
                 tell(stream, pipe.PaintFailed(job=command.job, failure=failure))
             case pipe.Measure():
-                if not command.loras or mode != "deaf" or mark.exists():
-                    note_measure(command)
-                    tell(stream, pipe.Measured(job=command.job, rows=measured(command)))
+                measure(stream, command, deaf=mode == "deaf" and not mark.exists())
             case pipe.Paint():
                 note("began", command)
                 for out in (command.out, *(canvas.out for canvas in command.more)):
@@ -80,7 +78,10 @@ def note(what: str, paint: pipe.Paint) -> None:
             file.write(f"{what} {paint.spec.seed} {paint.spec.steps}\n")
 
 
-def note_measure(order: pipe.Measure) -> None:
+def measure(stream: socket.socket, order: pipe.Measure, *, deaf: bool) -> None:
+    if deaf and order.loras:
+        return
+    tell(stream, pipe.Measured(job=order.job, rows=measured(order)))
     if log := os.environ.get("FAKE_LOG"):
         with Path(log).open("a") as file:
             names = "+".join(use.name for use in order.loras)
@@ -105,7 +106,7 @@ def measured(order: pipe.Measure) -> list[list[float]]:
         case "drift":
             return [[step * 1e-3] * 8 for _ in order.texts]
         case "leak":
-            return [[1.0, 2.0] for _ in order.pictures]
+            return [[1.0, 2.0] for _ in order.captions]
         case "nearness":
             return [[0.6] * len(order.painted), [0.4, 0.5, 0.6]]
 

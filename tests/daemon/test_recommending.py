@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from lora_daemon.measuring import evenly, without
+from lora_daemon.measurements import evenly, without
 from lora_daemon.recommending import BASE, Judgement, Measurement, gain, judge, spread
 
 
