@@ -79,7 +79,7 @@ class WhichCheckpoint(Dialog[None]):
         self.query_one("#said", Static).update("\n\n".join(which_table.said(found)))
 
     def _legend(self, found: Which) -> Text:
-        legend = Text("change of the loss from the bare base:", style=self.lora.tone("muted"))
+        legend = Text("change of the loss:", style=self.lora.tone("muted"))
         for line in {line.name: line for line in curve(found)}.values():
             legend.append(f"  ━ {line.name}", style=self.lora.tone(line.tone))
         return legend
