@@ -176,9 +176,7 @@ class Picture(Record, frozen=True, kw_only=True):
     created: float
 
 
-JobKind = Literal[
-    "import", "export", "generate", "grid", "download", "write", "caption", "measure"
-]
+JobKind = Literal["import", "export", "generate", "grid", "download", "write", "caption", "measure"]
 
 
 class Job(Record, frozen=True, kw_only=True):

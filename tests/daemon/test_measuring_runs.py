@@ -208,7 +208,7 @@ async def looked_at(house: House) -> tuple[wire.Pair, list[str]]:
 
     context = Context(by="t", key="", progress=lambda *_: None)
     pair = await house.handlers[wire.GetPair](context, wire.GetPair(run="r0001"))
-    names = [blob.decode().rpartition("/")[2] for blob in context.blobs]
+    names = [blob.rpartition(b"/")[2].decode() for blob in context.blobs]
     assert len(set(names)) == 2
     return pair, names
 
