@@ -79,17 +79,18 @@ class Choosing:
         run = self._runs.get(request.run)
 
         async def average(singles: list[Measurable]) -> Measurable | None:
-            found = await asyncio.to_thread(self._find, run.id)
-            return average_of(singles, found.judged.best)
+            return average_of(singles, (await self._find(run.id)).judged.best)
 
-        await self._measuring.measure(context, run, average)
-        with self._store.change(context.by) as change:
-            change.emit(wire.CheckpointJudged(run=run.id))
+        try:
+            await self._measuring.measure(context, run, average)
+        finally:  # what was measured before it was given up counts too
+            with self._store.change(context.by) as change:
+                change.emit(wire.CheckpointJudged(run=run.id))
         return await self._answer(run.id)
 
     async def pair(self, context: Context, request: wire.GetPair) -> wire.Pair:
         """Raises LoraError: NOT_FOUND, WRONG_STATE, INVALID_FILE."""
-        found = await asyncio.to_thread(self._find, request.run)
+        found = await self._find(request.run)
         name, sides, prompt = _next(found)
         painted = {one.name: record.painted for one, record in found.records.items()}
         for side in sides:
@@ -102,7 +103,7 @@ class Choosing:
 
     async def choose(self, context: Context, request: wire.ChoosePicture) -> wire.WhichCheckpoint:
         """Raises LoraError: NOT_FOUND, CONFLICT, WRONG_STATE."""
-        found = await asyncio.to_thread(self._find, request.run)
+        found = await self._find(request.run)
         name, sides, prompt = _next(found)
         if request.pair != name:
             raise LoraError(
@@ -133,26 +134,32 @@ class Choosing:
         return await self._answer(run)
 
     async def _answer(self, run: str) -> wire.WhichCheckpoint:
-        found = await asyncio.to_thread(self._find, run)
+        found = await self._find(run)
         told = await asyncio.to_thread(_which, found, self._measuring.at_work(found.run.id))
         return wire.WhichCheckpoint(found=told)
 
-    def _find(self, name: str) -> _Found:
+    async def _find(self, name: str) -> _Found:
         run = self._runs.get(name)
-        plan, _ = self._measuring.plan(run.id)
         singles = self._measuring.checkpoints(run.id)
+        rows = self._store.query("SELECT * FROM choices WHERE run = ? ORDER BY number", (run.id,))
+        choices = [dict(row) for row in rows]
+        return await asyncio.to_thread(self._known, run, singles, choices)
+
+    def _known(
+        self, run: wire.Run, singles: list[Measurable], choices: list[dict[str, str]]
+    ) -> _Found:
+        plan, _ = self._measuring.plan(run.id)
         records = {
             one: self._measuring.record(run.id, one, plan)
             for one in (Measurable(BASE, 0), *singles)
         }
-        judged = recommending.judge(_complete(measurements(records), records))
-        average = average_of(singles, judged.best)
+        best = recommending.best_of(measurements(records))
+        average = average_of(singles, best.name if best else "")
         if average is not None and (record := self._measuring.record(run.id, average, plan)).rows:
             records[average] = record
-            judged = recommending.judge(_complete(measurements(records), records))
-        rows = self._store.query("SELECT * FROM choices WHERE run = ? ORDER BY number", (run.id,))
+        measured = measurements(records)
         return _Found(
-            run, records, measurements(records), judged, [dict(row) for row in rows],
+            run, records, measured, recommending.judge(measured), choices,
             [spec.prompt for spec in plan.specs], len(plan.held), len(plan.train),
         )  # fmt: skip
 
@@ -168,19 +175,6 @@ def average_of(singles: Sequence[Measurable], best: str) -> Measurable | None:
         f"average of steps {', '.join(str(one.step) for one in members)}", members[-1].step,
         tuple(path for one in members for path in one.files),
     )  # fmt: skip
-
-
-def _complete(
-    measured: dict[str, Measurement], records: dict[Measurable, Record]
-) -> dict[str, Measurement]:
-    """Those with losses: one whose turn has not come must not keep the others from being judged."""
-    whole = {one.name for one, record in records.items() if {"held", "train"} & set(record.rows)}
-    full = {"held", "train"} if measured[BASE].held else {"train"}
-    return {
-        name: one
-        for name, one in measured.items()
-        if name in whole and all(getattr(one, part) for part in full)
-    }
 
 
 def _wanted(found: _Found) -> int:

@@ -223,12 +223,12 @@ class Domain:
         state = worker.state
         if state == "idle" and run and self._runs.get(run).state != "paused":
             state = "training"
+        elif state == "idle" and self._measuring.busy:  # which has pictures painted, too
+            state = "measuring"
         elif state == "idle" and self._painting.busy:
             state = "painting"
         elif state == "idle" and self._captioning.busy:
             state = "captioning"
-        elif state == "idle" and self._measuring.busy:
-            state = "measuring"
         return msgspec.structs.replace(worker, state=state, restarts=restarts)
 
     async def _import_dataset(

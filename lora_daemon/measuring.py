@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -63,7 +63,7 @@ class _Going:
     plan: Plan
     freeze: pipe.Freeze
     tell: Callable[[int, str], None]  # pictures done, and of what
-    spent: list[float] = field(default_factory=list)  # seconds of the last order
+    spent: float = 0.0  # seconds of the last order
 
 
 class Measuring:
@@ -212,10 +212,11 @@ class Measuring:
                 going.tell(len(answer.rows), f"{one.name}: {_PARTS[part]}")
             record.rows[part] = rows
             await self._keep(run, one, record)
-        if not record.painted and plan.specs:
+        if record.painted:
+            going.tell(len(plan.specs), one.name)
+        else:
             record.painted = await self._paint(going, one)
             await self._keep(run, one, record)
-        going.tell(len(plan.specs), f"{one.name}: pictures")
         if "nearness" not in record.rows and plan.copies and one.step:
             order = self._order(
                 going, one, "nearness", pictures=evenly(going.freeze.pictures, NEAREST),
@@ -235,19 +236,16 @@ class Measuring:
     async def _paint(self, going: _Going, one: Measurable) -> list[str]:
         folder = self._runs.directory(going.run.id) / "which"
         paths = [str(folder / f"{one.slug}-{n}.png") for n in range(len(going.plan.specs))]
-        canvases = [
-            pipe.Canvas(spec=spec, out=path)
-            for spec, path in zip(going.plan.specs, paths, strict=True)
-        ]
-        first, *rest = canvases
-        paint = pipe.Paint(
-            job=going.job, spec=first.spec, base_path=going.base.path,
-            base_predicts=going.freeze.base_predicts, loras=loras_of(one), out=first.out, more=rest,
-        )  # fmt: skip
-        await self._give_way(going)
-        began = time.monotonic()
-        await self._painting.make(paint, lambda *_: None)
-        going.spent = [time.monotonic() - began]
+        for spec, path in zip(going.plan.specs, paths, strict=True):
+            paint = pipe.Paint(
+                job=going.job, spec=spec, base_path=going.base.path,
+                base_predicts=going.freeze.base_predicts, loras=loras_of(one), out=path,
+            )  # fmt: skip
+            await self._give_way(going)
+            began = time.monotonic()
+            await self._painting.make(paint, lambda *_: None)
+            going.spent = time.monotonic() - began
+            going.tell(1, f"{one.name}: pictures")
         return paths
 
     async def _keep(self, run: str, one: Measurable, record: Record) -> None:
@@ -264,7 +262,7 @@ class Measuring:
     async def _give_way(self, going: _Going) -> None:
         """Beside a training run, leave it as much time as the last order took."""
         if going.spent and self.training():
-            await asyncio.sleep(going.spent[-1])
+            await asyncio.sleep(going.spent)
 
     async def _ask(self, going: _Going, measure: pipe.Measure) -> pipe.Measured:
         await self._give_way(going)
@@ -279,7 +277,7 @@ class Measuring:
             raise
         finally:
             del self._orders[measure.job]
-        going.spent = [time.monotonic() - began]
+        going.spent = time.monotonic() - began
         return answer
 
     def report(self, report: pipe.Measured | pipe.MeasureFailed) -> None:

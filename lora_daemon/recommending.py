@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from shared.recipe import LEAST_HELD_OUT
 from shared.which import Spread
 
 RESAMPLES = 1000
@@ -69,26 +70,42 @@ def gain(measured: Mapping[str, Measurement], name: str, what: str) -> Spread | 
     return spread([one - other for one, other in zip(own, base, strict=True)])
 
 
+def best_of(measured: Mapping[str, Measurement]) -> Measurement | None:
+    """The single checkpoint with the lowest loss, on pictures kept back where there are any."""
+    _, singles, what = _singles(measured)
+    return min(singles, key=lambda one: statistics.fmean(getattr(one, what)), default=None)
+
+
 def judge(measured: Mapping[str, Measurement]) -> Judgement:
     """What to take of what is measured, by name; the bare base is ``BASE`` among it."""
-    singles = sorted(
-        (one for one in measured.values() if one.step and not one.average),
-        key=lambda one: one.step,
-    )
-    if BASE not in measured or not singles:
+    whole, singles, what = _singles(measured)
+    best = best_of(measured)
+    if best is None:
         return Judgement()
-    if measured[BASE].held and all(one.held for one in singles):
-        found = _by_held_out(measured, singles)
-    elif measured[BASE].train and all(one.train for one in singles):
-        found = _by_trained(measured, singles)
-    else:
-        return Judgement()
-    _warn(measured, found)
+    by = _by_held_out if what == "held" else _by_trained
+    found = by(whole, singles, best)
+    _warn(whole, found)
     return found
 
 
-def _by_held_out(measured: Mapping[str, Measurement], singles: Sequence[Measurement]) -> Judgement:
-    best = min(singles, key=lambda one: statistics.fmean(one.held))
+def _singles(
+    measured: Mapping[str, Measurement],
+) -> tuple[dict[str, Measurement], list[Measurement], str]:
+    """Those whose losses are all known, and the single checkpoints of them by step; and which loss
+    they are judged by. One whose turn has not come keeps no other from being judged."""
+    base = measured.get(BASE)
+    what = "held" if base is not None and base.held else "train"
+    parts = {what, "train"} if base is not None and base.train else {what}
+    whole = {
+        name: one for name, one in measured.items() if all(getattr(one, part) for part in parts)
+    }
+    singles = [one for one in whole.values() if one.step and not one.average]
+    return whole, sorted(singles, key=lambda one: one.step) if BASE in whole else [], what
+
+
+def _by_held_out(
+    measured: Mapping[str, Measurement], singles: Sequence[Measurement], best: Measurement
+) -> Judgement:
     found = Judgement(best=best.name)
     for one in measured.values():
         if one.held and one.name != BASE:
@@ -131,6 +148,11 @@ def _say_of_the_curve(
     top: Spread, found: Judgement,
 ) -> None:  # fmt: skip
     last = singles[-1]
+    if len(best.held) < LEAST_HELD_OUT:
+        found.notes.append(
+            f"Only {len(best.held)} of the pictures kept back could be measured: too few for the "
+            "intervals to mean much."
+        )
     if top.high >= 0:
         found.notes.append(
             "No checkpoint is surely better than the bare base on the pictures kept back: what "
@@ -150,7 +172,9 @@ def _say_of_the_curve(
         )
 
 
-def _by_trained(measured: Mapping[str, Measurement], singles: Sequence[Measurement]) -> Judgement:
+def _by_trained(
+    measured: Mapping[str, Measurement], singles: Sequence[Measurement], best: Measurement
+) -> Judgement:
     """Where no picture was kept back, the loss cannot tell learning from over-fitting."""
     gains = {one.name: gain(measured, one.name, "train") for one in singles}
     most = min(one.mean for one in gains.values() if one is not None)
@@ -171,7 +195,7 @@ def _by_trained(measured: Mapping[str, Measurement], singles: Sequence[Measureme
     take = enough[0]
     own = gains[take.name]
     assert own is not None
-    found.best = min(singles, key=lambda one: statistics.fmean(one.train)).name
+    found.best = best.name
     found.tied = [one.name for one in enough]
     found.recommended = take.name
     found.reason = (

@@ -44,10 +44,11 @@ def said(found: Which) -> Iterator[str]:
     """What to take and why, and how to read the columns."""
     if found.take is not None:
         yield found.reason
-    elif any(one.measured for one in found.candidates):
+    elif any(one.train or one.held for one in found.candidates):
         yield "Too little is measured to say which to take."
     else:
         yield "Nothing is measured yet."
+        return
     if tied := [one for one in found.candidates if one.tied]:
         first, last = tied[0].name, tied[-1].name
         span = first if first == last else f"{first} to {last}"

@@ -139,8 +139,10 @@ async def test_given_up_it_keeps_what_is_measured_and_goes_on_there(
     monkeypatch.setenv("FAKE_WORKER", "deaf")
     call = asyncio.create_task(house.call(wire.MeasureRun(run="r0001")))
     jobs = house.domain._jobs
-    await house.until(lambda: any(job.kind == "measure" and job.message.startswith("step 0: pict")
-                                  for job in jobs.all()))  # fmt: skip
+    base = house.workspace.run("r0001") / "which" / "step-0.json"
+    async with asyncio.timeout(60):
+        while not base.exists() or b".png" not in base.read_bytes():
+            await house.call(wire.GetWhich(run="r0001"))
     assert house.domain.worker().state == "measuring"
     with pytest.raises(LoraError) as busy:
         await measured(house)

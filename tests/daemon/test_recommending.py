@@ -76,6 +76,19 @@ def test_nothing_is_said_before_there_is_something_to_say() -> None:
     assert gain({"step 100": measured["step 100"]}, "step 100", "held") is None
 
 
+def test_one_whose_turn_has_not_come_keeps_no_other_from_being_judged() -> None:
+    measured = curve({0: 0.0, 100: -0.04, 200: -0.05})
+    measured["step 300"] = Measurement(name="step 300", step=300)
+    measured["step 400"] = Measurement(name="step 400", step=400, held=measured["step 100"].held)
+    told = judge(measured)
+    assert told.recommended == "step 200" and "step 300" not in told.behind
+
+
+def test_few_pictures_kept_back_are_called_few() -> None:
+    told = judge(curve({0: 0.0, 100: -0.04, 200: -0.05}, pictures=2))
+    assert any("Only 2 of the pictures" in note for note in told.notes)
+
+
 def test_what_does_not_carry_over_is_called_so() -> None:
     told = judge(curve({0: 0.0, 100: 0.01}, {0: 0.0, 100: -0.1}))
     assert any("does not carry over" in note for note in told.notes)
