@@ -7,7 +7,7 @@ import hashlib
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -116,28 +116,41 @@ def evenly(things: Sequence[T], number: int) -> list[T]:
     return [things[(place + 1) * len(things) // number - 1] for place in range(number)]
 
 
-def measurements(records: dict[Measurable, Record]) -> dict[str, Measurement]:
-    """The numbers of what is measured, by name. A picture that one of them lacks counts for none,
-    so that the losses of all are of the same pictures."""
-    found = {}
-    usable = {part: _usable(records, part) for part in ("held", "train")}
-    for one, record in records.items():
-        losses = {
-            part: [statistics.fmean(record.rows[part][place]) for place in places]
-            for part, places in usable.items()
-            if part in record.rows
-        }
-        found[one.name] = Measurement(
+def measurements(records: Mapping[Measurable, Record]) -> dict[str, Measurement]:
+    """The numbers of what is measured, by name. Losses are relative to the bare base's, so none are
+    known before it is measured."""
+    losses = {part: _relative(records, part) for part in ("held", "train")}
+    return {
+        one.name: Measurement(
             name=one.name, step=one.step, average=len(one.files) > 1,
-            held=losses.get("held", ()), train=losses.get("train", ()),
+            held=losses["held"].get(one, ()), train=losses["train"].get(one, ()),
             drift=_drift(record), leak=_leak(record), nearness=_nearness(record),
-        )  # fmt: skip
-    return found
+        )
+        for one, record in records.items()
+    }  # fmt: skip
 
 
-def _usable(records: dict[Measurable, Record], part: str) -> list[int]:
-    rows = [record.rows[part] for record in records.values() if part in record.rows]
-    return [place for place, row in enumerate(zip(*rows, strict=False)) if all(row)]
+def _relative(records: Mapping[Measurable, Record], part: str) -> dict[Measurable, list[float]]:
+    """Of each candidate, the loss of each picture: the mean over the stretches of timesteps, each
+    in units of the bare base's mean loss there.
+
+    The loss with little noise is up to a hundred times that with much, and in a plain mean it would
+    say all; what a picture shows is decided where there is much. A picture that one candidate lacks
+    counts for none, so that all are of the same pictures.
+    """
+    known = {one: record.rows[part] for one, record in records.items() if part in record.rows}
+    base = next((rows for one, rows in known.items() if not one.step), None)
+    if base is None:
+        return {}
+    usable = [n for n, rows in enumerate(zip(*known.values(), strict=False)) if all(rows)]
+    units = [statistics.fmean(column) for column in zip(*(base[n] for n in usable), strict=True)]
+    return {
+        one: [
+            statistics.fmean(loss / unit for loss, unit in zip(rows[n], units, strict=True))
+            for n in usable
+        ]
+        for one, rows in known.items()
+    }
 
 
 def _drift(record: Record) -> float | None:

@@ -23,7 +23,8 @@ NEAR = 2.0  # standard deviations from which a picture is more like a copy than 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A candidate's numbers. Losses have a row a picture, in the same order for all candidates."""
+    """A candidate's numbers. Losses are relative to the bare base's, one a picture, in the same
+    order for all candidates."""
 
     name: str
     step: int
@@ -118,22 +119,22 @@ def _by_held_out(
     own, top = gain(measured, take.name, "held"), gain(measured, best.name, "held")
     assert own is not None and top is not None
     if take is best:
-        text = f"has the lowest loss on {pictures} pictures kept back ({own.mean:+.4f} from the "
-        text += f"bare base, 95 % {own.low:+.4f} to {own.high:+.4f})"
+        text = f"has the lowest loss on {pictures} pictures kept back ({own.mean:+.1%} from the "
+        text += f"bare base, 95 % {own.low:+.1%} to {own.high:+.1%})"
         if len(singles) > 1:
             text += ", and no earlier checkpoint is within one standard error of it"
     else:
         behind = found.behind[take.name]
-        text = f"is the earliest whose loss on {pictures} pictures kept back ({own.mean:+.4f} from "
+        text = f"is the earliest whose loss on {pictures} pictures kept back ({own.mean:+.1%} from "
         text += f"the bare base) is within one standard error of the best, {best.name} "
-        text += f"({top.mean:+.4f}; {behind.mean:.4f} apart, ±{behind.error:.4f})"
+        text += f"({top.mean:+.1%}; {behind.mean:.1%} apart, ±{behind.error:.1%})"
     found.recommended, found.reason = take.name, f"{_capital(take.name)} {text}."
     for one in measured.values():
         if one.average and one.held and (apart := found.behind[one.name]).mean < -apart.error:
             found.recommended = one.name
             found.reason = (
                 f"The {one.name} has a lower loss on {pictures} pictures kept back than any single "
-                f"checkpoint: {-apart.mean:.4f} below {best.name}, ±{apart.error:.4f}."
+                f"checkpoint: {-apart.mean:.1%} below {best.name}, ±{apart.error:.1%}."
             )
     _say_of_the_curve(measured, singles, best, top, found)
     return found
@@ -167,7 +168,7 @@ def _say_of_the_curve(
     learnt = gain(measured, last.name, "train"), gain(measured, best.name, "train")
     if behind.low > 0 and learnt[0] and learnt[1] and learnt[0].mean < learnt[1].mean:
         found.notes.append(
-            f"After {best.name} the loss on pictures kept back rises ({behind.mean:+.4f} by "
+            f"After {best.name} the loss on pictures kept back rises ({behind.mean:+.1%} by "
             f"{last.name}), and on trained pictures it goes on falling: over-fitting."
         )
 
@@ -200,7 +201,7 @@ def _by_trained(
     found.recommended = take.name
     found.reason = (
         f"{_capital(take.name)} is the earliest with {ENOUGH:.0%} of what the run learnt of its "
-        f"own pictures ({own.mean:+.4f} of {most:+.4f}): a place to begin comparing by eye, for no "
+        f"own pictures ({own.mean:+.1%} of {most:+.1%}): a place to begin comparing by eye, for no "
         "picture was kept back to measure by."
     )
     return found

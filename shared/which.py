@@ -21,7 +21,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     step: int  # of an average, the last of its steps
     files: list[str]  # absolute paths on the daemon's machine; of an average, those averaged
     measured: bool
-    held: Spread | None = None  # change of the loss from the bare base, on pictures kept back
+    held: Spread | None = None  # change of the loss on pictures kept back, of the bare base's
     train: Spread | None = None  # the same on pictures that were trained on
     behind: Spread | None = None  # the loss kept back, less that of the best
     tied: bool = False  # within one standard error of the best
@@ -55,6 +55,6 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
         return next((one for one in self.candidates if one.name == wanted), None)
 
 
-def number(value: float | None, form: str = "+.4f") -> str:
+def number(value: float | None, form: str) -> str:
     """A number for a table; a dash for none."""
     return "–" if value is None else format(value, form)

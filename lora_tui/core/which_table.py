@@ -26,9 +26,9 @@ def _row(found: Which, one: Candidate) -> Sequence[str]:
     return (
         mark(found, one),
         one.name,
-        number(one.held.mean if one.held else None),
+        number(one.held.mean if one.held else None, "+.1%"),
         _interval(one.held),
-        number(one.train.mean if one.train else None),
+        number(one.train.mean if one.train else None, "+.1%"),
         number(one.drift, ".3f"),
         number(one.leak, ".0%"),
         number(one.nearness, "+.1f"),
@@ -37,7 +37,7 @@ def _row(found: Which, one: Candidate) -> Sequence[str]:
 
 
 def _interval(spread: Spread | None) -> str:
-    return f"{spread.low:+.4f} … {spread.high:+.4f}" if spread else ""
+    return f"{spread.low:+.1%} … {spread.high:+.1%}" if spread else ""
 
 
 def said(found: Which) -> Iterator[str]:

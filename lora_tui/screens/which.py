@@ -43,7 +43,10 @@ class WhichCheckpoint(Dialog[None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="window -page") as window:
             window.border_title = f"{self._run.id} {self._run.name}: which checkpoint?"
-            yield Chart(say_x=lambda x: f"{x:.0f}", waiting="Nothing is measured yet.", id="curve")
+            yield Chart(
+                say_x=lambda x: f"{x:.0f}", say_y=lambda y: f"{y:+.0%}",
+                waiting="Nothing is measured yet.", id="curve",
+            )  # fmt: skip
             yield Static("", id="legend", markup=False)
             yield Rows(*_COLUMNS, empty="No checkpoint is kept yet.", id="candidates")
             with VerticalScroll(id="why"):

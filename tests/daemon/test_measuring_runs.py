@@ -98,8 +98,8 @@ async def test_a_run_is_measured_and_the_answer_has_its_reason(
     assert names == ["step 10", "step 20", "step 30", "average of steps 10, 20, 30"]
     best = found.take
     assert best is not None and best.name == "step 20"
-    assert best.held is not None and best.held.mean == pytest.approx(-0.05)
-    assert best.train is not None and best.train.mean == pytest.approx(0.0 - 0.02)
+    assert best.held is not None and best.held.mean == pytest.approx(-0.05 / 0.203)
+    assert best.train is not None and best.train.mean == pytest.approx(-0.02 / 0.2)
     assert (best.drift, best.leak) == (pytest.approx(0.02), pytest.approx(0.5))
     assert best.nearness == pytest.approx(1.0)
     assert best.files[0].endswith("lora/blorps-step000020.safetensors")

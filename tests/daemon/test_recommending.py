@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 
-from lora_daemon.measurements import evenly, without
+import pytest
+
+from lora_daemon.measurements import Measurable, Record, evenly, measurements, without
 from lora_daemon.recommending import BASE, Judgement, Measurement, gain, judge, spread
 
 
@@ -132,3 +134,18 @@ def test_some_of_many_are_taken_evenly_and_the_last_is_among_them() -> None:
     assert evenly(range(10), 16) == list(range(10))
     some = evenly(range(1, 101), 4)
     assert some == [25, 50, 75, 100]
+
+
+def test_every_stretch_of_timesteps_counts_alike() -> None:
+    """What is won where the loss is large anyway does not hide what is lost where it is small."""
+    rows = {0: [[0.8, 0.01], [0.4, 0.03]], 10: [[0.7, 0.02], [0.35, 0.06]], 20: [[0.8, 0.005], []]}
+    records = {
+        Measurable(f"step {step}", step): Record(plan="", files=[], rows={"held": found})
+        for step, found in rows.items()
+    }
+    losses = {name: list(one.held) for name, one in measurements(records).items()}
+    assert losses["step 0"] == [1.0]  # the second picture is lacking in one of them
+    assert losses["step 10"] == pytest.approx([(0.7 / 0.8 + 2.0) / 2])
+    assert losses["step 20"] == pytest.approx([(1.0 + 0.5) / 2])
+    del records[Measurable("step 0", 0)]
+    assert all(not one.held for one in measurements(records).values())

@@ -92,7 +92,7 @@ async def test_a_run_is_measured_and_what_to_take_is_marked(
         await until(pilot, lambda: "Step 200 is the earliest." in text_of(app))
         lines = text_of(app).splitlines()
         assert sum("★" in line for line in lines) == 1
-        assert any("★" in line and "step 200" in line and "-0.0490" in line for line in lines)
+        assert any("★" in line and "step 200" in line and "-4.9%" in line for line in lines)
         assert any("≈" in line and "step 300" in line for line in lines)
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, Runs))
