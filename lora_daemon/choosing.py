@@ -44,18 +44,18 @@ class _Found:
     @property
     def shortlist(self) -> list[str]:
         """Who is compared by eye: those that the measure cannot tell apart, with the recommended
-        one and, where it stands alone, its neighbours."""
-        singles = [one.name for one in self.records if len(one.files) == 1]
-        take = self.judged.recommended
+        one and, where it stands alone, its neighbours; as far as they have painted."""
+        painted = [one for one, record in self.records.items() if one.step and record.painted]
+        singles = [one.name for one in painted if len(one.files) == 1]
         among = [name for name in self.judged.tied if name in singles]
-        if len(among) < 2 and among:
-            place = singles.index(among[0])
+        if len(among) < 2 and singles:
+            place = singles.index(among[0]) if among else len(singles) - 1
             among = singles[max(0, place - 1) : place + 2]
         short = evenly(among, SHORTLIST)
-        if take and take not in short:
-            short = [take, *short[1:]] if len(short) == SHORTLIST else [take, *short]
-        painted = {one.name for one, record in self.records.items() if record.painted}
-        return [one.name for one in self.records if one.name in short and one.name in painted]
+        take = self.judged.recommended
+        if take not in short and any(one.name == take for one in painted):
+            short = [take, *(short[1:] if len(short) == SHORTLIST else short)]
+        return [one.name for one in painted if one.name in short]
 
     @property
     def pairs(self) -> list[tuple[str, str]]:

@@ -221,3 +221,13 @@ async def test_without_a_checkpoint_it_says_how_to_have_one(house: House, tmp_pa
     with pytest.raises(LoraError, match=r"save\.every_epochs") as caught:
         await measured(house)
     assert caught.value.code == Code.WRONG_STATE
+
+
+async def test_those_that_have_painted_can_be_compared_while_others_wait(house: House) -> None:
+    await measured(house)
+    kept(house, 15)
+    path = house.workspace.run("r0001") / "which" / "step-20.json"
+    path.unlink()  # the best of them has to be measured anew
+    assert len({(await looked_at(house))[1][0] for _ in range(3)}) == 1
+    names = set((await looked_at(house))[1])
+    assert all("step-10" in name or "step-30" in name for name in names)
