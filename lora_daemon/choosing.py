@@ -221,9 +221,10 @@ def _which(found: _Found, busy: bool) -> Which:
     if chosen:
         won, met = standing[chosen]
         by = " and ".join(sorted({choice["by"] for choice in found.choices}))
+        says = "the same" if chosen == judged.recommended else judged.recommended or "nothing yet"
         reason = (
             f"{by} took {chosen} in {won:g} of {met} pairs of pictures seen without their names; "
-            f"that goes before the measure, which says {judged.recommended}."
+            f"that goes before the measure, which says {says}."
         )
     notes = list(judged.notes)
     for path, why in dict(

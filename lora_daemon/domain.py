@@ -164,6 +164,7 @@ class Domain:
         await self._datasets.close()
         await self._tokens.close()
         await self._mix_pictures.close()
+        self._measuring.close()
         await self._daemon.store.quiet()
         await self._scheduler.close(now=now)
         await self._supervisor.end(now=now)

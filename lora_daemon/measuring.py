@@ -82,12 +82,17 @@ class Measuring:
         self._supervisor = supervisor
         self._orders: dict[str, _Order] = {}
         self._at_work: set[str] = set()
+        self._closing = False
         self.training: Callable[[], bool] = lambda: False  # whether a run wants its turns
         self.settled: Callable[[], None] = lambda: None  # called after each request
 
     @property
     def busy(self) -> bool:
         return bool(self._at_work)
+
+    def close(self) -> None:
+        """No worker is to be begun any more for what waits."""
+        self._closing = True
 
     def at_work(self, run: str) -> bool:
         return run in self._at_work
@@ -294,7 +299,7 @@ class Measuring:
     async def worker_died(self, pid: int, reason: str) -> None:
         """Ask a new worker for the order that the dead one had not finished, once."""
         for order in list(self._orders.values()):
-            if order.done.done() or order.worker != pid:
+            if order.done.done() or order.worker != pid or self._closing:
                 continue
             order.tries += 1
             try:
