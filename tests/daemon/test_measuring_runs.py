@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lora_daemon import pipe, supervisor
+from lora_daemon import pipe, recommending, supervisor
 from shared import recipe as recipes
 from shared import wire
 from shared.errors import Code, LoraError
@@ -27,6 +27,7 @@ async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setenv("FAKE_MARK", str(tmp_path / "mark"))
     monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
     monkeypatch.setenv("FAKE_WORKER", "obey")
+    monkeypatch.setattr(recommending, "RESAMPLES", 80)
     house = House(tmp_path / "home")
     await house.domain.start()
     trained(house, hollow_base(tmp_path / "base"))

@@ -166,7 +166,7 @@ def test_a_picture_that_is_gone_is_named_and_the_rest_is_measured(
 def test_measured_in_the_middle_of_a_run_neither_notices_the_other(
     tmp_path: Path, base_path: Path, frozen: list[pipe.FrozenPicture]
 ) -> None:
-    order = work.prepare(tmp_path / "run", base_path, frozen, training={"epochs": 20})
+    order = work.prepare(tmp_path / "run", base_path, frozen, training={"epochs": 12})
     job = pipe.Measure(
         job="j", what="loss", base_path=str(base_path), loras=[], resolution=64, seed=1,
         cache_dir=order.cache_dir, timesteps=(0, 1000), pictures=frozen[:1],
@@ -180,9 +180,9 @@ def test_measured_in_the_middle_of_a_run_neither_notices_the_other(
         assert one.until(pipe.Measured).rows == alone
         assert not one.of(pipe.Finished)
         one.until(pipe.Finished)
-    plain = work.prepare(tmp_path / "plain", base_path, frozen, training={"epochs": 20})
+    plain = work.prepare(tmp_path / "plain", base_path, frozen, training={"epochs": 12})
     work.train(plain)
     assert work.content(order) == work.content(plain)
     lines = (tmp_path / "run" / "losses.csv").read_text().splitlines()
-    assert len(lines) == 1 + 20 * len(frozen)
+    assert len(lines) == 1 + 12 * len(frozen)
     assert lines == (tmp_path / "plain" / "losses.csv").read_text().splitlines()
