@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 
+import msgspec
+
 from lora_tui.commands import process
 from lora_tui.commands.common import Invocation, Subparsers, command, find, find_run
 from lora_tui.commands.console import table
@@ -22,7 +24,7 @@ def add(verbs: Subparsers) -> None:
         verbs, "which", which_of_it, "measure a run's checkpoints and say which to take",
         "  lora-tui run which r0007            # goes on where it was given up\n"
         "  lora-tui run which r0007 --known    # what is measured, without measuring\n"
-        "  lora-tui run which r0007 --json | jq -r .recommended",
+        "  lora-tui run which r0007 --json | jq -r .take",
     )  # fmt: skip
     which.add_argument("name", metavar="RUN", help="r0001, or its name; it may still be training")
     which.add_argument("--known", action="store_true", help="only show what was measured before")
@@ -44,7 +46,8 @@ async def which_of_it(call: Invocation) -> Exit:
         else:
             request = wire.MeasureRun(run=run)
             found = (await client.call(request, on_progress=call.report)).found
-    call.console.show(found, lambda: _lines(found))
+    take = found.take.name if found.take is not None else ""
+    call.console.show({**msgspec.to_builtins(found), "take": take}, lambda: _lines(found))
     return Exit.OK
 
 
