@@ -28,7 +28,7 @@ from bench.textbook import textbook
 from lora_daemon.engine import bases
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.cache import LatentsCache
-from lora_daemon.engine.feed import Feed, choose
+from lora_daemon.engine.feed import Batch, Feed, choose
 from lora_daemon.engine.lora_metadata import Made
 from lora_daemon.engine.optimizers import optimizer_for
 from lora_daemon.engine.resume import Fingerprint
@@ -54,6 +54,9 @@ class Alone:
     def steps(self) -> Iterator[int]:
         yield from range(self._steps)
 
+    def saw(self, batch: Batch, predicted: Tensor, target: Tensor) -> None:
+        del batch, predicted, target
+
     def record(self, loss: Tensor, rate: float, norm: Tensor) -> None:
         del loss, rate, norm
 
@@ -63,7 +66,7 @@ class Paced:
 
     def __init__(self, session: Session, length: int, turn: Callable[[float], None]) -> None:
         self.total = session.total
-        self.record = session.record
+        self.record, self.saw = session.record, session.saw
         self._session, self._length, self._turn = session, length, turn
 
     def steps(self) -> Iterator[int]:

@@ -18,6 +18,7 @@ from lora_daemon.candidates import Candidates
 from lora_daemon.captioning import Captioning
 from lora_daemon.captions import Captions
 from lora_daemon.catalog import Catalog
+from lora_daemon.choosing import Choosing
 from lora_daemon.comparing import Comparing
 from lora_daemon.datasets import Datasets
 from lora_daemon.exporting import Export
@@ -26,6 +27,7 @@ from lora_daemon.freezing import Freezer
 from lora_daemon.grids import Grids
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
+from lora_daemon.measuring import Measuring
 from lora_daemon.mix_pictures import MixPictures
 from lora_daemon.mixing import Mixing
 from lora_daemon.painting import Painting
@@ -92,11 +94,17 @@ class Domain:
             self._catalog, self._views, self._captions, self._candidates, self._jobs,
             self._supervisor,
         )  # fmt: skip
+        self._measuring = Measuring(
+            daemon, self._runs, self._library, self._painting, self._jobs, self._supervisor
+        )
+        self._choosing = Choosing(daemon, self._runs, self._measuring)
         self._telemetry = Telemetry(daemon, self._worker_use)
         self._told = wire.Worker(state="absent")
         self._listening: asyncio.Task[None] | None = None
         self._supervisor.changed = self._tell_worker
         self._painting.settled = self._captioning.settled = self._settled
+        self._measuring.settled = self._settled
+        self._measuring.training = lambda: self.worker().state == "training"
         self._answer(handlers)
 
     def _answer(self, handlers: service.Handlers) -> None:
@@ -123,6 +131,11 @@ class Domain:
         handlers.add(wire.RemoveRun, self._runs.remove)
         handlers.add(wire.GetRun, self._runs.detail)
         handlers.add(wire.GetSeries, self._runs.series)
+        handlers.add(wire.GetWhich, self._choosing.which)
+        handlers.add(wire.MeasureRun, self._choosing.measure)
+        handlers.add(wire.GetPair, self._choosing.pair)
+        handlers.add(wire.ChoosePicture, self._choosing.choose)
+        handlers.add(wire.UndoChoice, self._choosing.undo)
         handlers.add(wire.GetHistory, self._telemetry.history)
         handlers.add(wire.Generate, self._painting.generate)
         handlers.add(wire.PaintGrid, self._grids.paint)
@@ -159,6 +172,7 @@ class Domain:
         await self._datasets.close()
         await self._tokens.close()
         await self._mix_pictures.close()
+        self._measuring.close()
         await self._daemon.store.quiet()
         await self._scheduler.close(now=now)
         await self._supervisor.end(now=now)
@@ -218,6 +232,8 @@ class Domain:
         state = worker.state
         if state == "idle" and run and self._runs.get(run).state != "paused":
             state = "training"
+        elif state == "idle" and self._measuring.busy:  # which has pictures painted, too
+            state = "measuring"
         elif state == "idle" and self._painting.busy:
             state = "painting"
         elif state == "idle" and self._captioning.busy:
@@ -269,6 +285,7 @@ class Domain:
             case Death():
                 await self._painting.worker_died(event.pid, event.reason)
                 await self._captioning.worker_died(event.pid, event.reason)
+                await self._measuring.worker_died(event.pid, event.reason)
                 await self._scheduler.worker_died(event.pid, event.reason)
             case pipe.Ready() | pipe.Memory():
                 pass  # the supervisor has them
@@ -276,12 +293,14 @@ class Domain:
                 self._painting.report(event)
             case pipe.Described() | pipe.DescribeFailed():
                 self._captioning.report(event)
+            case pipe.Measured() | pipe.MeasureFailed():
+                self._measuring.report(event)
             case _:
                 await self._scheduler.report(event)
 
     def _settled(self) -> None:
         """Something is done: is there more for the worker?"""
-        busy = self._painting.busy or self._captioning.busy
+        busy = self._painting.busy or self._captioning.busy or self._measuring.busy
         if not self._scheduler.active and not busy:
             self._supervisor.rest()
         self._tell_worker()

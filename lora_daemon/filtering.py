@@ -19,7 +19,9 @@ _NUMBERS = {
     "tokens": "tokens",
     "size": "nullif(min(width, height), 0)",
     "ratio": "round(width * 1.0 / nullif(height, 0), 2)",
+    "loss": "(SELECT loss FROM losses WHERE losses.item = items.id)",
 }
+_PERCENTILES = {"loss": "(SELECT percentile FROM losses WHERE losses.item = items.id)"}
 _HOLLOW = "trim(text, ' ' || char(9, 10, 13)) = ''"
 _UNUSABLE = "problem <> ''"
 _ISSUES = {
@@ -68,7 +70,8 @@ def _sql(node: Node, values: list[_Value]) -> Iterator[str]:
 def _term(term: Term, values: list[_Value]) -> str:
     field, value = term.field, term.value
     if isinstance(value, Range):
-        return _range(_NUMBERS[field], value, values)
+        columns = _PERCENTILES if value.percentile else _NUMBERS
+        return _range(columns[field], value, values)
     if field == "state":
         assert isinstance(value, Words)
         values.append(value.text)

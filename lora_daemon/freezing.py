@@ -11,6 +11,7 @@ import msgspec
 
 from lora_daemon import pipe
 from lora_daemon.catalog import Catalog
+from lora_daemon.held_out import split
 from lora_daemon.library import Library
 from lora_daemon.runs import Runs
 from lora_daemon.service import Context, Daemon
@@ -55,6 +56,7 @@ class Freezer:
                 data={"key": "base.family"},
             )
         usable, skipped, warnings = self._pictures(dataset)
+        kept_back, usable = await self._keep_back(recipe, dataset, usable, warnings)
         self._check_space()
         recipe = msgspec.structs.replace(
             recipe,
@@ -80,6 +82,7 @@ class Freezer:
                 pictures=usable,
                 skipped=skipped,
                 queued_at=time.time(),
+                held_out=kept_back,
             )
             await asyncio.to_thread(_write, directory, recipe, freeze)
             run = _queued(freeze, recipe, name, context.by)
@@ -89,7 +92,10 @@ class Freezer:
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, directory, True)
             raise
-        self._runs.log(run.id, f"queued by {context.by}: {run.pictures} pictures of {dataset.name}")
+        kept = f", {len(kept_back)} more are kept back" if kept_back else ""
+        self._runs.log(
+            run.id, f"queued by {context.by}: {run.pictures} pictures of {dataset.name}{kept}"
+        )
         return run
 
     def _pictures(
@@ -128,6 +134,35 @@ class Freezer:
                 f"{bare} of {len(usable)} pictures have no caption and are trained without words."
             )
         return usable, skipped, warnings
+
+    async def _keep_back(
+        self, recipe: Recipe, dataset: wire.Dataset, usable: list[pipe.FrozenPicture],
+        warnings: list[str],
+    ) -> tuple[list[pipe.FrozenPicture], list[pipe.FrozenPicture]]:  # fmt: skip
+        """The pictures to judge by, and those to train on. Raises LoraError(INVALID_RECIPE)."""
+        wanted = recipes.held_out_count(recipe, len(usable))
+        if names := set(recipe.evaluation.pictures):
+            root = f"{dataset.path.rstrip('/')}/"
+            kept = [one for one in usable if one.path.removeprefix(root) in names]
+            missing = sorted(names - {one.path.removeprefix(root) for one in kept})
+            if missing or len(kept) == len(usable):
+                why = (
+                    f"{missing[0]} is not among the usable pictures of {dataset.name}"
+                    if missing
+                    else "that is every picture, and none would be left to train on"
+                )
+                raise LoraError(
+                    Code.INVALID_RECIPE, f"evaluation.pictures: {why}.",
+                    data={"key": "evaluation.pictures"},
+                )  # fmt: skip
+            return kept, [one for one in usable if one not in kept]
+        if recipe.evaluation.held_out and not wanted:
+            warnings.append(
+                f"{len(usable)} pictures are too few to keep any back: which checkpoint is best "
+                "will have to be seen with your own eyes."
+            )
+        train, kept = await asyncio.to_thread(split, usable, wanted)
+        return kept, train
 
     def _check_space(self) -> None:
         self._workspace.runs.mkdir(parents=True, exist_ok=True)

@@ -46,6 +46,7 @@ class Freeze(msgspec.Struct, frozen=True, kw_only=True):
     pictures: list[FrozenPicture]
     skipped: list[tuple[str, str]]  # (path, reason)
     queued_at: float  # Unix seconds; also ss_training_started_at
+    held_out: list[FrozenPicture] = []  # kept back from training, to judge checkpoints by
 
 
 # ── daemon → worker ─────────────────────────────────────────────────────────────────────────────
@@ -114,13 +115,38 @@ class Describe(msgspec.Struct, frozen=True, kw_only=True, tag="describe"):
     more: bool
 
 
+class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
+    """Measure LoRAs on a base (engine/measuring.py says how). During training it takes its turn at
+    a step boundary, so an order is small.
+
+    ``loras``: none is the bare base, several are their weighted sum. Rows of the answer, by
+    ``what``: "loss", of each picture, at each timestep; "drift", of each prompt in ``texts``, at
+    each timestep; "leak", of each of ``captions``, [without, with] the trigger word; "nearness",
+    [of each picture in ``painted``] and [of some pictures to the others].
+    """
+
+    job: str
+    what: Literal["loss", "drift", "leak", "nearness"]
+    base_path: str
+    base_predicts: Objective | None = None
+    loras: list[LoraFile]
+    cache_dir: str
+    resolution: int
+    seed: int
+    timesteps: tuple[int, int]  # the first, and the first that is no longer measured
+    pictures: list[FrozenPicture] = []
+    texts: list[str] = []
+    captions: list[tuple[str, str]] = []  # without their trigger word, and with it
+    painted: list[str] = []  # absolute paths
+
+
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
     """Give up the job: within one denoising step, or one batch of captions."""
 
     job: str
 
 
-Command = Train | Steer | Paint | Describe | Cancel
+Command = Train | Steer | Paint | Describe | Measure | Cancel
 
 
 # ── worker → daemon ─────────────────────────────────────────────────────────────────────────────
@@ -278,6 +304,20 @@ class DescribeFailed(msgspec.Struct, frozen=True, kw_only=True, tag="describe_fa
     failure: Failure
 
 
+class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
+    """The answer to one order. The row of a picture that cannot be used is empty, and ``skipped``
+    says why, as (path, reason)."""
+
+    job: str
+    rows: list[list[float]]
+    skipped: list[tuple[str, str]] = []
+
+
+class MeasureFailed(msgspec.Struct, frozen=True, kw_only=True, tag="measure_failed"):
+    job: str
+    failure: Failure
+
+
 class Memory(msgspec.Struct, frozen=True, kw_only=True, tag="memory"):
     """The worker's own account, each second. Bytes. CPU: allocated = resident set, rest 0."""
 
@@ -303,6 +343,8 @@ Report = (
     | PaintFailed
     | Described
     | DescribeFailed
+    | Measured
+    | MeasureFailed
     | Memory
 )
 

@@ -15,6 +15,7 @@ import msgspec
 from lora_daemon import library as libraries
 from lora_daemon import pipe
 from lora_daemon.library import Library
+from lora_daemon.picture_losses import keep, losses_of
 from lora_daemon.runs import Runs, size_of
 from lora_daemon.service import Context, Daemon
 from lora_daemon.supervisor import Supervisor
@@ -284,6 +285,8 @@ class Scheduler:
         else:
             size = await asyncio.to_thread(size_of, self._runs.directory(run.id))
             fields |= {"state": report.outcome, "finished": time.time(), "size": size}
+            losses = await asyncio.to_thread(losses_of, self._runs.directory(run.id))
+            keep(self._store, run.id, losses)
         self._runs.log(run.id, f"{report.outcome} at step {report.step}")
         self._runs.update(run.id, **fields)
         self._release()

@@ -8,7 +8,7 @@ the tree into a query.
     all     = one { ["AND"] one }
     one     = "NOT" one | "(" any ")" | [ field ":" ] value
     value   = word | "quoted text" | /regular expression/
-    numbers = N | =N | >N | >=N | <N | <=N | N..M | N.. | ..M
+    numbers = N | =N | >N | >=N | <N | <=N | N..M | N.. | ..M   (of loss: also p90, a percentile)
 
 In a word ``*`` stands for any characters and ``?`` for one; ``\\`` takes the next character as it
 stands. Operators are in capitals, fields in any case.
@@ -56,6 +56,7 @@ FIELDS: dict[str, Field] = {
         Field("path", "text", "folders and name below the dataset's folder", "path:night/"),
         Field("size", "number", "the shorter side in pixels", "size:<512"),
         Field("ratio", "number", "width to height, to two decimals", "ratio:1.5..2"),
+        Field("loss", "number", "in the last run that saw it, or as percentile", "loss:>p90"),
         Field("edited-by", "text", "who changed text or state last", "edited-by:ana"),
     )
 }
@@ -91,12 +92,14 @@ class Regex:
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``; None: no bound. An open end is not part of it."""
+    """Numbers from ``low`` to ``high``; None: no bound. An open end is not part of it.
+    ``percentile``: both are of the field's percentile, from 0 to 100."""
 
     low: float | None = None
     high: float | None = None
     low_open: bool = False
     high_open: bool = False
+    percentile: bool = False
 
 
 @dataclass(frozen=True)
@@ -335,21 +338,24 @@ class _Parser:
 
     def _range(self, field: Field, value: Words | Glob | Regex, start: int) -> Range:
         if isinstance(value, Words):
-            low, dots, high = value.text.partition("..")
+            text = value.text
+            percentile = field.name == "loss" and "p" in text
+            if percentile:  # of either bound, so of both
+                text = re.sub(r"\bp(?=[\d.])", "", text)
+            low, dots, high = text.partition("..")
             if dots and (low or high):
                 one = self._number(field, low, start) if low else None
                 two = self._number(field, high, start) if high else None
                 if one is not None and two is not None and one > two:
                     self._wrong("This range ends before it begins.", start, self.at)
-                return Range(one, two)
-            sign = next((s for s in (">=", "<=", ">", "<", "=") if value.text.startswith(s)), "")
-            number = self._number(field, value.text[len(sign) :], start)
-            return {
-                ">": Range(low=number, low_open=True),
-                ">=": Range(low=number),
-                "<": Range(high=number, high_open=True),
-                "<=": Range(high=number),
-            }.get(sign, Range(number, number))
+                return Range(one, two, percentile=percentile)
+            sign = next((s for s in (">=", "<=", ">", "<", "=") if text.startswith(s)), "")
+            number = self._number(field, text[len(sign) :], start)
+            low_open, high_open = sign == ">", sign == "<"
+            return Range(
+                None if "<" in sign else number, None if ">" in sign else number,
+                low_open, high_open, percentile,
+            )  # fmt: skip
         self._no_number(field, start)
 
     def _number(self, field: Field, text: str, start: int) -> float:

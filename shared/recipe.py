@@ -35,11 +35,13 @@ from shared.recipe_schema import (
 )
 
 __all__ = [  # the schema's types come from here too
-    "Loss", "Network", "Noise", "Optimizer", "Option", "Recipe", "Sampler", "Schedule", "Text",
-    "convert", "dump", "load", "must_be", "options", "parse", "pictures_per_step", "section_help",
-    "steps_per_epoch", "total_steps", "written",
+    "FEW_PICTURES", "Loss", "Network", "Noise", "Optimizer", "Option", "Recipe", "Sampler",
+    "Schedule", "Text", "convert", "dump", "held_out_count", "load", "must_be", "options", "parse",
+    "pictures_per_step", "section_help", "steps_per_epoch", "total_steps", "written",
 ]  # fmt: skip
 
+FEW_PICTURES = 10  # of which none can be spared for judging
+LEAST_HELD_OUT = 3  # fewer say nothing about the spread between pictures
 MAX_NAME = 200  # bytes of output.name; file systems allow 255, and a step and suffix follow it
 
 
@@ -187,6 +189,16 @@ def steps_per_epoch(recipe: Recipe, pictures: int) -> int:
 def pictures_per_step(recipe: Recipe) -> int:
     """Batch size × accumulated batches."""
     return recipe.training.batch_size * recipe.training.accumulation
+
+
+def held_out_count(recipe: Recipe, pictures: int) -> int:
+    """How many of a dataset's pictures a run keeps back, where near-duplicates allow it."""
+    named = recipe.evaluation.pictures
+    if named:
+        return min(len(named), max(pictures - 1, 0))
+    if not recipe.evaluation.held_out or pictures <= FEW_PICTURES:
+        return 0
+    return max(LEAST_HELD_OUT, round(pictures * recipe.evaluation.held_out))
 
 
 def total_steps(recipe: Recipe, pictures: int) -> int:

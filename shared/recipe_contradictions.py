@@ -77,6 +77,11 @@ def contradiction(recipe: Recipe) -> str:
             "noise.offset and noise.multires_iterations are two ways to the same end, and "
             "together they give more noise than the base knows. Take one."
         )
+    if recipe.evaluation.held_out and recipe.evaluation.pictures:
+        return (
+            "evaluation.held_out and evaluation.pictures both say which pictures are kept back. "
+            "Take one out."
+        )
     if recipe.noise.min_timestep >= recipe.noise.max_timestep:
         return (
             f"noise.min_timestep = {recipe.noise.min_timestep} leaves no timestep below "

@@ -381,6 +381,46 @@ class Sample(Table, frozen=True, kw_only=True):
     seed: Annotated[int, Meta(ge=0, lt=2**62, description="Seed of the first sample.")] = 1025
 
 
+class Evaluation(Table, frozen=True, kw_only=True):
+    """What `lora-tui run which` judges the run's checkpoints by."""
+
+    held_out: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=0.5,
+            description="Share of the pictures that is kept back from training, near-duplicates "
+            "together and at least three, to tell learning from over-fitting. 0.1–0.2; 0: none. "
+            "Of ten pictures or fewer none is.",
+        ),
+    ] = 0.0
+    pictures: Annotated[
+        list[Text],
+        Meta(
+            max_length=10_000,
+            description="Names of the dataset's pictures to keep back, instead of a share.",
+        ),
+    ] = []
+    unrelated: Annotated[
+        list[Text],
+        Meta(
+            min_length=1,
+            max_length=32,
+            description="Prompts that have nothing to do with the LoRA: how far it moves what the "
+            "base makes of them is its drift.",
+        ),
+    ] = msgspec.field(
+        default_factory=lambda: [
+            "a photograph of a city street",
+            "a bowl of fruit on a table",
+            "a portrait of an old man",
+            "mountains behind a lake at sunset",
+            "a wooden chair in an empty room",
+            "a red car parked in the rain",
+        ]
+    )
+
+
 class Output(Table, frozen=True, kw_only=True):
     """The file you came for."""
 
@@ -406,4 +446,5 @@ class Recipe(Table, frozen=True, kw_only=True):
     training: Training = Training()
     save: Save = Save()
     sample: Sample = Sample()
+    evaluation: Evaluation = Evaluation()
     output: Output = Output()

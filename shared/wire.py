@@ -21,6 +21,7 @@ from shared.errors import Code, Failure, LoraError
 from shared.mixes import MixSpec
 from shared.pictures import LoraUse, PictureSpec
 from shared.recipe import Text
+from shared.which import Which
 
 PROTOCOL = (1, 1)  # oldest and newest version this side speaks
 MAGIC = b"LORA\x01"
@@ -175,7 +176,7 @@ class Picture(Record, frozen=True, kw_only=True):
     created: float
 
 
-JobKind = Literal["import", "export", "generate", "grid", "download", "write", "caption"]
+JobKind = Literal["import", "export", "generate", "grid", "download", "write", "caption", "measure"]
 
 
 class Job(Record, frozen=True, kw_only=True):
@@ -213,7 +214,9 @@ class ClientInfo(Record, frozen=True, kw_only=True):
 class Worker(Record, frozen=True, kw_only=True):
     """The engine worker."""
 
-    state: Literal["absent", "starting", "idle", "training", "painting", "captioning", "failed"]
+    state: Literal[
+        "absent", "starting", "idle", "training", "painting", "captioning", "measuring", "failed"
+    ]
     pid: int = 0
     device: str = ""
     device_name: str = ""
@@ -305,6 +308,12 @@ class RunRemoved(Event, frozen=True, kw_only=True, tag="run.removed"):
     run: str
 
 
+class CheckpointJudged(Event, frozen=True, kw_only=True, tag="run.judged"):
+    """There is something else to say about which of a run's checkpoints to take: ask for it."""
+
+    run: str
+
+
 class LoraChanged(Event, frozen=True, kw_only=True, tag="lora"):
     lora: Lora
 
@@ -360,6 +369,7 @@ AnyEvent = (
     | CaptionsChanged
     | RunChanged
     | RunRemoved
+    | CheckpointJudged
     | LoraChanged
     | LoraRemoved
     | BaseChanged
@@ -909,6 +919,59 @@ class GetSeries(Request[Series], frozen=True, kw_only=True, tag="run.series"):
     points: int = 2000
 
 
+class WhichCheckpoint(Record, frozen=True, kw_only=True):
+    found: Which
+
+
+class GetWhich(Request[WhichCheckpoint], frozen=True, kw_only=True, tag="run.which"):
+    """Which of a run's checkpoints to take, as far as they are measured."""
+
+    run: str
+
+
+class MeasureRun(Request[WhichCheckpoint], frozen=True, kw_only=True, tag="run.measure"):
+    """Measure what is not measured yet of a run's kept checkpoints, and say which to take.
+
+    Reports progress. Goes on if the client leaves; asked again, it goes on where it was. Beside a
+    training run it takes its turn between two steps, and it may be that very run.
+    """
+
+    changes: ClassVar[bool] = True
+    run: str
+
+
+class Pair(Record, frozen=True, kw_only=True):
+    """Two pictures of one prompt and seed by two checkpoints, without their names: two blobs."""
+
+    pair: str  # its name, for ChoosePicture
+    prompt: str
+    chosen: int  # pairs that were chosen from so far
+    wanted: int  # until the choice counts
+
+
+class GetPair(Request[Pair], frozen=True, kw_only=True, tag="run.pair"):
+    """The next pair to choose from. WRONG_STATE before two checkpoints are measured."""
+
+    run: str
+
+
+class ChoosePicture(Request[WhichCheckpoint], frozen=True, kw_only=True, tag="run.choose"):
+    """Say which picture of a pair is better. CONFLICT if the pair is not the next one: somebody
+    else has chosen meanwhile."""
+
+    changes: ClassVar[bool] = True
+    run: str
+    pair: str
+    better: Literal["left", "right", "neither"]
+
+
+class UndoChoice(Request[WhichCheckpoint], frozen=True, kw_only=True, tag="run.choose.undo"):
+    """Take back the last choice of a run. NOT_FOUND if there is none."""
+
+    changes: ClassVar[bool] = True
+    run: str
+
+
 class History(Record, frozen=True, kw_only=True):
     samples: list[DeviceUse]
 
@@ -1128,6 +1191,11 @@ AnyRequest = (
     | RemoveRun
     | GetRun
     | GetSeries
+    | GetWhich
+    | MeasureRun
+    | GetPair
+    | ChoosePicture
+    | UndoChoice
     | GetHistory
     | Generate
     | PaintGrid

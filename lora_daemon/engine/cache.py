@@ -136,7 +136,11 @@ def load_pixels(path: Path, content: str, resolution: int) -> Tensor:
     data = _read(path)
     if hashlib.sha256(data).hexdigest() != content:
         raise PictureError("the file has changed since the run was queued")
-    picture = _decoded(data)
+    return pixels_of(_decoded(data), resolution)
+
+
+def pixels_of(picture: Image.Image, resolution: int) -> Tensor:
+    """An RGB picture as ``load_pixels`` gives it."""
     fitted = ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.asarray(fitted, dtype=np.float32).copy())
     return (pixels / 127.5 - 1).permute(2, 0, 1).contiguous()

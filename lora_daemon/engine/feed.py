@@ -46,7 +46,8 @@ class Batch:
     ``latents``, ``noise``: float32 (n, channels, h/8, w/8); ``mixed``: the noise to mix in, which
     is ``noise`` unless the input is perturbed; ``timesteps``: int64 (n,); ``text``: conditioning
     (n, rows, width) in the base's dtype; ``share``: of the step's pictures that are in this batch;
-    ``views``: float32 (n, 6), as ``Base.denoise`` takes them, where the family does.
+    ``views``: float32 (n, 6), as ``Base.denoise`` takes them, where the family does; ``pictures``:
+    their places in the run's list.
     """
 
     latents: Tensor
@@ -56,6 +57,7 @@ class Batch:
     text: Tensor
     share: float
     views: Tensor | None = None
+    pictures: tuple[int, ...] = ()
 
 
 class Feed:
@@ -112,6 +114,7 @@ class Feed:
             text=self._text(captions).to(device, non_blocking=True),
             share=len(order) / of,
             views=torch.tensor(views, device=device) if self.base.takes_views else None,
+            pictures=tuple(order),
         )
 
     def _text(self, captions: list[str]) -> Tensor:
@@ -182,7 +185,7 @@ def choose(
         look(index, len(freeze.pictures))
         key = cache.key(picture.content)
         try:
-            moments.append(_cached(cache, key, picture))
+            moments.append(cached(cache, key, picture))
             used.append(Used(index, key))
         except PictureError as error:
             skipped.append((picture.path, str(error)))
@@ -211,7 +214,7 @@ def _chosen_before(
     for number, (one, picture) in enumerate(zip(choice.used, pictures, strict=True)):
         look(number, len(pictures))
         try:
-            moments.append(_cached(cache, one.key, picture))
+            moments.append(cached(cache, one.key, picture))
         except PictureError as error:
             raise LoraError(
                 Code.INVALID_FILE,
@@ -223,5 +226,6 @@ def _chosen_before(
     return choice, moments
 
 
-def _cached(cache: LatentsCache, key: str, picture: FrozenPicture) -> Moments:
+def cached(cache: LatentsCache, key: str, picture: FrozenPicture) -> Moments:
+    """A picture's entry, made if there is none. Raises PictureError, LoraError(STORAGE)."""
     return cache.find(key) or cache.make(key, Path(from_text(picture.path)), picture.content)

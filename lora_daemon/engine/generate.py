@@ -37,13 +37,20 @@ def sized(spec: PictureSpec, base: Base) -> tuple[int, int]:
     return size
 
 
-@torch.no_grad()
 def paint(base: Base, specs: Sequence[PictureSpec], progress: Progress) -> list[Image.Image]:
     """Pictures for specs that share size, sampler, steps and cfg; their LoRAs are on the base.
 
     Each picture has its own generator, so it does not depend on its neighbours. ``progress`` may
     raise to give up. Raises LoraError(DIVERGED) where a picture comes out as NaN.
     """
+    return [
+        _picture(base.decode_latents(one[None])) for one in paint_latents(base, specs, progress)
+    ]
+
+
+@torch.no_grad()
+def paint_latents(base: Base, specs: Sequence[PictureSpec], progress: Progress) -> Tensor:
+    """As ``paint``, but the pictures' scaled latents: float32 (n, channels, h/8, w/8)."""
     first = specs[0]
     width, height = sized(first, base)
     generators = [torch.Generator().manual_seed(spec.seed) for spec in specs]
@@ -51,7 +58,7 @@ def paint(base: Base, specs: Sequence[PictureSpec], progress: Progress) -> list[
              width // base.pixels_per_latent)  # fmt: skip
     steps = scheduler(first.sampler, base.scheduler_config)
     steps.set_timesteps(first.steps, device=base.device)
-    latents = torch.cat([torch.randn(shape, generator=own) for own in generators])
+    latents: Tensor = torch.cat([torch.randn(shape, generator=own) for own in generators])
     latents = latents.to(base.device) * steps.init_noise_sigma
     text = _conditioning(base, specs, guided=first.cfg > 1)
     adds_noise = "generator" in inspect.signature(steps.step).parameters
@@ -66,7 +73,7 @@ def paint(base: Base, specs: Sequence[PictureSpec], progress: Progress) -> list[
             Code.DIVERGED,
             "The picture came out as NaN: the base's precision overflows, or a LoRA is broken.",
         )
-    return [_picture(base.decode_latents(one[None])) for one in latents]
+    return latents
 
 
 def save_png(path: Path, picture: Image.Image, parameters: str) -> None:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -27,11 +27,22 @@ from lora_daemon.engine.session import Session
 from lora_daemon.engine.steering import Commands, Leave, Steering, Tell
 from lora_daemon.engine.studio import Studio
 from lora_daemon.engine.train import train
-from lora_daemon.pipe import Finished, Freeze, Notice, Paint, Resumed, RunFailed, Skipped, Train
+from lora_daemon.pipe import (
+    Finished,
+    Freeze,
+    Measure,
+    Notice,
+    Paint,
+    Resumed,
+    RunFailed,
+    Skipped,
+    Train,
+)
 from shared import recipe as recipes
 from shared.errors import Code, Failure, LoraError
 from shared.recipe import Recipe, total_steps
 
+Aside = Callable[[], contextlib.AbstractContextManager[None]]
 CACHING_TELLING = 0.1  # seconds between two words on how many pictures are cached
 PATIENCE = 2.0  # seconds that a trainer which was just killed is given to be gone
 
@@ -66,7 +77,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     steering.enter("loading")
     base = studio.base(freeze.base_path, recipe.training.precision, freeze.base_predicts)
     resolution = recipe.dataset.resolution or base.resolution
-    steering.on_paint = lambda job: studio.serve(job, lambda: _guest(studio, job, base))
+    _serve(steering, studio, base, contextlib.nullcontext)
 
     told, stop_at_once = 0.0, False
 
@@ -108,7 +119,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
             recipe, made, run_dir, adapter, optimizer, Fingerprint.of(base), steering,
             samples.make, total, feed.steps_per_epoch,
         )  # fmt: skip
-        steering.on_paint = lambda job: _paint_aside(studio, job, base, adapter)
+        _serve(steering, studio, base, adapter.set_aside)
         progress = session.restore()
         if progress is None:
             _begin_from(recipe.network.start, base, adapter, steering)
@@ -128,8 +139,21 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
         adapter.remove()
 
 
-def _guest(studio: Studio, job: Paint, host: Base) -> Base:
-    return studio.guest(job.base_path, host, job.base_predicts)
+def _serve(steering: Steering, studio: Studio, base: Base, aside: Aside) -> None:
+    """Let pictures and measurements have their turn, on the plain base."""
+
+    def load(job: Paint | Measure) -> Base:
+        return studio.guest(job.base_path, base, job.base_predicts)
+
+    def paint(job: Paint) -> None:
+        with aside():
+            studio.serve(job, lambda: load(job))
+
+    def measure(job: Measure) -> None:
+        with aside():
+            studio.measure(job, lambda: load(job))
+
+    steering.on_paint, steering.on_measure = paint, measure
 
 
 def _begin_from(start: str, base: Base, adapter: Adapter, steering: Steering) -> None:
@@ -146,12 +170,6 @@ def _begin_from(start: str, base: Base, adapter: Adapter, steering: Steering) ->
                 f"modules, such as {weights.unplaced[0]}; they were left out.",
             )
         )
-
-
-def _paint_aside(studio: Studio, job: Paint, base: Base, adapter: Adapter) -> None:
-    """Paint between two steps, on the plain base."""
-    with adapter.set_aside():
-        studio.serve(job, lambda: _guest(studio, job, base))
 
 
 def _with_last_good(session: Session, error: LoraError) -> LoraError:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lora_daemon.engine.adapters import Adapter
+from lora_daemon.engine.feed import Batch
 from lora_daemon.engine.lora_file import kohya_tensors
 from lora_daemon.engine.lora_metadata import Made, metadata
 from lora_daemon.engine.metrics import Metrics
@@ -58,10 +59,12 @@ class Session:
         self.outcome: Outcome = "finished"
         self.lora = ""
         self.states = States(run_dir / "state")
-        self.metrics = Metrics(run_dir / "metrics.csv")
+        self.metrics = Metrics(run_dir)
         self._sample = sample
         self._losses: deque[float] = deque(maxlen=TAIL)
         self._pending: list[tuple[Tensor, float, Tensor, float]] = []
+        self._seen: list[tuple[int, int]] = []  # (step, picture)
+        self._seen_at: list[tuple[Tensor, Tensor]] = []  # timesteps and losses of these
         self._trained = 0.0  # seconds spent in steps
         self._speed: deque[tuple[float, int]] = deque([(0.0, 0)])
         self._ticked = self._saved = time.monotonic()
@@ -91,6 +94,12 @@ class Session:
         """Take no more steps: save the LoRA as it is, and finish."""
         self.outcome = "stopped"
 
+    def saw(self, batch: Batch, predicted: Tensor, target: Tensor) -> None:
+        """A batch of this step went through: the loss of each of its pictures is kept."""
+        each = ((predicted.detach() - target) ** 2).mean(dim=(1, 2, 3))
+        self._seen += [(self.step + 1, picture) for picture in batch.pictures]
+        self._seen_at.append((batch.timesteps, each))
+
     def record(self, loss: Tensor, rate: float, norm: Tensor) -> None:
         """One step is done. The tensors are read at the next tick, not now: reading waits."""
         self._pending.append((loss, rate, norm, time.time()))
@@ -119,11 +128,16 @@ class Session:
             return
         began = time.monotonic()
         points = self._read_pending()
+        seen = self._read_seen()
         self._trained += time.monotonic() - began  # on a GPU the steps are waited for here
         good = [p for p in points if math.isfinite(p.loss) and math.isfinite(p.grad_norm)]
         for point in good:
             self.metrics.add(point)
             self._losses.append(point.loss)
+        last = good[-1].step if good else 0
+        for step, picture, timestep, loss in seen:
+            if step <= last:
+                self.metrics.saw(step, picture, timestep, loss)
         with contextlib.suppress(LoraError):  # kept waiting; saving says so, and waits for space
             self.metrics.flush()
         self._speed.append((self._trained, self.step))
@@ -165,6 +179,16 @@ class Session:
         ]
         self._pending.clear()
         return points
+
+    def _read_seen(self) -> list[tuple[int, int, int, float]]:
+        """(step, picture, timestep, loss) of each picture since the last tick."""
+        if not self._seen:
+            return []
+        timesteps, losses = (torch.cat(part).tolist() for part in zip(*self._seen_at, strict=True))
+        places = list(self._seen)
+        self._seen.clear()
+        self._seen_at.clear()
+        return [(*at, t, loss) for at, t, loss in zip(places, timesteps, losses, strict=True)]
 
     # ── what stays ──────────────────────────────────────────────────────────────────────────────
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from lora_daemon.pipe import Command, Describe, Paint, Phase, Report, Steer
+from lora_daemon.pipe import Command, Describe, Measure, Paint, Phase, Report, Steer
 
 Tell = Callable[[Report], None]
 PhaseName = Literal["loading", "caching", "training", "sampling", "saving", "paused"]
@@ -44,6 +44,7 @@ class Steering:
         self.on_pause: Callable[[], None] = lambda: None
         self.on_paint: Callable[[Paint], None] = lambda _: None
         self.on_describe: Callable[[Describe], None] = lambda _: None
+        self.on_measure: Callable[[Measure], None] = lambda _: None
         self._commands = commands
         self.position = (0, 0)  # steps done, and of how many
         self._paused = False
@@ -84,6 +85,8 @@ class Steering:
                 self.on_paint(command)
             case Describe():
                 self.on_describe(command)
+            case Measure():
+                self.on_measure(command)
             case Steer(run=self.run, action="pause") if not self._paused:
                 self.on_pause()
                 self._paused = True

@@ -16,6 +16,7 @@ from lora_daemon.engine.bases import Base
 from lora_daemon.engine.captioner import Captioner
 from lora_daemon.engine.device import explained, free_cache
 from lora_daemon.engine.generate import MAX_BATCH, paint, save_png, sized
+from lora_daemon.engine.measuring import Measurer
 from lora_daemon.engine.mix import Mix, Strength
 from lora_daemon.engine.steering import Tell
 from lora_daemon.pipe import (
@@ -24,6 +25,9 @@ from lora_daemon.pipe import (
     Described,
     DescribeFailed,
     LoraFile,
+    Measure,
+    Measured,
+    MeasureFailed,
     Paint,
     Painted,
     PaintFailed,
@@ -59,6 +63,7 @@ class Studio:
         self._resident: Base | None = None
         self._precision = ""
         self._mixed: _Mixed | None = None
+        self._measurer: Measurer | None = None
         self._captioner: tuple[str, Captioner] | None = None  # with the name it was asked by
 
     def base(self, path: str, precision: str = "", predicts: Objective | None = None) -> Base:
@@ -76,7 +81,7 @@ class Studio:
             and predicts in (None, resident.objective)
         ):
             return resident
-        self._mixed = None
+        self._mixed = self._measurer = None
         self._resident = resident = None  # let go of it before loading: two might not fit
         free_cache()
         self._precision = precision or "auto"
@@ -102,6 +107,32 @@ class Studio:
         if failure is not None:
             free_cache()  # only here: the error's frames held on to what they had allocated
             self.tell(PaintFailed(job=job.job, failure=failure))
+
+    def measure(self, job: Measure, base: Callable[[], Base]) -> None:
+        """Do a measuring order and tell how it went. Only a poisoned device raises."""
+        failure: Failure | None = None
+        try:
+            self._measure(job, base)
+        except Exception as error:
+            failure = explained(error).failure()
+        if failure is not None:
+            free_cache()  # only here: the error's frames held on to what they had allocated
+            self.tell(MeasureFailed(job=job.job, failure=failure))
+
+    def _measure(self, job: Measure, base: Callable[[], Base]) -> None:
+        def check() -> None:
+            if self.cancelled(job.job):
+                raise LoraError(Code.CANCELLED, "The measuring was cancelled.")
+
+        check()
+        loaded = base()
+        measurer = self._measurer
+        if measurer is None or measurer.base is not loaded:
+            measurer = Measurer(loaded)
+        if loaded is self._resident:  # a guest's would keep the guest
+            self._measurer = measurer
+        rows, skipped = measurer.rows(job, self._mix(job.loras, loaded).mix.on, check)
+        self.tell(Measured(job=job.job, rows=rows, skipped=skipped))
 
     def describe(self, job: Describe) -> None:
         """Do a captioning order and tell how it went. Only a poisoned device raises."""

@@ -48,6 +48,7 @@ def train(
 
             (loss * (base.loss_scale * batch.share)).backward()  # type: ignore[no-untyped-call]
             step_loss += loss.detach() * batch.share
+            session.saw(batch, predicted, target)
 
         norm = clip(adapter.gradient, recipe.optimizer.max_grad_norm, base.loss_scale)
         for group in optimizer.param_groups:

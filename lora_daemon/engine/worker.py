@@ -27,6 +27,7 @@ from lora_daemon.pipe import (
     Cancel,
     Command,
     Describe,
+    Measure,
     Paint,
     Ready,
     Report,
@@ -152,6 +153,9 @@ def main(arguments: list[str] | None = None) -> None:
                     studio.serve(job, load)
                 case Describe() as job:
                     studio.describe(job)
+                case Measure() as job:
+                    load = partial(studio.base, job.base_path, predicts=job.base_predicts)
+                    studio.measure(job, load)
                 case _:
                     pass  # for a run that is over
     except BaseException:

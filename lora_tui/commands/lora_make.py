@@ -94,7 +94,7 @@ async def resize_it(call: Invocation) -> Exit:
 
 async def _make(call: Invocation, method: str, **more: object) -> Exit:
     args = call.args
-    out = _out(call)
+    out = out_file(call)
     order = {
         "sources": [await _source(call, text) for text in args.loras], "out": str(out),
         "method": method, "rank": args.rank, "error": args.error, "precision": args.precision,
@@ -128,7 +128,7 @@ def _summary(merged: Merged) -> Iterator[str]:
 
 
 async def bake_it(call: Invocation) -> Exit:
-    out = _out(call, replace=False)
+    out = out_file(call, replace=False)
     sources = [await _source(call, text) for text in call.args.loras]
     base = await base_path(call, call.args.base)
     order = BakeOrder(sources=sources, base=base, out=to_text(out))
@@ -163,7 +163,8 @@ def _here(name: str) -> str:
     return to_text(path) if path.is_file() else ""
 
 
-def _out(call: Invocation, *, replace: bool = True) -> Path:
+def out_file(call: Invocation, *, replace: bool = True) -> Path:
+    """The file or folder that ``--out`` names. Raises LoraError: ALREADY_EXISTS, BAD_REQUEST."""
     if call.remote:
         raise LoraError(
             Code.BAD_REQUEST,
@@ -182,7 +183,7 @@ def _out(call: Invocation, *, replace: bool = True) -> Path:
 async def convert_it(call: Invocation) -> Exit:
     from shared.lora_convert import convert
 
-    out = _out(call)
+    out = out_file(call)
     path = Path(typed(await _path(call, call.args.lora)))
     made = await asyncio.to_thread(convert, path, call.args.to, out)
     if made.left_out:

@@ -95,7 +95,8 @@ def check_it(call: Invocation) -> Exit:
     path = path_of(call.args.recipe)
     made = recipe.load(path, call.args.overrides)
     pictures = call.args.pictures
-    steps = recipe.total_steps(made, pictures) if pictures else None
+    trained = pictures - recipe.held_out_count(made, pictures) if pictures else 0
+    steps = recipe.total_steps(made, trained) if pictures else None
     value = {"path": str(path), "title": made.title, "steps": steps}
     epochs = f"{made.training.epochs} epochs at batch {made.training.batch_size}"
     line = f"{path}: a valid recipe, {epochs}"

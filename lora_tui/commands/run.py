@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+from lora_tui.commands import run_which
 from lora_tui.commands.common import Invocation, Subparsers, command, find_run, noun
 from lora_tui.commands.console import pairs, table
 from lora_tui.commands.follow import follow, outcome
@@ -45,6 +46,7 @@ def add(subparsers: Subparsers) -> None:
     log = command(verbs, "log", log_of_it, "print a run's log")
     log.add_argument("name", metavar="RUN", help="r0001, or its name")
     log.add_argument("-n", "--lines", type=int, default=200, help="so many lines (200)")
+    run_which.add(verbs)
     delete = command(
         verbs,
         "delete",

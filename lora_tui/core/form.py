@@ -11,14 +11,15 @@ from typing import Any, Literal, get_origin
 import msgspec
 
 from shared.errors import LoraError
-from shared.recipe import Option, Recipe, convert, dump, options, parse, total_steps
+from shared.recipe import Option, Recipe, convert, dump, held_out_count, options, parse, total_steps
 
 # What one usually changes; the rest is a key away.
 USUAL = (
     "base.name", "dataset.name", "output.name", "output.trigger", "training.epochs",
     "training.max_steps", "training.batch_size", "dataset.resolution", "dataset.repeats",
     "dataset.flip", "network.rank", "network.alpha", "optimizer.learning_rate", "schedule.kind",
-    "sample.prompts", "sample.every_epochs", "save.every_epochs", "training.seed",
+    "sample.prompts", "sample.every_epochs", "save.every_epochs", "evaluation.held_out",
+    "training.seed",
 )  # fmt: skip
 
 
@@ -125,9 +126,10 @@ class Form:
         return dump(self.recipe())
 
     def steps(self, pictures: int) -> int | None:
-        """Steps of the whole run; None while a field it depends on makes no sense."""
+        """Steps of the whole run on a dataset; None while a field it depends on makes no sense."""
         try:
-            return total_steps(self.recipe(), pictures)
+            recipe = self.recipe()
+            return total_steps(recipe, pictures - held_out_count(recipe, pictures))
         except LoraError:
             return None
 

@@ -14,6 +14,7 @@ from lora_tui.core.cells import clean
 from lora_tui.core.history import DeviceHistory, RunHistory, right_edge
 from lora_tui.screens.base import Place
 from lora_tui.screens.dialogs import AskText, Confirm, Page
+from lora_tui.screens.which import WhichCheckpoint
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.chart import Chart
 from lora_tui.widgets.panels import MemoryPanel, RunHead
@@ -360,6 +361,11 @@ class Runs(Place):
             self.app.push_screen(Page(f"{run.id} {run.name}", details(detail)))
 
         self.attempt(self.lora.ask(wire.GetRun(run=run.id)), came)
+
+    def action_which(self) -> None:
+        run = self.run_shown
+        if run is not None:
+            self.app.push_screen(WhichCheckpoint(self, run))
 
     def action_log(self) -> None:
         run = self.run_shown

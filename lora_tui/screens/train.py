@@ -17,7 +17,7 @@ from lora_tui.screens.dialogs import Confirm
 from lora_tui.widgets.bind import bindings
 from shared import wire
 from shared.errors import LoraError
-from shared.recipe import Option, steps_per_epoch
+from shared.recipe import Option, held_out_count, steps_per_epoch
 
 _LABELS = {"base.name": "base", "dataset.name": "dataset", "output.name": "name of the LoRA"}
 
@@ -276,6 +276,10 @@ class Train(Place):
             )
         if steps is not None:
             recipe = self._form.recipe()
+            kept = held_out_count(recipe, pictures)
+            if kept:
+                said.append(f"\n{words.plural(kept, 'picture')} kept back, to judge by")
+            pictures -= kept
             each = steps_per_epoch(recipe, pictures)
             said.append(
                 f"\n{words.count(pictures)} × {recipe.dataset.repeats} repeats / batch "

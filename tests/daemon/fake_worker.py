@@ -4,7 +4,8 @@
 "obey" paints, trains and captions nothing, but reports as if it had: a picture whose name has
 "torn" in it cannot be read, and "slow" waits for its job to be cancelled. "hold" does so too, but
 for the first picture of more than 6 steps, which it gives up when told to. FAKE_LOG, a file, gets a
-line for each picture begun and given up: its seed and steps.
+line for each picture begun and given up: its seed and steps; and for each order to measure. "deaf"
+measures the bare base, and no LoRA before the file FAKE_MARK is there.
 """
 
 from __future__ import annotations
@@ -39,12 +40,10 @@ def main() -> None:
             print("RuntimeError: the device is on fire", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         match command:
-            case pipe.Train():
+            case pipe.Train() | pipe.Steer(action="resume"):
                 tell(stream, pipe.Phase(run=command.run, phase="training", done=0, total=1))
             case pipe.Steer(action="pause"):
                 tell(stream, pipe.Phase(run=command.run, phase="paused", done=0, total=1))
-            case pipe.Steer(action="resume"):
-                tell(stream, pipe.Phase(run=command.run, phase="training", done=0, total=1))
             case pipe.Steer(action="stop" | "suspend"):
                 outcome = "stopped" if command.action == "stop" else "suspended"
                 tell(stream, pipe.Finished(run=command.run, outcome=outcome, step=0, loss=0.0))
@@ -55,9 +54,12 @@ def main() -> None:
                 note("gave up", held)
                 failure = Failure(code=Code.CANCELLED, message="The picture was cancelled.")
                 tell(stream, pipe.PaintFailed(job=command.job, failure=failure))
+            case pipe.Measure():
+                measure(stream, command, deaf=mode == "deaf" and not mark.exists())
             case pipe.Paint():
                 note("began", command)
-                Path(command.out).write_bytes(PNG)
+                for out in (command.out, *(canvas.out for canvas in command.more)):
+                    Path(out).write_bytes(PNG + out.encode())
                 done = pipe.Painted(
                     job=command.job, width=8, height=8, parameters="text", seconds=0.1
                 )
@@ -74,6 +76,39 @@ def note(what: str, paint: pipe.Paint) -> None:
     if log := os.environ.get("FAKE_LOG"):
         with Path(log).open("a") as file:
             file.write(f"{what} {paint.spec.seed} {paint.spec.steps}\n")
+
+
+def measure(stream: socket.socket, order: pipe.Measure, *, deaf: bool) -> None:
+    if deaf and order.loras:
+        return
+    tell(stream, pipe.Measured(job=order.job, rows=measured(order)))
+    if log := os.environ.get("FAKE_LOG"):
+        with Path(log).open("a") as file:
+            names = "+".join(use.name for use in order.loras)
+            file.write(f"{order.what} {names or 'base'} {len(order.pictures)}\n")
+
+
+LOSSES = {0: 0.0, 10: -0.02, 20: -0.05, 30: -0.01, 40: 0.01}  # of pictures whose caption has "kept"
+
+
+def measured(order: pipe.Measure) -> list[list[float]]:
+    """As a run that over-fits after step 20 would be measured."""
+    steps = [int(use.name[-6:]) for use in order.loras] or [0]
+    step = sum(steps) / len(steps)
+    match order.what:
+        case "loss":
+            held = sum(LOSSES[one] for one in steps) / len(steps)
+            levels = [
+                held + len(one.item) * 1e-3 if "kept" in one.caption else -step * 1e-3
+                for one in order.pictures
+            ]
+            return [[0.2 + level] * 8 for level in levels]
+        case "drift":
+            return [[step * 1e-3] * 8 for _ in order.texts]
+        case "leak":
+            return [[1.0, 2.0] for _ in order.captions]
+        case "nearness":
+            return [[0.6] * len(order.painted), [0.4, 0.5, 0.6]]
 
 
 def ready() -> pipe.Ready:

@@ -15,7 +15,7 @@ from lora_daemon.engine import adapters, fused
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache, load_pixels
-from lora_daemon.engine.feed import Feed
+from lora_daemon.engine.feed import Batch, Feed
 from lora_daemon.engine.optimizers import optimizer_for
 from lora_daemon.engine.randomness import generator, shuffled
 from lora_daemon.engine.schedules import learning_rate
@@ -33,6 +33,9 @@ class Steps:
 
     def steps(self) -> Iterator[int]:
         yield from range(self.total)
+
+    def saw(self, batch: Batch, predicted: Tensor, target: Tensor) -> None:
+        pass
 
     def record(self, loss: Tensor, rate: float, norm: Tensor) -> None:
         self.losses.append(float(loss))

@@ -1,0 +1,91 @@
+"""``lora-tui run which`` and ``run take``: which checkpoint of a run to take, and taking it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import msgspec
+
+from lora_tui.commands import process
+from lora_tui.commands.common import Invocation, Subparsers, command, find, find_run
+from lora_tui.commands.console import table
+from lora_tui.commands.lora_make import out_file
+from lora_tui.core import which_table
+from shared import wire
+from shared.errors import Code, Exit, LoraError
+from shared.filenames import typed
+from shared.lora_orders import Merged, MergeOrder, Source
+from shared.which import Candidate, Which
+
+
+def add(verbs: Subparsers) -> None:
+    which = command(
+        verbs, "which", which_of_it, "measure a run's checkpoints and say which to take",
+        "  lora-tui run which r0007            # goes on where it was given up\n"
+        "  lora-tui run which r0007 --known    # what is measured, without measuring\n"
+        "  lora-tui run which r0007 --json | jq -r .take",
+    )  # fmt: skip
+    which.add_argument("name", metavar="RUN", help="r0001, or its name; it may still be training")
+    which.add_argument("--known", action="store_true", help="only show what was measured before")
+    take = command(
+        verbs, "take", take_it, "copy the checkpoint to take, as one LoRA file",
+        "  lora-tui run take r0007 --out dragons.safetensors\n"
+        "  lora-tui run take r0007 --step 400 --out dragons.safetensors",
+    )  # fmt: skip
+    take.add_argument("name", metavar="RUN", help="r0001, or its name")
+    take.add_argument("--step", type=int, help="the checkpoint of this step, whatever is said")
+    take.add_argument("--out", required=True, metavar="FILE.safetensors")
+
+
+async def which_of_it(call: Invocation) -> Exit:
+    async with call.client() as client:
+        run = (await find_run(client, call.args.name)).id
+        if call.args.known:
+            found = (await client.call(wire.GetWhich(run=run))).found
+        else:
+            request = wire.MeasureRun(run=run)
+            found = (await client.call(request, on_progress=call.report)).found
+    take = found.take.name if found.take is not None else ""
+    call.console.show({**msgspec.to_builtins(found), "take": take}, lambda: _lines(found))
+    return Exit.OK
+
+
+def _lines(found: Which) -> Iterator[str]:
+    yield from table(which_table.HEAD, which_table.rows(found))
+    yield ""
+    yield from which_table.said(found)
+
+
+async def take_it(call: Invocation) -> Exit:
+    out = out_file(call)
+    async with call.client() as client:
+        run = await find_run(client, call.args.name)
+        found = (await client.call(wire.GetWhich(run=run.id))).found
+    wanted = _wanted(found, call.args.step)
+    if len(wanted.files) > 1:
+        share = 1 / len(wanted.files)
+        sources = [Source(path=path, weight=share) for path in wanted.files]
+        order = MergeOrder(sources=sources, out=str(out), method="exact")
+        await process.engine(call, "merge", order, Merged)
+    else:
+        try:
+            shutil.copyfile(typed(wanted.files[0]), out)
+        except OSError as error:
+            raise LoraError.storage("copy the checkpoint to", out, error) from None
+    call.console.show({"taken": wanted.name, "path": str(out)}, lambda: [f"{out}: {wanted.name}"])
+    return Exit.OK
+
+
+def _wanted(found: Which, step: int | None) -> Candidate:
+    """Raises LoraError: NOT_FOUND, WRONG_STATE."""
+    if step is not None:
+        singles = [one for one in found.candidates if len(one.files) == 1]
+        return find(singles, f"step {step}", "checkpoint", "name")
+    if found.take is None:
+        raise LoraError(
+            Code.WRONG_STATE,
+            f"Nothing is recommended yet: measure with `lora-tui run which {found.run}`, or say "
+            "--step.",
+        )
+    return found.take
