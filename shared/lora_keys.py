@@ -41,6 +41,7 @@ _NAMED: dict[str, tuple[str, Dialect | Literal[""]]] = {
     ".diff": ("diff", "kohya"),
     ".diff_b": ("bias", "kohya"),
 }
+_KOHYA = {role: ending for ending, (role, dialect) in _NAMED.items() if dialect in ("kohya", "")}
 _LYCORIS = (
     "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
     "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
@@ -144,6 +145,11 @@ def split_key(key: str) -> tuple[str, str, Dialect | Literal[""]] | None:
         leaf = match["leaf"] + (".0" if match["leaf"] == "to_out" else "")
         return _spelled(f"{match['path']}.{leaf}"), match["role"], "diffusers"
     return None
+
+
+def kohya_ending(role: str) -> str:
+    """What follows a module's name in a file of kohya's or LyCORIS's: ``.lora_down.weight``."""
+    return _KOHYA.get(role, f".{role}")
 
 
 def dialect(header: Header) -> Dialect:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from shared import patterns
+from shared.errors import LoraError
 from shared.recipe_schema import Recipe
 
 # Options that one choice alone reads: with any other they would be ignored without a word.
@@ -47,6 +49,17 @@ _READ_BY: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
     "noise.multires_discount": (
         "noise.multires_iterations above 0", lambda r: r.noise.multires_iterations > 0,
     ),
+    "network.factor": ('network.kind = "lokr"', lambda r: r.network.kind == "lokr"),
+    "network.decompose_both": ('network.kind = "lokr"', lambda r: r.network.kind == "lokr"),
+    "network.rslora": (
+        'network.kind = "lora" or "dora"', lambda r: r.network.kind in ("lora", "dora"),
+    ),
+    "network.dropout": ('network.kind = "lora"', lambda r: r.network.kind == "lora"),
+    "network.rank_dropout": ('network.kind = "lora"', lambda r: r.network.kind == "lora"),
+    "network.max_norm": ('network.kind = "lora"', lambda r: r.network.kind == "lora"),
+    "optimizer.lora_plus": (
+        'network.kind = "lora" or "dora"', lambda r: r.network.kind in ("lora", "dora"),
+    ),
     "network.conv_rank": ('"conv" among network.targets', lambda r: "conv" in r.network.targets),
     "network.conv_alpha": ('"conv" among network.targets', lambda r: "conv" in r.network.targets),
     "dataset.keep_tokens": (
@@ -56,11 +69,30 @@ _READ_BY: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
 }  # fmt: skip
 
 
+def _unread(entry: str, most: int) -> str:
+    """What is wrong with an entry of a list of patterns; empty if nothing is."""
+    try:
+        _, (number, *alpha) = patterns.read(entry, most)
+    except LoraError as error:
+        return error.message
+    if most == 2 and (number != int(number) or number > 1024):
+        return f"the rank of {entry!r} must be a whole number of at most 1024."
+    if alpha and not 0 < alpha[0] <= 4096:
+        return f"the alpha of {entry!r} must be above 0 and at most 4096."
+    return "" if number <= 1024 else f"the factor of {entry!r} must be at most 1024."
+
+
 def contradiction(recipe: Recipe) -> str:
     """Why a recipe contradicts itself, in a sentence; empty if it does not."""
     optimizer, training = recipe.optimizer, recipe.training
     if len(set(recipe.network.targets)) < len(recipe.network.targets):
         return "network.targets names a projection twice."
+    for key, entries, most in (
+        ("network.ranks", recipe.network.ranks, 2), ("optimizer.rates", optimizer.rates, 1),
+    ):  # fmt: skip
+        for entry in entries:
+            if why := _unread(entry, most):
+                return f"{key}: {why}"
     for key, (reader, reads) in _READ_BY.items():
         section, _, name = key.partition(".")
         table = getattr(recipe, section)
@@ -81,6 +113,13 @@ def contradiction(recipe: Recipe) -> str:
         return (
             f"noise.min_timestep = {recipe.noise.min_timestep} leaves no timestep below "
             f"noise.max_timestep = {recipe.noise.max_timestep}."
+        )
+    if optimizer.kind == "prodigy" and any(
+        patterns.read(entry, 1)[1][0] not in (0.0, 1.0) for entry in optimizer.rates
+    ):
+        return (
+            "optimizer.rates contradicts Prodigy, which finds one rate for all weights: only 0 "
+            "and 1 go together with it."
         )
     if optimizer.kind == "prodigy" and optimizer.lora_plus != 1:
         return (

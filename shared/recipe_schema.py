@@ -100,6 +100,14 @@ class Dataset(Table, frozen=True, kw_only=True):
 class Network(Table, frozen=True, kw_only=True):
     """The LoRA itself."""
 
+    kind: Annotated[
+        Literal["lora", "dora", "loha", "lokr"],
+        Meta(
+            description="lora, which every tool reads alike, and the fastest; dora, which learns "
+            "the length of each row apart (A1111 reads it otherwise: see the README); loha, a "
+            "product of two pairs, at a rank of 4 or so; lokr, the smallest files."
+        ),
+    ] = "lora"
     rank: Annotated[
         int,
         Meta(
@@ -133,6 +141,27 @@ class Network(Table, frozen=True, kw_only=True):
     conv_alpha: Annotated[
         float, Meta(ge=0, le=4096, description="Alpha of the 3 × 3 convolutions; 0: as alpha.")
     ] = 0.0
+    ranks: Annotated[
+        list[Text],
+        Meta(
+            max_length=200,
+            description='Other ranks for some modules, "PATTERN=RANK" or "PATTERN=RANK/ALPHA"; 0 '
+            'leaves them out. Patterns are held against the block ("OUT*", "M00", "TEXT") and the '
+            'path ("*attn2*"); the first that fits counts.',
+        ),
+    ] = []
+    factor: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1024,
+            description="Of lokr: the size of its outer matrix, as far as it divides the layer's; "
+            "0: near the square root, the smallest file.",
+        ),
+    ] = 0
+    decompose_both: Annotated[
+        bool, Meta(description="Of lokr: both of its matrices are low-rank, not only the inner.")
+    ] = False
     rslora: Annotated[
         bool,
         Meta(
@@ -162,8 +191,8 @@ class Network(Table, frozen=True, kw_only=True):
     start: Annotated[
         Text,
         Meta(
-            description="Path, on the daemon's machine, of a LoRA file to begin from, of the same "
-            "rank; empty: a fresh one."
+            description="Path, on the daemon's machine, of a LoRA file to begin from, in any "
+            "tool's names, of the same kind and at most the same rank; empty: a fresh one."
         ),
     ] = ""
 
@@ -190,6 +219,14 @@ class Optimizer(Table, frozen=True, kw_only=True):
             "captions are read once. 5e-5 is common.",
         ),
     ] = 0.0
+    rates: Annotated[
+        list[Text],
+        Meta(
+            max_length=200,
+            description='Some modules learn faster or slower, "PATTERN=FACTOR", such as "IN*=0.5"; '
+            "0 leaves them out. Patterns are those of network.ranks.",
+        ),
+    ] = []
     lora_plus: Annotated[
         float,
         Meta(

@@ -46,6 +46,7 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
     gamma = recipe.loss.min_snr_gamma if recipe.loss.weighting == "min_snr" else None
     images = len(made.captions) * recipe.dataset.repeats
     size = made.resolution
+    module, args = network_module(recipe.network)
     training = {
         "ss_output_name": made.name,
         "ss_session_id": freeze.run,
@@ -57,10 +58,10 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_base_model_version": version,
         "ss_v2": str(version.startswith("sd_v2")),
         "ss_clip_skip": "None",
-        "ss_network_module": "networks.lora",
+        "ss_network_module": module,
         "ss_network_dim": str(recipe.network.rank),
         "ss_network_alpha": str(float(recipe.network.alpha)),
-        "ss_network_args": json.dumps(_network_args(recipe.network)),
+        "ss_network_args": json.dumps(args),
         "ss_network_dropout": _or_none(recipe.network.dropout),
         "ss_scale_weight_norms": _or_none(recipe.network.max_norm),
         "ss_learning_rate": str(recipe.optimizer.learning_rate),
@@ -126,13 +127,22 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
     return training | specification | hashes
 
 
-def _network_args(network: Network) -> dict[str, object]:
-    """What kohya's metadata would have under ``network_args``, and our targets."""
+def network_module(network: Network) -> tuple[str, dict[str, object]]:
+    """What kohya's metadata would have as ``network_module`` and under ``network_args``, and our
+    targets. A DoRA is LyCORIS's there, with the norm of each output."""
     args: dict[str, object] = {"targets": network.targets}
+    if network.kind != "lora":
+        args["algo"] = network.kind.replace("dora", "lora")
+    if network.kind == "dora":
+        args |= {"dora_wd": True, "wd_on_output": True}
+    if network.kind == "lokr":
+        args |= {"factor": network.factor or -1, "decompose_both": network.decompose_both}
+    if network.ranks:
+        args["ranks"] = network.ranks
     if "conv" in network.targets:
         args["conv_dim"] = network.conv_rank or network.rank
         args["conv_alpha"] = network.conv_alpha or network.alpha
-    return args
+    return "networks.lora" if network.kind == "lora" else "lycoris.kohya", args
 
 
 def _or_none(value: float) -> str:

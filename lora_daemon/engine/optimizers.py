@@ -21,10 +21,13 @@ def optimizer_for(adapter: Adapter, settings: Optimizer) -> torch.optim.Optimize
     rates = {"unet": settings.learning_rate, "text_encoder": text, "text_encoder_2": text}
     plus = settings.lora_plus
     groups: list[dict[str, Any]] = [
-        {"params": weights, "lr": rates[network] * (plus if side == "up" else 1.0)}
-        for network, side, weights in adapter.groups(
-            by_matrix=plus != 1 or settings.kind in _BY_MATRIX
-        )
+        {
+            "params": one.weights,
+            "lr": rates[one.network] * one.pace * (plus if one.side == "up" else 1.0),
+            # A magnitude that decays takes from the base itself.
+            **({"weight_decay": 0.0} if one.side == "magnitude" else {}),
+        }
+        for one in adapter.groups(by_matrix=plus != 1 or settings.kind in _BY_MATRIX)
     ]
     for group in groups:
         group["initial_lr"] = group["lr"]

@@ -94,7 +94,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
 
     adapter = Adapter(
         base, recipe.network, recipe.training.seed, recipe.optimizer.text_encoder_rate > 0,
-        recipe.training.ema,
+        recipe.training.ema, recipe.optimizer.rates,
     )  # fmt: skip
     try:
         optimizer = optimizer_for(adapter, recipe.optimizer)

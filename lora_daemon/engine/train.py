@@ -34,9 +34,9 @@ def train(
 
     for step in session.steps():
         step_loss = torch.zeros((), device=base.device)
-        for number, batch in enumerate(feed.batches(step)):
+        adapter.dropout.begin(step)
+        for batch in feed.batches(step):
             latents, noise, t = batch.latents, batch.noise, batch.timesteps
-            adapter.dropout.begin(step, number)
 
             noisy = signal[t] * latents + spread[t] * batch.mixed
             predicted = base.denoise(noisy, t, batch.text, batch.views)

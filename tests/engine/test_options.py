@@ -31,7 +31,8 @@ ALL = ["to_q", "to_k", "to_v", "to_out.0", "ff", "proj", "conv"]
 
 def adapted(base: Base, recipe: Recipe) -> Adapter:
     with_text = recipe.optimizer.text_encoder_rate > 0
-    return Adapter(base, recipe.network, 0, with_text, recipe.training.ema)
+    rates = recipe.optimizer.rates
+    return Adapter(base, recipe.network, 0, with_text, recipe.training.ema, rates)
 
 
 def trained(base: Base, tmp_path: Path, steps: int, **sections: Any) -> Adapter:
@@ -389,7 +390,7 @@ def test_dropout_is_for_training_alone_and_repeats(base: Base, tmp_path: Path, k
     (batch,) = feed.batches(0)
 
     def predict(adapter: Adapter, step: int) -> Tensor:
-        adapter.dropout.begin(step, 0)
+        adapter.dropout.begin(step)
         return base.denoise(batch.latents, batch.timesteps, batch.text).detach()
 
     plain = Adapter(base, Network(), 0)
@@ -430,7 +431,7 @@ def test_a_run_begins_from_an_existing_lora(base: Base, tmp_path: Path) -> None:
         assert torch.allclose(ours.up * ours.alpha, before.up * before.alpha)
     assert adapter.average is not None and torch.equal(adapter.average, adapter.vector.data)
     for other, words in (
-        (Network(rank=8), "has rank 4 at"),
+        (Network(rank=2), "has rank 4 at"),
         (Network(rank=4, targets=["to_q"]), "does not"),
     ):
         adapter = Adapter(base, other, 1)

@@ -42,6 +42,18 @@ CASES: dict[str, dict[str, Any]] = {
         "loss": {"weighting": "min_snr"},
         "noise": {"multires_iterations": 4, "input_perturbation": 0.1},
     },
+    "dora, blocks at ranks and rates of their own": {
+        "optimizer": {**LEARNING, "text_encoder_rate": 5e-3, "rates": ["*attn2*=0.5"]},
+        "network": {"kind": "dora", "ranks": ["OUT*=2/1", "M00=0"], "module_dropout": 0.3},
+    },
+    "loha": {
+        "optimizer": {"kind": "adafactor", **LEARNING},
+        "network": {"kind": "loha", "targets": ["to_q", "conv"]},
+    },
+    "lokr": {
+        "optimizer": LEARNING, "training": {"ema": 0.9},
+        "network": {"kind": "lokr", "targets": ["to_q", "conv"], "factor": 4},
+    },
     "text encoder, flat": {"optimizer": {**LEARNING, "text_encoder_rate": 5e-3}},
 }  # fmt: skip
 
