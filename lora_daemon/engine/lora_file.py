@@ -123,6 +123,12 @@ def places(base: Base) -> dict[str, tuple[str, str]]:
     return known
 
 
+def placed(path: Path, base: Base, one: Read) -> Placed | None:
+    """One module of a file on a base; None if the base has no place for it. Raises as ``load``."""
+    place = places(base).get(one.module.name)
+    return None if place is None else _placed(path, base, place, one)
+
+
 def _placed(path: Path, base: Base, place: tuple[str, str], one: Read) -> Placed:
     """A module brought to its weight's shape."""
     shape = getattr(base, place[0]).get_submodule(place[1]).weight.shape

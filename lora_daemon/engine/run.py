@@ -33,6 +33,12 @@ from shared.errors import Code, Failure, LoraError
 from shared.recipe import Recipe, total_steps
 
 CACHING_TELLING = 0.1  # seconds between two words on how many pictures are cached
+DORA = (
+    "The file will be a DoRA with the norm of each output, as LyCORIS writes it now. ComfyUI, "
+    "diffusers (in PEFT's names) and lora-tui read it so; A1111 takes the norm of each input, and "
+    "shows something else. For it make a plain LoRA: `lora-tui lora resize FILE --base BASE --rank "
+    "32 --out PLAIN`."
+)
 PATIENCE = 2.0  # seconds that a trainer which was just killed is given to be gone
 
 
@@ -88,7 +94,8 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     for path, reason in choice.skipped:
         steering.tell(Skipped(run=order.run, path=path, reason=reason))
     captions = [freeze.pictures[one.index].caption for one in choice.used]
-    _notice_long_captions(base, captions, steering)
+    for notice in _notices(recipe, base, captions):
+        steering.tell(Notice(run=order.run, message=notice))
     feed = Feed(recipe, base, moments, captions)
     total = total_steps(recipe, len(moments))
 
@@ -178,16 +185,15 @@ def _tell_resumed(steering: Steering, now: Fingerprint, progress: Progress) -> N
     steering.tell(Resumed(run=steering.run, step=progress.step, identical=not why, why=why))
 
 
-def _notice_long_captions(base: Base, captions: list[str], steering: Steering) -> None:
-    long = sum(not base.fits(caption) for caption in captions)
-    if long:
-        steering.tell(
-            Notice(
-                run=steering.run,
-                message=f"{long} of {len(captions)} captions are longer than 75 tokens; the text "
-                "encoder does not see what is beyond.",
-            )
+def _notices(recipe: Recipe, base: Base, captions: list[str]) -> Iterator[str]:
+    """What a user should know before it is trained."""
+    if long := sum(not base.fits(caption) for caption in captions):
+        yield (
+            f"{long} of {len(captions)} captions are longer than 75 tokens; the text encoder does "
+            "not see what is beyond."
         )
+    if recipe.network.kind == "dora":
+        yield DORA
 
 
 def _read(run_dir: Path) -> tuple[Recipe, Freeze]:

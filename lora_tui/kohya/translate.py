@@ -7,11 +7,9 @@ import re
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from lora_tui.kohya import optimizing, tables
-from lora_tui.kohya.files import Given, arguments, literal
+from lora_tui.kohya import network, optimizing, tables
+from lora_tui.kohya.files import Given, literal
 from lora_tui.kohya.report import Translation
-
-_LINEAR = ["to_q", "to_k", "to_v", "to_out.0", "ff", "proj"]  # what kohya's LoRA trains
 
 
 def translate(given: Given, dataset: str = "") -> Translation:
@@ -29,7 +27,7 @@ def translate(given: Given, dataset: str = "") -> Translation:
         out.put("base.family", "sdxl")
     _folders(given, left, dataset, out)
     _same(left, out)
-    _network(left, out)
+    network.network(left, out)
     optimizing.rates(left, out)
     optimizing.optimizer(left, out)
     optimizing.schedule(left, out)
@@ -105,38 +103,6 @@ def _same(left: dict[str, Any], out: Translation) -> None:
     for name, ours in tables.SAME.items():
         if name in left:
             out.convert(name, left.pop(name), ours)
-
-
-def _network(left: dict[str, Any], out: Translation) -> None:
-    module = left.pop("network_module", "networks.lora")
-    given = arguments(left.pop("network_args", []))
-    if module == "lycoris.kohya" and str(given.get("algo", "lora")).lower() in ("lora", "locon"):
-        given.pop("algo", None)
-        given.setdefault("conv_dim", out.tree["network"]["rank"])
-        given.setdefault("conv_alpha", out.tree["network"]["alpha"])
-        out.idle("network_module", module, "LoCon: the convolutions are trained too")
-    elif module == "networks.lora":
-        out.idle("network_module", module, "LoRA on the linear layers, as kohya's")
-    else:
-        out.leave("network_module", module, "a plain LoRA is trained in its place")
-    targets = [*_LINEAR]
-    if given.get("conv_dim"):
-        targets.append("conv")
-        out.convert("conv_dim", given.pop("conv_dim"), "network.conv_rank")
-        out.convert("conv_alpha", given.pop("conv_alpha", 1.0), "network.conv_alpha")
-    out.put("network.targets", targets)
-    for name in ("loraplus_lr_ratio", "loraplus_unet_lr_ratio"):
-        if name in given:
-            out.convert(name, given.pop(name), "optimizer.lora_plus")
-    for name in ("rank_dropout", "module_dropout"):
-        if name in given:
-            out.convert(name, given.pop(name), f"network.{name}")
-    for name, value in given.items():
-        if not value:
-            out.idle(f"network_args {name}", value, "off")
-        else:
-            why = tables.NETWORK_ARGS.get(name, "lora-tui does not know it")
-            out.leave(f"network_args {name}", value, why)
 
 
 def _loss(left: dict[str, Any], out: Translation) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,10 +18,12 @@ from lora_daemon.engine import lora_file
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.lora_metadata import network_module
+from lora_daemon.engine.merge import merge
 from lora_daemon.engine.mix import applied
 from lora_daemon.engine.optimizers import optimizer_for
 from lora_daemon.engine.train import train
 from shared.errors import Code, LoraError
+from shared.lora_orders import MergeOrder, Source
 from shared.recipe import convert
 from tests.engine.test_options import ALL, adapted, trained
 from tests.engine.test_train import Steps, fed
@@ -118,6 +121,31 @@ def test_what_was_trained_is_the_formula_and_comes_back_from_the_file(
         assert not torch.allclose(other, before, atol=1e-3)
     for before, after in zip(plain, seen(), strict=True):
         assert torch.equal(before, after)  # and the base is as it was
+
+
+def test_a_dora_becomes_a_plain_lora_on_its_base(
+    base: Base, base_path: Path, tmp_path: Path
+) -> None:
+    network = {"kind": "dora", "rank": 2, "targets": ["to_q", "conv"]}
+    dora = written(
+        trained(base, tmp_path, 2, network=network, optimizer={"learning_rate": 0.05}),
+        tmp_path / "dora.safetensors",
+    )
+    out = tmp_path / "plain.safetensors"
+    order = MergeOrder(
+        sources=[Source(path=str(dora))], out=str(out), method="svd", rank=64, base=str(base_path)
+    )
+    assert merge(order).error < 1e-5
+    (batch,) = fed(base, tmp_path, convert({}), 2).batches(0)
+    seen = []
+    for path in (dora, out):
+        modules = lora_file.load(path, base).modules
+        assert (modules[0].magnitude is None) == (path == out)
+        with torch.no_grad(), applied(base, [(modules, 1.0)]):
+            seen.append(base.denoise(batch.latents, batch.timesteps, batch.text))
+    assert torch.allclose(*seen, atol=1e-4)
+    with pytest.raises(LoraError, match="Say which with --base"):
+        merge(msgspec.structs.replace(order, base=""))
 
 
 def test_a_doras_magnitude_does_not_decay(base: Base) -> None:

@@ -189,17 +189,52 @@ def test_optimisers(options: dict[str, Any], kind: str, decay: float) -> None:
 def test_what_cannot_be_done_says_why() -> None:
     _, lines = of(
         optimizer_type="SGDNesterov", lr_scheduler="inverse_sqrt", network_module="lycoris.kohya",
-        network_args=["algo=lokr", "preset=full"], masked_loss=True, color_aug=False,
+        network_args=["algo=boft", "preset=mine"], masked_loss=True, color_aug=False,
         sample_sampler="pndm", network_dim="many", optimizer_args=["momentum=0.9"],
     )  # fmt: skip
     left_out = {key: line.words for key, line in lines.items() if line.verdict == "left out"}
     assert left_out.keys() == {
-        "optimizer_type", "lr_scheduler", "network_module", "network_args algo",
+        "optimizer_type", "lr_scheduler", "network_args algo",
         "network_args preset", "masked_loss", "sample_sampler", "network_dim",
         "optimizer_args momentum",
     }  # fmt: skip
     assert all(left_out.values())
     assert lines["color_aug"].verdict == "default"
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["algo=loha", "preset=attn-only"], {"kind": "loha", "targets": ["to_q", "to_k", "to_v",
+                                                                         "to_out.0"]}),
+        (["algo=lokr", "factor=8", "decompose_both=True", "full_matrix=False"],
+         {"kind": "lokr", "factor": 8, "decompose_both": True, "rank": 16}),
+        (["algo=lokr", "full_matrix=True"], {"kind": "lokr", "factor": 0, "rank": 1024}),
+        (["algo=locon", "dora_wd=True", "conv_dim=4", "conv_alpha=2"],
+         {"kind": "dora", "conv_rank": 4, "conv_alpha": 2.0}),
+    ],
+)  # fmt: skip
+def test_lycoris_algorithms(args: list[str], expected: dict[str, Any]) -> None:
+    one, lines = of(
+        network_module="lycoris.kohya", network_args=args, network_dim=16, network_dropout=0.1,
+    )  # fmt: skip
+    assert {name: getattr(one.network, name) for name in expected} == expected
+    assert ("conv" in one.network.targets) == ("preset=attn-only" not in args)
+    left_out = {key for key, line in lines.items() if line.verdict == "left out"}
+    assert left_out == {"network_dropout"}  # of a plain LoRA alone
+
+
+def test_ranks_and_rates_of_blocks() -> None:
+    dims = [4] * 12 + [8] + [16] * 12
+    one, lines = of(
+        network_args=[
+            f"block_dims={','.join(map(str, dims))}", "down_lr_weight=" + ",".join(["0.5"] * 12),
+            "mid_lr_weight=0", "up_lr_weight=sine",
+        ],
+    )  # fmt: skip
+    assert one.network.ranks[0] == "IN01=4/1" and "OUT11=16/1" in one.network.ranks
+    assert one.optimizer.rates == [*(f"IN{n:02d}=0.5" for n in (1, 2, 4, 5, 7, 8)), "M00=0"]
+    assert lines["network_args up_lr_weight"].verdict == "left out"
 
 
 def test_options_read_by_another_choice_alone_do_not_contradict() -> None:
