@@ -12,6 +12,7 @@ import msgspec
 from lora_daemon import pipe
 from lora_daemon.catalog import Catalog
 from lora_daemon.library import Library
+from lora_daemon.masks import with_masks
 from lora_daemon.runs import Runs
 from lora_daemon.service import Context, Daemon
 from lora_daemon.store import Change
@@ -55,6 +56,17 @@ class Freezer:
                 data={"key": "base.family"},
             )
         usable, skipped, warnings = self._pictures(dataset)
+        regular: list[pipe.FrozenPicture] = []
+        if recipe.dataset.regularisation:
+            other = self._catalog.dataset(recipe.dataset.regularisation)
+            regular, more, _ = self._pictures(other)
+            skipped += more
+        if recipe.dataset.mask_folder:
+            usable, bare = await asyncio.to_thread(
+                with_masks, usable, dataset.path, recipe.dataset.mask_folder
+            )
+            if bare:
+                warnings.append(f"{bare} of {len(usable)} pictures have no mask and count whole.")
         self._check_space()
         recipe = msgspec.structs.replace(
             recipe,
@@ -80,6 +92,7 @@ class Freezer:
                 pictures=usable,
                 skipped=skipped,
                 queued_at=time.time(),
+                regularisation=regular,
             )
             await asyncio.to_thread(_write, directory, recipe, freeze)
             run = _queued(freeze, recipe, name, context.by)

@@ -62,6 +62,12 @@ _READ_BY: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
     ),
     "network.conv_rank": ('"conv" among network.targets', lambda r: "conv" in r.network.targets),
     "network.conv_alpha": ('"conv" among network.targets', lambda r: "conv" in r.network.targets),
+    "loss.prior_weight": ("dataset.regularisation", lambda r: bool(r.dataset.regularisation)),
+    "loss.unmasked_weight": (
+        "dataset.alpha_mask or dataset.mask_folder",
+        lambda r: r.dataset.alpha_mask or bool(r.dataset.mask_folder),
+    ),
+    "loss.class_caption": ("loss.preservation above 0", lambda r: r.loss.preservation > 0),
     "dataset.keep_tokens": (
         "dataset.shuffle_tags or dataset.tag_dropout",
         lambda r: r.dataset.shuffle_tags or r.dataset.tag_dropout > 0,
@@ -84,26 +90,51 @@ def _unread(entry: str, most: int) -> str:
 
 def contradiction(recipe: Recipe) -> str:
     """Why a recipe contradicts itself, in a sentence; empty if it does not."""
-    optimizer, training = recipe.optimizer, recipe.training
+    for check in (_patterns, _ignored, _pictures, _noise, _optimizer):
+        if why := check(recipe):
+            return why
+    return ""
+
+
+def _patterns(recipe: Recipe) -> str:
     if len(set(recipe.network.targets)) < len(recipe.network.targets):
         return "network.targets names a projection twice."
     for key, entries, most in (
-        ("network.ranks", recipe.network.ranks, 2), ("optimizer.rates", optimizer.rates, 1),
+        ("network.ranks", recipe.network.ranks, 2), ("optimizer.rates", recipe.optimizer.rates, 1),
     ):  # fmt: skip
         for entry in entries:
             if why := _unread(entry, most):
                 return f"{key}: {why}"
+    return ""
+
+
+def _ignored(recipe: Recipe) -> str:
     for key, (reader, reads) in _READ_BY.items():
         section, _, name = key.partition(".")
         table = getattr(recipe, section)
         field = next(f for f in msgspec.structs.fields(table) if f.name == name)
         if getattr(table, name) != field.default and not reads(recipe):
             return f"{key} is read only with {reader}. Take it out, or set that."
-    if 0 < training.max_steps <= recipe.schedule.warmup_steps:
+    return ""
+
+
+def _pictures(recipe: Recipe) -> str:
+    if recipe.loss.preservation and not recipe.loss.class_caption.strip():
+        return "loss.preservation needs loss.class_caption: what the subject is one of."
+    if recipe.dataset.alpha_mask and recipe.dataset.mask_folder:
         return (
-            f"schedule.warmup_steps = {recipe.schedule.warmup_steps} would last the whole run: "
-            f"training.max_steps = {training.max_steps}."
+            "dataset.alpha_mask and dataset.mask_folder both say what counts of a picture. Take "
+            "one of them."
         )
+    if recipe.dataset.regularisation and recipe.dataset.regularisation == recipe.dataset.name:
+        return (
+            "dataset.regularisation is the dataset that is trained on. It must show the class, "
+            "not the subject."
+        )
+    return ""
+
+
+def _noise(recipe: Recipe) -> str:
     if recipe.noise.offset and recipe.noise.multires_iterations:
         return (
             "noise.offset and noise.multires_iterations are two ways to the same end, and "
@@ -114,21 +145,29 @@ def contradiction(recipe: Recipe) -> str:
             f"noise.min_timestep = {recipe.noise.min_timestep} leaves no timestep below "
             f"noise.max_timestep = {recipe.noise.max_timestep}."
         )
-    if optimizer.kind == "prodigy" and any(
-        patterns.read(entry, 1)[1][0] not in (0.0, 1.0) for entry in optimizer.rates
-    ):
+    return ""
+
+
+def _optimizer(recipe: Recipe) -> str:
+    optimizer = recipe.optimizer
+    if 0 < recipe.training.max_steps <= recipe.schedule.warmup_steps:
+        return (
+            f"schedule.warmup_steps = {recipe.schedule.warmup_steps} would last the whole run: "
+            f"training.max_steps = {recipe.training.max_steps}."
+        )
+    if optimizer.kind != "prodigy":
+        return ""
+    if any(patterns.read(entry, 1)[1][0] not in (0.0, 1.0) for entry in optimizer.rates):
         return (
             "optimizer.rates contradicts Prodigy, which finds one rate for all weights: only 0 "
             "and 1 go together with it."
         )
-    if optimizer.kind == "prodigy" and optimizer.lora_plus != 1:
+    if optimizer.lora_plus != 1:
         return (
             "optimizer.lora_plus contradicts Prodigy, which finds one rate for all weights. Take "
             "another optimizer.kind, or leave lora_plus at 1."
         )
-    if optimizer.kind == "prodigy" and optimizer.text_encoder_rate not in (
-        0.0, optimizer.learning_rate,
-    ):  # fmt: skip
+    if optimizer.text_encoder_rate not in (0.0, optimizer.learning_rate):
         return (
             "Prodigy finds one rate for all weights: optimizer.text_encoder_rate must be 0 or "
             f"equal to optimizer.learning_rate = {optimizer.learning_rate}."

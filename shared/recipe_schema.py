@@ -57,6 +57,26 @@ class Dataset(Table, frozen=True, kw_only=True):
             "base's own (512 for SD 1.5, 128 for the starter).",
         ),
     ] = 0
+    regularisation: Annotated[
+        str,
+        Meta(
+            max_length=200,
+            description="Another dataset, with pictures of the class (dogs, not your dog): as many "
+            "as there are pictures come up beside them, which keeps the class as it was. Doubles "
+            "the steps.",
+        ),
+    ] = ""
+    alpha_mask: Annotated[
+        bool,
+        Meta(description="What is transparent in a picture does not count in the loss."),
+    ] = False
+    mask_folder: Annotated[
+        Text,
+        Meta(
+            description="Folder, in the dataset's or on the daemon's machine, of grey pictures of "
+            "the same names and sizes: what is black in them does not count in the loss."
+        ),
+    ] = ""
     flip: Annotated[
         bool,
         Meta(
@@ -352,6 +372,25 @@ class Loss(Table, frozen=True, kw_only=True):
     min_snr_gamma: Annotated[
         float, Meta(gt=0, le=1000, description="Of min_snr: where the weight begins to sink.")
     ] = 5.0
+    prior_weight: Annotated[
+        float, Meta(ge=0, le=1000, description="What a picture for regularisation counts.")
+    ] = 1.0
+    unmasked_weight: Annotated[
+        float, Meta(ge=0, le=1, description="What the masked-out part of a picture still counts.")
+    ] = 0.0
+    preservation: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Output preservation: how much it counts that on class_caption the LoRA "
+            "says what the base says; 0: nothing. 1 keeps the class without pictures of it, in "
+            "twice the time.",
+        ),
+    ] = 0.0
+    class_caption: Annotated[
+        Text, Meta(description='Of preservation: what the subject is one of, such as "a dog".')
+    ] = ""
 
 
 class Training(Table, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,9 @@ class Batch:
     ``latents``, ``noise``: float32 (n, channels, h/8, w/8); ``mixed``: the noise to mix in, which
     is ``noise`` unless the input is perturbed; ``timesteps``: int64 (n,); ``text``: conditioning
     (n, rows, width) in the base's dtype; ``share``: of the step's pictures that are in this batch;
-    ``views``: float32 (n, 6), as ``Base.denoise`` takes them, where the family does.
+    ``views``: float32 (n, 6), as ``Base.denoise`` takes them, where the family does; ``counts``:
+    what each place of each picture counts in the loss, float32 (n, 1, h, w) or (n, 1, 1, 1), where
+    they differ.
     """
 
     latents: Tensor
@@ -56,14 +58,20 @@ class Batch:
     text: Tensor
     share: float
     views: Tensor | None = None
+    counts: Tensor | None = None
 
 
 class Feed:
-    """All samples of a run in memory, and the batch of any step, in any order of asking."""
+    """All samples of a run in memory, and the batch of any step, in any order of asking.
+
+    ``regular``: how many of the ``moments`` and ``captions``, the last ones, are of pictures for
+    regularisation. ``masks``: what counts of each picture, float32 (n, h/8, w/8) in 0 … 1.
+    """
 
     def __init__(
-        self, recipe: Recipe, base: Base, moments: list[Moments], captions: list[str]
-    ) -> None:
+        self, recipe: Recipe, base: Base, moments: list[Moments], captions: list[str],
+        regular: int = 0, masks: Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.base = base
         self.seed = recipe.training.seed
         self.flip = recipe.dataset.flip
@@ -73,7 +81,12 @@ class Feed:
         self.repeats = recipe.dataset.repeats
         self.moments = moments
         self.captions = captions
-        self.steps_per_epoch = steps_per_epoch(recipe, len(moments))
+        self.trained = len(moments) - regular
+        self.steps_per_epoch = steps_per_epoch(recipe, self.trained)
+        self.prior = recipe.loss.prior_weight
+        self.masks = None
+        if masks is not None:
+            self.masks = masks.clamp(min=recipe.loss.unmasked_weight)
         self.timesteps = (
             recipe.noise.min_timestep,
             min(recipe.noise.max_timestep, len(base.alphas_cumprod)),
@@ -101,7 +114,7 @@ class Feed:
             shown(self.captions[index], self.dataset, self.seed, step, first + slot)
             for slot, index in enumerate(order)
         ]
-        latents, noise, mixed, timesteps, views = zip(*drawn, strict=True)
+        latents, noise, mixed, timesteps, views, mirrored = zip(*drawn, strict=True)
         device = self.base.device
         noises = torch.stack(noise).to(device, non_blocking=True)
         return Batch(
@@ -112,7 +125,21 @@ class Feed:
             text=self._text(captions).to(device, non_blocking=True),
             share=len(order) / of,
             views=torch.tensor(views, device=device) if self.base.takes_views else None,
+            counts=self._counts(order, mirrored),
         )
+
+    def _counts(self, order: list[int], mirrored: Sequence[bool]) -> Tensor | None:
+        if self.masks is None and self.trained == len(self.moments):
+            return None
+        counts = torch.tensor([1.0 if index < self.trained else self.prior for index in order])
+        counts = counts.view(-1, 1, 1, 1)
+        if self.masks is not None:
+            masks = [
+                self.masks[index].flip(-1) if turned else self.masks[index]
+                for index, turned in zip(order, mirrored, strict=True)
+            ]
+            counts = counts * torch.stack(masks)[:, None]
+        return counts.to(self.base.device, non_blocking=True)
 
     def _text(self, captions: list[str]) -> Tensor:
         if self.learns_text:
@@ -130,8 +157,9 @@ class Feed:
 
     def _sample(
         self, step: int, slot: int, index: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[float]]:
-        """Latents, noise, noise to mix in, timestep and view of one picture in one step."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[float], bool]:
+        """Latents, noise, noise to mix in, timestep, view of one picture in one step, and whether
+        it is mirrored."""
         own = generator(self.seed, "sample", step, slot)
         moments = self.moments[index]
         mirrored = bool(torch.rand((), generator=own) < 0.5) and self.flip
@@ -142,14 +170,24 @@ class Feed:
             more = torch.randn(latents.shape, generator=own)
             mixed = noise + self.noise.input_perturbation * more
         side = latents.shape[-1] * self.base.pixels_per_latent
-        return latents, noise, mixed, timestep, view(moments.size, side, mirrored)
+        return latents, noise, mixed, timestep, view(moments.size, side, mirrored), mirrored
 
     def _shuffled(self, epoch: int) -> list[int]:
-        """Indices of an epoch's samples: each picture ``repeats`` times, in the epoch's order."""
+        """Indices of an epoch's samples: each picture ``repeats`` times, in the epoch's order, and
+        as many for regularisation, which take turns over the epochs."""
         if self._order[0] != epoch:
-            count = len(self.moments)
-            order = shuffled(count * self.repeats, self.seed, epoch)
-            self._order = (epoch, [number % count for number in order])
+            count = self.trained * self.repeats
+            regular = len(self.moments) - self.trained
+            order = shuffled(2 * count if regular else count, self.seed, epoch)
+            self._order = (
+                epoch,
+                [
+                    number % self.trained
+                    if number < count
+                    else self.trained + (epoch * count + number - count) % regular
+                    for number in order
+                ],
+            )
         return self._order[1]
 
 
@@ -178,21 +216,29 @@ def choose(
     used: list[Used] = []
     moments: list[Moments] = []
     skipped: list[tuple[str, str]] = []
-    for index, picture in enumerate(freeze.pictures):
-        look(index, len(freeze.pictures))
+    every = freeze.every
+    for index, picture in enumerate(every):
+        look(index, len(every))
         key = cache.key(picture.content)
         try:
             moments.append(_cached(cache, key, picture))
             used.append(Used(index, key))
         except PictureError as error:
             skipped.append((picture.path, str(error)))
-    look(len(freeze.pictures), len(freeze.pictures))
+    look(len(every), len(every))
     choice = Choice(used, skipped)
-    if not used:
+    if not any(one.index < len(freeze.pictures) for one in used):
         raise LoraError(
             Code.INVALID_FILE,
             f"None of the {len(freeze.pictures)} pictures of {freeze.dataset!r} can be used"
             + (f"; the first, {skipped[0][0]}: {skipped[0][1]}." if skipped else "."),
+            data={"skipped": skipped},
+        )
+    if freeze.regularisation and used[-1].index < len(freeze.pictures):
+        raise LoraError(
+            Code.INVALID_FILE,
+            f"None of the {len(freeze.regularisation)} pictures for regularisation can be used; "
+            f"the first, {skipped[-1][0]}: {skipped[-1][1]}.",
             data={"skipped": skipped},
         )
     publish(path, msgspec.json.encode(choice))
@@ -204,7 +250,8 @@ def _chosen_before(
 ) -> tuple[Choice, list[Moments]]:
     try:
         choice = msgspec.json.decode(path.read_bytes(), type=Choice)
-        pictures = [freeze.pictures[one.index] for one in choice.used]
+        every = freeze.every
+        pictures = [every[one.index] for one in choice.used]
     except (msgspec.MsgspecError, IndexError) as error:
         raise LoraError(Code.INVALID_FILE, f"{path} is damaged ({error}).") from None
     moments = []

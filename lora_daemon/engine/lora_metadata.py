@@ -86,7 +86,7 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_seed": str(recipe.training.seed),
         "ss_mixed_precision": str(made.base.dtype).removeprefix("torch."),
         "ss_num_train_images": str(images),
-        "ss_num_reg_images": "0",
+        "ss_num_reg_images": str(len(freeze.regularisation)),
         "ss_num_epochs": str(recipe.training.epochs),
         "ss_epoch": str(epoch),
         "ss_max_train_steps": str(made.total),
@@ -105,7 +105,8 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
             {freeze.dataset: {"n_repeats": recipe.dataset.repeats, "img_count": len(made.captions)}}
         ),
         "ss_tag_frequency": json.dumps({freeze.dataset: _tags(made.captions)}, ensure_ascii=False),
-        "ss_prior_loss_weight": "1.0",
+        "ss_prior_loss_weight": str(recipe.loss.prior_weight),
+        "ss_masked_loss": str(bool(recipe.dataset.alpha_mask or recipe.dataset.mask_folder)),
     }
     # kohya hashes the file as it is with the ss_ entries alone.
     model_hash, legacy_hash = kohya_hashes(encode(tensors, training))

@@ -15,11 +15,12 @@ import msgspec
 from lora_daemon.engine import lora_file
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
-from lora_daemon.engine.cache import LatentsCache
+from lora_daemon.engine.cache import LatentsCache, Moments
 from lora_daemon.engine.device import explained, free_cache
-from lora_daemon.engine.feed import Feed, choose
+from lora_daemon.engine.feed import Choice, Feed, choose
 from lora_daemon.engine.files import sweep
 from lora_daemon.engine.lora_metadata import Made
+from lora_daemon.engine.masks import masks
 from lora_daemon.engine.optimizers import optimizer_for
 from lora_daemon.engine.resume import Fingerprint, Progress, States
 from lora_daemon.engine.samples import Samples
@@ -93,11 +94,11 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     )
     for path, reason in choice.skipped:
         steering.tell(Skipped(run=order.run, path=path, reason=reason))
-    captions = [freeze.pictures[one.index].caption for one in choice.used]
+    feed = _feed(recipe, base, freeze, choice, moments, run_dir)
+    captions = feed.captions[: feed.trained]
     for notice in _notices(recipe, base, captions):
         steering.tell(Notice(run=order.run, message=notice))
-    feed = Feed(recipe, base, moments, captions)
-    total = total_steps(recipe, len(moments))
+    total = total_steps(recipe, feed.trained)
 
     adapter = Adapter(
         base, recipe.network, recipe.training.seed, recipe.optimizer.text_encoder_rate > 0,
@@ -133,6 +134,21 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
             raise
     finally:
         adapter.remove()
+
+
+def _feed(
+    recipe: Recipe, base: Base, freeze: Freeze, choice: Choice, moments: list[Moments],
+    run_dir: Path,
+) -> Feed:  # fmt: skip
+    """What the run is fed. Raises LoraError: masks that cannot be read."""
+    used = [freeze.every[one.index] for one in choice.used]
+    regular = sum(one.index >= len(freeze.pictures) for one in choice.used)
+    masked = None
+    if recipe.dataset.alpha_mask or recipe.dataset.mask_folder:
+        side = moments[0].mean.shape[-1]
+        masked = masks(run_dir, used, side * base.pixels_per_latent, side)
+    captions = [picture.caption for picture in used]
+    return Feed(recipe, base, moments, captions, regular, masked)
 
 
 def _guest(studio: Studio, job: Paint, host: Base) -> Base:

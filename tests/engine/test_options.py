@@ -72,7 +72,7 @@ def test_schedules(schedule: dict[str, Any], expected: list[float]) -> None:
 def _loss(base: Base, t: int, error: float = 1.0, **settings: Any) -> float:
     """The loss where each number is off by ``error`` at timestep ``t``."""
     target = torch.zeros(1, 4, 8, 8)
-    one = objective(Loss(**settings), base)(target + error, target, torch.tensor([t]))
+    one = objective(Loss(**settings), base)(target + error, target, torch.tensor([t]), None)
     return float(one)
 
 
