@@ -21,6 +21,7 @@ from shared import wire
 from shared.errors import Code, LoraError
 from shared.files import publish
 from shared.recipe import Recipe
+from shared.wildcards import read_wildcards
 
 SPACE_NEEDED = 64 * 1024 * 1024  # bytes; resume states and LoRAs of a small run
 
@@ -67,6 +68,19 @@ class Freezer:
             )
             if bare:
                 warnings.append(f"{bare} of {len(usable)} pictures have no mask and count whole.")
+        if base.family == "sdxl" and recipe.dataset.clip_skip != 1:
+            raise LoraError(
+                Code.INVALID_RECIPE,
+                f"dataset.clip_skip = {recipe.dataset.clip_skip}: {base.name} is an SDXL, of which "
+                "always the last layer but one is read. Leave it at 1.",
+                data={"key": "dataset.clip_skip"},
+            )
+        wildcards: dict[str, list[str]] = {}
+        if recipe.dataset.wildcards:
+            captions = [picture.caption for picture in usable + regular]
+            wildcards = await asyncio.to_thread(
+                read_wildcards, captions, recipe.dataset.wildcard_folder
+            )
         self._check_space()
         recipe = msgspec.structs.replace(
             recipe,
@@ -93,6 +107,7 @@ class Freezer:
                 skipped=skipped,
                 queued_at=time.time(),
                 regularisation=regular,
+                wildcards=wildcards,
             )
             await asyncio.to_thread(_write, directory, recipe, freeze)
             run = _queued(freeze, recipe, name, context.by)

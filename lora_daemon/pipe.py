@@ -50,6 +50,7 @@ class Freeze(msgspec.Struct, frozen=True, kw_only=True):
     skipped: list[tuple[str, str]]  # (path, reason)
     queued_at: float  # Unix seconds; also ss_training_started_at
     regularisation: list[FrozenPicture] = []
+    wildcards: dict[str, list[str]] = {}  # lines to choose from, by name
 
     @property
     def every(self) -> list[FrozenPicture]:

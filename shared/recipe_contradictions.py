@@ -20,8 +20,8 @@ _READ_BY: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
         'optimizer.kind = "prodigy"', lambda r: r.optimizer.kind == "prodigy",
     ),
     "optimizer.epsilon": (
-        'optimizer.kind = "adamw" or "prodigy"',
-        lambda r: r.optimizer.kind in ("adamw", "prodigy"),
+        'optimizer.kind = "adamw", "adamw8bit", "schedule_free" or "prodigy"',
+        lambda r: r.optimizer.kind in ("adamw", "adamw8bit", "schedule_free", "prodigy"),
     ),
     "optimizer.beta1": (
         "another optimizer.kind than adafactor", lambda r: r.optimizer.kind != "adafactor",
@@ -68,6 +68,17 @@ _READ_BY: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
         lambda r: r.dataset.alpha_mask or bool(r.dataset.mask_folder),
     ),
     "loss.class_caption": ("loss.preservation above 0", lambda r: r.loss.preservation > 0),
+    "noise.density_mean": (
+        'noise.density = "logit_normal"', lambda r: r.noise.density == "logit_normal",
+    ),
+    "noise.density_deviation": (
+        'noise.density = "logit_normal"', lambda r: r.noise.density == "logit_normal",
+    ),
+    "dataset.joined": ("dataset.windows above 1", lambda r: r.dataset.windows > 1),
+    "dataset.wildcard_folder": ("dataset.wildcards", lambda r: r.dataset.wildcards),
+    "dataset.clip_skip": (
+        "a base that is no SDXL, which has its own", lambda r: r.base.family != "sdxl",
+    ),
     "dataset.keep_tokens": (
         "dataset.shuffle_tags or dataset.tag_dropout",
         lambda r: r.dataset.shuffle_tags or r.dataset.tag_dropout > 0,
@@ -155,6 +166,16 @@ def _optimizer(recipe: Recipe) -> str:
             f"schedule.warmup_steps = {recipe.schedule.warmup_steps} would last the whole run: "
             f"training.max_steps = {recipe.training.max_steps}."
         )
+    network = recipe.network
+    if recipe.training.checkpointing and (
+        network.dropout or network.rank_dropout or network.module_dropout
+    ):
+        return (
+            "training.checkpointing computes the LoRA a second time, and the network's dropouts "
+            "would then draw something else. Take one of them."
+        )
+    if optimizer.kind == "schedule_free":
+        return _schedule_free(recipe)
     if optimizer.kind != "prodigy":
         return ""
     if any(patterns.read(entry, 1)[1][0] not in (0.0, 1.0) for entry in optimizer.rates):
@@ -172,4 +193,17 @@ def _optimizer(recipe: Recipe) -> str:
             "Prodigy finds one rate for all weights: optimizer.text_encoder_rate must be 0 or "
             f"equal to optimizer.learning_rate = {optimizer.learning_rate}."
         )
+    return ""
+
+
+def _schedule_free(recipe: Recipe) -> str:
+    for key, wrong, why in (
+        ("schedule.kind", recipe.schedule.kind != "constant", "its average stands for a decay"),
+        ("training.ema", recipe.training.ema > 0, "it keeps an average of its own"),
+        ("network.max_norm", recipe.network.max_norm > 0, "it would shorten a point in between"),
+        ("optimizer.beta1 = 0", recipe.optimizer.beta1 == 0, "it takes its gradients between two "
+         "points, and beta1 says where"),
+    ):  # fmt: skip
+        if wrong:
+            return f'{key} contradicts optimizer.kind = "schedule_free": {why}.'
     return ""

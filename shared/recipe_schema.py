@@ -106,6 +106,41 @@ class Dataset(Table, frozen=True, kw_only=True):
     tag_dropout: Annotated[
         float, Meta(ge=0, lt=1, description="Chance of each tag to be left out, each time anew.")
     ] = 0.0
+    wildcards: Annotated[
+        bool,
+        Meta(
+            description="Choose anew each time where a caption has {red|green}, or __colour__ for "
+            "a line of colour.txt in wildcard_folder."
+        ),
+    ] = False
+    wildcard_folder: Annotated[
+        Text, Meta(description="Folder, on the daemon's machine, of the wildcards' .txt files.")
+    ] = ""
+    clip_skip: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=12,
+            description="Which of the text encoder's layers is read, from the last: 1, or 2 for "
+            "NAI and its kin. SDXL has its own. Paint with the same.",
+        ),
+    ] = 1
+    windows: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3,
+            description="Captions are read in so many windows of 75 tokens; 3 for long ones, at "
+            "the price of slower attention.",
+        ),
+    ] = 1
+    joined: Annotated[
+        Literal["kohya", "webui"],
+        Meta(
+            description="How several windows become one: kohya keeps one start and one end for "
+            "all, the WebUI one for each. It is noted in the file."
+        ),
+    ] = "kohya"
     caption_dropout: Annotated[
         float,
         Meta(
@@ -221,10 +256,12 @@ class Optimizer(Table, frozen=True, kw_only=True):
     """What turns gradients into steps, and its settings."""
 
     kind: Annotated[
-        Literal["adamw", "adafactor", "lion", "prodigy", "came"],
+        Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "came", "schedule_free"],
         Meta(
-            description="adamw; adafactor, with a rate of your own; lion, at a third to a tenth of "
-            "AdamW's rate; prodigy, which finds its rate (learning_rate = 1); came."
+            description="adamw; adamw8bit, which is AdamW in 32 bits where bitsandbytes cannot be "
+            "loaded; adafactor, with a rate of your own; lion, at a third to a tenth of AdamW's "
+            "rate; prodigy, which finds its rate (learning_rate = 1); came; schedule_free, an "
+            "AdamW that keeps its average, at a constant rate two or more times AdamW's."
         ),
     ] = "adamw"
     learning_rate: Annotated[
@@ -264,7 +301,7 @@ class Optimizer(Table, frozen=True, kw_only=True):
         float, Meta(ge=0, lt=1, description="The second momentum. Lion's own is 0.99.")
     ] = 0.999
     epsilon: Annotated[
-        float, Meta(gt=0, le=1, description="Keeps AdamW and Prodigy from dividing by zero.")
+        float, Meta(gt=0, le=1, description="Keeps AdamW's kind and Prodigy from dividing by 0.")
     ] = 1e-8
     d_coef: Annotated[
         float, Meta(gt=0, le=100, description="Prodigy: the rate it finds is multiplied by this.")
@@ -344,6 +381,25 @@ class Noise(Table, frozen=True, kw_only=True):
         int,
         Meta(ge=1, le=1000, description="Timesteps from here on are not trained; 1000: all are."),
     ] = 1000
+    density: Annotated[
+        Literal["uniform", "logit_normal"],
+        Meta(
+            description="Which timesteps come up more often: none; or those about density_mean "
+            "(https://arxiv.org/abs/2403.03206)."
+        ),
+    ] = "uniform"
+    density_mean: Annotated[
+        float,
+        Meta(
+            ge=-10,
+            le=10,
+            description="Of logit_normal: 0 is the middle, below there is less noise (details), "
+            "above more (composition).",
+        ),
+    ] = 0.0
+    density_deviation: Annotated[
+        float, Meta(gt=0, le=10, description="Of logit_normal: how far about the mean.")
+    ] = 1.0
 
 
 class Loss(Table, frozen=True, kw_only=True):
@@ -407,6 +463,13 @@ class Training(Table, frozen=True, kw_only=True):
             "memory.",
         ),
     ] = 1
+    checkpointing: Annotated[
+        bool,
+        Meta(
+            description="Gradient checkpointing: keep few of the UNet's activations and compute "
+            "them again, a third slower in a fraction of the memory. The result is the same."
+        ),
+    ] = False
     ema: Annotated[
         float,
         Meta(

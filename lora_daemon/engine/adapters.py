@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -110,6 +110,7 @@ class Adapter:
             values = {role: weight.data for role, weight in module.weights.items()}
             kinds.begin(values, plain, seed, module.name)
         self.average = self.vector.data.clone() if ema else None
+        self.kept: Callable[[], Tensor] | None = None  # what is kept, if not the vector itself
 
     def _laid(self, chosen: Mapping[Place, _Chosen]) -> dict[Place, dict[str, nn.Parameter]]:
         """Make every weight a view of one vector, and its gradient a view of the vector's.
@@ -182,12 +183,14 @@ class Adapter:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The average in place of the LoRA, if there is one, for as long as the context lasts."""
-        if self.average is None:
+        """What is sampled and kept in place of what is trained, for as long as the context lasts:
+        the average if there is one, or what the optimiser says."""
+        kept = self.average if self.kept is None else self.kept()
+        if kept is None:
             yield
             return
         own = self.vector.data.clone()
-        self.vector.data.copy_(self.average)
+        self.vector.data.copy_(kept)
         try:
             yield
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache, Moments, PictureError
-from lora_daemon.engine.captions import shown, varies
-from lora_daemon.engine.noises import draw_noise
+from lora_daemon.engine.captions import reading, shown, varies
+from lora_daemon.engine.noises import draw_noise, draw_timestep
 from lora_daemon.engine.randomness import generator, shuffled
 from lora_daemon.pipe import Freeze, FrozenPicture
 from shared.errors import Code, LoraError
@@ -66,11 +66,13 @@ class Feed:
 
     ``regular``: how many of the ``moments`` and ``captions``, the last ones, are of pictures for
     regularisation. ``masks``: what counts of each picture, float32 (n, h/8, w/8) in 0 … 1.
+    ``wildcards``: lines to choose from, by name.
     """
 
     def __init__(
         self, recipe: Recipe, base: Base, moments: list[Moments], captions: list[str],
         regular: int = 0, masks: Tensor | None = None,
+        wildcards: Mapping[str, list[str]] | None = None,
     ) -> None:  # fmt: skip
         self.base = base
         self.seed = recipe.training.seed
@@ -84,6 +86,7 @@ class Feed:
         self.trained = len(moments) - regular
         self.steps_per_epoch = steps_per_epoch(recipe, self.trained)
         self.prior = recipe.loss.prior_weight
+        self.wildcards = wildcards or {}
         self.masks = None
         if masks is not None:
             self.masks = masks.clamp(min=recipe.loss.unmasked_weight)
@@ -91,6 +94,7 @@ class Feed:
             recipe.noise.min_timestep,
             min(recipe.noise.max_timestep, len(base.alphas_cumprod)),
         )
+        self.reading = reading(recipe)
         self.learns_text = recipe.optimizer.text_encoder_rate > 0
         ahead = [] if self.learns_text or varies(recipe.dataset) else dict.fromkeys(captions)
         if recipe.dataset.caption_dropout and not self.learns_text:
@@ -111,7 +115,7 @@ class Feed:
         """``first``: the slot of its first picture among the step's ``of``."""
         drawn = [self._sample(step, first + slot, index) for slot, index in enumerate(order)]
         captions = [
-            shown(self.captions[index], self.dataset, self.seed, step, first + slot)
+            shown(self.captions[index], self.dataset, self.seed, step, first + slot, self.wildcards)
             for slot, index in enumerate(order)
         ]
         latents, noise, mixed, timesteps, views, mirrored = zip(*drawn, strict=True)
@@ -143,7 +147,7 @@ class Feed:
 
     def _text(self, captions: list[str]) -> Tensor:
         if self.learns_text:
-            return self.base.encode_texts(captions).to(self.base.dtype)
+            return self.base.encode_texts(captions, self.reading).to(self.base.dtype)
         known = (self._texts.get(text) for text in captions)
         return torch.cat(
             [
@@ -153,7 +157,7 @@ class Feed:
         )
 
     def _embedded(self, text: str) -> Tensor:
-        return self.base.encode_text(text).to("cpu", self.base.dtype)
+        return self.base.encode_text(text, self.reading).to("cpu", self.base.dtype)
 
     def _sample(
         self, step: int, slot: int, index: int
@@ -164,7 +168,7 @@ class Feed:
         moments = self.moments[index]
         mirrored = bool(torch.rand((), generator=own) < 0.5) and self.flip
         latents = moments.draw(mirrored, torch.randn(moments.mean.shape, generator=own))
-        timestep = torch.randint(*self.timesteps, (1,), generator=own)
+        timestep = draw_timestep(self.noise, self.timesteps, own)
         noise = mixed = draw_noise(self.noise, latents.shape, own)
         if self.noise.input_perturbation:
             more = torch.randn(latents.shape, generator=own)

@@ -21,6 +21,8 @@ _OPTIMIZERS = {  # as kohya's trainer names the classes it would have used
     "lion": "pytorch_optimizer.Lion",
     "prodigy": "pytorch_optimizer.Prodigy",
     "came": "pytorch_optimizer.CAME",
+    "adamw8bit": "bitsandbytes.optim.AdamW8bit",
+    "schedule_free": "pytorch_optimizer.ScheduleFreeAdamW",
 }
 
 
@@ -45,7 +47,7 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
     text_rate = recipe.optimizer.text_encoder_rate
     gamma = recipe.loss.min_snr_gamma if recipe.loss.weighting == "min_snr" else None
     images = len(made.captions) * recipe.dataset.repeats
-    size = made.resolution
+    size, windows = made.resolution, recipe.dataset.windows
     module, args = network_module(recipe.network)
     training = {
         "ss_output_name": made.name,
@@ -57,7 +59,9 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_new_sd_model_hash": made.base.model_hash,
         "ss_base_model_version": version,
         "ss_v2": str(version.startswith("sd_v2")),
-        "ss_clip_skip": "None",
+        "ss_clip_skip": str(recipe.dataset.clip_skip) if recipe.dataset.clip_skip > 1 else "None",
+        "ss_max_token_length": str(75 * windows) if windows > 1 else "None",
+        **({"lora_tui.long_prompts": recipe.dataset.joined} if windows > 1 else {}),
         "ss_network_module": module,
         "ss_network_dim": str(recipe.network.rank),
         "ss_network_alpha": str(float(recipe.network.alpha)),
@@ -71,6 +75,7 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_max_grad_norm": str(recipe.optimizer.max_grad_norm),
         "ss_lr_scheduler": recipe.schedule.kind,
         "ss_lr_warmup_steps": str(recipe.schedule.warmup_steps),
+        "ss_gradient_checkpointing": str(recipe.training.checkpointing),
         "ss_gradient_accumulation_steps": str(recipe.training.accumulation),
         "ss_noise_offset": _or_none(recipe.noise.offset),
         "ss_multires_noise_iterations": _or_none(recipe.noise.multires_iterations),

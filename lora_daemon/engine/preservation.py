@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
+from lora_daemon.engine.captions import reading
 from lora_daemon.engine.objectives import Objective
 from shared.recipe import Recipe
 
@@ -21,10 +22,11 @@ class Preservation:
     def __init__(self, recipe: Recipe, base: Base, adapter: Adapter, loss_of: Objective) -> None:
         self.weight = recipe.loss.preservation
         self._caption = recipe.loss.class_caption
+        self._reading = reading(recipe)
         self._learns_text = recipe.optimizer.text_encoder_rate > 0
         self._base, self._adapter, self._loss_of = base, adapter, loss_of
         with adapter.set_aside():
-            self._text = base.encode_text(self._caption).to(base.dtype)
+            self._text = base.encode_text(self._caption, self._reading).to(base.dtype)
 
     def loss(self, noisy: Tensor, timesteps: Tensor, views: Tensor | None) -> Tensor:
         """Weighted, a scalar. ``noisy``: the step's latents with their noise."""
@@ -34,7 +36,7 @@ class Preservation:
             taught = self._base.denoise(noisy, timesteps, known, views)
         text = known
         if self._learns_text:
-            text = self._base.encode_texts([self._caption]).to(self._base.dtype)
-            text = text.expand(count, -1, -1)
+            text = self._base.encode_texts([self._caption], self._reading)
+            text = text.to(self._base.dtype).expand(count, -1, -1)
         kept = self._base.denoise(noisy, timesteps, text, views)
         return self.weight * self._loss_of(kept, taught, timesteps, None)

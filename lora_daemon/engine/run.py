@@ -21,7 +21,7 @@ from lora_daemon.engine.feed import Choice, Feed, choose
 from lora_daemon.engine.files import sweep
 from lora_daemon.engine.lora_metadata import Made
 from lora_daemon.engine.masks import masks
-from lora_daemon.engine.optimizers import optimizer_for
+from lora_daemon.engine.optimizers import no_8bit, optimizer_for
 from lora_daemon.engine.resume import Fingerprint, Progress, States
 from lora_daemon.engine.samples import Samples
 from lora_daemon.engine.session import Session
@@ -126,12 +126,8 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
                 session.stop()
             else:
                 samples.catch_up(session.step, feed.steps_per_epoch)
-        try:
+        with _checkpointed(base, recipe.training.checkpointing), _last_good(session):
             train(recipe, base, adapter, optimizer, feed, session)
-        except LoraError as error:
-            if error.code is Code.DIVERGED:
-                raise _with_last_good(session, error) from None
-            raise
     finally:
         adapter.remove()
 
@@ -148,7 +144,7 @@ def _feed(
         side = moments[0].mean.shape[-1]
         masked = masks(run_dir, used, side * base.pixels_per_latent, side)
     captions = [picture.caption for picture in used]
-    return Feed(recipe, base, moments, captions, regular, masked)
+    return Feed(recipe, base, moments, captions, regular, masked, freeze.wildcards)
 
 
 def _guest(studio: Studio, job: Paint, host: Base) -> Base:
@@ -177,6 +173,17 @@ def _paint_aside(studio: Studio, job: Paint, base: Base, adapter: Adapter) -> No
         studio.serve(job, lambda: _guest(studio, job, base))
 
 
+@contextlib.contextmanager
+def _last_good(session: Session) -> Iterator[None]:
+    """Where a run diverges, what it had learnt before is kept."""
+    try:
+        yield
+    except LoraError as error:
+        if error.code is Code.DIVERGED:
+            raise _with_last_good(session, error) from None
+        raise
+
+
 def _with_last_good(session: Session, error: LoraError) -> LoraError:
     """Keep the LoRA of the newest state from before the divergence, and say so."""
     state, _ = session.states.newest()
@@ -203,13 +210,32 @@ def _tell_resumed(steering: Steering, now: Fingerprint, progress: Progress) -> N
 
 def _notices(recipe: Recipe, base: Base, captions: list[str]) -> Iterator[str]:
     """What a user should know before it is trained."""
-    if long := sum(not base.fits(caption) for caption in captions):
+    windows = recipe.dataset.windows
+    if long := sum(not base.fits(caption, windows) for caption in captions):
         yield (
-            f"{long} of {len(captions)} captions are longer than 75 tokens; the text encoder does "
-            "not see what is beyond."
+            f"{long} of {len(captions)} captions are longer than {75 * windows} tokens; the text "
+            "encoder does not see what is beyond. See dataset.windows."
         )
     if recipe.network.kind == "dora":
         yield DORA
+    if recipe.optimizer.kind == "adamw8bit" and (why := no_8bit(base.device)):
+        yield (
+            f"AdamW cannot be had in 8 bits: {why}. It is used in 32 bits, which does the same in "
+            "a few megabytes more."
+        )
+
+
+@contextlib.contextmanager
+def _checkpointed(base: Base, wanted: bool) -> Iterator[None]:
+    """The UNet keeps few activations, if ``wanted``, for as long as the context lasts."""
+    if not wanted:
+        yield
+        return
+    base.unet.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        base.unet.disable_gradient_checkpointing()
 
 
 def _read(run_dir: Path) -> tuple[Recipe, Freeze]:

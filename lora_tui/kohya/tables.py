@@ -23,6 +23,9 @@ SAME = {
     "shuffle_caption": "dataset.shuffle_tags",
     "caption_tag_dropout_rate": "dataset.tag_dropout",
     "caption_dropout_rate": "dataset.caption_dropout",
+    "enable_wildcard": "dataset.wildcards",
+    "alpha_mask": "dataset.alpha_mask",
+    "gradient_checkpointing": "training.checkpointing",
     "num_repeats": "dataset.repeats",
     "dataset_repeats": "dataset.repeats",
     "save_every_n_epochs": "save.every_epochs",
@@ -74,6 +77,7 @@ ANYWAY = {
     "class_tokens": "a caption file or the dataset's captions say what a picture shows",
     "debug_dataset": "the Datasets screen shows what is trained on",
     "prior_loss_weight": "it weighs regularisation pictures, and there are none",
+    "max_token_length": "captions are read to 75 tokens",
     "bucket_reso_steps": "pictures are cropped to a square",
     "min_bucket_reso": "pictures are cropped to a square",
     "max_bucket_reso": "pictures are cropped to a square",
@@ -86,17 +90,13 @@ NOT_HERE = {
     "color_aug": "it contradicts cached latents",
     "random_crop": "it contradicts cached latents",
     "face_crop_aug_range": "it contradicts cached latents",
-    "alpha_mask": "masks are not supported",
-    "masked_loss": "masks are not supported",
-    "conditioning_data_dir": "masks are not supported",
-    "reg_data_dir": "regularisation pictures are not supported",
+    "masked_loss": "there are no masks: see dataset.mask_folder and dataset.alpha_mask",
     "in_json": "captions are read from text files beside the pictures",
     "metadata_file": "captions are read from text files beside the pictures",
     "caption_prefix": "write it into the captions themselves",
     "caption_suffix": "write it into the captions themselves",
     "keep_tokens_separator": "set dataset.keep_tokens to the number of tags to keep",
     "secondary_separator": "tags are separated by commas alone",
-    "enable_wildcard": "wildcards are not supported",
     "weighted_captions": "captions are read without weights",
     "caption_dropout_every_n_epochs": "set dataset.caption_dropout, which drops at random",
     "token_warmup_min": "every tag is shown from the start",
@@ -120,7 +120,6 @@ NOT_HERE = {
     "initial_step": "a run goes on from its own state",
     "skip_until_initial_step": "a run goes on from its own state",
     "resume": "kohya's states cannot be read; set network.start to the LoRA file it saved",
-    "gradient_checkpointing": "it saves memory alone; halve training.batch_size if that is short",
     "full_fp16": "the LoRA is always trained in fp32",
     "full_bf16": "the LoRA is always trained in fp32",
     "fp8_base": "the base is in training.precision",
@@ -143,8 +142,6 @@ NOT_HERE = {
     "huggingface_token": "nothing is uploaded",
     "wandb_api_key": "nothing is sent to wandb",
     "wandb_run_name": "nothing is sent to wandb",
-    "max_token_length": "captions are read to 75 tokens",
-    "clip_skip": "the text encoder's last layer is used, or the one the base was made with",
 }
 
 # Values of ``network_args`` beside those that are taken.
@@ -166,9 +163,10 @@ NETWORK_ARGS = {
 
 OPTIMIZERS = {
     "adamw": ("adamw", ""),
-    "adamw8bit": ("adamw", "in 32 bits: a LoRA's moments are a few megabytes"),
+    "adamw8bit": ("adamw8bit", ""),
     "pagedadamw": ("adamw", "without paging: a LoRA's moments are a few megabytes"),
-    "pagedadamw8bit": ("adamw", "in 32 bits: a LoRA's moments are a few megabytes"),
+    "pagedadamw8bit": ("adamw8bit", "without paging: a LoRA's moments are a few megabytes"),
+    "adamwschedulefree": ("schedule_free", ""),
     "pagedadamw32bit": ("adamw", "without paging: a LoRA's moments are a few megabytes"),
     "lion": ("lion", ""),
     "lion8bit": ("lion", "in 32 bits: a LoRA's moments are a few megabytes"),
@@ -181,7 +179,15 @@ OPTIMIZERS = {
     "dadaptadampreprint": ("prodigy", "Prodigy is D-Adaptation's successor, by the same authors"),
 }
 # What each decays and remembers when kohya's file is silent.
-WEIGHT_DECAY = {"adamw": 0.01, "lion": 0.0, "adafactor": 0.0, "prodigy": 0.0, "came": 0.0}
+WEIGHT_DECAY = {
+    "adamw": 0.01,
+    "adamw8bit": 0.01,
+    "schedule_free": 0.0,
+    "lion": 0.0,
+    "adafactor": 0.0,
+    "prodigy": 0.0,
+    "came": 0.0,
+}
 
 SAMPLERS = {
     "ddim": "DDIM",

@@ -54,6 +54,13 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer": LEARNING, "training": {"ema": 0.9},
         "network": {"kind": "lokr", "targets": ["to_q", "conv"], "factor": 4},
     },
+    "schedule-free, checkpointing, wildcards, a density": {
+        "optimizer": {"kind": "schedule_free", **LEARNING},
+        "training": {"checkpointing": True},
+        "dataset": {"wildcards": True, "clip_skip": 2, "windows": 2, "alpha_mask": True},
+        "noise": {"density": "logit_normal"},
+        "loss": {"preservation": 0.5, "class_caption": "a thing", "unmasked_weight": 0.5},
+    },
     "text encoder, flat": {"optimizer": {**LEARNING, "text_encoder_rate": 5e-3}},
 }  # fmt: skip
 

@@ -42,8 +42,9 @@ def test_as_many_regularisation_pictures_come_up_and_all_take_turns(
     base: Base, tmp_path: Path
 ) -> None:
     sections = {
-        "dataset": {"name": "a", "regularisation": "b", "repeats": 2}, "loss": {"prior_weight": 0.25},
-    }  # fmt: skip
+        "dataset": {"name": "a", "regularisation": "b", "repeats": 2},
+        "loss": {"prior_weight": 0.25},
+    }
     feed = fed(base, tmp_path, sections, 5)
     assert feed.steps_per_epoch == 12 == total_steps(convert(sections), 3) // 10
     seen = [[feed._shuffled(epoch)[n] for n in range(12)] for epoch in range(5)]
@@ -95,8 +96,8 @@ def test_masks_of_files_and_of_the_alpha_channel(base: Base, tmp_path: Path) -> 
     own = msgspec.structs.replace(pictures[0], path=str(path))
     (tmp_path / "other").mkdir()
     assert torch.equal(masks(tmp_path / "other", [own], 64, 8)[0], made[0])
-    feed = fed(base, tmp_path, {"dataset": {"name": "a", "alpha_mask": True},
-                                "loss": {"unmasked_weight": 0.1}}, 0, masks=made[[0, 0, 0]])  # fmt: skip
+    sections = {"dataset": {"alpha_mask": True}, "loss": {"unmasked_weight": 0.1}}
+    feed = fed(base, tmp_path, sections, 0, masks=made[[0, 0, 0]])
     sides = set()
     for step in range(8):  # mirrored with the picture
         (batch,) = feed.batches(step)

@@ -104,13 +104,13 @@ def test_a_config_and_its_dataset_config_become_a_recipe(tmp_path: Path) -> None
     assert (dataset.name, dataset.repeats, dataset.resolution) == ("dragons", 5, 512)
     assert (dataset.shuffle_tags, dataset.keep_tokens, dataset.flip) == (True, 1, False)
     assert dataset.caption_dropout == 0.1
+    assert (dataset.clip_skip, dataset.regularisation) == (2, "reg")
     assert one.output.name == "dragon" and one.save.every_epochs == 1
     left_out = sorted(
         (line.key, line.value) for line in translate(given).lines if line.verdict == "left out"
     )
     assert left_out == [
-        ("clip_skip", "2"), ("enable_bucket", "true"), ("frobnicate", "3"),
-        ("image_dir", "/pictures/more"), ("is_reg", "/pictures/reg"),
+        ("enable_bucket", "true"), ("frobnicate", "3"), ("image_dir", "/pictures/more"),
         ("network_args block_dims", "[1, 2]"),
     ]  # fmt: skip
     assert lines["frobnicate"].words == "lora-tui does not know it"
@@ -139,8 +139,8 @@ def test_a_command_line_becomes_a_recipe(tmp_path: Path) -> None:
     assert (one.dataset.name, one.dataset.repeats) == ("mine", 10)
     assert one.dataset.resolution == 512 and one.dataset.flip
     assert lines["resolution"].verdict == "nearly"
-    assert (one.optimizer.kind, one.optimizer.weight_decay) == ("adamw", 0.05)
-    assert lines["optimizer_type"].verdict == "nearly"
+    assert (one.optimizer.kind, one.optimizer.weight_decay) == ("adamw8bit", 0.05)
+    assert lines["optimizer_type"].verdict == "taken"
     assert (one.optimizer.learning_rate, one.optimizer.text_encoder_rate) == (1e-4, 5e-5)
     assert (one.schedule.kind, one.schedule.warmup_steps) == ("constant", 200)
     assert one.training.max_steps == 2000
@@ -167,7 +167,8 @@ def test_what_kohya_does_unasked_is_written_down() -> None:
     [
         ({"optimizer_type": "Lion"}, "lion", 0.0),
         ({"optimizer_type": "lion8bit", "optimizer_args": ["weight_decay=0.1"]}, "lion", 0.1),
-        ({"use_8bit_adam": True}, "adamw", 0.01),
+        ({"use_8bit_adam": True}, "adamw8bit", 0.01),
+        ({"optimizer_type": "AdamWScheduleFree", "lr_scheduler": "constant"}, "schedule_free", 0.0),
         ({"optimizer_type": "pytorch_optimizer.CAME"}, "came", 0.0),
         ({"optimizer_type": "DAdaptAdam", "learning_rate": 1.0}, "prodigy", 0.0),
         (
@@ -222,6 +223,28 @@ def test_lycoris_algorithms(args: list[str], expected: dict[str, Any]) -> None:
     assert ("conv" in one.network.targets) == ("preset=attn-only" not in args)
     left_out = {key for key, line in lines.items() if line.verdict == "left out"}
     assert left_out == {"network_dropout"}  # of a plain LoRA alone
+
+
+def test_regularisation_masks_and_reading() -> None:
+    one, lines = of(
+        train_data_dir="/p/10_dog", reg_data_dir="/p/1_dog", prior_loss_weight=0.5,
+        masked_loss=True, conditioning_data_dir="/p/masks", alpha_mask=True, clip_skip=2,
+        max_token_length=225, enable_wildcard=True, gradient_checkpointing=True,
+    )  # fmt: skip
+    assert not [key for key, line in lines.items() if line.verdict == "left out"]
+    dataset = one.dataset
+    assert (dataset.name, dataset.regularisation, one.loss.prior_weight) == (
+        "dog",
+        "dog-class",
+        0.5,
+    )
+    assert (dataset.mask_folder, dataset.alpha_mask) == ("/p/masks", False)
+    assert (dataset.clip_skip, dataset.windows, dataset.wildcards) == (2, 3, True)
+    assert one.training.checkpointing
+    _, lines = of(masked_loss=True, gradient_checkpointing=True, network_dropout=0.1,
+                  optimizer_type="AdamWScheduleFree", lr_scheduler="cosine")  # fmt: skip
+    left_out = {key for key, line in lines.items() if line.verdict == "left out"}
+    assert left_out == {"masked_loss", "gradient_checkpointing", "lr_scheduler"}
 
 
 def test_ranks_and_rates_of_blocks() -> None:
