@@ -381,6 +381,14 @@ class Noise(Table, frozen=True, kw_only=True):
         int,
         Meta(ge=1, le=1000, description="Timesteps from here on are not trained; 1000: all are."),
     ] = 1000
+    zero_terminal_snr: Annotated[
+        bool,
+        Meta(
+            description="Rescale the noise schedule to end in pure noise, so that pictures can be "
+            "all dark or bright (https://arxiv.org/abs/2305.08891). For bases that predict v; "
+            "those that are marked so have it anyway."
+        ),
+    ] = False
     density: Annotated[
         Literal["uniform", "logit_normal"],
         Meta(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -20,6 +20,7 @@ from lora_daemon.engine import single_file
 from lora_daemon.engine.names import text_names, unet_names
 from lora_daemon.engine.sources import opened, wrong
 from lora_daemon.families import Family, Network, TextEncoder
+from shared.errors import Code, LoraError
 from shared.wire import Objective
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -240,6 +241,25 @@ class Base:
         """Scaled latents (n, 4, h, w) to pixels (n, 3, 8h, 8w) in -1 … 1."""
         pixels: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         return pixels.clamp(-1, 1)
+
+
+def ending_in_noise(base: Base) -> Base:
+    """The same networks on a noise schedule that is rescaled to end in pure noise
+    (https://arxiv.org/abs/2305.08891). Raises LoraError(INVALID_RECIPE) if the base predicts the
+    noise, of which there is nothing to learn where all is noise."""
+    if base.objective != "v_prediction":
+        raise LoraError(
+            Code.INVALID_RECIPE,
+            "noise.zero_terminal_snr needs a base that predicts v, and this one predicts the "
+            "noise. Leave it off, or say what the base predicts with `lora-tui model add`.",
+            data={"key": "noise.zero_terminal_snr"},
+        )
+    scheduler = DDPMScheduler.from_config(base.scheduler_config, rescale_betas_zero_snr=True)
+    return replace(
+        base,
+        scheduler_config=dict(scheduler.config),
+        alphas_cumprod=scheduler.alphas_cumprod.float(),
+    )
 
 
 def best_device() -> torch.device:

@@ -77,6 +77,7 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_lr_warmup_steps": str(recipe.schedule.warmup_steps),
         "ss_gradient_checkpointing": str(recipe.training.checkpointing),
         "ss_gradient_accumulation_steps": str(recipe.training.accumulation),
+        "ss_zero_terminal_snr": str(recipe.noise.zero_terminal_snr or made.base.zero_snr),
         "ss_noise_offset": _or_none(recipe.noise.offset),
         "ss_multires_noise_iterations": _or_none(recipe.noise.multires_iterations),
         "ss_multires_noise_discount": str(recipe.noise.multires_discount),

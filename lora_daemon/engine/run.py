@@ -14,7 +14,7 @@ import msgspec
 
 from lora_daemon.engine import lora_file
 from lora_daemon.engine.adapters import Adapter
-from lora_daemon.engine.bases import Base
+from lora_daemon.engine.bases import Base, ending_in_noise
 from lora_daemon.engine.cache import LatentsCache, Moments
 from lora_daemon.engine.device import explained, free_cache
 from lora_daemon.engine.feed import Choice, Feed, choose
@@ -94,7 +94,8 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     )
     for path, reason in choice.skipped:
         steering.tell(Skipped(run=order.run, path=path, reason=reason))
-    feed = _feed(recipe, base, freeze, choice, moments, run_dir)
+    noised = ending_in_noise(base) if recipe.noise.zero_terminal_snr else base
+    feed = _feed(recipe, noised, freeze, choice, moments, run_dir)
     captions = feed.captions[: feed.trained]
     for notice in _notices(recipe, base, captions):
         steering.tell(Notice(run=order.run, message=notice))
@@ -110,7 +111,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
             recipe.output.name or freeze.name, recipe, freeze, base, captions, resolution, total
         )
         samples = Samples(
-            recipe, base, run_dir, resolution, freeze.base, steering, adapter.averaged
+            recipe, noised, run_dir, resolution, freeze.base, steering, adapter.averaged
         )
         session = Session(
             recipe, made, run_dir, adapter, optimizer, Fingerprint.of(base), steering,
@@ -127,7 +128,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
             else:
                 samples.catch_up(session.step, feed.steps_per_epoch)
         with _checkpointed(base, recipe.training.checkpointing), _last_good(session):
-            train(recipe, base, adapter, optimizer, feed, session)
+            train(recipe, noised, adapter, optimizer, feed, session)
     finally:
         adapter.remove()
 

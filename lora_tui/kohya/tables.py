@@ -105,7 +105,7 @@ NOT_HERE = {
     "resize_interpolation": "pictures are resized by Lanczos",
     "vae": "the base's own VAE is used",
     "tokenizer_cache_dir": "the base's own tokenizer is used",
-    "zero_terminal_snr": "the base's own noise schedule is used",
+    "zero_terminal_snr": "only a base that predicts v can end in pure noise",
     "scale_v_pred_loss_like_noise_pred": 'loss.weighting = "min_snr" does nearly this',
     "v_pred_like_loss": "the base's own objective is used",
     "adaptive_noise_scale": "noise.offset is the same for every picture",

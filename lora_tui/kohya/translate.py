@@ -45,6 +45,10 @@ def translate(given: Given, dataset: str = "") -> Translation:
 def _base(left: dict[str, Any], out: Translation) -> None:
     if left.get("v2") is True:
         out.take("v2", left.pop("v2"), "base.family", "sd2")
+    if left.get("v_parameterization") is True and left.get("zero_terminal_snr"):
+        out.take(
+            "zero_terminal_snr", left.pop("zero_terminal_snr"), "noise.zero_terminal_snr", True
+        )
     for name in ("v2", "v_parameterization"):
         if name in left:
             out.idle(name, left.pop(name), "read from the base itself")

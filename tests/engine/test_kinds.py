@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -23,8 +24,10 @@ from lora_daemon.engine.mix import applied
 from lora_daemon.engine.optimizers import optimizer_for
 from lora_daemon.engine.train import train
 from shared.errors import Code, LoraError
+from shared.lora_convert import convert as to_dialect
 from shared.lora_orders import MergeOrder, Source
 from shared.recipe import convert
+from shared.safetensors_file import read_header
 from tests.engine.test_options import ALL, adapted, trained
 from tests.engine.test_train import Steps, fed
 
@@ -121,6 +124,52 @@ def test_what_was_trained_is_the_formula_and_comes_back_from_the_file(
         assert not torch.allclose(other, before, atol=1e-3)
     for before, after in zip(plain, seen(), strict=True):
         assert torch.equal(before, after)  # and the base is as it was
+
+
+def test_diffusers_reads_our_dora_as_we_do(base: Base, base_path: Path, tmp_path: Path) -> None:
+    network = {"kind": "dora", "rank": 2, "targets": ["to_q", "conv"]}
+    dora = written(
+        trained(base, tmp_path, 2, network=network, optimizer={"learning_rate": 0.05}),
+        tmp_path / "dora.safetensors",
+    )
+    to_dialect(dora, "diffusers", tmp_path / "d.safetensors")
+    (batch,) = fed(base, tmp_path, convert({}), 2).batches(0)
+    with torch.no_grad(), applied(base, [(lora_file.load(dora, base).modules, 1.0)]):
+        ours = base.denoise(batch.latents, batch.timesteps, batch.text)
+    unet = UNet2DConditionModel.from_pretrained(base_path / "unet").eval()
+    header = read_header(tmp_path / "d.safetensors")
+    config = json.loads(header.metadata["lora_adapter_metadata"])
+    tensors = load_file(tmp_path / "d.safetensors")
+    unet.load_lora_adapter(
+        {key.removeprefix("unet."): value for key, value in tensors.items()}, prefix=None,
+        metadata={key.removeprefix("unet."): value for key, value in config.items()},
+    )  # fmt: skip
+    with torch.no_grad():
+        theirs = unet(batch.latents, batch.timesteps, batch.text).sample
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["dora", "lokr"])
+def test_whole_modules_of_any_kind_are_left_out_in_training_alone(
+    base: Base, tmp_path: Path, kind: str
+) -> None:
+    (batch,) = fed(base, tmp_path, convert({}), 2).batches(0)
+    adapter = adapted(base, convert({"network": {"kind": kind, "module_dropout": 0.5}}))
+    adapter.vector.data.add_(0.05)
+
+    def seen(step: int) -> Tensor:
+        adapter.dropout.begin(step)
+        return base.denoise(batch.latents, batch.timesteps, batch.text).detach()
+
+    try:
+        with torch.no_grad():
+            whole, also = seen(0), seen(1)
+        assert torch.equal(whole, also)
+        first, again, other = seen(1), seen(1), seen(2)
+    finally:
+        adapter.remove()
+    assert torch.equal(first, again) and not torch.allclose(first, other, atol=1e-5)
+    assert not torch.allclose(first, whole, atol=1e-5)
 
 
 def test_a_dora_becomes_a_plain_lora_on_its_base(

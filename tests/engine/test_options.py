@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora_daemon.engine import bases, lora_file, noises, optimizers, resume, run
+from lora_daemon.engine import bases, lora_file, noises, optimizers, resume, run, samplers
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.captions import shown
@@ -149,6 +149,21 @@ def test_a_perturbed_input_has_more_noise_than_is_asked_back(base: Base, tmp_pat
     assert 0.3 < float((batch.mixed - batch.noise).std()) < 0.7
     (plain,) = fed(base, tmp_path, convert({}), 4).batches(0)
     assert plain.mixed is plain.noise and torch.equal(plain.noise, batch.noise)
+
+
+def test_a_schedule_that_ends_in_noise_is_for_bases_that_predict_v(base: Base) -> None:
+    with pytest.raises(LoraError, match="needs a base that predicts v") as caught:
+        bases.ending_in_noise(base)
+    assert caught.value.code is Code.INVALID_RECIPE
+    velocity = bases.ending_in_noise(dataclasses.replace(base, objective="v_prediction"))
+    assert velocity.zero_snr and not base.zero_snr and velocity.unet is base.unet
+    painting = samplers.scheduler("Euler", velocity.scheduler_config)
+    assert painting.config.rescale_betas_zero_snr and painting.config.timestep_spacing == "trailing"
+    ours, before = velocity.alphas_cumprod, base.alphas_cumprod
+    assert float(ours[-1]) < 1e-7 < float(before[-1]) and float(ours[0]) == pytest.approx(
+        float(before[0]), abs=1e-5
+    )
+    assert bool((ours[1:] < ours[:-1]).all())
 
 
 def test_a_density_says_which_timesteps_come_up_more_often() -> None:

@@ -230,6 +230,7 @@ def test_regularisation_masks_and_reading() -> None:
         train_data_dir="/p/10_dog", reg_data_dir="/p/1_dog", prior_loss_weight=0.5,
         masked_loss=True, conditioning_data_dir="/p/masks", alpha_mask=True, clip_skip=2,
         max_token_length=225, enable_wildcard=True, gradient_checkpointing=True,
+        v_parameterization=True, zero_terminal_snr=True,
     )  # fmt: skip
     assert not [key for key, line in lines.items() if line.verdict == "left out"]
     dataset = one.dataset
@@ -240,7 +241,7 @@ def test_regularisation_masks_and_reading() -> None:
     )
     assert (dataset.mask_folder, dataset.alpha_mask) == ("/p/masks", False)
     assert (dataset.clip_skip, dataset.windows, dataset.wildcards) == (2, 3, True)
-    assert one.training.checkpointing
+    assert one.training.checkpointing and one.noise.zero_terminal_snr
     _, lines = of(masked_loss=True, gradient_checkpointing=True, network_dropout=0.1,
                   optimizer_type="AdamWScheduleFree", lr_scheduler="cosine")  # fmt: skip
     left_out = {key for key, line in lines.items() if line.verdict == "left out"}
