@@ -280,13 +280,20 @@ def _configs(path: Path, header: Header) -> dict[str, dict[str, Any]]:
     return configs
 
 
+def _special(config: Mapping[str, Any], name: str, inside: str) -> Any:
+    """What a pattern of a PEFT configuration says of a module; None if nothing."""
+    found = None
+    for pattern, special in (config.get(name) or {}).items():
+        if inside == pattern or inside.endswith(f".{pattern}"):
+            found = special
+    return found
+
+
 def _scale(config: Mapping[str, Any], inside: str, rank: int) -> float:
     """alpha / rank as a PEFT configuration has it; 1.0 without one."""
-    rank = rank or config.get("r", 0)
+    rank = rank or _special(config, "rank_pattern", inside) or config.get("r", 0)
     alpha = config.get("lora_alpha", config.get("alpha", rank))
-    for pattern, special in (config.get("alpha_pattern") or {}).items():
-        if inside == pattern or inside.endswith(f".{pattern}"):
-            alpha = special
+    alpha = _special(config, "alpha_pattern", inside) or alpha
     if not isinstance(alpha, int | float) or not isinstance(rank, int) or not rank:
         return 1.0
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

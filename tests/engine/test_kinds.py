@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -42,11 +43,11 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def written(adapter: Adapter, path: Path) -> Path:
+def written(adapter: Adapter, path: Path, metadata: dict[str, str] | None = None) -> Path:
     tensors = {}
     for one in adapter.modules:
         tensors |= lora_file.module_tensors(one.name, one.weights, one.alpha)
-    lora_file.write(path, tensors, {})
+    lora_file.write(path, tensors, metadata or {})
     return path
 
 
@@ -147,6 +148,38 @@ def test_diffusers_reads_our_dora_as_we_do(base: Base, base_path: Path, tmp_path
     with torch.no_grad():
         theirs = unet(batch.latents, batch.timesteps, batch.text).sample
     assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["loha", "lokr", "lokr of factors", "lokr of whole matrices"])
+def test_peft_reads_our_loha_and_lokr_as_we_do(
+    base: Base, base_path: Path, tmp_path: Path, name: str
+) -> None:
+    recipe = convert({"network": {**KINDS[name], "targets": ["to_q", "ff", "conv"]}})
+    adapter = adapted(base, recipe)
+    adapter.remove()
+    adapter.vector.data.add_(0.02)
+    _, args = network_module(recipe.network)
+    path = written(adapter, tmp_path / "l.safetensors", {"ss_network_args": json.dumps(args)})
+    to_dialect(path, "peft", tmp_path / "peft")
+    (batch,) = fed(base, tmp_path, convert({}), 2).batches(0)
+    seen = []
+    for file in (path, tmp_path / "peft" / "adapter_model.safetensors"):
+        weights = lora_file.load(file, base)
+        with torch.no_grad(), applied(base, [(weights.modules, 1.0)]):
+            seen.append(base.denoise(batch.latents, batch.timesteps, batch.text))
+    unet = UNet2DConditionModel.from_pretrained(base_path / "unet").eval()
+    inject_adapter_in_model(PeftConfig.from_pretrained(tmp_path / "peft"), unet)
+    tensors = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    tensors = {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
+    result = set_peft_model_state_dict(unet, tensors)
+    assert not result.unexpected_keys and len(tensors) > 3
+    unet.eval()
+    with torch.no_grad():
+        seen.append(unet(batch.latents, batch.timesteps, batch.text).sample)
+        plain = base.denoise(batch.latents, batch.timesteps, batch.text)
+    assert torch.allclose(seen[0], seen[1], atol=1e-5)
+    assert torch.allclose(seen[0], seen[2], atol=1e-4)
+    assert not torch.allclose(seen[0], plain, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["dora", "lokr"])
