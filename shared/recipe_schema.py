@@ -448,8 +448,8 @@ class Loss(Table, frozen=True, kw_only=True):
             ge=0,
             le=1000,
             description="Output preservation: how much it counts that on class_caption the LoRA "
-            "says what the base says; 0: nothing. 1 keeps the class without pictures of it, in "
-            "twice the time.",
+            "says what the base says; 0: nothing. 1 keeps the class without pictures of it, at "
+            "more than twice the time.",
         ),
     ] = 0.0
     class_caption: Annotated[
@@ -475,7 +475,8 @@ class Training(Table, frozen=True, kw_only=True):
         bool,
         Meta(
             description="Gradient checkpointing: keep few of the UNet's activations and compute "
-            "them again, a third slower in a fraction of the memory. The result is the same."
+            "them again: half as slow again, or more, in a fraction of the memory. The result is "
+            "the same."
         ),
     ] = False
     ema: Annotated[
