@@ -159,8 +159,11 @@ class Adapter:
                     side = "up" if role == "up" else "down"
                 alike.setdefault((one.network, side, one.pace), []).append(weight)
         for (network, side, pace), weights in alike.items():
-            flat = self.vector if len(alike) == 1 else self._stretch(weights)
-            yield Group(network, side, pace, weights if by_matrix else [flat])
+            if by_matrix:
+                yield Group(network, side, pace, weights)
+            else:
+                flat = self.vector if len(alike) == 1 else self._stretch(weights)
+                yield Group(network, side, pace, [flat])
 
     def _stretch(self, weights: Sequence[nn.Parameter]) -> nn.Parameter:
         """The vector from the first of its views to the last, both included, gradient and all."""

@@ -52,7 +52,16 @@ class Encoder:
 
     def encode(self, texts: list[str], reading: Reading) -> tuple[Tensor, Tensor | None]:
         """Hidden states (n, rows, width), and the pooled output (n, width), of the first window,
-        if the family uses it. One window has 77 rows."""
+        if the family uses it. One window has 77 rows. Raises LoraError(INVALID_RECIPE) if it is
+        to skip more layers than there are."""
+        layers = int(self.model.config.num_hidden_layers)
+        if reading.skip > layers:
+            raise LoraError(
+                Code.INVALID_RECIPE,
+                f"dataset.clip_skip = {reading.skip}, and this base's text encoder has {layers} "
+                "layers. 1 reads the last.",
+                data={"key": "dataset.clip_skip"},
+            )
         found = self.model(
             self._tokens(texts, reading.windows).to(self.model.device),
             output_hidden_states=self.use.hidden != 0 or reading.skip > 1,
@@ -221,7 +230,7 @@ class Base:
         kept = text[:, text.shape[1] - self._pooled_rows :]
         return {"text_embeds": kept.flatten(1)[:, :length], "time_ids": views}
 
-    @property
+    @cached_property
     def _pooled_rows(self) -> int:
         """How many of the conditioning's rows, the last ones, hold a pooled output."""
         width = int(self.unet.config.cross_attention_dim)

@@ -140,7 +140,7 @@ def test_output_preservation_keeps_the_class_near_the_base(base: Base, tmp_path:
         feed = fed(base, tmp_path, sections, 0)
         adapter = adapted(base, recipe)
         try:
-            train(recipe, base, adapter, optimizer_for(adapter, recipe.optimizer), feed, Steps(25))  # type: ignore[arg-type]
+            train(recipe, base, adapter, optimizer_for(adapter, recipe.optimizer), feed, Steps(12))  # type: ignore[arg-type]
             drifts.append(float((seen() - plain).norm()))
         finally:
             adapter.remove()
