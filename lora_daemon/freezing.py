@@ -13,6 +13,7 @@ from lora_daemon import pipe
 from lora_daemon.catalog import Catalog
 from lora_daemon.held_out import split
 from lora_daemon.library import Library
+from lora_daemon.masks import with_masks
 from lora_daemon.runs import Runs
 from lora_daemon.service import Context, Daemon
 from lora_daemon.store import Change
@@ -21,6 +22,7 @@ from shared import wire
 from shared.errors import Code, LoraError
 from shared.files import publish
 from shared.recipe import Recipe
+from shared.wildcards import read_wildcards
 
 SPACE_NEEDED = 64 * 1024 * 1024  # bytes; resume states and LoRAs of a small run
 
@@ -57,6 +59,30 @@ class Freezer:
             )
         usable, skipped, warnings = self._pictures(dataset)
         kept_back, usable = await self._keep_back(recipe, dataset, usable, warnings)
+        regular: list[pipe.FrozenPicture] = []
+        if recipe.dataset.regularisation:
+            other = self._catalog.dataset(recipe.dataset.regularisation)
+            regular, more, _ = self._pictures(other)
+            skipped += more
+        if recipe.dataset.mask_folder:
+            usable, bare = await asyncio.to_thread(
+                with_masks, usable, dataset.path, recipe.dataset.mask_folder
+            )
+            if bare:
+                warnings.append(f"{bare} of {len(usable)} pictures have no mask and count whole.")
+        if base.family == "sdxl" and recipe.dataset.clip_skip != 1:
+            raise LoraError(
+                Code.INVALID_RECIPE,
+                f"dataset.clip_skip = {recipe.dataset.clip_skip}: {base.name} is an SDXL, of which "
+                "always the last layer but one is read. Leave it at 1.",
+                data={"key": "dataset.clip_skip"},
+            )
+        wildcards: dict[str, list[str]] = {}
+        if recipe.dataset.wildcards:
+            captions = [picture.caption for picture in usable + regular]
+            wildcards = await asyncio.to_thread(
+                read_wildcards, captions, recipe.dataset.wildcard_folder
+            )
         self._check_space()
         recipe = msgspec.structs.replace(
             recipe,
@@ -83,6 +109,8 @@ class Freezer:
                 skipped=skipped,
                 queued_at=time.time(),
                 held_out=kept_back,
+                regularisation=regular,
+                wildcards=wildcards,
             )
             await asyncio.to_thread(_write, directory, recipe, freeze)
             run = _queued(freeze, recipe, name, context.by)

@@ -29,12 +29,15 @@ class FrozenPicture(msgspec.Struct, frozen=True, kw_only=True):
     path: str  # absolute, as shared.filenames has it
     content: str  # SHA-256 of the file's bytes, hex
     caption: str
+    mask: str = ""  # path of the file that says what counts of it
+    mask_content: str = ""
 
 
 class Freeze(msgspec.Struct, frozen=True, kw_only=True):
     """``freeze.json`` in the run directory: all a run needs besides its recipe, fixed at queueing.
 
-    The order of ``pictures`` is the order of the samples' indices.
+    The order of ``pictures`` is the order of the samples' indices; those of ``regularisation``,
+    which show the class and not the subject, follow them.
     """
 
     run: str
@@ -47,6 +50,12 @@ class Freeze(msgspec.Struct, frozen=True, kw_only=True):
     skipped: list[tuple[str, str]]  # (path, reason)
     queued_at: float  # Unix seconds; also ss_training_started_at
     held_out: list[FrozenPicture] = []  # kept back from training, to judge checkpoints by
+    regularisation: list[FrozenPicture] = []
+    wildcards: dict[str, list[str]] = {}  # lines to choose from, by name
+
+    @property
+    def every(self) -> list[FrozenPicture]:
+        return [*self.pictures, *self.regularisation]
 
 
 # ── daemon → worker ─────────────────────────────────────────────────────────────────────────────

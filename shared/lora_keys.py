@@ -41,6 +41,7 @@ _NAMED: dict[str, tuple[str, Dialect | Literal[""]]] = {
     ".diff": ("diff", "kohya"),
     ".diff_b": ("bias", "kohya"),
 }
+_KOHYA = {role: ending for ending, (role, dialect) in _NAMED.items() if dialect in ("kohya", "")}
 _LYCORIS = (
     "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
     "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
@@ -144,6 +145,11 @@ def split_key(key: str) -> tuple[str, str, Dialect | Literal[""]] | None:
         leaf = match["leaf"] + (".0" if match["leaf"] == "to_out" else "")
         return _spelled(f"{match['path']}.{leaf}"), match["role"], "diffusers"
     return None
+
+
+def kohya_ending(role: str) -> str:
+    """What follows a module's name in a file of kohya's or LyCORIS's: ``.lora_down.weight``."""
+    return _KOHYA.get(role, f".{role}")
 
 
 def dialect(header: Header) -> Dialect:
@@ -274,13 +280,20 @@ def _configs(path: Path, header: Header) -> dict[str, dict[str, Any]]:
     return configs
 
 
+def _special(config: Mapping[str, Any], name: str, inside: str) -> Any:
+    """What a pattern of a PEFT configuration says of a module; None if nothing."""
+    found = None
+    for pattern, special in (config.get(name) or {}).items():
+        if inside == pattern or inside.endswith(f".{pattern}"):
+            found = special
+    return found
+
+
 def _scale(config: Mapping[str, Any], inside: str, rank: int) -> float:
     """alpha / rank as a PEFT configuration has it; 1.0 without one."""
-    rank = rank or config.get("r", 0)
+    rank = rank or _special(config, "rank_pattern", inside) or config.get("r", 0)
     alpha = config.get("lora_alpha", config.get("alpha", rank))
-    for pattern, special in (config.get("alpha_pattern") or {}).items():
-        if inside == pattern or inside.endswith(f".{pattern}"):
-            alpha = special
+    alpha = _special(config, "alpha_pattern", inside) or alpha
     if not isinstance(alpha, int | float) or not isinstance(rank, int) or not rank:
         return 1.0
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -29,11 +29,12 @@ class MergeOrder(msgspec.Struct, frozen=True, kw_only=True):
     exact: concatenated, rank Σr. svd: the best approximation of a rank or within an error. ties,
     dare: on the true ΔW, keeping ``density`` of each, then as svd. ``rank``: 0 lets ``error``
     decide, else Σr. ``error``: relative, per module (Frobenius). ``precision``: empty takes the
-    widest of the sources.
+    widest of the sources. ``base``: its path; needed for a DoRA, which is then what it does to it.
     """
 
     sources: Annotated[list[Source], Meta(min_length=1, max_length=64)]
     out: str
+    base: str = ""
     method: Method = "exact"
     rank: Annotated[int, Meta(ge=0, le=4096)] = 0
     error: Annotated[float, Meta(ge=0, lt=1)] = 0.0

@@ -182,8 +182,10 @@ def dump(recipe: Recipe) -> str:
 
 
 def steps_per_epoch(recipe: Recipe, pictures: int) -> int:
-    """Optimiser steps in one epoch: ceil(pictures × repeats / pictures in a step)."""
-    return math.ceil(pictures * recipe.dataset.repeats / pictures_per_step(recipe))
+    """Optimiser steps in one epoch: ceil(pictures × repeats / pictures in a step). Beside each
+    picture comes one for regularisation, where there are some."""
+    shown = pictures * recipe.dataset.repeats * (2 if recipe.dataset.regularisation else 1)
+    return math.ceil(shown / pictures_per_step(recipe))
 
 
 def pictures_per_step(recipe: Recipe) -> int:
@@ -273,6 +275,9 @@ _ALIASES = {
     "scale_weight_norms": "network.max_norm",
     "network_weights": "network.start",
     "shuffle_caption": "dataset.shuffle_tags",
+    "reg_data_dir": "dataset.regularisation",
+    "prior_loss_weight": "loss.prior_weight",
+    "alpha_mask": "dataset.alpha_mask",
 }
 
 

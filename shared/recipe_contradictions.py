@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from shared import patterns
+from shared.errors import LoraError
 from shared.recipe_schema import Recipe
 
 # Options that one choice alone reads: with any other they would be ignored without a word.
@@ -18,8 +20,8 @@ _READ_BY: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
         'optimizer.kind = "prodigy"', lambda r: r.optimizer.kind == "prodigy",
     ),
     "optimizer.epsilon": (
-        'optimizer.kind = "adamw" or "prodigy"',
-        lambda r: r.optimizer.kind in ("adamw", "prodigy"),
+        'optimizer.kind = "adamw", "adamw8bit", "schedule_free" or "prodigy"',
+        lambda r: r.optimizer.kind in ("adamw", "adamw8bit", "schedule_free", "prodigy"),
     ),
     "optimizer.beta1": (
         "another optimizer.kind than adafactor", lambda r: r.optimizer.kind != "adafactor",
@@ -47,8 +49,36 @@ _READ_BY: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
     "noise.multires_discount": (
         "noise.multires_iterations above 0", lambda r: r.noise.multires_iterations > 0,
     ),
+    "network.factor": ('network.kind = "lokr"', lambda r: r.network.kind == "lokr"),
+    "network.decompose_both": ('network.kind = "lokr"', lambda r: r.network.kind == "lokr"),
+    "network.rslora": (
+        'network.kind = "lora" or "dora"', lambda r: r.network.kind in ("lora", "dora"),
+    ),
+    "network.dropout": ('network.kind = "lora"', lambda r: r.network.kind == "lora"),
+    "network.rank_dropout": ('network.kind = "lora"', lambda r: r.network.kind == "lora"),
+    "network.max_norm": ('network.kind = "lora"', lambda r: r.network.kind == "lora"),
+    "optimizer.lora_plus": (
+        'network.kind = "lora" or "dora"', lambda r: r.network.kind in ("lora", "dora"),
+    ),
     "network.conv_rank": ('"conv" among network.targets', lambda r: "conv" in r.network.targets),
     "network.conv_alpha": ('"conv" among network.targets', lambda r: "conv" in r.network.targets),
+    "loss.prior_weight": ("dataset.regularisation", lambda r: bool(r.dataset.regularisation)),
+    "loss.unmasked_weight": (
+        "dataset.alpha_mask or dataset.mask_folder",
+        lambda r: r.dataset.alpha_mask or bool(r.dataset.mask_folder),
+    ),
+    "loss.class_caption": ("loss.preservation above 0", lambda r: r.loss.preservation > 0),
+    "noise.density_mean": (
+        'noise.density = "logit_normal"', lambda r: r.noise.density == "logit_normal",
+    ),
+    "noise.density_deviation": (
+        'noise.density = "logit_normal"', lambda r: r.noise.density == "logit_normal",
+    ),
+    "dataset.joined": ("dataset.windows above 1", lambda r: r.dataset.windows > 1),
+    "dataset.wildcard_folder": ("dataset.wildcards", lambda r: r.dataset.wildcards),
+    "dataset.clip_skip": (
+        "a base that is no SDXL, which has its own", lambda r: r.base.family != "sdxl",
+    ),
     "dataset.keep_tokens": (
         "dataset.shuffle_tags or dataset.tag_dropout",
         lambda r: r.dataset.shuffle_tags or r.dataset.tag_dropout > 0,
@@ -56,22 +86,66 @@ _READ_BY: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
 }  # fmt: skip
 
 
+def _unread(entry: str, most: int) -> str:
+    """What is wrong with an entry of a list of patterns; empty if nothing is."""
+    try:
+        _, (number, *alpha) = patterns.read(entry, most)
+    except LoraError as error:
+        return error.message
+    if most == 2 and (number != int(number) or number > 1024):
+        return f"the rank of {entry!r} must be a whole number of at most 1024."
+    if alpha and not 0 < alpha[0] <= 4096:
+        return f"the alpha of {entry!r} must be above 0 and at most 4096."
+    return "" if number <= 1024 else f"the factor of {entry!r} must be at most 1024."
+
+
 def contradiction(recipe: Recipe) -> str:
     """Why a recipe contradicts itself, in a sentence; empty if it does not."""
-    optimizer, training = recipe.optimizer, recipe.training
+    for check in (_patterns, _ignored, _pictures, _noise, _optimizer):
+        if why := check(recipe):
+            return why
+    return ""
+
+
+def _patterns(recipe: Recipe) -> str:
     if len(set(recipe.network.targets)) < len(recipe.network.targets):
         return "network.targets names a projection twice."
+    for key, entries, most in (
+        ("network.ranks", recipe.network.ranks, 2), ("optimizer.rates", recipe.optimizer.rates, 1),
+    ):  # fmt: skip
+        for entry in entries:
+            if why := _unread(entry, most):
+                return f"{key}: {why}"
+    return ""
+
+
+def _ignored(recipe: Recipe) -> str:
     for key, (reader, reads) in _READ_BY.items():
         section, _, name = key.partition(".")
         table = getattr(recipe, section)
         field = next(f for f in msgspec.structs.fields(table) if f.name == name)
         if getattr(table, name) != field.default and not reads(recipe):
             return f"{key} is read only with {reader}. Take it out, or set that."
-    if 0 < training.max_steps <= recipe.schedule.warmup_steps:
+    return ""
+
+
+def _pictures(recipe: Recipe) -> str:
+    if recipe.loss.preservation and not recipe.loss.class_caption.strip():
+        return "loss.preservation needs loss.class_caption: what the subject is one of."
+    if recipe.dataset.alpha_mask and recipe.dataset.mask_folder:
         return (
-            f"schedule.warmup_steps = {recipe.schedule.warmup_steps} would last the whole run: "
-            f"training.max_steps = {training.max_steps}."
+            "dataset.alpha_mask and dataset.mask_folder both say what counts of a picture. Take "
+            "one of them."
         )
+    if recipe.dataset.regularisation and recipe.dataset.regularisation == recipe.dataset.name:
+        return (
+            "dataset.regularisation is the dataset that is trained on. It must show the class, "
+            "not the subject."
+        )
+    return ""
+
+
+def _noise(recipe: Recipe) -> str:
     if recipe.noise.offset and recipe.noise.multires_iterations:
         return (
             "noise.offset and noise.multires_iterations are two ways to the same end, and "
@@ -87,16 +161,54 @@ def contradiction(recipe: Recipe) -> str:
             f"noise.min_timestep = {recipe.noise.min_timestep} leaves no timestep below "
             f"noise.max_timestep = {recipe.noise.max_timestep}."
         )
-    if optimizer.kind == "prodigy" and optimizer.lora_plus != 1:
+    return ""
+
+
+def _optimizer(recipe: Recipe) -> str:
+    optimizer = recipe.optimizer
+    if 0 < recipe.training.max_steps <= recipe.schedule.warmup_steps:
+        return (
+            f"schedule.warmup_steps = {recipe.schedule.warmup_steps} would last the whole run: "
+            f"training.max_steps = {recipe.training.max_steps}."
+        )
+    network = recipe.network
+    if recipe.training.checkpointing and (
+        network.dropout or network.rank_dropout or network.module_dropout
+    ):
+        return (
+            "training.checkpointing computes the LoRA a second time, and the network's dropouts "
+            "would then draw something else. Take one of them."
+        )
+    if optimizer.kind == "schedule_free":
+        return _schedule_free(recipe)
+    if optimizer.kind != "prodigy":
+        return ""
+    if any(patterns.read(entry, 1)[1][0] not in (0.0, 1.0) for entry in optimizer.rates):
+        return (
+            "optimizer.rates contradicts Prodigy, which finds one rate for all weights: only 0 "
+            "and 1 go together with it."
+        )
+    if optimizer.lora_plus != 1:
         return (
             "optimizer.lora_plus contradicts Prodigy, which finds one rate for all weights. Take "
             "another optimizer.kind, or leave lora_plus at 1."
         )
-    if optimizer.kind == "prodigy" and optimizer.text_encoder_rate not in (
-        0.0, optimizer.learning_rate,
-    ):  # fmt: skip
+    if optimizer.text_encoder_rate not in (0.0, optimizer.learning_rate):
         return (
             "Prodigy finds one rate for all weights: optimizer.text_encoder_rate must be 0 or "
             f"equal to optimizer.learning_rate = {optimizer.learning_rate}."
         )
+    return ""
+
+
+def _schedule_free(recipe: Recipe) -> str:
+    for key, wrong, why in (
+        ("schedule.kind", recipe.schedule.kind != "constant", "its average stands for a decay"),
+        ("training.ema", recipe.training.ema > 0, "it keeps an average of its own"),
+        ("network.max_norm", recipe.network.max_norm > 0, "it would shorten a point in between"),
+        ("optimizer.beta1 = 0", recipe.optimizer.beta1 == 0, "it takes its gradients between two "
+         "points, and beta1 says where"),
+    ):  # fmt: skip
+        if wrong:
+            return f'{key} contradicts optimizer.kind = "schedule_free": {why}.'
     return ""

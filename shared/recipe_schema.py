@@ -57,6 +57,26 @@ class Dataset(Table, frozen=True, kw_only=True):
             "base's own (512 for SD 1.5, 128 for the starter).",
         ),
     ] = 0
+    regularisation: Annotated[
+        str,
+        Meta(
+            max_length=200,
+            description="Another dataset, with pictures of the class (dogs, not your dog): as many "
+            "as there are pictures come up beside them, which keeps the class as it was. Doubles "
+            "the steps.",
+        ),
+    ] = ""
+    alpha_mask: Annotated[
+        bool,
+        Meta(description="What is transparent in a picture does not count in the loss."),
+    ] = False
+    mask_folder: Annotated[
+        Text,
+        Meta(
+            description="Folder, in the dataset's or on the daemon's machine, of grey pictures of "
+            "the same names and sizes: what is black in them does not count in the loss."
+        ),
+    ] = ""
     flip: Annotated[
         bool,
         Meta(
@@ -86,6 +106,41 @@ class Dataset(Table, frozen=True, kw_only=True):
     tag_dropout: Annotated[
         float, Meta(ge=0, lt=1, description="Chance of each tag to be left out, each time anew.")
     ] = 0.0
+    wildcards: Annotated[
+        bool,
+        Meta(
+            description="Choose anew each time where a caption has {red|green}, or __colour__ for "
+            "a line of colour.txt in wildcard_folder."
+        ),
+    ] = False
+    wildcard_folder: Annotated[
+        Text, Meta(description="Folder, on the daemon's machine, of the wildcards' .txt files.")
+    ] = ""
+    clip_skip: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=12,
+            description="Which of the text encoder's layers is read, from the last: 1, or 2 for "
+            "NAI and its kin. SDXL has its own. Paint with the same.",
+        ),
+    ] = 1
+    windows: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3,
+            description="Captions are read in so many windows of 75 tokens; 3 for long ones, at "
+            "the price of slower attention.",
+        ),
+    ] = 1
+    joined: Annotated[
+        Literal["kohya", "webui"],
+        Meta(
+            description="How several windows become one: kohya keeps one start and one end for "
+            "all, the WebUI one for each. It is noted in the file."
+        ),
+    ] = "kohya"
     caption_dropout: Annotated[
         float,
         Meta(
@@ -100,6 +155,14 @@ class Dataset(Table, frozen=True, kw_only=True):
 class Network(Table, frozen=True, kw_only=True):
     """The LoRA itself."""
 
+    kind: Annotated[
+        Literal["lora", "dora", "loha", "lokr"],
+        Meta(
+            description="lora, which every tool reads alike, and the fastest; dora, which learns "
+            "the length of each row apart (A1111 reads it otherwise: see the README); loha, a "
+            "product of two pairs, at a rank of 4 or so; lokr, the smallest files."
+        ),
+    ] = "lora"
     rank: Annotated[
         int,
         Meta(
@@ -133,6 +196,27 @@ class Network(Table, frozen=True, kw_only=True):
     conv_alpha: Annotated[
         float, Meta(ge=0, le=4096, description="Alpha of the 3 × 3 convolutions; 0: as alpha.")
     ] = 0.0
+    ranks: Annotated[
+        list[Text],
+        Meta(
+            max_length=200,
+            description='Other ranks for some modules, "PATTERN=RANK" or "PATTERN=RANK/ALPHA"; 0 '
+            'leaves them out. Patterns are held against the block ("OUT*", "M00", "TEXT") and the '
+            'path ("*attn2*"); the first that fits counts.',
+        ),
+    ] = []
+    factor: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1024,
+            description="Of lokr: the size of its outer matrix, as far as it divides the layer's; "
+            "0: near the square root, the smallest file.",
+        ),
+    ] = 0
+    decompose_both: Annotated[
+        bool, Meta(description="Of lokr: both of its matrices are low-rank, not only the inner.")
+    ] = False
     rslora: Annotated[
         bool,
         Meta(
@@ -162,8 +246,8 @@ class Network(Table, frozen=True, kw_only=True):
     start: Annotated[
         Text,
         Meta(
-            description="Path, on the daemon's machine, of a LoRA file to begin from, of the same "
-            "rank; empty: a fresh one."
+            description="Path, on the daemon's machine, of a LoRA file to begin from, in any "
+            "tool's names, of the same kind and at most the same rank; empty: a fresh one."
         ),
     ] = ""
 
@@ -172,10 +256,12 @@ class Optimizer(Table, frozen=True, kw_only=True):
     """What turns gradients into steps, and its settings."""
 
     kind: Annotated[
-        Literal["adamw", "adafactor", "lion", "prodigy", "came"],
+        Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "came", "schedule_free"],
         Meta(
-            description="adamw; adafactor, with a rate of your own; lion, at a third to a tenth of "
-            "AdamW's rate; prodigy, which finds its rate (learning_rate = 1); came."
+            description="adamw; adamw8bit, which is AdamW in 32 bits where bitsandbytes cannot be "
+            "loaded; adafactor, with a rate of your own; lion, at a third to a tenth of AdamW's "
+            "rate; prodigy, which finds its rate (learning_rate = 1); came; schedule_free, an "
+            "AdamW that keeps its average, at a constant rate two or more times AdamW's."
         ),
     ] = "adamw"
     learning_rate: Annotated[
@@ -190,6 +276,14 @@ class Optimizer(Table, frozen=True, kw_only=True):
             "captions are read once. 5e-5 is common.",
         ),
     ] = 0.0
+    rates: Annotated[
+        list[Text],
+        Meta(
+            max_length=200,
+            description='Some modules learn faster or slower, "PATTERN=FACTOR", such as "IN*=0.5"; '
+            "0 leaves them out. Patterns are those of network.ranks.",
+        ),
+    ] = []
     lora_plus: Annotated[
         float,
         Meta(
@@ -207,7 +301,7 @@ class Optimizer(Table, frozen=True, kw_only=True):
         float, Meta(ge=0, lt=1, description="The second momentum. Lion's own is 0.99.")
     ] = 0.999
     epsilon: Annotated[
-        float, Meta(gt=0, le=1, description="Keeps AdamW and Prodigy from dividing by zero.")
+        float, Meta(gt=0, le=1, description="Keeps AdamW's kind and Prodigy from dividing by 0.")
     ] = 1e-8
     d_coef: Annotated[
         float, Meta(gt=0, le=100, description="Prodigy: the rate it finds is multiplied by this.")
@@ -287,6 +381,33 @@ class Noise(Table, frozen=True, kw_only=True):
         int,
         Meta(ge=1, le=1000, description="Timesteps from here on are not trained; 1000: all are."),
     ] = 1000
+    zero_terminal_snr: Annotated[
+        bool,
+        Meta(
+            description="Rescale the noise schedule to end in pure noise, so that pictures can be "
+            "all dark or bright (https://arxiv.org/abs/2305.08891). For bases that predict v; "
+            "those that are marked so have it anyway."
+        ),
+    ] = False
+    density: Annotated[
+        Literal["uniform", "logit_normal"],
+        Meta(
+            description="Which timesteps come up more often: none; or those about density_mean "
+            "(https://arxiv.org/abs/2403.03206)."
+        ),
+    ] = "uniform"
+    density_mean: Annotated[
+        float,
+        Meta(
+            ge=-10,
+            le=10,
+            description="Of logit_normal: 0 is the middle, below there is less noise (details), "
+            "above more (composition).",
+        ),
+    ] = 0.0
+    density_deviation: Annotated[
+        float, Meta(gt=0, le=10, description="Of logit_normal: how far about the mean.")
+    ] = 1.0
 
 
 class Loss(Table, frozen=True, kw_only=True):
@@ -315,6 +436,25 @@ class Loss(Table, frozen=True, kw_only=True):
     min_snr_gamma: Annotated[
         float, Meta(gt=0, le=1000, description="Of min_snr: where the weight begins to sink.")
     ] = 5.0
+    prior_weight: Annotated[
+        float, Meta(ge=0, le=1000, description="What a picture for regularisation counts.")
+    ] = 1.0
+    unmasked_weight: Annotated[
+        float, Meta(ge=0, le=1, description="What the masked-out part of a picture still counts.")
+    ] = 0.0
+    preservation: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Output preservation: how much it counts that on class_caption the LoRA "
+            "says what the base says; 0: nothing. 1 keeps the class without pictures of it, at "
+            "more than twice the time.",
+        ),
+    ] = 0.0
+    class_caption: Annotated[
+        Text, Meta(description='Of preservation: what the subject is one of, such as "a dog".')
+    ] = ""
 
 
 class Training(Table, frozen=True, kw_only=True):
@@ -331,6 +471,14 @@ class Training(Table, frozen=True, kw_only=True):
             "memory.",
         ),
     ] = 1
+    checkpointing: Annotated[
+        bool,
+        Meta(
+            description="Gradient checkpointing: keep few of the UNet's activations and compute "
+            "them again: half as slow again, or more, in a fraction of the memory. The result is "
+            "the same."
+        ),
+    ] = False
     ema: Annotated[
         float,
         Meta(

@@ -1,106 +1,144 @@
 """The LoRA in training: peft's layers in the base, and all their weights in one vector.
 
 ``W x + (alpha / rank) · B A x`` (Hu et al., https://arxiv.org/abs/2106.09685): A is down, B is up.
+The other kinds of adapter are in ``kinds``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import Linear, LoraLayer
+from peft import inject_adapter_in_model
+from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
+from lora_daemon.engine import kinds
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.dropout import Dropout
 from lora_daemon.engine.fused import fuse
-from lora_daemon.engine.mix import Placed
+from lora_daemon.engine.kinds import ADAPTER, MAGNITUDE
+from lora_daemon.engine.mix import TEXT, Placed
 from lora_daemon.engine.names import targeted
-from lora_daemon.engine.parts import LowRank
-from lora_daemon.engine.randomness import generator
+from lora_daemon.engine.start import take_over
+from shared import blocks, patterns
 from shared.errors import Code, LoraError
 from shared.recipe import Network
 
-_ADAPTER = "lora"
+Place = tuple[str, str]  # network and module path
+Side = Literal["up", "down", "magnitude", "all"]
 _ALIGNMENT = 16  # floats: every weight starts on a cache line
 
 
 @dataclass(frozen=True)
 class Module:
-    """One adapted module. ``down`` (rank, in …) and ``up`` (out, rank …) are float32 views of the
-    adapter's vector; ``weights`` are the same two as parameters. ``alpha`` is what a LoRA file
-    says: the pair is scaled by alpha / rank."""
+    """One adapted module. ``weights``: float32 views of the adapter's vector, by role as
+    ``shared.lora_keys`` names them: of a LoRA ``down`` (rank, in …) and ``up`` (out, rank …).
+    ``alpha`` is what a LoRA file says: what it adds is scaled by alpha / rank. ``pace``: how much
+    faster than the others it learns."""
 
     network: str  # "unet", "text_encoder" or "text_encoder_2"
     path: str
     name: str  # in LoRA files
-    down: Tensor
-    up: Tensor
+    weights: Mapping[str, nn.Parameter]
+    rank: int
     alpha: float
-    weights: tuple[nn.Parameter, nn.Parameter]
+    pace: float = 1.0
+
+    @property
+    def down(self) -> Tensor:
+        return self.weights["down"].data
+
+    @property
+    def up(self) -> Tensor:
+        return self.weights["up"].data
+
+
+@dataclass(frozen=True)
+class Group:
+    """Weights that an optimiser treats alike. ``side``: which of a module's."""
+
+    network: str
+    side: Side
+    pace: float
+    weights: list[nn.Parameter]
 
 
 class Adapter:
-    """A LoRA injected into a base's UNet and, if ``with_text``, its text encoders.
+    """A LoRA, or another kind of adapter, injected into a base's UNet and, if ``with_text``, its
+    text encoders.
 
     ``vector``: every weight, float32 (n,). Its gradient is one vector too, so that the optimiser,
     clipping, saving and resuming each handle one tensor instead of hundreds. ``average``: the
-    running average of the vector, if ``ema`` asks for one.
+    running average of the vector, if ``ema`` asks for one. ``rates``: the recipe's
+    ``optimizer.rates``. Raises LoraError(INVALID_RECIPE): a pattern that fits nothing.
     """
 
     def __init__(
-        self, base: Base, network: Network, seed: int, with_text: bool = False, ema: float = 0.0
-    ) -> None:
-        self._networks: dict[str, nn.Module] = {"unet": base.unet}
-        rows = {
-            ("unet", path): name
-            for path, name in targeted(base.unet_names, network.targets).items()
-        }
-        if with_text:
-            for encoder in base.encoders:
-                self._networks[encoder.use.network] = encoder.model
-                rows |= {(encoder.use.network, path): name for path, name in encoder.names.items()}
+        self, base: Base, network: Network, seed: int, with_text: bool = False, ema: float = 0.0,
+        rates: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.kind, self.max_norm, self.ema = network.kind, network.max_norm, ema
+        self._device = base.device
+        chosen = _chosen(base, network, rates, with_text)
+        self._networks = {place[0]: getattr(base, place[0]) for place in chosen}
         for part, whole in self._networks.items():
-            paths = [path for own, path in rows if own == part]
-            inject_adapter_in_model(_config(whole, paths, network), whole, _ADAPTER)
-        self._layers = {place: _lora_layer(self._networks[place[0]], place[1]) for place in rows}
+            sizes = {path: one.size for (own, path), one in chosen.items() if own == part}
+            inject_adapter_in_model(kinds.config(sizes, network), whole, ADAPTER)
+        self._layers: dict[Place, Any] = {
+            (part, path): self._networks[part].get_submodule(path) for part, path in chosen
+        }
         self._plain = {place: layer.get_base_layer() for place, layer in self._layers.items()}
-        places, length = _places([*self._layers.values()])
-        self.vector = nn.Parameter(torch.zeros(length, device=base.device))
-        self.vector.grad = torch.zeros_like(self.vector)
-        self.modules = []
-        for (part, path), layer, place in zip(rows, self._layers.values(), places, strict=True):
-            weights = self._adopt(layer.lora_A, *place[0]), self._adopt(layer.lora_B, *place[1])
-            alpha = layer.scaling[_ADAPTER] * layer.r[_ADAPTER]
-            name = rows[part, path]
-            down, up = (weight.data for weight in weights)
-            self.modules.append(Module(part, path, name, down, up, alpha, weights))
+        settled = {place: kinds.settle(layer) for place, layer in self._layers.items()}
+        weights = self._laid(chosen)
+        self.modules = [
+            Module(*place, one.name, weights[place], *settled[place], one.pace)
+            for place, one in chosen.items()
+        ]
         self.dropout = Dropout(network, seed, base.device)
         for layer in self._layers.values():
             if self.dropout.on:
-                self.dropout.attach(layer, _ADAPTER)
-            elif isinstance(layer, Linear):
-                fuse(layer, _ADAPTER)
+                self.dropout.attach(layer, ADAPTER)
+            elif isinstance(layer, Linear) and network.kind == "lora":
+                fuse(layer, ADAPTER)
         for module in self.modules:
-            # As peft does (Kaiming uniform, a = √5; B zero), but from the seed and the name alone.
-            bound = 1 / math.sqrt(module.down[0].numel())
-            draw = torch.rand(module.down.shape, generator=generator(seed, "init", module.name))
-            module.down.copy_((draw * 2 - 1) * bound)
-        self.max_norm, self.ema = network.max_norm, ema
+            plain = self._plain[module.network, module.path].weight
+            values = {role: weight.data for role, weight in module.weights.items()}
+            kinds.begin(values, plain, seed, module.name)
         self.average = self.vector.data.clone() if ema else None
+        self.kept: Callable[[], Tensor] | None = None  # what is kept, if not the vector itself
 
-    def _adopt(self, holder: nn.ModuleDict, begin: int, shape: torch.Size) -> nn.Parameter:
-        """Make a peft weight a view of the vector, and its gradient a view of the gradient."""
-        assert self.vector.grad is not None
-        view = self.vector.data[begin : begin + shape.numel()].view(shape)
-        weight = nn.Parameter(view)
-        weight.grad = self.vector.grad[begin : begin + shape.numel()].view(shape)
-        holder[_ADAPTER].weight = weight
-        return weight
+    def _laid(self, chosen: Mapping[Place, _Chosen]) -> dict[Place, dict[str, nn.Parameter]]:
+        """Make every weight a view of one vector, and its gradient a view of the vector's.
+
+        What an optimiser treats alike lies side by side.
+        """
+        order = [*self._networks]
+        every = [
+            (place, role, *holder)
+            for place, layer in self._layers.items()
+            for role, holder in kinds.holders(layer).items()
+        ]
+        every.sort(key=lambda one: (order.index(one[0][0]), one[1] == MAGNITUDE,
+                                    chosen[one[0]].pace))  # fmt: skip
+        begins, length = [], 0
+        for _, _, owner, attribute in every:
+            begins.append(length)
+            length += math.ceil(getattr(owner, attribute).numel() / _ALIGNMENT) * _ALIGNMENT
+        self.vector = nn.Parameter(torch.zeros(length, device=self._device))
+        self.vector.grad = torch.zeros_like(self.vector)
+        found: dict[Place, dict[str, nn.Parameter]] = {place: {} for place in chosen}
+        for (place, role, owner, attribute), begin in zip(every, begins, strict=True):
+            shape = getattr(owner, attribute).shape
+            weight = nn.Parameter(self.vector.data[begin : begin + shape.numel()].view(shape))
+            weight.grad = self.gradient[begin : begin + shape.numel()].view(shape)
+            setattr(owner, attribute, weight)
+            found[place][role] = weight
+        return found
 
     @property
     def gradient(self) -> Tensor:
@@ -108,27 +146,28 @@ class Adapter:
         assert self.vector.grad is not None
         return self.vector.grad
 
-    @property
-    def device(self) -> torch.device:
-        return self.vector.device
-
-    def groups(self, by_matrix: bool) -> Iterator[tuple[str, str, list[nn.Parameter]]]:
-        """The weights for an optimiser: (network, "up", "down" or "all", parameters).
-
-        Flat, one parameter a network, or ``by_matrix``, up and down apart.
-        """
-        for network in self._networks:
-            own = [module for module in self.modules if module.network == network]
+    def groups(self, by_matrix: bool) -> Iterator[Group]:
+        """The weights for an optimiser: flat, one parameter a group, or ``by_matrix``, up and down
+        apart."""
+        alike: dict[tuple[str, Side, float], list[nn.Parameter]] = {}
+        for one in self.modules:
+            for role, weight in one.weights.items():
+                side: Side = "all"
+                if role == MAGNITUDE:
+                    side = "magnitude"
+                elif by_matrix:
+                    side = "up" if role == "up" else "down"
+                alike.setdefault((one.network, side, one.pace), []).append(weight)
+        for (network, side, pace), weights in alike.items():
             if by_matrix:
-                yield network, "down", [module.weights[0] for module in own]
-                yield network, "up", [module.weights[1] for module in own]
-            elif len(self._networks) == 1:
-                yield network, "all", [self.vector]
+                yield Group(network, side, pace, weights)
             else:
-                yield network, "all", [self._stretch(own[0].down, own[-1].up)]
+                flat = self.vector if len(alike) == 1 else self._stretch(weights)
+                yield Group(network, side, pace, [flat])
 
-    def _stretch(self, first: Tensor, last: Tensor) -> nn.Parameter:
-        """The vector from one of its views to another, both included, gradient and all."""
+    def _stretch(self, weights: Sequence[nn.Parameter]) -> nn.Parameter:
+        """The vector from the first of its views to the last, both included, gradient and all."""
+        first, last = weights[0], weights[-1]
         begin, end = first.storage_offset(), last.storage_offset() + last.numel()
         stretch = nn.Parameter(self.vector.data[begin:end])
         stretch.grad = self.gradient[begin:end]
@@ -147,12 +186,14 @@ class Adapter:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The average in place of the LoRA, if there is one, for as long as the context lasts."""
-        if self.average is None:
+        """What is sampled and kept in place of what is trained, for as long as the context lasts:
+        the average if there is one, or what the optimiser says."""
+        kept = self.average if self.kept is None else self.kept()
+        if kept is None:
             yield
             return
         own = self.vector.data.clone()
-        self.vector.data.copy_(self.average)
+        self.vector.data.copy_(kept)
         try:
             yield
         finally:
@@ -162,29 +203,18 @@ class Adapter:
         """Take over a LoRA file's weights. Raises LoraError(INVALID_RECIPE) if they do not fit."""
         known = {(module.network, module.path): module for module in self.modules}
         for one in start:
-            module = known.get((one.network, one.path))
-            if module is None:
-                raise _misfit(
-                    where,
-                    f"trains {one.path} of the {one.network}, and this recipe does not: what it "
-                    "learnt there would be lost. Add to network.targets, or set "
-                    "optimizer.text_encoder_rate for the text encoder",
+            place = (one.network, one.path)
+            if place not in known:
+                raise LoraError(
+                    Code.INVALID_RECIPE,
+                    f"network.start: {where} trains {one.path} of the {one.network}, and this "
+                    "recipe does not: what it learnt there would be lost. Add to network.targets, "
+                    "or set optimizer.text_encoder_rate for the text encoder.",
                 )
-            pair, rank = one.part, len(module.down)
-            if not isinstance(pair, LowRank) or one.magnitude is not None or one.bias is not None:
-                raise _misfit(
-                    where,
-                    f"is more than a plain LoRA at {one.path}, and a plain one is trained here. "
-                    "Bake it into a base with `lora-tui lora bake`, and train on that",
-                )
-            if len(pair.down) != rank:
-                raise _misfit(
-                    where,
-                    f"has rank {len(pair.down)} at {one.path}, and this recipe {rank}. Set "
-                    "network.rank (or network.conv_rank) to it",
-                )
-            module.down.copy_(pair.down)
-            module.up.copy_(pair.up.reshape_as(module.up) * (one.scale * rank / module.alpha))
+            module = known[place]
+            values = {role: weight.data for role, weight in module.weights.items()}
+            own = module.alpha / module.rank
+            take_over(self.kind, values, own, self._plain[place].weight, one, where)
         if self.average is not None:
             self.average.copy_(self.vector.data)
 
@@ -209,24 +239,47 @@ class Adapter:
             self._networks[network].set_submodule(path, layer)
 
 
-def _config(whole: nn.Module, paths: list[str], network: Network) -> LoraConfig:
-    """What peft is to inject: 3 × 3 convolutions have a rank and an alpha of their own."""
-    wide = [path for path in paths if _kernel(whole.get_submodule(path)) > 1]
-    return LoraConfig(
-        r=network.rank, lora_alpha=network.alpha, target_modules=paths, use_rslora=network.rslora,
-        rank_pattern=dict.fromkeys(wide, network.conv_rank or network.rank),
-        alpha_pattern=dict.fromkeys(wide, network.conv_alpha or network.alpha),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Chosen:
+    """A module that is to be trained. ``size``: rank and alpha."""
+
+    name: str
+    size: tuple[int, float]
+    pace: float
 
 
-def _kernel(module: nn.Module) -> int:
-    return module.kernel_size[0] if isinstance(module, nn.Conv2d) else 1
-
-
-def _lora_layer(network: nn.Module, path: str) -> LoraLayer:
-    layer = network.get_submodule(path)
-    assert isinstance(layer, LoraLayer), path
-    return layer
+def _chosen(
+    base: Base, network: Network, rates: Sequence[str], with_text: bool
+) -> dict[Place, _Chosen]:
+    """What the recipe trains of a base, network by network."""
+    rows = {
+        ("unet", path): name for path, name in targeted(base.unet_names, network.targets).items()
+    }
+    for encoder in base.encoders if with_text else ():
+        rows |= {(encoder.use.network, path): name for path, name in encoder.names.items()}
+    layers = int(base.unet.config.layers_per_block)
+    chosen: dict[Place, _Chosen] = {}
+    used: dict[str, set[int | None]] = {"network.ranks": set(), "optimizer.rates": set()}
+    for (part, path), name in rows.items():
+        called = (blocks.label(path, layers) if part == "unet" else TEXT, f"{part}.{path}")
+        ranked, paced = patterns.find(network.ranks, called), patterns.find(rates, called)
+        used["network.ranks"].add(ranked)
+        used["optimizer.rates"].add(paced)
+        entry = None if ranked is None else network.ranks[ranked]
+        size = kinds.size(getattr(base, part).get_submodule(path), network, entry)
+        pace = 1.0 if paced is None else patterns.read(rates[paced], 1)[1][0]
+        if size[0] and pace:
+            chosen[part, path] = _Chosen(name, size, pace)
+    for key, entries in (("network.ranks", network.ranks), ("optimizer.rates", rates)):
+        if idle := [one for number, one in enumerate(entries) if number not in used[key]]:
+            raise LoraError(
+                Code.INVALID_RECIPE,
+                f"{key}: {idle[0]} fits none of the modules that are trained, or one before it "
+                f"fits them all. Their names are like {called[0]} and {called[1]}.",
+            )
+    if not chosen:
+        raise LoraError(Code.INVALID_RECIPE, "network.ranks leaves nothing to train.")
+    return chosen
 
 
 def _shorten(module: Module, longest: float) -> None:
@@ -240,21 +293,3 @@ def _shorten(module: Module, longest: float) -> None:
     factor = (longest / norm.clamp(min=1e-12)).clamp(max=1.0).sqrt()
     module.up.mul_(factor)
     module.down.mul_(factor)
-
-
-def _misfit(where: str, why: str) -> LoraError:
-    return LoraError(Code.INVALID_RECIPE, f"network.start: {where} {why}.")
-
-
-def _places(layers: list[LoraLayer]) -> tuple[list[list[tuple[int, torch.Size]]], int]:
-    """Where each layer's A and B begin in the vector, and the vector's length."""
-    places: list[list[tuple[int, torch.Size]]] = []
-    length = 0
-    for layer in layers:
-        own = []
-        for holder in (layer.lora_A, layer.lora_B):
-            shape = holder[_ADAPTER].weight.shape
-            own.append((length, shape))
-            length += math.ceil(shape.numel() / _ALIGNMENT) * _ALIGNMENT
-        places.append(own)
-    return places, length

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -20,10 +20,25 @@ from lora_daemon.engine import single_file
 from lora_daemon.engine.names import text_names, unet_names
 from lora_daemon.engine.sources import opened, wrong
 from lora_daemon.families import Family, Network, TextEncoder
+from shared.errors import Code, LoraError
 from shared.wire import Objective
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOKENS = 77  # CLIP's context, start and end included
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How texts are read. ``skip``: the hidden state that many from the last, as kohya and the
+    WebUI count (1: the last); ``windows`` of 75 tokens each; their rows ``joined`` as kohya's
+    trainers do it, one start and one end for all, or as the WebUI does, one for each."""
+
+    skip: int = 1
+    windows: int = 1
+    joined: Literal["kohya", "webui"] = "kohya"
+
+
+ORDINARY = Reading()
 
 
 @dataclass(eq=False)
@@ -35,17 +50,55 @@ class Encoder:
     model: CLIPTextModel | CLIPTextModelWithProjection
     names: dict[str, str]
 
-    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor | None]:
-        """Hidden states (n, 77, width), and the pooled output (n, width) if the family uses it."""
-        tokens = self.tokenizer(
-            texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
-        )
+    def encode(self, texts: list[str], reading: Reading) -> tuple[Tensor, Tensor | None]:
+        """Hidden states (n, rows, width), and the pooled output (n, width), of the first window,
+        if the family uses it. One window has 77 rows. Raises LoraError(INVALID_RECIPE) if it is
+        to skip more layers than there are."""
+        layers = int(self.model.config.num_hidden_layers)
+        if reading.skip > layers:
+            raise LoraError(
+                Code.INVALID_RECIPE,
+                f"dataset.clip_skip = {reading.skip}, and this base's text encoder has {layers} "
+                "layers. 1 reads the last.",
+                data={"key": "dataset.clip_skip"},
+            )
         found = self.model(
-            tokens.input_ids.to(self.model.device), output_hidden_states=self.use.hidden != 0
+            self._tokens(texts, reading.windows).to(self.model.device),
+            output_hidden_states=self.use.hidden != 0 or reading.skip > 1,
         )
-        last = found.last_hidden_state
-        hidden = found.hidden_states[self.use.hidden] if self.use.hidden else last
-        return hidden, found.text_embeds if self.use.pooled else None
+        if self.use.hidden:
+            hidden = found.hidden_states[self.use.hidden]
+        elif reading.skip > 1:
+            norm = getattr(self.model, "text_model", self.model).final_layer_norm
+            hidden = norm(found.hidden_states[-reading.skip])
+        else:
+            hidden = found.last_hidden_state
+        pooled = found.text_embeds[:: reading.windows] if self.use.pooled else None
+        if reading.windows == 1:
+            return hidden, pooled
+        apart = hidden.unflatten(0, (-1, reading.windows))
+        if reading.joined == "webui":
+            return apart.flatten(1, 2), pooled
+        return torch.cat(
+            [apart[:, 0, :1], apart[:, :, 1:-1].flatten(1, 2), apart[:, -1, -1:]], 1
+        ), pooled
+
+    def _tokens(self, texts: list[str], windows: int) -> Tensor:
+        """Int64 (n · windows, 77): each window with its start, its end, and padding."""
+        if windows == 1:
+            found = self.tokenizer(
+                texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+            )
+            ids: Tensor = found.input_ids
+            return ids
+        own, room = self.tokenizer, TOKENS - 2
+        rows = []
+        for text in texts:
+            words = own(text, add_special_tokens=False).input_ids[: windows * room]
+            for begin in range(0, windows * room, room):
+                body = [own.bos_token_id, *words[begin : begin + room], own.eos_token_id]
+                rows.append(body + [own.pad_token_id] * (TOKENS - len(body)))
+        return torch.tensor(rows)
 
 
 @dataclass(eq=False)
@@ -123,18 +176,19 @@ class Base:
         return _digest(weight_files(self.path / "vae", STEMS["vae"]))
 
     @torch.no_grad()
-    def encode_text(self, text: str) -> Tensor:
+    def encode_text(self, text: str, reading: Reading = ORDINARY) -> Tensor:
         """Text to conditioning: float32 (1, rows, width). One text at a time: a row computed in a
         batch may differ in its last bits from the same row alone."""
-        return self.encode_texts([text])
+        return self.encode_texts([text], reading)
 
-    def encode_texts(self, texts: list[str]) -> Tensor:
+    def encode_texts(self, texts: list[str], reading: Reading = ORDINARY) -> Tensor:
         """Texts to conditioning, float32 (n, rows, width), with gradients where they are recorded.
 
-        77 rows are hidden states, those of two encoders side by side. A pooled output, which SDXL
-        has, lies in further rows, so that conditioning is always one tensor.
+        The first rows, 77 of one window, are hidden states, those of two encoders side by side. A
+        pooled output, which SDXL has, lies in further rows, so that conditioning is always one
+        tensor.
         """
-        found = [encoder.encode(texts) for encoder in self.encoders]
+        found = [encoder.encode(texts, reading) for encoder in self.encoders]
         hidden = torch.cat([states for states, _ in found], dim=-1)
         width = hidden.shape[-1]
         pooled = [
@@ -144,9 +198,9 @@ class Base:
         ]
         return torch.cat([hidden, *pooled], dim=1)
 
-    def fits(self, text: str) -> bool:
-        """Whether the text encoder reads the whole text, not only its first 75 tokens."""
-        return len(self.encoders[0].tokenizer(text).input_ids) <= TOKENS
+    def fits(self, text: str, windows: int = 1) -> bool:
+        """Whether the text encoder reads the whole text, not only its first 75 tokens a window."""
+        return len(self.encoders[0].tokenizer(text).input_ids) - 2 <= windows * (TOKENS - 2)
 
     def denoise(
         self, noisy: Tensor, timesteps: Tensor, text: Tensor, views: Tensor | None = None
@@ -159,7 +213,7 @@ class Base:
         """
         seen = noisy.to(self.dtype, memory_format=torch.channels_last)
         predicted: Tensor = self.unet(
-            seen, timesteps, encoder_hidden_states=text[:, :TOKENS],
+            seen, timesteps, encoder_hidden_states=text[:, : text.shape[1] - self._pooled_rows],
             added_cond_kwargs=self._added(noisy, text, views), return_dict=False,
         )[0]  # fmt: skip
         return predicted.float()
@@ -173,7 +227,15 @@ class Base:
             views = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
             views = views.to(self.device).expand(len(noisy), 6)
         length = pooled.model.config.projection_dim
-        return {"text_embeds": text[:, TOKENS:].flatten(1)[:, :length], "time_ids": views}
+        kept = text[:, text.shape[1] - self._pooled_rows :]
+        return {"text_embeds": kept.flatten(1)[:, :length], "time_ids": views}
+
+    @cached_property
+    def _pooled_rows(self) -> int:
+        """How many of the conditioning's rows, the last ones, hold a pooled output."""
+        width = int(self.unet.config.cross_attention_dim)
+        lengths = [one.model.config.projection_dim for one in self.encoders if one.use.pooled]
+        return sum(-(-length // width) for length in lengths)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,6 +250,25 @@ class Base:
         """Scaled latents (n, 4, h, w) to pixels (n, 3, 8h, 8w) in -1 … 1."""
         pixels: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         return pixels.clamp(-1, 1)
+
+
+def ending_in_noise(base: Base) -> Base:
+    """The same networks on a noise schedule that is rescaled to end in pure noise
+    (https://arxiv.org/abs/2305.08891). Raises LoraError(INVALID_RECIPE) if the base predicts the
+    noise, of which there is nothing to learn where all is noise."""
+    if base.objective != "v_prediction":
+        raise LoraError(
+            Code.INVALID_RECIPE,
+            "noise.zero_terminal_snr needs a base that predicts v, and this one predicts the "
+            "noise. Leave it off, or say what the base predicts with `lora-tui model add`.",
+            data={"key": "noise.zero_terminal_snr"},
+        )
+    scheduler = DDPMScheduler.from_config(base.scheduler_config, rescale_betas_zero_snr=True)
+    return replace(
+        base,
+        scheduler_config=dict(scheduler.config),
+        alphas_cumprod=scheduler.alphas_cumprod.float(),
+    )
 
 
 def best_device() -> torch.device:

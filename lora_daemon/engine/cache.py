@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def load_pixels(path: Path, content: str, resolution: int) -> Tensor:
     Returns float32 (3, resolution, resolution) in -1 … 1. ``content``: the SHA-256 it must have.
     Raises PictureError.
     """
-    data = _read(path)
+    data = read_picture(path)
     if hashlib.sha256(data).hexdigest() != content:
         raise PictureError("the file has changed since the run was queued")
     return pixels_of(_decoded(data), resolution)
@@ -148,10 +149,11 @@ def pixels_of(picture: Image.Image, resolution: int) -> Tensor:
 
 def load_picture(path: Path) -> Image.Image:
     """A picture as RGB, upright and on white. Raises PictureError."""
-    return _decoded(_read(path))
+    return _decoded(read_picture(path))
 
 
-def _read(path: Path) -> bytes:
+def read_picture(path: Path) -> bytes:
+    """A picture file's bytes. Raises PictureError."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -161,11 +163,16 @@ def _read(path: Path) -> bytes:
 
 
 def _decoded(data: bytes) -> Image.Image:
+    return decoded(data, lambda opened: _on_white(ImageOps.exif_transpose(opened)))
+
+
+def decoded(data: bytes, take: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """What ``take`` makes of the picture in these bytes. Raises PictureError."""
     try:
         with Image.open(io.BytesIO(data)) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise PictureError(f"it is too large ({opened.width} × {opened.height} pixels)")
-            return _on_white(ImageOps.exif_transpose(opened))
+            return take(opened)
     except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
         raise PictureError(f"it is not a picture that can be read ({error})") from None
 

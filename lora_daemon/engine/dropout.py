@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from lora_daemon.engine.randomness import generator
@@ -15,7 +16,7 @@ from shared.recipe import Network
 
 
 class Dropout:
-    """The masks of one forward after the other. ``begin`` names the next one's randomness."""
+    """The masks of one forward after the other. ``begin`` names the randomness of a step's."""
 
     def __init__(self, network: Network, seed: int, device: torch.device) -> None:
         self.numbers, self.ranks = network.dropout, network.rank_dropout
@@ -27,15 +28,18 @@ class Dropout:
     def on(self) -> bool:
         return bool(self.numbers or self.ranks or self.modules)
 
-    def begin(self, step: int, number: int) -> None:
-        """Before the forward of batch ``number`` of a step."""
+    def begin(self, step: int) -> None:
+        """Before all of a step's forwards, those of a text encoder that learns included."""
         if not self.on:
             return
-        counted = generator(self._seed, "dropout", step, number)
+        counted = generator(self._seed, "dropout", step)
         self._own.manual_seed(counted.initial_seed())
 
     def attach(self, layer: Any, adapter: str) -> None:
         """Let a peft layer drop, wherever gradients are recorded."""
+        if not isinstance(layer, LoraLayer) or layer.use_dora.get(adapter):
+            self._attach_whole(layer)
+            return
         plain, scale = layer.get_base_layer(), layer.scaling[adapter]
         down, up = layer.lora_A[adapter], layer.lora_B[adapter]
 
@@ -49,6 +53,18 @@ class Dropout:
                 low = self._masked(low)
             added: Tensor = up(low) * scale
             return out + added.to(out.dtype)
+
+        layer.forward = forward
+
+    def _attach_whole(self, layer: Any) -> None:
+        """Of another kind of adapter than a LoRA only whole modules can be left out."""
+        plain, adapted = layer.get_base_layer(), layer.forward
+
+        def forward(x: Tensor) -> Tensor:
+            training = torch.is_grad_enabled()
+            left_out = training and float(self._draw(1)) < self.modules
+            out: Tensor = (plain if left_out else adapted)(x)
+            return out
 
         layer.forward = forward
 

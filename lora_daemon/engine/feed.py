@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache, Moments, PictureError
-from lora_daemon.engine.captions import shown, varies
-from lora_daemon.engine.noises import draw_noise
+from lora_daemon.engine.captions import reading, shown, varies
+from lora_daemon.engine.noises import draw_noise, draw_timestep
 from lora_daemon.engine.randomness import generator, shuffled
 from lora_daemon.pipe import Freeze, FrozenPicture
 from shared.errors import Code, LoraError
@@ -47,7 +47,8 @@ class Batch:
     is ``noise`` unless the input is perturbed; ``timesteps``: int64 (n,); ``text``: conditioning
     (n, rows, width) in the base's dtype; ``share``: of the step's pictures that are in this batch;
     ``views``: float32 (n, 6), as ``Base.denoise`` takes them, where the family does; ``pictures``:
-    their places in the run's list.
+    their places in the run's list; ``counts``: what each place of each picture counts in the loss,
+    float32 (n, 1, h, w) or (n, 1, 1, 1), where they differ.
     """
 
     latents: Tensor
@@ -58,14 +59,22 @@ class Batch:
     share: float
     views: Tensor | None = None
     pictures: tuple[int, ...] = ()
+    counts: Tensor | None = None
 
 
 class Feed:
-    """All samples of a run in memory, and the batch of any step, in any order of asking."""
+    """All samples of a run in memory, and the batch of any step, in any order of asking.
+
+    ``regular``: how many of the ``moments`` and ``captions``, the last ones, are of pictures for
+    regularisation. ``masks``: what counts of each picture, float32 (n, h/8, w/8) in 0 … 1.
+    ``wildcards``: lines to choose from, by name.
+    """
 
     def __init__(
-        self, recipe: Recipe, base: Base, moments: list[Moments], captions: list[str]
-    ) -> None:
+        self, recipe: Recipe, base: Base, moments: list[Moments], captions: list[str],
+        regular: int = 0, masks: Tensor | None = None,
+        wildcards: Mapping[str, list[str]] | None = None,
+    ) -> None:  # fmt: skip
         self.base = base
         self.seed = recipe.training.seed
         self.flip = recipe.dataset.flip
@@ -75,11 +84,18 @@ class Feed:
         self.repeats = recipe.dataset.repeats
         self.moments = moments
         self.captions = captions
-        self.steps_per_epoch = steps_per_epoch(recipe, len(moments))
+        self.trained = len(moments) - regular
+        self.steps_per_epoch = steps_per_epoch(recipe, self.trained)
+        self.prior = recipe.loss.prior_weight
+        self.wildcards = wildcards or {}
+        self.masks = None
+        if masks is not None:
+            self.masks = masks.clamp(min=recipe.loss.unmasked_weight)
         self.timesteps = (
             recipe.noise.min_timestep,
             min(recipe.noise.max_timestep, len(base.alphas_cumprod)),
         )
+        self.reading = reading(recipe)
         self.learns_text = recipe.optimizer.text_encoder_rate > 0
         ahead = [] if self.learns_text or varies(recipe.dataset) else dict.fromkeys(captions)
         if recipe.dataset.caption_dropout and not self.learns_text:
@@ -100,10 +116,10 @@ class Feed:
         """``first``: the slot of its first picture among the step's ``of``."""
         drawn = [self._sample(step, first + slot, index) for slot, index in enumerate(order)]
         captions = [
-            shown(self.captions[index], self.dataset, self.seed, step, first + slot)
+            shown(self.captions[index], self.dataset, self.seed, step, first + slot, self.wildcards)
             for slot, index in enumerate(order)
         ]
-        latents, noise, mixed, timesteps, views = zip(*drawn, strict=True)
+        latents, noise, mixed, timesteps, views, mirrored = zip(*drawn, strict=True)
         device = self.base.device
         noises = torch.stack(noise).to(device, non_blocking=True)
         return Batch(
@@ -115,11 +131,25 @@ class Feed:
             share=len(order) / of,
             views=torch.tensor(views, device=device) if self.base.takes_views else None,
             pictures=tuple(order),
+            counts=self._counts(order, mirrored),
         )
+
+    def _counts(self, order: list[int], mirrored: Sequence[bool]) -> Tensor | None:
+        if self.masks is None and self.trained == len(self.moments):
+            return None
+        counts = torch.tensor([1.0 if index < self.trained else self.prior for index in order])
+        counts = counts.view(-1, 1, 1, 1)
+        if self.masks is not None:
+            masks = [
+                self.masks[index].flip(-1) if turned else self.masks[index]
+                for index, turned in zip(order, mirrored, strict=True)
+            ]
+            counts = counts * torch.stack(masks)[:, None]
+        return counts.to(self.base.device, non_blocking=True)
 
     def _text(self, captions: list[str]) -> Tensor:
         if self.learns_text:
-            return self.base.encode_texts(captions).to(self.base.dtype)
+            return self.base.encode_texts(captions, self.reading).to(self.base.dtype)
         known = (self._texts.get(text) for text in captions)
         return torch.cat(
             [
@@ -129,30 +159,41 @@ class Feed:
         )
 
     def _embedded(self, text: str) -> Tensor:
-        return self.base.encode_text(text).to("cpu", self.base.dtype)
+        return self.base.encode_text(text, self.reading).to("cpu", self.base.dtype)
 
     def _sample(
         self, step: int, slot: int, index: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[float]]:
-        """Latents, noise, noise to mix in, timestep and view of one picture in one step."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[float], bool]:
+        """Latents, noise, noise to mix in, timestep, view of one picture in one step, and whether
+        it is mirrored."""
         own = generator(self.seed, "sample", step, slot)
         moments = self.moments[index]
         mirrored = bool(torch.rand((), generator=own) < 0.5) and self.flip
         latents = moments.draw(mirrored, torch.randn(moments.mean.shape, generator=own))
-        timestep = torch.randint(*self.timesteps, (1,), generator=own)
+        timestep = draw_timestep(self.noise, self.timesteps, own)
         noise = mixed = draw_noise(self.noise, latents.shape, own)
         if self.noise.input_perturbation:
             more = torch.randn(latents.shape, generator=own)
             mixed = noise + self.noise.input_perturbation * more
         side = latents.shape[-1] * self.base.pixels_per_latent
-        return latents, noise, mixed, timestep, view(moments.size, side, mirrored)
+        return latents, noise, mixed, timestep, view(moments.size, side, mirrored), mirrored
 
     def _shuffled(self, epoch: int) -> list[int]:
-        """Indices of an epoch's samples: each picture ``repeats`` times, in the epoch's order."""
+        """Indices of an epoch's samples: each picture ``repeats`` times, in the epoch's order, and
+        as many for regularisation, which take turns over the epochs."""
         if self._order[0] != epoch:
-            count = len(self.moments)
-            order = shuffled(count * self.repeats, self.seed, epoch)
-            self._order = (epoch, [number % count for number in order])
+            count = self.trained * self.repeats
+            regular = len(self.moments) - self.trained
+            order = shuffled(2 * count if regular else count, self.seed, epoch)
+            self._order = (
+                epoch,
+                [
+                    number % self.trained
+                    if number < count
+                    else self.trained + (epoch * count + number - count) % regular
+                    for number in order
+                ],
+            )
         return self._order[1]
 
 
@@ -181,21 +222,29 @@ def choose(
     used: list[Used] = []
     moments: list[Moments] = []
     skipped: list[tuple[str, str]] = []
-    for index, picture in enumerate(freeze.pictures):
-        look(index, len(freeze.pictures))
+    every = freeze.every
+    for index, picture in enumerate(every):
+        look(index, len(every))
         key = cache.key(picture.content)
         try:
             moments.append(cached(cache, key, picture))
             used.append(Used(index, key))
         except PictureError as error:
             skipped.append((picture.path, str(error)))
-    look(len(freeze.pictures), len(freeze.pictures))
+    look(len(every), len(every))
     choice = Choice(used, skipped)
-    if not used:
+    if not any(one.index < len(freeze.pictures) for one in used):
         raise LoraError(
             Code.INVALID_FILE,
             f"None of the {len(freeze.pictures)} pictures of {freeze.dataset!r} can be used"
             + (f"; the first, {skipped[0][0]}: {skipped[0][1]}." if skipped else "."),
+            data={"skipped": skipped},
+        )
+    if freeze.regularisation and used[-1].index < len(freeze.pictures):
+        raise LoraError(
+            Code.INVALID_FILE,
+            f"None of the {len(freeze.regularisation)} pictures for regularisation can be used; "
+            f"the first, {skipped[-1][0]}: {skipped[-1][1]}.",
             data={"skipped": skipped},
         )
     publish(path, msgspec.json.encode(choice))
@@ -207,7 +256,8 @@ def _chosen_before(
 ) -> tuple[Choice, list[Moments]]:
     try:
         choice = msgspec.json.decode(path.read_bytes(), type=Choice)
-        pictures = [freeze.pictures[one.index] for one in choice.used]
+        every = freeze.every
+        pictures = [every[one.index] for one in choice.used]
     except (msgspec.MsgspecError, IndexError) as error:
         raise LoraError(Code.INVALID_FILE, f"{path} is damaged ({error}).") from None
     moments = []

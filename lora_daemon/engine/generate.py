@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from lora_daemon.engine.bases import Base
+from lora_daemon.engine.bases import ORDINARY, Base, Reading
 from lora_daemon.engine.samplers import scheduler
 from shared.errors import Code, LoraError
 from shared.files import publish
@@ -37,19 +37,22 @@ def sized(spec: PictureSpec, base: Base) -> tuple[int, int]:
     return size
 
 
-def paint(base: Base, specs: Sequence[PictureSpec], progress: Progress) -> list[Image.Image]:
+def paint(
+    base: Base, specs: Sequence[PictureSpec], progress: Progress, reading: Reading = ORDINARY
+) -> list[Image.Image]:
     """Pictures for specs that share size, sampler, steps and cfg; their LoRAs are on the base.
 
     Each picture has its own generator, so it does not depend on its neighbours. ``progress`` may
     raise to give up. Raises LoraError(DIVERGED) where a picture comes out as NaN.
     """
-    return [
-        _picture(base.decode_latents(one[None])) for one in paint_latents(base, specs, progress)
-    ]
+    latents = paint_latents(base, specs, progress, reading)
+    return [_picture(base.decode_latents(one[None])) for one in latents]
 
 
 @torch.no_grad()
-def paint_latents(base: Base, specs: Sequence[PictureSpec], progress: Progress) -> Tensor:
+def paint_latents(
+    base: Base, specs: Sequence[PictureSpec], progress: Progress, reading: Reading = ORDINARY
+) -> Tensor:
     """As ``paint``, but the pictures' scaled latents: float32 (n, channels, h/8, w/8)."""
     first = specs[0]
     width, height = sized(first, base)
@@ -60,7 +63,7 @@ def paint_latents(base: Base, specs: Sequence[PictureSpec], progress: Progress) 
     steps.set_timesteps(first.steps, device=base.device)
     latents: Tensor = torch.cat([torch.randn(shape, generator=own) for own in generators])
     latents = latents.to(base.device) * steps.init_noise_sigma
-    text = _conditioning(base, specs, guided=first.cfg > 1)
+    text = _conditioning(base, specs, reading, guided=first.cfg > 1)
     adds_noise = "generator" in inspect.signature(steps.step).parameters
     for number, timestep in enumerate(steps.timesteps):
         seen = steps.scale_model_input(latents, timestep)
@@ -89,12 +92,14 @@ def save_png(path: Path, picture: Image.Image, parameters: str) -> None:
     publish(path, content.getvalue())
 
 
-def _conditioning(base: Base, specs: Sequence[PictureSpec], *, guided: bool) -> Tensor:
+def _conditioning(
+    base: Base, specs: Sequence[PictureSpec], reading: Reading, *, guided: bool
+) -> Tensor:
     """(n, rows, width), or (2n, rows, width) with the negative prompts first."""
     texts = [spec.prompt for spec in specs]
     if guided:
         texts = [spec.negative for spec in specs] + texts
-    known = {text: base.encode_text(text) for text in dict.fromkeys(texts)}
+    known = {text: base.encode_text(text, reading) for text in dict.fromkeys(texts)}
     return torch.cat([known[text] for text in texts]).to(base.dtype)
 
 

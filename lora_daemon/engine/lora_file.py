@@ -19,7 +19,7 @@ from lora_daemon.engine.lora_read import Read, raw, read_modules
 from lora_daemon.engine.mix import Placed
 from lora_daemon.engine.names import diffusers_name
 from lora_daemon.engine.parts import fitted
-from shared.lora_keys import Module, contents, wrong
+from shared.lora_keys import Module, contents, kohya_ending, wrong
 from shared.safetensors_file import Tensor as RawTensor
 from shared.safetensors_file import read_header, write
 
@@ -50,12 +50,25 @@ def kohya_tensors(
     modules: Sequence[tuple[str, Tensor, Tensor]], alpha: float
 ) -> dict[str, RawTensor]:
     """Per module ``.lora_down.weight``, ``.lora_up.weight`` and ``.alpha`` (one number)."""
-    tensors = {}
+    tensors: dict[str, RawTensor] = {}
     for name, down, up in modules:
-        tensors[f"{name}.lora_down.weight"] = raw(down)
-        tensors[f"{name}.lora_up.weight"] = raw(up)
-        tensors[f"{name}.alpha"] = raw(torch.tensor(alpha))
+        tensors |= module_tensors(name, {"down": down, "up": up}, alpha)
     return tensors
+
+
+def module_tensors(name: str, weights: Mapping[str, Tensor], alpha: float) -> dict[str, RawTensor]:
+    """One module of any kind of adapter, as kohya's and LyCORIS's files have it.
+
+    ``weights``: by role. A DoRA's magnitude gets the shape (out, 1, …), by which readers know that
+    it is of rows.
+    """
+    tensors = {}
+    for role, weight in weights.items():
+        kept = weight
+        if role == "magnitude":
+            kept = weight.reshape(-1, *(1 for _ in weights["down"].shape[1:]))
+        tensors[f"{name}{kohya_ending(role)}"] = raw(kept)
+    return tensors | {f"{name}.alpha": raw(torch.tensor(alpha))}
 
 
 def load(path: Path, base: Base) -> Weights:
@@ -110,6 +123,12 @@ def places(base: Base) -> dict[str, tuple[str, str]]:
     return known
 
 
+def placed(path: Path, base: Base, one: Read) -> Placed | None:
+    """One module of a file on a base; None if the base has no place for it. Raises as ``load``."""
+    place = places(base).get(one.module.name)
+    return None if place is None else _placed(path, base, place, one)
+
+
 def _placed(path: Path, base: Base, place: tuple[str, str], one: Read) -> Placed:
     """A module brought to its weight's shape."""
     shape = getattr(base, place[0]).get_submodule(place[1]).weight.shape
@@ -122,7 +141,8 @@ def _placed(path: Path, base: Base, place: tuple[str, str], one: Read) -> Placed
             f"{one.part.shape[0]} wide, this base's {math.prod(shape[1:])} → {shape[0]}",
         ) from None
     magnitude, columns = _magnitude(path, one.module, one.extras, shape)
-    return Placed(*place, part, one.scale, magnitude, columns, one.extras.get("bias"))
+    bias = one.extras.get("bias")
+    return Placed(*place, part, one.scale, magnitude, columns, bias, one.factors)
 
 
 def _magnitude(

@@ -21,6 +21,8 @@ _OPTIMIZERS = {  # as kohya's trainer names the classes it would have used
     "lion": "pytorch_optimizer.Lion",
     "prodigy": "pytorch_optimizer.Prodigy",
     "came": "pytorch_optimizer.CAME",
+    "adamw8bit": "bitsandbytes.optim.AdamW8bit",
+    "schedule_free": "pytorch_optimizer.ScheduleFreeAdamW",
 }
 
 
@@ -45,7 +47,8 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
     text_rate = recipe.optimizer.text_encoder_rate
     gamma = recipe.loss.min_snr_gamma if recipe.loss.weighting == "min_snr" else None
     images = len(made.captions) * recipe.dataset.repeats
-    size = made.resolution
+    size, windows = made.resolution, recipe.dataset.windows
+    module, args = network_module(recipe.network)
     training = {
         "ss_output_name": made.name,
         "ss_session_id": freeze.run,
@@ -56,11 +59,13 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_new_sd_model_hash": made.base.model_hash,
         "ss_base_model_version": version,
         "ss_v2": str(version.startswith("sd_v2")),
-        "ss_clip_skip": "None",
-        "ss_network_module": "networks.lora",
+        "ss_clip_skip": str(recipe.dataset.clip_skip) if recipe.dataset.clip_skip > 1 else "None",
+        "ss_max_token_length": str(75 * windows) if windows > 1 else "None",
+        **({"lora_tui.long_prompts": recipe.dataset.joined} if windows > 1 else {}),
+        "ss_network_module": module,
         "ss_network_dim": str(recipe.network.rank),
         "ss_network_alpha": str(float(recipe.network.alpha)),
-        "ss_network_args": json.dumps(_network_args(recipe.network)),
+        "ss_network_args": json.dumps(args),
         "ss_network_dropout": _or_none(recipe.network.dropout),
         "ss_scale_weight_norms": _or_none(recipe.network.max_norm),
         "ss_learning_rate": str(recipe.optimizer.learning_rate),
@@ -70,7 +75,9 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_max_grad_norm": str(recipe.optimizer.max_grad_norm),
         "ss_lr_scheduler": recipe.schedule.kind,
         "ss_lr_warmup_steps": str(recipe.schedule.warmup_steps),
+        "ss_gradient_checkpointing": str(recipe.training.checkpointing),
         "ss_gradient_accumulation_steps": str(recipe.training.accumulation),
+        "ss_zero_terminal_snr": str(recipe.noise.zero_terminal_snr or made.base.zero_snr),
         "ss_noise_offset": _or_none(recipe.noise.offset),
         "ss_multires_noise_iterations": _or_none(recipe.noise.multires_iterations),
         "ss_multires_noise_discount": str(recipe.noise.multires_discount),
@@ -85,7 +92,7 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_seed": str(recipe.training.seed),
         "ss_mixed_precision": str(made.base.dtype).removeprefix("torch."),
         "ss_num_train_images": str(images),
-        "ss_num_reg_images": "0",
+        "ss_num_reg_images": str(len(freeze.regularisation)),
         "ss_num_epochs": str(recipe.training.epochs),
         "ss_epoch": str(epoch),
         "ss_max_train_steps": str(made.total),
@@ -104,7 +111,8 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
             {freeze.dataset: {"n_repeats": recipe.dataset.repeats, "img_count": len(made.captions)}}
         ),
         "ss_tag_frequency": json.dumps({freeze.dataset: _tags(made.captions)}, ensure_ascii=False),
-        "ss_prior_loss_weight": "1.0",
+        "ss_prior_loss_weight": str(recipe.loss.prior_weight),
+        "ss_masked_loss": str(bool(recipe.dataset.alpha_mask or recipe.dataset.mask_folder)),
     }
     # kohya hashes the file as it is with the ss_ entries alone.
     model_hash, legacy_hash = kohya_hashes(encode(tensors, training))
@@ -126,13 +134,22 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
     return training | specification | hashes
 
 
-def _network_args(network: Network) -> dict[str, object]:
-    """What kohya's metadata would have under ``network_args``, and our targets."""
+def network_module(network: Network) -> tuple[str, dict[str, object]]:
+    """What kohya's metadata would have as ``network_module`` and under ``network_args``, and our
+    targets. A DoRA is LyCORIS's there, with the norm of each output."""
     args: dict[str, object] = {"targets": network.targets}
+    if network.kind != "lora":
+        args["algo"] = network.kind.replace("dora", "lora")
+    if network.kind == "dora":
+        args |= {"dora_wd": True, "wd_on_output": True}
+    if network.kind == "lokr":
+        args |= {"factor": network.factor or -1, "decompose_both": network.decompose_both}
+    if network.ranks:
+        args["ranks"] = network.ranks
     if "conv" in network.targets:
         args["conv_dim"] = network.conv_rank or network.rank
         args["conv_alpha"] = network.conv_alpha or network.alpha
-    return args
+    return "networks.lora" if network.kind == "lora" else "lycoris.kohya", args
 
 
 def _or_none(value: float) -> str:

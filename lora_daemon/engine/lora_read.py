@@ -26,13 +26,15 @@ _TORCH = {
 class Read:
     """One module of a file: what it adds is ``scale`` times ``part``. Tensors are float32.
 
-    ``extras``: what is not in the part, by role: a DoRA's magnitude, a bias.
+    ``extras``: what is not in the part, by role: a DoRA's magnitude, a bias. ``factors``: what the
+    part was made of, by role.
     """
 
     module: Module
     part: Part
     scale: float
     extras: dict[str, Tensor]
+    factors: dict[str, Tensor]
 
 
 def read_modules(path: Path, header: Header, found: Contents) -> Iterator[Read]:
@@ -75,7 +77,8 @@ def _read(path: Path, module: Module, tensors: dict[str, Tensor]) -> Read:
     except (RuntimeError, ValueError, IndexError):
         raise wrong(path, f"is broken: the matrices of {module.name} do not multiply") from None
     extras = {role: one for role, one in tensors.items() if role in _EXTRAS}
-    return Read(module, whole, scale, extras)
+    factors = {role: one for role, one in tensors.items() if role not in _EXTRAS}
+    return Read(module, whole, scale, extras, factors)
 
 
 def _finite(values: Tensor) -> bool:

@@ -1,7 +1,8 @@
 """LoRA files into one: ``lora-tui lora merge`` and ``resize`` run this as a process of its own.
 
 ``python -m lora_daemon.engine.merge`` takes a ``shared.lora_orders.MergeOrder`` in JSON on stdin.
-On stdout come lines of ``Advance``, and at last one ``Merged`` or a ``Failure``. No base is needed.
+On stdout come lines of ``Advance``, and at last one ``Merged`` or a ``Failure``. A base is needed
+for a DoRA alone.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ import msgspec
 import torch
 from torch import Tensor
 
+from lora_daemon.engine import bases, lora_file
 from lora_daemon.engine import low_rank as algebra
+from lora_daemon.engine.bases import Base
 from lora_daemon.engine.device import explained, use_threads
-from lora_daemon.engine.lora_read import raw, read_modules
+from lora_daemon.engine.lora_read import Read, raw, read_modules
 from lora_daemon.engine.low_rank import Pair
-from lora_daemon.engine.parts import low_rank
+from lora_daemon.engine.mix import whole_delta
+from lora_daemon.engine.parts import Dense, low_rank
 from shared import provenance
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
@@ -61,7 +65,9 @@ def main() -> None:
 @torch.no_grad()
 def merge(order: MergeOrder) -> Merged:
     """Make the file. Raises LoraError: NOT_FOUND, STORAGE, or INVALID_FILE naming the source that
-    cannot be merged (a DoRA, biases, another base's widths, all that cannot be read)."""
+    cannot be merged (a DoRA without its base, biases, another base's widths, all that cannot be
+    read)."""
+    base = bases.load(Path(typed(order.base)), torch.device("cpu")) if order.base else None
     pieces: dict[str, list[Piece]] = {}
     sources, dtypes, notes = [], set(), []
     for source in order.sources:
@@ -70,7 +76,7 @@ def merge(order: MergeOrder) -> Merged:
         found = contents(path, header)
         if found.unknown:
             notes.append(f"{path.name}: {_listed(found.unknown)} left out: no part of a LoRA.")
-        for piece in _pieces(path, source):
+        for piece in _pieces(path, source, base):
             pieces.setdefault(to_diffusers(piece.name), []).append(piece)
         dtypes |= {header.tensors[module.matrix].dtype for module in found.modules}
         sources.append((header.metadata, _entry(path, source)))
@@ -101,26 +107,37 @@ def merge(order: MergeOrder) -> Merged:
     )
 
 
-def _pieces(path: Path, source: Source) -> Iterator[Piece]:
+def _pieces(path: Path, source: Source, base: Base | None) -> Iterator[Piece]:
     header = read_header(path)
     found = contents(path, header)
     sdxl = is_sdxl(header)
     for one in read_modules(path, header, found):
-        if one.module.decomposed:
-            raise wrong(
-                path,
-                f"is a DoRA ({one.module.name}): what it adds depends on its base, so it cannot be "
-                "merged as a file. Use it beside the others with `generate --lora`",
-            )
         if "bias" in one.extras:
             raise wrong(path, f"changes biases ({one.module.name}), which a LoRA file cannot hold")
         name = to_kohya(one.module.name, sdxl=sdxl)
         weight = source.weight
         if name.startswith("lora_te") and source.text_weight is not None:
             weight = source.text_weight
-        pair = low_rank(one.part)
+        pair, scale = low_rank(one.part), one.scale
+        if one.module.decomposed:
+            pair, scale = low_rank(Dense(_of_dora(path, one, base))), 1.0
         shape = tuple(pair.down.shape[1:])
-        yield Piece(path, name, weight * one.scale, pair.up, pair.down.flatten(1), shape)
+        yield Piece(path, name, weight * scale, pair.up, pair.down.flatten(1), shape)
+
+
+def _of_dora(path: Path, one: Read, base: Base | None) -> Tensor:
+    """What a DoRA adds to its base, as one matrix."""
+    if base is None:
+        raise wrong(
+            path,
+            f"is a DoRA ({one.module.name}): what it adds depends on its base. Say which with "
+            "--base, or use it beside the others with `generate --lora`",
+        )
+    placed = lora_file.placed(path, base, one)
+    if placed is None:
+        raise wrong(path, f"does not belong on this base, which has no {one.module.name}")
+    weight = getattr(base, placed.network).get_submodule(placed.path).weight
+    return whole_delta(placed, weight).float()
 
 
 def _fitting(pieces: list[Piece]) -> list[Piece]:

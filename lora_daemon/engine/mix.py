@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ class Placed:
     """One module of a LoRA file, placed on a base. All tensors are float32 on the CPU.
 
     ``magnitude``: a DoRA's, (out,), or (in,) where ``columns``. ``bias``: what is added to the
-    module's own, (out,).
+    module's own, (out,). ``factors``: what ``part`` was made of, by role.
     """
 
     network: str  # "unet", "text_encoder" or "text_encoder_2"
@@ -39,6 +39,7 @@ class Placed:
     magnitude: Tensor | None = None
     columns: bool = False
     bias: Tensor | None = None
+    factors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The noise that is trained with: plain, or with low frequencies added."""
+"""The noise that is trained with: plain, or with low frequencies added; and how much of it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ def draw_noise(settings: Noise, shape: torch.Size, own: torch.Generator) -> Tens
     if settings.multires_iterations:
         noise = _multires(noise, settings, own)
     return noise
+
+
+def draw_timestep(settings: Noise, span: tuple[int, int], own: torch.Generator) -> Tensor:
+    """A timestep from ``span``, its end excluded, int64 (1,)."""
+    if settings.density == "uniform":
+        return torch.randint(*span, (1,), generator=own)
+    # Logit-normal (https://arxiv.org/abs/2403.03206): most in the middle, or where the mean is.
+    normal = settings.density_mean + settings.density_deviation * torch.randn(1, generator=own)
+    first, end = span
+    return (first + normal.sigmoid() * (end - first)).long().clamp(max=end - 1)
 
 
 def _multires(noise: Tensor, settings: Noise, own: torch.Generator) -> Tensor:

@@ -12,20 +12,25 @@ from torch import Tensor
 from lora_daemon.engine.bases import Base
 from shared.recipe import Loss
 
-# Prediction and target (n, channels, h, w), timesteps (n,): to the mean error, a scalar.
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+# Prediction and target (n, channels, h, w), timesteps (n,), and what each place counts (n, 1, h, w)
+# or each picture (n, 1, 1, 1), None for all alike: to the mean error, a scalar.
+Objective = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+Distance = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def objective(settings: Loss, base: Base) -> Objective:
     """The recipe's loss on a base, in float32."""
-    if settings.kind == "l2" and settings.weighting == "none":
-        return lambda predicted, target, t: F.mse_loss(predicted, target)
+    plain = settings.kind == "l2" and settings.weighting == "none"
     distance = _distance(settings, base)
     weights = _weights(settings, base).to(base.device)
 
-    def weighted(predicted: Tensor, target: Tensor, t: Tensor) -> Tensor:
-        each = distance(predicted, target, t).mean(dim=(1, 2, 3))
-        return (each * weights[t]).mean()
+    def weighted(predicted: Tensor, target: Tensor, t: Tensor, counts: Tensor | None) -> Tensor:
+        if plain and counts is None:
+            return F.mse_loss(predicted, target)
+        errors = distance(predicted, target, t)
+        if counts is not None:
+            errors = errors * counts
+        return (errors.mean(dim=(1, 2, 3)) * weights[t]).mean()
 
     return weighted
 
@@ -50,7 +55,7 @@ def _weights(settings: Loss, base: Base) -> Tensor:
             return 1 / (bounded + 1) if velocity else bounded.rsqrt()
 
 
-def _distance(settings: Loss, base: Base) -> Objective:
+def _distance(settings: Loss, base: Base) -> Distance:
     """The error of each number, in the shape of the prediction."""
     match settings.kind:
         case "l2":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lora_daemon.engine.adapters import Adapter
 from shared.recipe import Optimizer
@@ -21,16 +22,37 @@ def optimizer_for(adapter: Adapter, settings: Optimizer) -> torch.optim.Optimize
     rates = {"unet": settings.learning_rate, "text_encoder": text, "text_encoder_2": text}
     plus = settings.lora_plus
     groups: list[dict[str, Any]] = [
-        {"params": weights, "lr": rates[network] * (plus if side == "up" else 1.0)}
-        for network, side, weights in adapter.groups(
-            by_matrix=plus != 1 or settings.kind in _BY_MATRIX
-        )
+        {
+            "params": one.weights,
+            "lr": rates[one.network] * one.pace * (plus if one.side == "up" else 1.0),
+            # A magnitude that decays takes from the base itself.
+            **({"weight_decay": 0.0} if one.side == "magnitude" else {}),
+        }
+        for one in adapter.groups(by_matrix=plus != 1 or settings.kind in _BY_MATRIX)
     ]
     for group in groups:
         group["initial_lr"] = group["lr"]
     decay, betas = settings.weight_decay, (settings.beta1, settings.beta2)
     made: torch.optim.Optimizer
-    match settings.kind:
+    kind = settings.kind
+    if kind == "adamw8bit" and no_8bit(adapter.vector.device):
+        kind = "adamw"
+    match kind:
+        case "adamw8bit":  # https://arxiv.org/abs/2110.02861
+            from bitsandbytes.optim import AdamW8bit
+
+            made = AdamW8bit(
+                groups, lr=settings.learning_rate, betas=betas, eps=settings.epsilon,
+                weight_decay=decay,
+            )  # fmt: skip
+        case "schedule_free":  # https://arxiv.org/abs/2405.15682
+            from pytorch_optimizer import ScheduleFreeAdamW
+
+            made = ScheduleFreeAdamW(
+                groups, lr=settings.learning_rate, betas=betas, eps=settings.epsilon,
+                weight_decay=decay,
+            )  # fmt: skip
+            adapter.kept = lambda: _evaluated(adapter, made)
         case "adamw":  # https://arxiv.org/abs/1711.05101
             made = torch.optim.AdamW(
                 groups, lr=settings.learning_rate, betas=betas, eps=settings.epsilon,
@@ -60,3 +82,28 @@ def optimizer_for(adapter: Adapter, settings: Optimizer) -> torch.optim.Optimize
 
             made = CAME(groups, betas=(*betas, 0.9999), weight_decay=decay)
     return made
+
+
+def no_8bit(device: torch.device) -> str:
+    """Why AdamW cannot be had in 8 bits on a device, in words; empty if it can."""
+    if device.type != "cuda":
+        return f"it needs a CUDA GPU, and this runs on {device.type}"
+    try:
+        import bitsandbytes.optim  # noqa: F401
+    except Exception as error:  # it loads a library of its own, which fails in many ways
+        return f"bitsandbytes cannot be loaded ({str(error).strip() or type(error).__name__})"
+    return ""
+
+
+@torch.no_grad()
+def _evaluated(adapter: Adapter, optimizer: torch.optim.Optimizer) -> Tensor:
+    """What schedule-free training has come to: its average x, which is not where it takes its
+    gradients, y = β z + (1 - β) x. Made beside it: taking y to x and back is not exact."""
+    kept = adapter.vector.data.clone()
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if "z" in (state := optimizer.state[weight]):
+                begin = weight.storage_offset()
+                place = kept[begin : begin + weight.numel()].view(weight.shape)
+                place.lerp_(state["z"], 1 - 1 / group["betas"][0])
+    return kept

@@ -32,6 +32,7 @@ from shared.safetensors_file import read_header, read_tensor, write
 
 KEPT = 2
 VERSION = 2
+_BYTES = "|uint8"  # behind the name of a tensor that is bytes to an 8-bit optimiser
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
@@ -154,7 +155,8 @@ def optimizer_memory(
     for prefix, memory in _memories(optimizer):
         for name, value in memory.items():
             if isinstance(value, Tensor):
-                tensors[f"{prefix}.{name}"] = value.detach().float().cpu().clone()
+                mark = _BYTES if value.dtype == torch.uint8 else ""
+                tensors[f"{prefix}.{name}{mark}"] = value.detach().float().cpu().clone()
             elif type(value) in (int, float) and math.isfinite(value):
                 numbers[f"{prefix}.{name}"] = value
     return tensors, numbers
@@ -170,7 +172,9 @@ def put_back_memory(optimizer: torch.optim.Optimizer, state: State) -> None:
                 memory[name.removeprefix(f"{prefix}.")] = number
         for name, tensor in state.tensors.items():
             if name.startswith(f"{prefix}."):
-                memory[name.removeprefix(f"{prefix}.")] = tensor.to(device, copy=True)
+                dtype = torch.uint8 if name.endswith(_BYTES) else None
+                inner = name.removeprefix(f"{prefix}.").removesuffix(_BYTES)
+                memory[inner] = tensor.to(device, dtype, copy=True)
 
 
 def _memories(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, dict[str, Any]]]:

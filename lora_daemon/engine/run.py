@@ -14,13 +14,14 @@ import msgspec
 
 from lora_daemon.engine import lora_file
 from lora_daemon.engine.adapters import Adapter
-from lora_daemon.engine.bases import Base
-from lora_daemon.engine.cache import LatentsCache
+from lora_daemon.engine.bases import Base, ending_in_noise
+from lora_daemon.engine.cache import LatentsCache, Moments
 from lora_daemon.engine.device import explained, free_cache
-from lora_daemon.engine.feed import Feed, choose
+from lora_daemon.engine.feed import Choice, Feed, choose
 from lora_daemon.engine.files import sweep
 from lora_daemon.engine.lora_metadata import Made
-from lora_daemon.engine.optimizers import optimizer_for
+from lora_daemon.engine.masks import masks
+from lora_daemon.engine.optimizers import no_8bit, optimizer_for
 from lora_daemon.engine.resume import Fingerprint, Progress, States
 from lora_daemon.engine.samples import Samples
 from lora_daemon.engine.session import Session
@@ -44,6 +45,12 @@ from shared.recipe import Recipe, total_steps
 
 Aside = Callable[[], contextlib.AbstractContextManager[None]]
 CACHING_TELLING = 0.1  # seconds between two words on how many pictures are cached
+DORA = (
+    "The file will be a DoRA with the norm of each output, as LyCORIS writes it now. ComfyUI, "
+    "diffusers (in PEFT's names) and lora-tui read it so; A1111 takes the norm of each input, and "
+    "shows something else. For it make a plain LoRA: `lora-tui lora resize FILE --base BASE --rank "
+    "32 --out PLAIN`."
+)
 PATIENCE = 2.0  # seconds that a trainer which was just killed is given to be gone
 
 
@@ -98,14 +105,16 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     )
     for path, reason in choice.skipped:
         steering.tell(Skipped(run=order.run, path=path, reason=reason))
-    captions = [freeze.pictures[one.index].caption for one in choice.used]
-    _notice_long_captions(base, captions, steering)
-    feed = Feed(recipe, base, moments, captions)
-    total = total_steps(recipe, len(moments))
+    noised = ending_in_noise(base) if recipe.noise.zero_terminal_snr else base
+    feed = _feed(recipe, noised, freeze, choice, moments, run_dir)
+    captions = feed.captions[: feed.trained]
+    for notice in _notices(recipe, base, captions):
+        steering.tell(Notice(run=order.run, message=notice))
+    total = total_steps(recipe, feed.trained)
 
     adapter = Adapter(
         base, recipe.network, recipe.training.seed, recipe.optimizer.text_encoder_rate > 0,
-        recipe.training.ema,
+        recipe.training.ema, recipe.optimizer.rates,
     )  # fmt: skip
     try:
         optimizer = optimizer_for(adapter, recipe.optimizer)
@@ -113,7 +122,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
             recipe.output.name or freeze.name, recipe, freeze, base, captions, resolution, total
         )
         samples = Samples(
-            recipe, base, run_dir, resolution, freeze.base, steering, adapter.averaged
+            recipe, noised, run_dir, resolution, freeze.base, steering, adapter.averaged
         )
         session = Session(
             recipe, made, run_dir, adapter, optimizer, Fingerprint.of(base), steering,
@@ -129,12 +138,8 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
                 session.stop()
             else:
                 samples.catch_up(session.step, feed.steps_per_epoch)
-        try:
-            train(recipe, base, adapter, optimizer, feed, session)
-        except LoraError as error:
-            if error.code is Code.DIVERGED:
-                raise _with_last_good(session, error) from None
-            raise
+        with _checkpointed(base, recipe.training.checkpointing), _last_good(session):
+            train(recipe, noised, adapter, optimizer, feed, session)
     finally:
         adapter.remove()
 
@@ -156,6 +161,21 @@ def _serve(steering: Steering, studio: Studio, base: Base, aside: Aside) -> None
     steering.on_paint, steering.on_measure = paint, measure
 
 
+def _feed(
+    recipe: Recipe, base: Base, freeze: Freeze, choice: Choice, moments: list[Moments],
+    run_dir: Path,
+) -> Feed:  # fmt: skip
+    """What the run is fed. Raises LoraError: masks that cannot be read."""
+    used = [freeze.every[one.index] for one in choice.used]
+    regular = sum(one.index >= len(freeze.pictures) for one in choice.used)
+    masked = None
+    if recipe.dataset.alpha_mask or recipe.dataset.mask_folder:
+        side = moments[0].mean.shape[-1]
+        masked = masks(run_dir, used, side * base.pixels_per_latent, side)
+    captions = [picture.caption for picture in used]
+    return Feed(recipe, base, moments, captions, regular, masked, freeze.wildcards)
+
+
 def _begin_from(start: str, base: Base, adapter: Adapter, steering: Steering) -> None:
     """Let the adapter begin from a LoRA file, if one is named. Raises LoraError."""
     if not start:
@@ -170,6 +190,17 @@ def _begin_from(start: str, base: Base, adapter: Adapter, steering: Steering) ->
                 f"modules, such as {weights.unplaced[0]}; they were left out.",
             )
         )
+
+
+@contextlib.contextmanager
+def _last_good(session: Session) -> Iterator[None]:
+    """Where a run diverges, what it had learnt before is kept."""
+    try:
+        yield
+    except LoraError as error:
+        if error.code is Code.DIVERGED:
+            raise _with_last_good(session, error) from None
+        raise
 
 
 def _with_last_good(session: Session, error: LoraError) -> LoraError:
@@ -196,16 +227,34 @@ def _tell_resumed(steering: Steering, now: Fingerprint, progress: Progress) -> N
     steering.tell(Resumed(run=steering.run, step=progress.step, identical=not why, why=why))
 
 
-def _notice_long_captions(base: Base, captions: list[str], steering: Steering) -> None:
-    long = sum(not base.fits(caption) for caption in captions)
-    if long:
-        steering.tell(
-            Notice(
-                run=steering.run,
-                message=f"{long} of {len(captions)} captions are longer than 75 tokens; the text "
-                "encoder does not see what is beyond.",
-            )
+def _notices(recipe: Recipe, base: Base, captions: list[str]) -> Iterator[str]:
+    """What a user should know before it is trained."""
+    windows = recipe.dataset.windows
+    if long := sum(not base.fits(caption, windows) for caption in captions):
+        yield (
+            f"{long} of {len(captions)} captions are longer than {75 * windows} tokens; the text "
+            "encoder does not see what is beyond. See dataset.windows."
         )
+    if recipe.network.kind == "dora":
+        yield DORA
+    if recipe.optimizer.kind == "adamw8bit" and (why := no_8bit(base.device)):
+        yield (
+            f"AdamW cannot be had in 8 bits: {why}. It is used in 32 bits, which does the same in "
+            "a few megabytes more."
+        )
+
+
+@contextlib.contextmanager
+def _checkpointed(base: Base, wanted: bool) -> Iterator[None]:
+    """The UNet keeps few activations, if ``wanted``, for as long as the context lasts."""
+    if not wanted:
+        yield
+        return
+    base.unet.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        base.unet.disable_gradient_checkpointing()
 
 
 def _read(run_dir: Path) -> tuple[Recipe, Freeze]:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from lora_daemon.engine.bases import Base
+from lora_daemon.engine.captions import reading
 from lora_daemon.engine.device import explained, free_cache
 from lora_daemon.engine.generate import paint, save_png
 from lora_daemon.engine.steering import Steering
@@ -92,7 +93,7 @@ class Samples:
                 raise LoraError(Code.CANCELLED, "The run is being left.")
 
         with self._averaged():
-            (picture,) = paint(self.base, [spec], progress)
+            (picture,) = paint(self.base, [spec], progress, reading(self.recipe))
         text = parameters_text(
             spec, model=spec.base, model_hash=self.base.model_hash[:10], lora_hashes={}
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.feed import Batch
-from lora_daemon.engine.lora_file import kohya_tensors
+from lora_daemon.engine.lora_file import module_tensors
 from lora_daemon.engine.lora_metadata import Made, metadata
 from lora_daemon.engine.metrics import Metrics
 from lora_daemon.engine.resume import (
@@ -249,7 +249,7 @@ class Session:
         tensors: dict[str, RawTensor] = {}
         with self.adapter.averaged():
             for one in self.adapter.modules:
-                tensors |= kohya_tensors([(one.name, one.down, one.up)], one.alpha)
+                tensors |= module_tensors(one.name, one.weights, one.alpha)
         size = 0
 
         def save() -> None:

@@ -13,6 +13,7 @@ from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.feed import Feed
 from lora_daemon.engine.objectives import objective
+from lora_daemon.engine.preservation import Preservation
 from lora_daemon.engine.schedules import learning_rate
 from lora_daemon.engine.session import Session
 from shared.recipe import Recipe
@@ -31,12 +32,13 @@ def train(
     spread = (1 - base.alphas_cumprod).sqrt().to(base.device)[:, None, None, None]  # √(1-ᾱ_t)
 
     loss_of = objective(recipe.loss, base)
+    preserved = Preservation(recipe, base, adapter, loss_of) if recipe.loss.preservation else None
 
     for step in session.steps():
         step_loss = torch.zeros((), device=base.device)
-        for number, batch in enumerate(feed.batches(step)):
+        adapter.dropout.begin(step)
+        for batch in feed.batches(step):
             latents, noise, t = batch.latents, batch.noise, batch.timesteps
-            adapter.dropout.begin(step, number)
 
             noisy = signal[t] * latents + spread[t] * batch.mixed
             predicted = base.denoise(noisy, t, batch.text, batch.views)
@@ -44,7 +46,9 @@ def train(
                 target = signal[t] * noise - spread[t] * latents
             else:
                 target = noise
-            loss = loss_of(predicted, target, t)
+            loss = loss_of(predicted, target, t, batch.counts)
+            if preserved is not None:
+                loss = loss + preserved.loss(noisy, t, batch.views)
 
             (loss * (base.loss_scale * batch.share)).backward()  # type: ignore[no-untyped-call]
             step_loss += loss.detach() * batch.share

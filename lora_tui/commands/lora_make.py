@@ -45,8 +45,10 @@ def add(verbs: Subparsers) -> None:
     )
     merge.add_argument("--seed", type=int, default=0, help="of dare's draw (0)")
     resize = command(
-        verbs, "resize", resize_it, "bring a LoRA to another rank; makes plain pairs of a LoHa",
+        verbs, "resize", resize_it,
+        "bring a LoRA to another rank; makes plain pairs of a LoHa, LoKr or DoRA",
         "  lora-tui lora resize dragons.safetensors --rank 8 --out small.safetensors\n"
+        "  lora-tui lora resize dora.safetensors --base sd15 --rank 32 --out plain.safetensors\n"
         "  lora-tui lora resize dragons.safetensors --error 0.05 --out small.safetensors",
     )  # fmt: skip
     resize.add_argument("loras", metavar="FILE_OR_NAME", nargs=1)
@@ -55,6 +57,10 @@ def add(verbs: Subparsers) -> None:
         parser.add_argument(
             "--error", type=float, default=0.0,
             help="the smallest rank with at most this relative error, module by module",
+        )  # fmt: skip
+        parser.add_argument(
+            "--base", default="", help="a base from `model list`, or its path: what a DoRA was "
+            "trained on, on which it depends",
         )  # fmt: skip
         parser.add_argument("--precision", choices=PRECISIONS, default="",
                             help="of what is saved; else the widest of the sources")  # fmt: skip
@@ -97,6 +103,7 @@ async def _make(call: Invocation, method: str, **more: object) -> Exit:
     out = out_file(call)
     order = {
         "sources": [await _source(call, text) for text in args.loras], "out": str(out),
+        "base": await base_path(call, args.base) if args.base else "",
         "method": method, "rank": args.rank, "error": args.error, "precision": args.precision,
         **more,
     }  # fmt: skip

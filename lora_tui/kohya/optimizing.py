@@ -80,7 +80,7 @@ def _optimizer_argument(key: str, value: Any, kind: str, out: Translation) -> No
     elif key == "betas" and isinstance(value, list) and len(value) >= 2 and kind != "adafactor":
         out.convert(f"{name} 1", value[0], "optimizer.beta1")
         out.convert(f"{name} 2", value[1], "optimizer.beta2")
-    elif key == "eps" and kind in ("adamw", "prodigy"):
+    elif key == "eps" and kind in ("adamw", "adamw8bit", "schedule_free", "prodigy"):
         out.convert(name, value, "optimizer.epsilon")
     elif key in _PRODIGY and kind == "prodigy":
         out.convert(name, value, f"optimizer.{_PRODIGY[key]}")
@@ -101,7 +101,8 @@ def schedule(left: dict[str, Any], out: Translation) -> None:
         "cosine_with_restarts": "cosine_with_restarts", "rex": "rex",
     }  # fmt: skip
     kind = kinds.get(name.lower())
-    if kind is None:
+    free = out.tree["optimizer"].get("kind") == "schedule_free"
+    if kind is None or (free and kind != "constant"):
         out.leave("lr_scheduler", name, "the rate stays constant")
         kind = "constant"
     else:

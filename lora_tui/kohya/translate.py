@@ -7,11 +7,11 @@ import re
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from lora_tui.kohya import optimizing, tables
-from lora_tui.kohya.files import Given, arguments, literal
+from lora_tui.kohya import network, optimizing, tables
+from lora_tui.kohya.files import Given, literal
 from lora_tui.kohya.report import Translation
 
-_LINEAR = ["to_q", "to_k", "to_v", "to_out.0", "ff", "proj"]  # what kohya's LoRA trains
+_REPEATED = re.compile(r"(\d+)_(.+)")  # a folder of kohya's: 10_dog
 
 
 def translate(given: Given, dataset: str = "") -> Translation:
@@ -29,11 +29,12 @@ def translate(given: Given, dataset: str = "") -> Translation:
         out.put("base.family", "sdxl")
     _folders(given, left, dataset, out)
     _same(left, out)
-    _network(left, out)
+    network.network(left, out)
     optimizing.rates(left, out)
     optimizing.optimizer(left, out)
     optimizing.schedule(left, out)
     optimizing.length(left, out)
+    _reading(left, out)
     _loss(left, out)
     _captions(left, out)
     _samples(given, left, out)
@@ -44,6 +45,10 @@ def translate(given: Given, dataset: str = "") -> Translation:
 def _base(left: dict[str, Any], out: Translation) -> None:
     if left.get("v2") is True:
         out.take("v2", left.pop("v2"), "base.family", "sd2")
+    if left.get("v_parameterization") is True and left.get("zero_terminal_snr"):
+        out.take(
+            "zero_terminal_snr", left.pop("zero_terminal_snr"), "noise.zero_terminal_snr", True
+        )
     for name in ("v2", "v_parameterization"):
         if name in left:
             out.idle(name, left.pop(name), "read from the base itself")
@@ -63,8 +68,10 @@ def _base(left: dict[str, Any], out: Translation) -> None:
 def _folders(given: Given, left: dict[str, Any], dataset: str, out: Translation) -> None:
     for one in given.folders:
         folder = str(one.get("image_dir", ""))
-        if one.get("is_reg"):
-            out.leave("is_reg", folder, tables.NOT_HERE["reg_data_dir"])
+        if one.get("is_reg") and "reg_data_dir" not in left:
+            left["reg_data_dir"] = folder
+        elif one.get("is_reg"):
+            out.leave("is_reg", folder, "a run has one dataset for regularisation")
     trained = [one for one in given.folders if not one.get("is_reg")]
     for one in trained[1:]:
         out.leave(
@@ -75,7 +82,7 @@ def _folders(given: Given, left: dict[str, Any], dataset: str, out: Translation)
     for name in ("image_dir", "train_data_dir"):
         if (value := left.pop(name, None)) is not None:
             own = _folder_name(str(value))
-            if name == "train_data_dir" and (named := re.fullmatch(r"(\d+)_(.+)", own)):
+            if name == "train_data_dir" and (named := _REPEATED.fullmatch(own)):
                 own = named[2]
                 left.setdefault("num_repeats", int(named[1]))
             words = "" if dataset else f"make it: `lora-tui dataset import {value}`"
@@ -83,6 +90,8 @@ def _folders(given: Given, left: dict[str, Any], dataset: str, out: Translation)
             dataset = dataset or own
     if dataset:
         out.put("dataset.name", dataset)
+    _regularisation(left, out)
+    _masks(left, out)
     if (value := left.pop("resolution", None)) is not None:
         sides = [literal(s) for s in value.split(",")] if isinstance(value, str) else value
         sides = sides if isinstance(sides, list) else [sides]
@@ -91,6 +100,30 @@ def _folders(given: Given, left: dict[str, Any], dataset: str, out: Translation)
         else:
             words = "a square of the shorter side" if len(set(sides)) > 1 else ""
             out.take("resolution", value, "dataset.resolution", min(sides), words)
+
+
+def _regularisation(left: dict[str, Any], out: Translation) -> None:
+    value = left.pop("reg_data_dir", None)
+    if not value:
+        return
+    own = _folder_name(str(value))
+    if named := _REPEATED.fullmatch(own):
+        own = named[2]
+    if own == out.tree.get("dataset", {}).get("name"):
+        own = f"{own}-class"
+    words = f"make it: `lora-tui dataset import {value} --name {own}`"
+    out.take("reg_data_dir", value, "dataset.regularisation", own, words)
+    if (weight := left.pop("prior_loss_weight", None)) is not None:
+        out.convert("prior_loss_weight", weight, "loss.prior_weight")
+
+
+def _masks(left: dict[str, Any], out: Translation) -> None:
+    if folder := left.pop("conditioning_data_dir", None):
+        out.take("conditioning_data_dir", folder, "dataset.mask_folder", str(folder))
+        if left.pop("alpha_mask", False):
+            out.idle("alpha_mask", True, "conditioning_data_dir goes before it")
+    if (folder or left.get("alpha_mask")) and left.pop("masked_loss", False):
+        out.idle("masked_loss", True, "masks are read")
 
 
 def _folder_name(path: str) -> str:
@@ -107,36 +140,23 @@ def _same(left: dict[str, Any], out: Translation) -> None:
             out.convert(name, left.pop(name), ours)
 
 
-def _network(left: dict[str, Any], out: Translation) -> None:
-    module = left.pop("network_module", "networks.lora")
-    given = arguments(left.pop("network_args", []))
-    if module == "lycoris.kohya" and str(given.get("algo", "lora")).lower() in ("lora", "locon"):
-        given.pop("algo", None)
-        given.setdefault("conv_dim", out.tree["network"]["rank"])
-        given.setdefault("conv_alpha", out.tree["network"]["alpha"])
-        out.idle("network_module", module, "LoCon: the convolutions are trained too")
-    elif module == "networks.lora":
-        out.idle("network_module", module, "LoRA on the linear layers, as kohya's")
-    else:
-        out.leave("network_module", module, "a plain LoRA is trained in its place")
-    targets = [*_LINEAR]
-    if given.get("conv_dim"):
-        targets.append("conv")
-        out.convert("conv_dim", given.pop("conv_dim"), "network.conv_rank")
-        out.convert("conv_alpha", given.pop("conv_alpha", 1.0), "network.conv_alpha")
-    out.put("network.targets", targets)
-    for name in ("loraplus_lr_ratio", "loraplus_unet_lr_ratio"):
-        if name in given:
-            out.convert(name, given.pop(name), "optimizer.lora_plus")
-    for name in ("rank_dropout", "module_dropout"):
-        if name in given:
-            out.convert(name, given.pop(name), f"network.{name}")
-    for name, value in given.items():
-        if not value:
-            out.idle(f"network_args {name}", value, "off")
-        else:
-            why = tables.NETWORK_ARGS.get(name, "lora-tui does not know it")
-            out.leave(f"network_args {name}", value, why)
+def _reading(left: dict[str, Any], out: Translation) -> None:
+    """How captions are read, and what of the rest would contradict something."""
+    skip = left.pop("clip_skip", None)
+    if skip and out.tree.get("base", {}).get("family") == "sdxl":
+        out.idle("clip_skip", skip, "an SDXL's last layer but one is always read, as kohya does")
+    elif skip:
+        out.convert("clip_skip", skip, "dataset.clip_skip")
+    if left.get("max_token_length") in (150, 225):
+        tokens = left.pop("max_token_length")
+        out.take("max_token_length", tokens, "dataset.windows", tokens // 75)
+    network, training = out.tree.get("network", {}), out.tree.get("training", {})
+    dropouts = ("dropout", "rank_dropout", "module_dropout")
+    if training.get("checkpointing") and any(network.get(name) for name in dropouts):
+        del training["checkpointing"]
+        out.leave("gradient_checkpointing", True, "it contradicts the network's dropouts here")
+    if out.tree["optimizer"].get("kind") == "schedule_free" and network.pop("max_norm", 0):
+        out.leave("scale_weight_norms", "", "it contradicts schedule-free training")
 
 
 def _loss(left: dict[str, Any], out: Translation) -> None:
@@ -224,7 +244,7 @@ def _rest(left: dict[str, Any], out: Translation) -> None:
             out.idle(name, value, tables.ANYWAY[name])
         elif name not in tables.NOT_HERE:
             out.leave(name, value, "lora-tui does not know it")
-        elif not value or (name, value) in (("max_token_length", 75), ("clip_skip", 1)):
+        elif not value or (name, value) == ("max_token_length", 75):
             out.idle(name, value, "off")
         elif isinstance(value, float) and not math.isfinite(value):
             out.leave(name, value, "not a number")

@@ -82,6 +82,38 @@ async def test_a_run_freezes_what_can_be_trained_on_and_says_what_not(
     assert any("no caption" in warning for warning in detail.warnings)
 
 
+async def test_a_run_freezes_pictures_of_the_class_masks_and_wildcards(
+    house: House, tmp_path: Path
+) -> None:
+    await house.call(wire.ImportDataset(path=str(pictures(tmp_path / "class", 2))))
+    masks = pictures(tmp_path / "masks", 2)
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "colour.txt").write_text("red\nblue\n")
+    await caption(house, 1, text="a __colour__ thing")
+    more = (
+        f'regularisation = "class"\nmask_folder = "{masks}"\nwildcards = true\n'
+        f'wildcard_folder = "{tmp_path / "words"}"\n'
+    )
+    run = await house.call(wire.StartRun(recipe=RECIPE + more))
+    assert (run.pictures, run.steps) == (5, 100)  # as many of the class beside them
+    freeze = json.loads((house.workspace.run(run.id) / "freeze.json").read_bytes())
+    assert [Path(one["path"]).parent.name for one in freeze["regularisation"]] == ["class"] * 2
+    assert [Path(one["mask"]).name for one in freeze["pictures"]] == [
+        "000.png",
+        "001.png",
+        *[""] * 3,
+    ]
+    assert freeze["wildcards"] == {"colour": ["red", "blue"]}
+    warnings = (await house.call(wire.GetRun(run=run.id))).warnings
+    assert any("3 of 5 pictures have no mask" in warning for warning in warnings)
+    with pytest.raises(LoraError, match="Did you mean class"):
+        await house.call(wire.StartRun(recipe=RECIPE + 'regularisation = "clas"\n'))
+    with pytest.raises(LoraError, match=r"other\.txt cannot be read"):
+        await caption(house, 1, text="a __other__ thing")
+        await house.call(wire.StartRun(recipe=RECIPE + more))
+    assert len(house.domain.state().runs) == 1
+
+
 async def test_a_recipe_for_another_family_is_refused(house: House) -> None:
     error = await refused(house, RECIPE.replace("[dataset]", 'family = "sdxl"\n[dataset]'))
     assert error.code == Code.INVALID_RECIPE and error.data["key"] == "base.family"

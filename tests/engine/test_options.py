@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora_daemon.engine import bases, lora_file, noises
+from lora_daemon.engine import bases, lora_file, noises, optimizers, resume, run, samplers
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.captions import shown
@@ -24,6 +25,7 @@ from lora_daemon.engine.train import train
 from shared.errors import Code, LoraError
 from shared.recipe import Loss, Network, Noise, Recipe, convert
 from shared.recipe_schema import Dataset
+from shared.wildcards import read_wildcards
 from tests.engine.test_train import Steps, fed
 
 ALL = ["to_q", "to_k", "to_v", "to_out.0", "ff", "proj", "conv"]
@@ -31,7 +33,8 @@ ALL = ["to_q", "to_k", "to_v", "to_out.0", "ff", "proj", "conv"]
 
 def adapted(base: Base, recipe: Recipe) -> Adapter:
     with_text = recipe.optimizer.text_encoder_rate > 0
-    return Adapter(base, recipe.network, 0, with_text, recipe.training.ema)
+    rates = recipe.optimizer.rates
+    return Adapter(base, recipe.network, 0, with_text, recipe.training.ema, rates)
 
 
 def trained(base: Base, tmp_path: Path, steps: int, **sections: Any) -> Adapter:
@@ -71,7 +74,7 @@ def test_schedules(schedule: dict[str, Any], expected: list[float]) -> None:
 def _loss(base: Base, t: int, error: float = 1.0, **settings: Any) -> float:
     """The loss where each number is off by ``error`` at timestep ``t``."""
     target = torch.zeros(1, 4, 8, 8)
-    one = objective(Loss(**settings), base)(target + error, target, torch.tensor([t]))
+    one = objective(Loss(**settings), base)(target + error, target, torch.tensor([t]), None)
     return float(one)
 
 
@@ -148,6 +151,34 @@ def test_a_perturbed_input_has_more_noise_than_is_asked_back(base: Base, tmp_pat
     assert plain.mixed is plain.noise and torch.equal(plain.noise, batch.noise)
 
 
+def test_a_schedule_that_ends_in_noise_is_for_bases_that_predict_v(base: Base) -> None:
+    with pytest.raises(LoraError, match="needs a base that predicts v") as caught:
+        bases.ending_in_noise(base)
+    assert caught.value.code is Code.INVALID_RECIPE
+    velocity = bases.ending_in_noise(dataclasses.replace(base, objective="v_prediction"))
+    assert velocity.zero_snr and not base.zero_snr and velocity.unet is base.unet
+    painting = samplers.scheduler("Euler", velocity.scheduler_config)
+    assert painting.config.rescale_betas_zero_snr and painting.config.timestep_spacing == "trailing"
+    ours, before = velocity.alphas_cumprod, base.alphas_cumprod
+    assert float(ours[-1]) < 1e-7 < float(before[-1]) and float(ours[0]) == pytest.approx(
+        float(before[0]), abs=1e-5
+    )
+    assert bool((ours[1:] < ours[:-1]).all())
+
+
+def test_a_density_says_which_timesteps_come_up_more_often() -> None:
+    span = (100, 900)
+    drawn = {}
+    for mean, deviation in ((0.0, 0.3), (2.0, 0.3)):
+        noise = Noise(density="logit_normal", density_mean=mean, density_deviation=deviation)
+        own = [noises.draw_timestep(noise, span, generator(0, "t", n)) for n in range(400)]
+        drawn[mean] = torch.cat(own)
+        assert int(drawn[mean].min()) >= 100 and int(drawn[mean].max()) < 900
+        middle = 100 + 800 / (1 + math.exp(-mean))
+        assert float(drawn[mean].float().median()) == pytest.approx(middle, abs=12)
+    assert float(drawn[0.0].float().std()) == pytest.approx(800 * 0.3 / 4, rel=0.15)
+
+
 def test_a_timestep_range_is_kept_to(base: Base, tmp_path: Path) -> None:
     noise = {"min_timestep": 200, "max_timestep": 203}
     feed = fed(base, tmp_path, convert({"noise": noise, "training": {"batch_size": 4}}), 4)
@@ -179,6 +210,76 @@ def test_tags_and_captions_are_dropped_as_often_as_asked() -> None:
     forms_of_whole = [shown(TAGS, settings, 1, step, 0) for step in range(400)]
     assert set(forms_of_whole) == {TAGS, ""}
     assert forms_of_whole.count("") / 400 == pytest.approx(0.2, abs=0.06)
+
+
+def test_wildcards_are_chosen_anew_and_may_hold_others() -> None:
+    settings = Dataset(wildcards=True)
+    files = {"colour": ["red", "{dark|light} blue"], "loop": ["__loop__"]}
+    forms = [
+        shown("a {big|{very |}small} __colour__ dragon", settings, 1, step, 0, files)
+        for step in range(300)
+    ]
+    sizes, colours = ("big", "very small", "small"), ("red", "dark blue", "light blue")
+    assert set(forms) == {f"a {size} {colour} dragon" for size in sizes for colour in colours}
+    assert sum("big" in form for form in forms) / 300 == pytest.approx(0.5, abs=0.1)
+    assert forms[7] == shown("a {big|{very |}small} __colour__ dragon", settings, 1, 7, 0, files)
+    assert shown("__loop__", settings, 1, 0, 0, files) == "__loop__"  # and it ends
+    assert shown("a {big|small}", Dataset(), 1, 0, 0) == "a {big|small}"
+    tags = Dataset(wildcards=True, shuffle_tags=True, keep_tokens=1)
+    form = shown("{ohwx|sks}, red, {a|b}, green", tags, 1, 0, 0)
+    assert form.split(", ")[0] in ("ohwx", "sks") and len(form.split(", ")) == 4
+
+
+def test_wildcards_by_name_are_frozen_with_the_run_or_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "colour.txt").write_text("# all\nred\n\n__shade__ blue\n")
+    (tmp_path / "shade.txt").write_text("dark\nlight\n")
+    (tmp_path / "none.txt").write_text("# none\n")
+    found = read_wildcards(["a __colour__ thing", "plain"], str(tmp_path))
+    assert found == {"colour": ["red", "__shade__ blue"], "shade": ["dark", "light"]}
+    for name, words in (("other", "other.txt cannot be read"), ("none", "has no line")):
+        with pytest.raises(LoraError, match=words) as caught:
+            read_wildcards([f"__{name}__"], str(tmp_path))
+        assert caught.value.code is Code.INVALID_RECIPE
+    with pytest.raises(LoraError, match=r"dataset\.wildcard_folder is empty"):
+        read_wildcards(["__colour__"], "")
+
+
+def test_clip_skip_reads_an_earlier_layer(base: Base) -> None:
+    (encoder,) = base.encoders
+    tokens = encoder.tokenizer("a thing", padding="max_length", return_tensors="pt").input_ids
+    model: Any = encoder.model
+    with torch.no_grad():
+        states = model(tokens, output_hidden_states=True).hidden_states
+        for skip in (1, 2):
+            norm = getattr(model, "text_model", model).final_layer_norm
+            wanted = norm(states[-skip])
+            ours = base.encode_text("a thing", bases.Reading(skip))
+            assert torch.allclose(ours, wanted, atol=1e-6)
+
+
+def test_clip_skip_beyond_the_first_layer_is_refused(base: Base) -> None:
+    with pytest.raises(LoraError, match=r"clip_skip = 3, and this base's text encoder has 2"):
+        base.encode_text("a thing", bases.Reading(3))
+
+
+def test_long_captions_are_read_in_windows_joined_either_way(base: Base, tmp_path: Path) -> None:
+    first, second = "a" * 75, "b" * 20  # the tiny tokenizer has a token a letter
+    with torch.no_grad():
+        apart = torch.cat([base.encode_text(first), base.encode_text(second)])
+    kohya = base.encode_text(f"{first} {second}", bases.Reading(windows=2))
+    webui = base.encode_text(f"{first} {second}", bases.Reading(windows=2, joined="webui"))
+    assert kohya.shape == (1, 152, 32) and webui.shape == (1, 154, 32)
+    assert torch.allclose(webui[0], apart.flatten(0, 1), atol=1e-5)
+    assert torch.allclose(kohya[0, :76], apart[0, :76], atol=1e-5)
+    assert torch.allclose(kohya[0, 76:], apart[1, 1:], atol=1e-5)
+    short = base.encode_text("a thing", bases.Reading(windows=2, joined="webui"))
+    assert torch.allclose(short[0, :77], base.encode_text("a thing")[0], atol=1e-5)
+    assert torch.allclose(short[0, 77:], base.encode_text("")[0], atol=1e-5)
+    assert base.fits("x" * 150, 2) and not base.fits("x" * 151, 2)
+    feed = fed(base, tmp_path, convert({"dataset": {"windows": 2, "clip_skip": 2}}), 4)
+    (batch,) = feed.batches(0)
+    assert batch.text.shape == (1, 152, 32)
+    assert base.denoise(batch.latents, batch.timesteps, batch.text).shape == batch.latents.shape
 
 
 def test_the_model_is_shown_the_captions_form(base: Base, tmp_path: Path) -> None:
@@ -233,7 +334,13 @@ def test_lora_plus_lets_up_learn_faster_than_down(base: Base, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("kind", "rate"),
-    [("adamw", 1e-2), ("adafactor", 1e-2), ("lion", 3e-3), ("prodigy", 1.0), ("came", 1e-2)],
+    [
+        ("adamw", 1e-2),
+        ("adafactor", 1e-2),
+        ("lion", 3e-3),
+        ("prodigy", 1.0),
+        ("came", 1e-2),
+    ],
 )
 def test_every_optimiser_learns(base: Base, tmp_path: Path, kind: str, rate: float) -> None:
     optimizer: dict[str, Any] = {"kind": kind, "learning_rate": rate}
@@ -258,6 +365,80 @@ def test_every_optimiser_learns(base: Base, tmp_path: Path, kind: str, rate: flo
         assert loss() < 0.95 * before
     finally:
         adapter.remove()
+
+
+def test_adamw_in_8_bits_falls_back_where_it_cannot_be_had(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = convert({"optimizer": {"kind": "adamw8bit"}})
+    adapter = adapted(base, recipe)
+    adapter.remove()
+    made = optimizer_for(adapter, recipe.optimizer)
+    assert type(made) is torch.optim.AdamW
+    assert "needs a CUDA GPU" in optimizers.no_8bit(torch.device("cpu"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
+    assert "cannot be loaded" in optimizers.no_8bit(torch.device("cuda:0"))
+
+
+def test_bytes_of_an_8_bit_optimiser_come_back_as_bytes() -> None:
+    weight = torch.nn.Parameter(torch.zeros(4))
+    optimizer = torch.optim.SGD([weight])
+    optimizer.state[weight] = {"state1": torch.tensor([0, 7, 255], dtype=torch.uint8)}
+    tensors, numbers = resume.optimizer_memory(optimizer)
+    progress = resume.Progress(1, numbers, [], resume.Fingerprint(*[""] * 3, 1, *[""] * 4))
+    resume.put_back_memory(optimizer, resume.State(progress, tensors))
+    back = optimizer.state[weight]["state1"]
+    assert back.dtype == torch.uint8 and back.tolist() == [0, 7, 255]
+
+
+def test_schedule_free_keeps_the_average_of_where_it_has_been(base: Base, tmp_path: Path) -> None:
+    """With one rate, x is the mean of all z; training itself is at y, between the two."""
+    optimizer = {"kind": "schedule_free", "learning_rate": 1e-2, "weight_decay": 0.0}
+    recipe = convert({"optimizer": optimizer})
+    adapter = adapted(base, recipe)
+    made = optimizer_for(adapter, recipe.optimizer)
+    feed, seen = fed(base, tmp_path, recipe, 4), []
+
+    class Watched(Steps):
+        def record(self, loss: Tensor, rate: float, norm: Tensor) -> None:
+            seen.append(made.state[made.param_groups[0]["params"][0]]["z"].clone())
+
+    try:
+        train(recipe, base, adapter, made, feed, Watched(4))  # type: ignore[arg-type]
+    finally:
+        adapter.remove()
+    own = adapter.vector.data.clone()
+    with adapter.averaged():
+        assert torch.allclose(adapter.vector.data, torch.stack(seen).mean(0), atol=1e-6)
+        assert not torch.allclose(adapter.vector.data, own, atol=1e-5)
+    assert torch.equal(adapter.vector.data, own)
+
+
+def test_checkpointing_changes_the_memory_and_not_the_result(base: Base, tmp_path: Path) -> None:
+    recipe = convert({"network": {"targets": ALL}, "training": {"batch_size": 2}})
+    (batch,) = fed(base, tmp_path, recipe, 4).batches(0)
+    found, kept = [], []
+    for wanted in (False, True):
+        adapter = adapted(base, recipe)
+        adapter.vector.data.add_(0.01)
+        sizes: list[int] = []
+
+        def pack(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        try:
+            with run._checkpointed(base, wanted):
+                with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                    out = base.denoise(batch.latents, batch.timesteps, batch.text)
+                kept.append(sum(sizes))
+                (out**2).mean().backward()  # type: ignore[no-untyped-call]
+            found.append(adapter.gradient.clone())
+        finally:
+            adapter.remove()
+    assert torch.allclose(*found, atol=1e-6) and bool(found[0].any())
+    assert kept[1] < kept[0] / 2
+    assert not base.unet.is_gradient_checkpointing
 
 
 def test_prodigys_own_options_reach_it(base: Base) -> None:
@@ -389,7 +570,7 @@ def test_dropout_is_for_training_alone_and_repeats(base: Base, tmp_path: Path, k
     (batch,) = feed.batches(0)
 
     def predict(adapter: Adapter, step: int) -> Tensor:
-        adapter.dropout.begin(step, 0)
+        adapter.dropout.begin(step)
         return base.denoise(batch.latents, batch.timesteps, batch.text).detach()
 
     plain = Adapter(base, Network(), 0)
@@ -430,7 +611,7 @@ def test_a_run_begins_from_an_existing_lora(base: Base, tmp_path: Path) -> None:
         assert torch.allclose(ours.up * ours.alpha, before.up * before.alpha)
     assert adapter.average is not None and torch.equal(adapter.average, adapter.vector.data)
     for other, words in (
-        (Network(rank=8), "has rank 4 at"),
+        (Network(rank=2), "has rank 4 at"),
         (Network(rank=4, targets=["to_q"]), "does not"),
     ):
         adapter = Adapter(base, other, 1)

@@ -42,6 +42,25 @@ CASES: dict[str, dict[str, Any]] = {
         "loss": {"weighting": "min_snr"},
         "noise": {"multires_iterations": 4, "input_perturbation": 0.1},
     },
+    "dora, blocks at ranks and rates of their own": {
+        "optimizer": {**LEARNING, "text_encoder_rate": 5e-3, "rates": ["*attn2*=0.5"]},
+        "network": {"kind": "dora", "ranks": ["OUT*=2/1", "M00=0"], "module_dropout": 0.3},
+    },
+    "loha": {
+        "optimizer": {"kind": "adafactor", **LEARNING},
+        "network": {"kind": "loha", "targets": ["to_q", "conv"]},
+    },
+    "lokr": {
+        "optimizer": LEARNING, "training": {"ema": 0.9},
+        "network": {"kind": "lokr", "targets": ["to_q", "conv"], "factor": 4},
+    },
+    "schedule-free, checkpointing, wildcards, a density": {
+        "optimizer": {"kind": "schedule_free", **LEARNING},
+        "training": {"checkpointing": True},
+        "dataset": {"wildcards": True, "clip_skip": 2, "windows": 2, "alpha_mask": True},
+        "noise": {"density": "logit_normal"},
+        "loss": {"preservation": 0.5, "class_caption": "a thing", "unmasked_weight": 0.5},
+    },
     "text encoder, flat": {"optimizer": {**LEARNING, "text_encoder_rate": 5e-3}},
 }  # fmt: skip
 

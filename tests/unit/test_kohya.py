@@ -104,13 +104,13 @@ def test_a_config_and_its_dataset_config_become_a_recipe(tmp_path: Path) -> None
     assert (dataset.name, dataset.repeats, dataset.resolution) == ("dragons", 5, 512)
     assert (dataset.shuffle_tags, dataset.keep_tokens, dataset.flip) == (True, 1, False)
     assert dataset.caption_dropout == 0.1
+    assert (dataset.clip_skip, dataset.regularisation) == (2, "reg")
     assert one.output.name == "dragon" and one.save.every_epochs == 1
     left_out = sorted(
         (line.key, line.value) for line in translate(given).lines if line.verdict == "left out"
     )
     assert left_out == [
-        ("clip_skip", "2"), ("enable_bucket", "true"), ("frobnicate", "3"),
-        ("image_dir", "/pictures/more"), ("is_reg", "/pictures/reg"),
+        ("enable_bucket", "true"), ("frobnicate", "3"), ("image_dir", "/pictures/more"),
         ("network_args block_dims", "[1, 2]"),
     ]  # fmt: skip
     assert lines["frobnicate"].words == "lora-tui does not know it"
@@ -139,8 +139,8 @@ def test_a_command_line_becomes_a_recipe(tmp_path: Path) -> None:
     assert (one.dataset.name, one.dataset.repeats) == ("mine", 10)
     assert one.dataset.resolution == 512 and one.dataset.flip
     assert lines["resolution"].verdict == "nearly"
-    assert (one.optimizer.kind, one.optimizer.weight_decay) == ("adamw", 0.05)
-    assert lines["optimizer_type"].verdict == "nearly"
+    assert (one.optimizer.kind, one.optimizer.weight_decay) == ("adamw8bit", 0.05)
+    assert lines["optimizer_type"].verdict == "taken"
     assert (one.optimizer.learning_rate, one.optimizer.text_encoder_rate) == (1e-4, 5e-5)
     assert (one.schedule.kind, one.schedule.warmup_steps) == ("constant", 200)
     assert one.training.max_steps == 2000
@@ -167,7 +167,8 @@ def test_what_kohya_does_unasked_is_written_down() -> None:
     [
         ({"optimizer_type": "Lion"}, "lion", 0.0),
         ({"optimizer_type": "lion8bit", "optimizer_args": ["weight_decay=0.1"]}, "lion", 0.1),
-        ({"use_8bit_adam": True}, "adamw", 0.01),
+        ({"use_8bit_adam": True}, "adamw8bit", 0.01),
+        ({"optimizer_type": "AdamWScheduleFree", "lr_scheduler": "constant"}, "schedule_free", 0.0),
         ({"optimizer_type": "pytorch_optimizer.CAME"}, "came", 0.0),
         ({"optimizer_type": "DAdaptAdam", "learning_rate": 1.0}, "prodigy", 0.0),
         (
@@ -189,17 +190,75 @@ def test_optimisers(options: dict[str, Any], kind: str, decay: float) -> None:
 def test_what_cannot_be_done_says_why() -> None:
     _, lines = of(
         optimizer_type="SGDNesterov", lr_scheduler="inverse_sqrt", network_module="lycoris.kohya",
-        network_args=["algo=lokr", "preset=full"], masked_loss=True, color_aug=False,
+        network_args=["algo=boft", "preset=mine"], masked_loss=True, color_aug=False,
         sample_sampler="pndm", network_dim="many", optimizer_args=["momentum=0.9"],
     )  # fmt: skip
     left_out = {key: line.words for key, line in lines.items() if line.verdict == "left out"}
     assert left_out.keys() == {
-        "optimizer_type", "lr_scheduler", "network_module", "network_args algo",
+        "optimizer_type", "lr_scheduler", "network_args algo",
         "network_args preset", "masked_loss", "sample_sampler", "network_dim",
         "optimizer_args momentum",
     }  # fmt: skip
     assert all(left_out.values())
     assert lines["color_aug"].verdict == "default"
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["algo=loha", "preset=attn-only"], {"kind": "loha", "targets": ["to_q", "to_k", "to_v",
+                                                                         "to_out.0"]}),
+        (["algo=lokr", "factor=8", "decompose_both=True", "full_matrix=False"],
+         {"kind": "lokr", "factor": 8, "decompose_both": True, "rank": 16}),
+        (["algo=lokr", "full_matrix=True"], {"kind": "lokr", "factor": 0, "rank": 1024}),
+        (["algo=locon", "dora_wd=True", "conv_dim=4", "conv_alpha=2"],
+         {"kind": "dora", "conv_rank": 4, "conv_alpha": 2.0}),
+    ],
+)  # fmt: skip
+def test_lycoris_algorithms(args: list[str], expected: dict[str, Any]) -> None:
+    one, lines = of(
+        network_module="lycoris.kohya", network_args=args, network_dim=16, network_dropout=0.1,
+    )  # fmt: skip
+    assert {name: getattr(one.network, name) for name in expected} == expected
+    assert ("conv" in one.network.targets) == ("preset=attn-only" not in args)
+    left_out = {key for key, line in lines.items() if line.verdict == "left out"}
+    assert left_out == {"network_dropout"}  # of a plain LoRA alone
+
+
+def test_regularisation_masks_and_reading() -> None:
+    one, lines = of(
+        train_data_dir="/p/10_dog", reg_data_dir="/p/1_dog", prior_loss_weight=0.5,
+        masked_loss=True, conditioning_data_dir="/p/masks", alpha_mask=True, clip_skip=2,
+        max_token_length=225, enable_wildcard=True, gradient_checkpointing=True,
+        v_parameterization=True, zero_terminal_snr=True,
+    )  # fmt: skip
+    assert not [key for key, line in lines.items() if line.verdict == "left out"]
+    dataset = one.dataset
+    assert (dataset.name, dataset.regularisation, one.loss.prior_weight) == (
+        "dog",
+        "dog-class",
+        0.5,
+    )
+    assert (dataset.mask_folder, dataset.alpha_mask) == ("/p/masks", False)
+    assert (dataset.clip_skip, dataset.windows, dataset.wildcards) == (2, 3, True)
+    assert one.training.checkpointing and one.noise.zero_terminal_snr
+    _, lines = of(masked_loss=True, gradient_checkpointing=True, network_dropout=0.1,
+                  optimizer_type="AdamWScheduleFree", lr_scheduler="cosine")  # fmt: skip
+    left_out = {key for key, line in lines.items() if line.verdict == "left out"}
+    assert left_out == {"masked_loss", "gradient_checkpointing", "lr_scheduler"}
+
+
+def test_ranks_and_rates_of_blocks() -> None:
+    dims = [4] * 12 + [8] + [16] * 12
+    one, lines = of(
+        network_args=[
+            f"block_dims={','.join(map(str, dims))}", "down_lr_weight=" + ",".join(["0.5"] * 12),
+            "mid_lr_weight=0", "up_lr_weight=sine",
+        ],
+    )  # fmt: skip
+    assert one.network.ranks[0] == "IN01=4/1" and "OUT11=16/1" in one.network.ranks
+    assert one.optimizer.rates == [*(f"IN{n:02d}=0.5" for n in (1, 2, 4, 5, 7, 8)), "M00=0"]
+    assert lines["network_args up_lr_weight"].verdict == "left out"
 
 
 def test_options_read_by_another_choice_alone_do_not_contradict() -> None:

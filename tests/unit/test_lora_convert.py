@@ -120,6 +120,28 @@ def test_diffusers_names_are_those_of_diffusers(tmp_path: Path) -> None:
     assert config["unet.r"] == 4 and config["text_encoder_2.r"] == 2
 
 
+def test_a_dora_of_rows_is_pefts_own(tmp_path: Path) -> None:
+    path = _kohya(tmp_path / "a.safetensors", SD1)
+    tensors = {key: Tensor(*one) for key, one in _tensors(path).items()}
+    for name in SD1:
+        shape = (6, 1, 1, 1) if "conv" in name else (6, 1)
+        tensors[f"{name}.dora_scale"] = Tensor("F16", shape, _bytes(name, 6, 2))
+    write(path, tensors, {})
+    there, back = tmp_path / "b.safetensors", tmp_path / "c.safetensors"
+    convert(path, "diffusers", there)
+    shapes = {
+        name.partition(".lora_m")[0]: one.shape
+        for name, one in read_header(there).tensors.items()
+        if name.endswith(".lora_magnitude_vector")
+    }
+    assert sorted(shapes.values()) == [(1, 6, 1, 1), (6,), (6,)]
+    assert shapes["unet.down_blocks.0.resnets.0.conv_shortcut"] == (1, 6, 1, 1)
+    config = json.loads(read_header(there).metadata["lora_adapter_metadata"])
+    assert config["unet.use_dora"] and config["text_encoder.use_dora"]
+    convert(there, "kohya", back)
+    assert _tensors(back) == _tensors(path)
+
+
 @pytest.mark.parametrize(
     ("more", "to", "words"),
     [

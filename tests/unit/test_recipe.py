@@ -49,7 +49,7 @@ def test_an_unknown_key_like_no_other_points_to_the_list_of_options() -> None:
         ('[network]\ntargets = "to_q"', "network.targets must be a list, each entry one of"),
         ('[network]\ntargets = ["to_q", "to_z"]', "network.targets[1] must be one of to_q, to_k"),
         ("[sample]\nprompts = [3]", "sample.prompts[0] must be text"),
-        ("network = 4", "network must be a section, [network], with rank, alpha, targets"),
+        ("network = 4", "network must be a section, [network], with kind, rank, alpha, targets"),
         ("[[network]]\nrank = 4", "network must be a section"),
     ],
 )
