@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -35,6 +35,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     resolution: int
     timesteps: tuple[int, int]
+    reading: tuple[int, int, Literal["kohya", "webui"]]  # how captions are, as they were trained
     held: list[pipe.FrozenPicture]
     train: list[pipe.FrozenPicture]
     spoken: list[tuple[str, str]]  # captions without their trigger word, and with it
@@ -95,6 +96,7 @@ def plan_of(recipe: Recipe, freeze: pipe.Freeze) -> Plan:
     return Plan(
         seed=recipe.training.seed, resolution=recipe.dataset.resolution,
         timesteps=(recipe.noise.min_timestep, recipe.noise.max_timestep), held=held, train=train,
+        reading=(recipe.dataset.clip_skip, recipe.dataset.windows, recipe.dataset.joined),
         spoken=evenly(spoken, SPOKEN), unrelated=recipe.evaluation.unrelated, specs=specs,
         copies=len(copied),
     )  # fmt: skip

@@ -235,7 +235,7 @@ class Measuring:
             job=going.job, what=what, base_path=going.base.path,  # type: ignore[arg-type]
             base_predicts=going.freeze.base_predicts, loras=loras_of(one),
             cache_dir=str(self._cache), resolution=going.plan.resolution, seed=going.plan.seed,
-            timesteps=going.plan.timesteps, **more,  # type: ignore[arg-type]
+            timesteps=going.plan.timesteps, reading=going.plan.reading, **more,  # type: ignore[arg-type]
         )  # fmt: skip
 
     async def _paint(self, going: _Going, one: Measurable) -> list[str]:

@@ -27,7 +27,8 @@ def losses_of(run_dir: Path) -> dict[str, float]:
     try:
         freeze = msgspec.json.decode((run_dir / "freeze.json").read_bytes(), type=Freeze)
         used = json.loads((run_dir / "pictures.json").read_bytes())["used"]
-        items = [freeze.pictures[one["index"]].item for one in used]
+        mine = [one["index"] for one in used if one["index"] < len(freeze.pictures)]
+        items = [freeze.pictures[index].item for index in mine]  # those for regularisation follow
         rows = _rows(run_dir / "losses.csv")
     except (OSError, msgspec.MsgspecError, ValueError, KeyError, IndexError, TypeError):
         return {}

@@ -147,6 +147,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
     texts: list[str] = []
     captions: list[tuple[str, str]] = []  # without their trigger word, and with it
     painted: list[str] = []  # absolute paths
+    reading: tuple[int, int, Literal["kohya", "webui"]] = (1, 1, "kohya")  # engine.bases.Reading
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lora_daemon.engine.bases import Base
+from lora_daemon.engine.bases import ORDINARY, Base, Reading
 from lora_daemon.engine.cache import LatentsCache, Moments, PictureError, load_picture, pixels_of
 from lora_daemon.engine.feed import cached, view
 from lora_daemon.engine.generate import paint_latents
@@ -37,11 +37,13 @@ class Measurer:
 
     def __init__(self, base: Base) -> None:
         self.base = base
+        self._reading = ORDINARY
         self._imagined: dict[tuple[str, int, int], Tensor] = {}
 
     @torch.no_grad()
     def rows(self, job: Measure, on: On, check: Check) -> tuple[Rows, list[tuple[str, str]]]:
         """What ``Measured`` answers to an order. Raises LoraError."""
+        self._reading = Reading(*job.reading)
         match job.what:
             case "loss":
                 return self._of_pictures(job, check, lambda n, m: self._losses(job, on, n, m))
@@ -172,7 +174,7 @@ class Measurer:
         self, noisy: Tensor, t: Tensor, text: str, moments: Moments | None = None
     ) -> Tensor:
         base, number = self.base, len(noisy)
-        known = base.encode_text(text).to(base.device, base.dtype).expand(number, -1, -1)
+        known = base.encode_text(text, self._reading).to(base.device, base.dtype).expand(number, -1, -1)
         views = None
         if base.takes_views and moments is not None:
             side = noisy.shape[-1] * base.pixels_per_latent
