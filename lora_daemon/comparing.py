@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
+from lora_daemon import input_cache
 from lora_daemon.library import Library
-from lora_daemon.service import Context
+from lora_daemon.service import Context, Daemon
 from shared import conflicts, wire
 from shared.conflicts import Compared, Conflict, ConflictOrder
 from shared.errors import Code, Failure, LoraError
-from shared.filenames import to_text
+from shared.filenames import to_text, typed
 from shared.pictures import LoraUse
 
 FEW = 8  # LoRAs up to which each module is told
@@ -24,7 +27,8 @@ _told = msgspec.json.Decoder(Conflict).decode
 class Comparing:
     """Answers CompareLoras, one comparison after the other: each takes every core."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, daemon: Daemon, library: Library) -> None:
+        self._cache = daemon.workspace.cache
         self._library = library
         self._turn = asyncio.Lock()
 
@@ -41,15 +45,20 @@ class Comparing:
                 Code.BAD_REQUEST, f"Module by module at most {FEW} LoRAs can be compared at once."
             )
         loras = [self._compared(use) for use in request.loras]
-        wants_base = request.base and any(use.blocks for use in request.loras)
-        base = (await self._library.base(request.base)).path if wants_base else ""
-        order = ConflictOrder(loras=loras, base=base, modules=request.modules)
+        order = ConflictOrder(loras=loras, modules=request.modules)
+        if request.base:
+            base = await self._library.base(request.base)
+            files = [Path(typed(one.path)) for one in loras]
+            path, _, places = await asyncio.to_thread(input_cache.place, self._cache, base, files)
+            order = replace(order, base=base.path)
+            if path.exists():
+                order = replace(order, inputs=to_text(path), order=places)
         async with self._turn:
             return wire.LorasCompared(found=await _worked_out(order))
 
     def _compared(self, use: LoraUse) -> Compared:
         name, path = self._library.lora(use.lora)
-        return Compared(path=to_text(path), use=msgspec.structs.replace(use, lora=name))
+        return Compared(path=to_text(path), use=replace(use, lora=name))
 
 
 async def _worked_out(order: ConflictOrder) -> Conflict:

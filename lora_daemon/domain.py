@@ -28,6 +28,7 @@ from lora_daemon.library import Library
 from lora_daemon.mix_pictures import MixPictures
 from lora_daemon.mixing import Mixing
 from lora_daemon.painting import Painting
+from lora_daemon.probing import Probing
 from lora_daemon.runs import Runs
 from lora_daemon.saved_filters import SavedFilters
 from lora_daemon.scheduler import Scheduler
@@ -82,7 +83,8 @@ class Domain:
         self._painting = Painting(daemon, self._library, self._jobs, self._supervisor)
         self._grids = Grids(daemon, self._library, self._jobs, self._painting)
         self._mixing = Mixing(daemon, self._library)
-        self._comparing = Comparing(self._library)
+        self._comparing = Comparing(daemon, self._library)
+        self._probing = Probing(daemon, self._library, self._jobs, self._supervisor)
         self._mix_pictures = MixPictures(daemon, self._library, self._painting, self._mixing)
         self._captioning = Captioning(
             self._catalog, self._views, self._captions, self._jobs, self._supervisor
@@ -92,6 +94,7 @@ class Domain:
         self._listening: asyncio.Task[None] | None = None
         self._supervisor.changed = self._tell_worker
         self._painting.settled = self._captioning.settled = self._settled
+        self._probing.settled = self._settled
         self._answer(handlers)
 
     def _answer(self, handlers: service.Handlers) -> None:
@@ -128,6 +131,8 @@ class Domain:
         handlers.add(wire.RemovePicture, self._library.remove_picture)
         handlers.add(wire.InspectLora, self._library.inspect)
         handlers.add(wire.CompareLoras, self._comparing.compare)
+        handlers.add(wire.ProbeLoras, self._probing.probe)
+        handlers.add(wire.MeasureInputs, self._probing.measure)
         handlers.add(wire.RemoveLora, self._library.remove_lora)
         handlers.add(wire.AddBase, self._bases.add)
         handlers.add(wire.InspectBase, self._bases.inspect)
@@ -214,6 +219,8 @@ class Domain:
             state = "painting"
         elif state == "idle" and self._captioning.busy:
             state = "captioning"
+        elif state == "idle" and self._probing.busy:
+            state = "probing"
         return msgspec.structs.replace(worker, state=state, restarts=restarts)
 
     async def _import_dataset(
@@ -250,11 +257,14 @@ class Domain:
             case Death():
                 await self._painting.worker_died(event.pid, event.reason)
                 await self._captioning.worker_died(event.pid, event.reason)
+                await self._probing.worker_died(event.pid, event.reason)
                 await self._scheduler.worker_died(event.pid, event.reason)
             case pipe.Ready() | pipe.Memory():
                 pass  # the supervisor has them
             case pipe.PaintStep() | pipe.Painted() | pipe.PaintFailed():
                 self._painting.report(event)
+            case pipe.Probed() | pipe.Measured() | pipe.ProbeFailed():
+                self._probing.report(event)
             case pipe.Described() | pipe.DescribeFailed():
                 self._captioning.report(event)
             case _:
@@ -262,7 +272,7 @@ class Domain:
 
     def _settled(self) -> None:
         """Something is done: is there more for the worker?"""
-        busy = self._painting.busy or self._captioning.busy
+        busy = self._painting.busy or self._captioning.busy or self._probing.busy
         if not self._scheduler.active and not busy:
             self._supervisor.rest()
         self._tell_worker()

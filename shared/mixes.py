@@ -63,14 +63,18 @@ def picture(spec: MixSpec) -> PictureSpec:
 
 def use(lora: MixLora) -> LoraUse:
     """The LoRA as a picture has it."""
-    return LoraUse(
-        lora=lora.lora, weight=lora.weight, text_weight=lora.text_weight, blocks=lora.blocks
-    )
+    return LoraUse(**{name: getattr(lora, name) for name in LoraUse.__struct_fields__})
+
+
+def parts_of_steps(use: LoraUse) -> str:
+    """The part of the steps that a LoRA takes part in, such as 0.25-1; empty: all of them."""
+    return "" if (use.begin, use.end) == (0, 1) else f"{use.begin:g}-{use.end:g}"
 
 
 def webui(spec: MixSpec) -> str:
     """The prompt as WebUI users write it: words, then a ``<lora:…>`` for each LoRA that counts."""
-    return " ".join(part for part in (spec.prompt, *map(tag, heard(spec))) if part)
+    tags = [tag(lora, spec.steps) for lora in heard(spec)]
+    return " ".join(part for part in (spec.prompt, *tags) if part)
 
 
 def merged(before: MixSpec, after: MixSpec, present: MixSpec) -> MixSpec:

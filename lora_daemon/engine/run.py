@@ -25,9 +25,9 @@ from lora_daemon.engine.resume import Fingerprint, Progress, States
 from lora_daemon.engine.samples import Samples
 from lora_daemon.engine.session import Session
 from lora_daemon.engine.steering import Commands, Leave, Steering, Tell
-from lora_daemon.engine.studio import Studio
+from lora_daemon.engine.studio import Serving, Studio
 from lora_daemon.engine.train import train
-from lora_daemon.pipe import Finished, Freeze, Notice, Paint, Resumed, RunFailed, Skipped, Train
+from lora_daemon.pipe import Finished, Freeze, Notice, Resumed, RunFailed, Skipped, Train
 from shared import recipe as recipes
 from shared.errors import Code, Failure, LoraError
 from shared.recipe import Recipe, total_steps
@@ -128,7 +128,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
         adapter.remove()
 
 
-def _guest(studio: Studio, job: Paint, host: Base) -> Base:
+def _guest(studio: Studio, job: Serving, host: Base) -> Base:
     return studio.guest(job.base_path, host, job.base_predicts)
 
 
@@ -148,7 +148,7 @@ def _begin_from(start: str, base: Base, adapter: Adapter, steering: Steering) ->
         )
 
 
-def _paint_aside(studio: Studio, job: Paint, base: Base, adapter: Adapter) -> None:
+def _paint_aside(studio: Studio, job: Serving, base: Base, adapter: Adapter) -> None:
     """Paint between two steps, on the plain base."""
     with adapter.set_aside():
         studio.serve(job, lambda: _guest(studio, job, base))

@@ -143,6 +143,10 @@ async def _source(call: Invocation, text: str) -> Source:
     use = lora_use(call, text)
     if use.blocks:
         raise LoraError(Code.BAD_REQUEST, "Block weights (lbw=) need a base; a merge has none.")
+    if use.begin > 0 or use.end < 1:
+        raise LoraError(
+            Code.BAD_REQUEST, "A file takes part in all steps: leave start=, stop= out."
+        )
     path = await _path(call, use.lora)
     return Source(path=path, weight=use.weight, text_weight=use.text_weight)
 

@@ -99,11 +99,12 @@ def _changed(call: Invocation, spec: MixSpec) -> MixSpec:
     args = call.args
     names = ("prompt", "negative", "base", "sampler", "steps", "cfg", "seed")
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    uses = [lora_use(call, text) for text in args.loras]
+    steps = spec.steps if args.steps is None else args.steps
+    uses = [lora_use(call, text, steps) for text in args.loras]
     if "base" in settings:
         settings["base"] = call.base(settings["base"])
     if "prompt" in settings:
-        settings["prompt"], tags = lora_tags.taken(settings["prompt"])
+        settings["prompt"], tags = lora_tags.taken(settings["prompt"], steps)
         uses += [found(call, use) for use in tags]
     if args.size is not None:
         settings["width"], settings["height"] = args.size
