@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from lora_daemon import pipe, service
+from lora_daemon.affinity import Affinities
 from lora_daemon.bases import Bases
 from lora_daemon.bulk import Bulk
 from lora_daemon.captioning import Captioning
@@ -84,6 +85,7 @@ class Domain:
         self._grids = Grids(daemon, self._library, self._jobs, self._painting)
         self._mixing = Mixing(daemon, self._library)
         self._comparing = Comparing(daemon, self._library)
+        self._affinities = Affinities(daemon, self._library)
         self._probing = Probing(daemon, self._library, self._jobs, self._supervisor)
         self._mix_pictures = MixPictures(daemon, self._library, self._painting, self._mixing)
         self._captioning = Captioning(
@@ -131,6 +133,7 @@ class Domain:
         handlers.add(wire.RemovePicture, self._library.remove_picture)
         handlers.add(wire.InspectLora, self._library.inspect)
         handlers.add(wire.CompareLoras, self._comparing.compare)
+        handlers.add(wire.CheckAffinity, self._affinities.check)
         handlers.add(wire.ProbeLoras, self._probing.probe)
         handlers.add(wire.MeasureInputs, self._probing.measure)
         handlers.add(wire.RemoveLora, self._library.remove_lora)

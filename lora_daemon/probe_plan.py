@@ -100,7 +100,7 @@ def prompts(paths: Sequence[Path]) -> list[str]:
 def parts(
     uses: Sequence[LoraUse], paths: Sequence[Path], config: Mapping[str, Any]
 ) -> Iterator[tuple[int, str, LoraUse]]:
-    """Each block that each LoRA changes: the LoRA's number, the block, and it alone."""
+    """Each block that each LoRA changes: the LoRA's number, the block, and it without that."""
     layers = int(config["layers_per_block"])
     known = blocks.labels(config)
     for number, (use, path) in enumerate(zip(uses, paths, strict=True)):
@@ -114,5 +114,5 @@ def parts(
         own = blocks.factors(use.blocks, config) if use.blocks else dict.fromkeys(known, 1.0)
         for label in known:
             if label in there and own[label]:
-                alone = blocks.alone(label, use.blocks, config)
-                yield number, label, replace(use, blocks=alone, begin=0.0, end=1.0)
+                rest = blocks.without(label, use.blocks, config)
+                yield number, label, replace(use, blocks=rest)

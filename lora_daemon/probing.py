@@ -81,24 +81,32 @@ class Probing:
         )
         names = probe_plan.names(uses)
         rows: list[Row] = [{n: replace(use, begin=0.0, end=1.0)} for n, use in enumerate(uses)]
-        rows.append(dict(enumerate(uses)))
+        together: Row = dict(enumerate(uses))
+        rows.append(together)
         mix, parts = count, dict[tuple[int, str], int]()
         if request.blocks or request.remedies:
             for number, label, use in await asyncio.to_thread(
                 lambda: list(probe_plan.parts(uses, paths, config))
             ):
                 parts[number, label] = len(rows)
-                rows.append({number: use})
+                rows.append(together | {number: use})
+            rows += [
+                {n: use for n, use in together.items() if n != number} for number in range(count)
+            ]
+        last = len(rows)
         if instead:
             rows.append(trial.placed(instead, others))
         total = len(trial.moments) * (1 + request.remedies)
         with self._opened(context, f"probe of {', '.join(names)}", total) as (job, advance):
             await self._inputs(job, base, paths, trial.specs, trial.notes)
             samples = await self._sampled(job, trial, rows, advance)
+            samples = [probes.added(one, mix, range(mix + 1, last)) for one in samples]
             survived = probes.survival(samples, mix, count)
             found = list[probes.Remedy]()
             if request.remedies and probes.loss(survived) >= remedies.WORTH:
-                ideas = remedies.ideas(samples, trial.at, uses, mix, parts, config)
+                ideas = remedies.ideas(
+                    samples, trial.at, uses, mix, range(last - count, last), parts, config
+                )
                 again = [*rows[:count], *(dict(enumerate(idea.loras)) for idea in ideas)]
                 measured = await self._sampled(job, trial, again, advance)
                 found = remedies.chosen(ideas, measured, survived)

@@ -68,12 +68,10 @@ def stage(label: str, layers: int) -> str:
     return "mid" if label == "M00" else ""
 
 
-def alone(
-    label: str, values: Sequence[float], config: Mapping[str, Any]
-) -> list[float]:  # fmt: skip
-    """The block weights with every block but one at 0; ``values`` empty: all 1."""
+def without(label: str, values: Sequence[float], config: Mapping[str, Any]) -> list[float]:
+    """The block weights with one block at 0; ``values`` empty: all 1."""
     own = factors(values, config) if values else dict.fromkeys(labels(config), 1.0)
-    return [own[one] if one == label else 0.0 for one in labels(config)]
+    return [0.0 if one == label else own[one] for one in labels(config)]
 
 
 def scaled(

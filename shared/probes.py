@@ -51,8 +51,8 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found. ``blocks``: each with a block of a LoRA on alone; row i, column j of
-    ``overlap`` is what j's block does to the whole effect of i, on the diagonal its own share.
+    """What was found. ``blocks``: what a block of a LoRA adds, switched on where all the rest is;
+    row i, column j of ``overlap`` is what j's block adds to the effect of i, as a share of it.
 
     ``instead``: survival where another mix was asked about. ``remedies``: the best first, those
     alone that help.
@@ -71,6 +71,23 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     instead: list[float]
     remedies: list[Remedy]
     notes: list[str]
+
+
+def added(sample: Products, mix: int, off: Sequence[int]) -> list[list[float]]:
+    """The products with δ_mix − δ in place of the rows in ``off``, each a mix without something: so
+    that a row is what that something adds to the mix."""
+    size, turned = len(sample), set(off)
+
+    def product(k: int, j: int) -> float:
+        if k in turned:
+            return (
+                (sample[mix][j] - sample[k][j])
+                if j not in turned
+                else (sample[mix][mix] - sample[mix][j] - sample[k][mix] + sample[k][j])
+            )
+        return sample[k][mix] - sample[k][j] if j in turned else sample[k][j]
+
+    return [[product(k, j) for j in range(size)] for k in range(size)]
 
 
 def energy(samples: Sequence[Products], row: int) -> float:
@@ -105,7 +122,7 @@ def bands(samples: Sequence[Products], at: Sequence[int], mix: int, count: int) 
 def places(
     samples: Sequence[Products], rows: dict[tuple[int, str], int], count: int
 ) -> list[Place]:  # fmt: skip
-    """``rows``: (LoRA, block) → the row in which that block of it alone is on."""
+    """``rows``: (LoRA, block) → the row of what that block of it adds."""
     whole = [energy(samples, row) for row in range(count)]
     found = []
     for block in dict.fromkeys(block for _, block in rows):

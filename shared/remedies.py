@@ -1,8 +1,9 @@
 """What would win back what LoRAs lose to each other, worked out from a probe's inner products.
 
 Least squares on the deltas. To first order the mix at other weights is δ_mix + Σ xₖ fₖ, where fₖ
-is what LoRA k, or one block of it, does alone, and 1 + xₖ the factor on its weight. Sought is the x
-for which, sample by sample, what is left of each LoRA is nearest to all of it, at the least change:
+is what LoRA k, or one block of it, adds to the mix, and 1 + xₖ the factor on its weight. Sought is
+the x for which, sample by sample, what is left of each LoRA is nearest to all of it, at the least
+change:
 
     min  Σᵢ 1/Eᵢ Σₛ (⟨δ_mix + Σ xₖ fₖ, δᵢ⟩ − ‖δᵢ‖²)² / ‖δᵢ‖²  +  μ ‖Σ xₖ fₖ‖² / ΣEᵢ  +  ν Σ xₖ²
     with −1 ≤ xₖ ≤ 1 and Eᵢ = Σₛ ‖δᵢ‖².
@@ -23,7 +24,7 @@ from shared.probes import BANDS, KINDS, Kind, Products, Remedy, energy, loss, su
 
 WORTH = 0.01  # a loss below that needs no remedy, nor is one that gains no more worth a word
 MOST = 10.0  # weight, up or down
-MU, NU = 0.05, 1e-3
+MU, NU = 0.05, 5e-3
 SWEEPS = 300
 _NOTHING = 1e-9  # a sample's energy, of the mean, below which it says nothing
 Span = tuple[int, int]  # bands: the first, and the first after
@@ -40,13 +41,13 @@ class Idea:
 
 def ideas(
     samples: Sequence[Products], at: Sequence[int], uses: Sequence[LoraUse], mix: int,
-    parts: Mapping[tuple[int, str], int], config: Mapping[str, Any],
+    whole: Sequence[int], parts: Mapping[tuple[int, str], int], config: Mapping[str, Any],
 ) -> list[Idea]:  # fmt: skip
     """What is worth trying: each least-squares solution whole and by half, for it holds to first
-    order only, and the parts of the steps. ``parts``: (LoRA, block) → its row."""
+    order only, and the parts of the steps. ``whole``: the row of what each LoRA adds to the mix;
+    ``parts``: (LoRA, block) → what that adds."""
     count = len(uses)
     found = []
-    whole = list(range(count))
     x = factors(samples, count, mix, whole)
     for step in (1.0, 0.5):
         turned = [one * step for one in x]
@@ -112,7 +113,7 @@ def _by(use: LoraUse, factor: float) -> LoraUse:
 def factors(
     samples: Sequence[Products], count: int, mix: int, rows: Sequence[int]
 ) -> list[float]:  # fmt: skip
-    """x for the features in ``rows``; the first ``count`` rows are what each LoRA does alone."""
+    """x for what is added in ``rows``; the first ``count`` rows are what each LoRA does alone."""
     size = len(rows)
     q = [[NU * (k == j) for j in range(size)] for k in range(size)]
     c = [0.0] * size

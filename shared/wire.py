@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
+from shared.affinity import Affinity
 from shared.conflicts import Conflict
 from shared.edits import AnyEdit
 from shared.errors import Code, Failure, LoraError
@@ -1036,6 +1037,19 @@ class MeasureInputs(Request[InputsMeasured], frozen=True, kw_only=True, tag="lor
     prompts: Annotated[list[str], Meta(max_length=16)] = []
 
 
+class AffinityFound(Record, frozen=True, kw_only=True):
+    found: Affinity
+
+
+class CheckAffinity(Request[AffinityFound], frozen=True, kw_only=True, tag="lora.affinity"):
+    """Does a LoRA belong on a base? By what its file says, else by its weights. ``thorough``: where
+    it does not, hold it against the other bases too."""
+
+    lora: str
+    base: str
+    thorough: bool = False
+
+
 class RemoveLora(Request[Done], frozen=True, kw_only=True, tag="lora.remove"):
     changes: ClassVar[bool] = True
     lora: str
@@ -1103,6 +1117,7 @@ AnyRequest = (
     | CompareLoras
     | ProbeLoras
     | MeasureInputs
+    | CheckAffinity
     | RemoveLora
     | AddBase
     | InspectBase

@@ -62,13 +62,17 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 async def generate_it(call: Invocation) -> Exit:
     args = call.args
     spec = asked(call)
+    from lora_tui.commands.lora_affinity import warn
+
     async with call.client() as client:
+        warnings = await warn(call, client, spec.base, [u for u in spec.loras if u.weight])
         picture = await client.call(wire.Generate(spec=spec), on_progress=call.report)
         if args.out:
             _, blobs = await client.fetch(wire.GetPicture(picture=picture.id))
             write(args.out, blobs[0])
     path = args.out or picture.path
-    call.console.show({"path": path, "picture": picture}, lambda: [path])
+    told = {"path": path, "picture": picture, "warnings": warnings}
+    call.console.show(told, lambda: [path])
     return Exit.OK
 
 

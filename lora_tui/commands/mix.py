@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from lora_tui.commands.common import Invocation, Subparsers, command, find, noun
 from lora_tui.commands.console import pairs, table
 from lora_tui.commands.generate import checked, found, lora_use, size, write
+from lora_tui.commands.lora_affinity import warn
 from shared import lora_tags, mixes, wire
 from shared.errors import Code, Exit, LoraError
 from shared.mixes import MixLora, MixSpec
@@ -81,7 +82,8 @@ def _settings(parser: argparse.ArgumentParser) -> None:
 async def show_it(call: Invocation) -> Exit:
     async with call.client() as client:
         mix = await _mix(client, call.args.name)
-    _show(call, mix)
+        warnings = await warn(call, client, mix.spec.base, mixes.heard(mix.spec))
+    _show(call, mix, warnings)
     return Exit.OK
 
 
@@ -90,7 +92,8 @@ async def set_it(call: Invocation) -> Exit:
         before = (await _mix(client)).spec
         after = checked(_changed(call, before))
         mix = await client.call(wire.ChangeMix(before=before, after=after))
-    _show(call, mix)
+        warnings = await warn(call, client, mix.spec.base, mixes.heard(mix.spec))
+    _show(call, mix, warnings)
     return Exit.OK
 
 
@@ -190,7 +193,8 @@ async def load_it(call: Invocation) -> Exit:
     async with call.client() as client:
         wanted, live = await _mix(client, call.args.name), await _mix(client)
         mix = await client.call(wire.ChangeMix(before=live.spec, after=wanted.spec))
-    _show(call, mix)
+        warnings = await warn(call, client, mix.spec.base, mixes.heard(mix.spec))
+    _show(call, mix, warnings)
     return Exit.OK
 
 
@@ -210,7 +214,7 @@ async def _mix(client: Client, name: str = "") -> wire.Mix:
     return find([mix for mix in known if bool(mix.name) == bool(name)], name, "mix", "name")
 
 
-def _show(call: Invocation, mix: wire.Mix) -> None:
+def _show(call: Invocation, mix: wire.Mix, warnings: list[str]) -> None:
     spec = mix.spec
 
     def lines() -> Iterator[str]:
@@ -228,14 +232,14 @@ def _show(call: Invocation, mix: wire.Mix) -> None:
             heard = mixes.heard(spec)
             yield ""
             yield from table(
-                ("LORA", ">WEIGHT", ">TEXT", "BLOCKS", ""),
+                ("LORA", ">WEIGHT", ">TEXT", "BLOCKS", "STEPS", ""),
                 [(one.lora, f"{one.weight:g}",
                   "" if one.text_weight is None else f"{one.text_weight:g}",
-                  ",".join(f"{block:g}" for block in one.blocks),
+                  ",".join(f"{block:g}" for block in one.blocks), mixes.parts_of_steps(one),
                   " ".join(word for word, on in (("muted", one.muted), ("solo", one.solo),
                                                  ("left out", one not in heard)) if on))
                  for one in spec.loras],
             )  # fmt: skip
 
     value: dict[str, Any] = msgspec.to_builtins(mix)
-    call.console.show({**value, "webui": mixes.webui(spec)}, lines)
+    call.console.show({**value, "webui": mixes.webui(spec), "warnings": warnings}, lines)

@@ -91,7 +91,7 @@ def _blocks(found: Probe, names: Sequence[str]) -> Iterator[list[Cell]]:
     if not found.blocks:
         return
     yield [("", "")]
-    yield [("Each block of each LoRA alone, against the whole effects:", "")]
+    yield [("What each block adds in the mix, as a share of the whole effects:", "")]
     columns = [(of, by) for of in range(len(names)) for by in range(len(names))]
     for of, by in columns:
         what = f"{names[of]} itself" if of == by else f"{names[by]} to {names[of]}"
