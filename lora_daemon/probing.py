@@ -84,12 +84,13 @@ class Probing:
         together: Row = dict(enumerate(uses))
         rows.append(together)
         mix, parts = count, dict[tuple[int, str], int]()
-        if request.blocks or request.remedies:
+        if request.blocks:
             for number, label, use in await asyncio.to_thread(
                 lambda: list(probe_plan.parts(uses, paths, config))
             ):
                 parts[number, label] = len(rows)
                 rows.append(together | {number: use})
+        if request.remedies:
             rows += [
                 {n: use for n, use in together.items() if n != number} for number in range(count)
             ]

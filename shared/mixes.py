@@ -38,6 +38,7 @@ class MixSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _SETTINGS = [name for name in MixSpec.__struct_fields__ if name != "loras"]
+_OF_USE = [name for name in LoraUse.__struct_fields__ if name != "lora"]
 _OF_LORA = [name for name in MixLora.__struct_fields__ if name != "lora"]
 
 
@@ -64,6 +65,14 @@ def picture(spec: MixSpec) -> PictureSpec:
 def use(lora: MixLora) -> LoraUse:
     """The LoRA as a picture has it."""
     return LoraUse(**{name: getattr(lora, name) for name in LoraUse.__struct_fields__})
+
+
+def remedied(spec: MixSpec, uses: Sequence[LoraUse]) -> MixSpec:
+    """The mix with other weights for the LoRAs that count, in their order."""
+    for lora, use in zip(heard(spec), uses, strict=True):
+        fields = {name: getattr(use, name) for name in _OF_USE}
+        spec = with_lora(spec, replace(lora, **fields))
+    return spec
 
 
 def parts_of_steps(use: LoraUse) -> str:

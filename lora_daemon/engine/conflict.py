@@ -20,12 +20,11 @@ import lora_daemon.engine  # noqa: F401  before torch: it says how torch's threa
 # isort: split
 import msgspec
 import torch
-from torch import Tensor
 
 from lora_daemon import base_look
 from lora_daemon.engine.device import explained, use_threads
 from lora_daemon.engine.lora_read import read_module
-from lora_daemon.engine.moments import CHANCE, Reader
+from lora_daemon.engine.moments import Reader
 from lora_daemon.engine.overlap import Share, Sum, nothing, overlaps
 from lora_daemon.engine.parts import low_rank
 from shared import blocks, conflicts
@@ -88,17 +87,17 @@ def compare(order: ConflictOrder, threads: int = 1) -> Conflict:
         sources.append(source)
     _give_factors(order, sources)
     every = sorted({path for source in sources for path in source.modules})
-    measured = _Inputs(order) if order.inputs else None
+    measured = Reader(Path(typed(order.inputs))) if order.inputs else None
     if measured is not None:
-        if unknown := [path for path in every if path not in measured.reader.header.tensors]:
+        if unknown := [path for path in every if path not in measured.header.tensors]:
             notes.append(f"{_few(unknown)} left out: not measured on the base.")
-        every = [path for path in every if path in measured.reader.header.tensors]
+        every = [path for path in every if path in measured.header.tensors]
     layers = _layers(every)
     sums: dict[tuple[str, str], Sum] = {}
     modules = []
     with ThreadPoolExecutor(threads) as pool:
         found = pool.map(
-            lambda path: _module(sources, path, _where(path, layers)[0], measured), every
+            lambda path: _module(sources, path, _where(path, layers)[0], order, measured), every
         )
         for path, here in zip(every, found, strict=True):
             block, kind = _where(path, layers)
@@ -106,26 +105,6 @@ def compare(order: ConflictOrder, threads: int = 1) -> Conflict:
             if order.modules:
                 modules.append(here.place(block=block, kind=kind, module=path))
     return _told(order, names, sums, modules, layers, notes)
-
-
-class _Inputs:
-    """What was measured of the base's inputs, module by module, as the LoRAs are compared."""
-
-    def __init__(self, order: ConflictOrder) -> None:
-        self.reader = Reader(Path(typed(order.inputs)))
-        self._order = order.order
-
-    def of(self, path: str, shares: Sequence[Share]) -> Tensor:
-        """The random rows, then each share's. Raises LoraError(INVALID_FILE)."""
-        found = self.reader.read(path)
-        at, begin = {}, CHANCE
-        for place, rank in sorted({(self._order[one.lora], len(one.down)) for one in shares}):
-            at[place] = range(begin, begin + rank)
-            begin += rank
-        if found is None or found.shape != (begin, begin):
-            raise wrong(self.reader.path, f"does not fit {path}: delete it, and measure again")
-        rows = [*range(CHANCE), *(row for one in shares for row in at[self._order[one.lora]])]
-        return found[rows][:, rows]
 
 
 def _where(path: str, layers: int) -> tuple[str, str]:
@@ -168,7 +147,8 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _module(
-    sources: Sequence[_Source], path: str, block: str, measured: _Inputs | None
+    sources: Sequence[_Source], path: str, block: str, order: ConflictOrder,
+    measured: Reader | None,
 ) -> Sum:  # fmt: skip
     """One module of all the LoRAs that change it."""
     shares = [
@@ -177,7 +157,9 @@ def _module(
         if path in source.modules
     ]
     _same_size(sources, path, shares)
-    inputs = None if measured is None else measured.of(path, shares)
+    inputs = None
+    if measured is not None:
+        inputs = measured.of(path, [(order.order[one.lora], len(one.down)) for one in shares])
     inner, touched = overlaps(shares, len(sources), inputs)
     return Sum(inner, touched, int(len(shares) > 1))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 from msgspec.structs import replace
 
+from lora_tui.commands import mix_remedy
 from lora_tui.commands.common import Invocation, Subparsers, command, find, noun
 from lora_tui.commands.console import pairs, table
 from lora_tui.commands.generate import checked, found, lora_use, size, write
@@ -47,6 +48,8 @@ def add(subparsers: Subparsers) -> None:
     )
     paint.add_argument("--out", required=True, metavar="FILE.png", help="write the PNG here")
     command(verbs, "prompt", prompt_of, "print the live mix as a WebUI prompt")
+    command(verbs, "flip", flip_it, "to the mix's other side, and back: takes back a remedy")
+    mix_remedy.add(verbs)
     command(verbs, "list", list_them, "list the saved mixes")
     for verb, run, text in (
         ("save", save_it, "keep the live mix under a name"),
@@ -159,6 +162,13 @@ async def paint_it(call: Invocation) -> Exit:
         call.console.say(note)
     path = str(Path(call.args.out))
     call.console.show({"path": path, "rev": view.picture_rev, "notes": view.notes}, lambda: [path])
+    return Exit.OK
+
+
+async def flip_it(call: Invocation) -> Exit:
+    async with call.client() as client:
+        mix = await client.call(wire.FlipMix(if_rev=(await _mix(client)).rev))
+    _show(call, mix, [])
     return Exit.OK
 
 
