@@ -37,15 +37,10 @@ def read(text: str, steps: int = STEPS) -> LoraUse:
     try:
         text_weight = float(named.get("te") or (positional[0] if positional else 1.0))
         weight = float(named.get("unet") or (positional[1] if len(positional) > 1 else text_weight))
-        first, _, last = named.get("step", "-").partition("-")
-        begin = _share(named.get("start") or first, steps, 0.0)
-        end = _share(named.get("stop") or last, steps, 1.0)
     except ValueError:
         raise _wrong(text) from None
-    if not begin < end:
-        raise LoraError(
-            Code.BAD_REQUEST, f"<lora:{text}> would take part in none of the {steps} steps."
-        )
+    first, _, last = named.get("step", "").partition("-")
+    begin, end = span(f"{named.get('start') or first}-{named.get('stop') or last}", steps)
     return LoraUse(
         lora=name.strip(),
         weight=weight,
@@ -54,6 +49,21 @@ def read(text: str, steps: int = STEPS) -> LoraUse:
         begin=begin,
         end=end,
     )
+
+
+def span(text: str, steps: int) -> tuple[float, float]:
+    """What part of the steps 5-15, 0.25-0.75 or 5- means. Raises LoraError(BAD_REQUEST)."""
+    first, _, last = text.partition("-")
+    try:
+        begin, end = _share(first.strip(), steps, 0.0), _share(last.strip(), steps, 1.0)
+    except ValueError:
+        begin = end = 0.0
+    if not begin < end:
+        raise LoraError(
+            Code.BAD_REQUEST,
+            f"{text} is no part of {steps} steps: write 5-15, or shares such as 0.25-0.75.",
+        )
+    return begin, end
 
 
 def _share(text: str, steps: int, default: float) -> float:

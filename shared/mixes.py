@@ -76,8 +76,9 @@ def remedied(spec: MixSpec, uses: Sequence[LoraUse]) -> MixSpec:
 
 
 def parts_of_steps(use: LoraUse) -> str:
-    """The part of the steps that a LoRA takes part in, such as 0.25-1; empty: all of them."""
-    return "" if (use.begin, use.end) == (0, 1) else f"{use.begin:g}-{use.end:g}"
+    """The part of the steps that a LoRA takes part in, such as 0.25-1.0, as a tag's ``step=`` reads
+    it; empty: all of them."""
+    return "" if (use.begin, use.end) == (0, 1) else f"{round(use.begin, 4)}-{round(use.end, 4)}"
 
 
 def webui(spec: MixSpec) -> str:

@@ -10,9 +10,9 @@ import msgspec
 
 from lora_tui.commands.common import Invocation, Subparsers, command, find
 from lora_tui.commands.generate import write
-from lora_tui.core import probe_table
+from lora_tui.core import mix_probe, probe_table
 from shared import mixes, probes, wire
-from shared.errors import Code, Exit, LoraError
+from shared.errors import Exit
 from shared.mixes import MixSpec
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ async def remedy_it(call: Invocation) -> Exit:
     async with call.client() as client:
         known = (await client.call(wire.GetState())).mixes
         live = find([mix for mix in known if not mix.name], "", "mix", "name")
-        request = wanted(live.spec, blocks=args.kind in ("", "blocks"), prompts=args.prompt)
+        request = mix_probe.wanted(
+            live.spec, blocks=args.kind in ("", "blocks"), prompts=args.prompt
+        )
         found = (await client.call(request, on_progress=call.report)).found
         fitting = [one for one in found.remedies if args.kind in ("", one.kind)]
         applied = None
@@ -82,15 +84,3 @@ async def _painted(call: Invocation, client: Client, spec: MixSpec, path: str) -
 def _placed(path: str, picture: bytes) -> None:
     Path(path).expanduser().parent.mkdir(parents=True, exist_ok=True)
     write(path, picture)
-
-
-def wanted(spec: MixSpec, *, blocks: bool, prompts: list[str]) -> wire.ProbeLoras:
-    """The probe that a mix asks for: what it paints, from two seeds. Raises LoraError."""
-    uses = [mixes.use(lora) for lora in mixes.heard(spec)]
-    if len(uses) < 2:
-        raise LoraError(Code.WRONG_STATE, "It takes two LoRAs that count in the mix to fight.")
-    return wire.ProbeLoras(
-        loras=uses, base=spec.base, prompts=prompts or ([spec.prompt] * 2 if spec.prompt else []),
-        negative=spec.negative, cfg=spec.cfg, seed=spec.seed, width=spec.width, height=spec.height,
-        blocks=blocks, remedies=True,
-    )  # fmt: skip

@@ -54,7 +54,7 @@ def test_a_remedy_says_what_it_promised_and_what_it_holds() -> None:
     assert (
         "1 each in its part of the steps: ink 40% → 70% (predicted 80%), pencil 95% → 90%" in shown
     )
-    assert "  pencil 0.8, steps 0.5-1" in shown
+    assert "  pencil 0.8, steps 0.5-1.0" in shown
     spec = MixSpec(
         loras=[MixLora(lora="/x/ink.safetensors"), MixLora(lora="quiet", muted=True),
                MixLora(lora="pencil")]
