@@ -13,6 +13,8 @@ import msgspec
 from shared.filenames import typed
 from shared.wire import BaseModel
 
+KEPT = 24  # measurements; the oldest go
+
 
 def stamps(path: Path) -> list[tuple[str, int, int]]:
     """What tells one state of a base or a LoRA from another, without reading it."""
@@ -34,3 +36,13 @@ def place(
     name = hashlib.sha256(msgspec.json.encode(decides)).hexdigest()
     path = cache / "inputs" / f"{name}.safetensors"
     return path, distinct, [distinct.index(one) for one in loras]
+
+
+def prune(cache: Path) -> None:
+    """Let the oldest measurements go."""
+    with contextlib.suppress(OSError):
+        found = sorted(
+            (cache / "inputs").glob("*.safetensors"), key=lambda one: one.stat().st_mtime
+        )
+        for path in found[:-KEPT]:
+            path.unlink()

@@ -188,6 +188,7 @@ class Probing:
                     raise
                 notes[error.message] = None
             else:
+                await asyncio.to_thread(input_cache.prune, self._cache)
                 if told.left_out:
                     notes[f"{len(told.left_out)} modules are too wide to be measured."] = None
         return path, order
