@@ -52,6 +52,10 @@ def probing(parser: argparse.ArgumentParser) -> None:
         "--prompt", action="append", default=[], metavar="TEXT",
         help="what to ask the base for; else what the LoRAs learnt to show",
     )  # fmt: skip
+    group.add_argument(
+        "--instead", nargs="+", default=[], metavar="FILE_OR_NAME[:WEIGHT]",
+        help="another mix, of files made from these, held against what these were to do",
+    )  # fmt: skip
     group.add_argument("--cfg", type=float, default=7.0, help="guidance (7)")
     group.add_argument("--seed", type=int, default=1025, help="of the first picture (1025)")
 
@@ -67,7 +71,7 @@ async def compare_them(call: Invocation) -> Exit:
         pairs = zip(uses, args.weights, strict=True)
         uses = [replace(use, weight=weight) for use, weight in pairs]
     uses = checked(PictureSpec(loras=uses)).loras
-    if args.probe or args.remedies:
+    if args.probe or args.remedies or args.instead:
         return await _probe(call, uses)
     request = wire.CompareLoras(
         loras=uses, base=call.base(args.base), modules=call.console.as_json and len(uses) < 9
@@ -94,6 +98,7 @@ async def _probe(call: Invocation, uses: list[LoraUse]) -> Exit:
     request = wire.ProbeLoras(
         loras=uses, base=call.base(args.base), prompts=args.prompt, cfg=args.cfg, seed=args.seed,
         blocks=not args.no_blocks, remedies=args.remedies,
+        instead=checked(PictureSpec(loras=[lora_use(call, text) for text in args.instead])).loras,
     )  # fmt: skip
     async with call.client() as client:
         found = (await client.call(request, on_progress=call.report)).found

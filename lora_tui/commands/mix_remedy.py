@@ -61,6 +61,8 @@ async def remedy_it(call: Invocation) -> Exit:
                 for name, spec in (("before", live.spec), ("after", after))
             ]
     said = "Nothing that was tried wins anything back."
+    if found.remedies:
+        said = f"Of that kind nothing wins anything back; {found.remedies[0].kind} does."
     if fitting:
         said = f"Best: {probe_table.TITLES[fitting[0].kind]}."
         if applied is not None:
