@@ -99,7 +99,11 @@ class Probing:
             rows.append(trial.placed(instead, others))
         total = len(trial.moments) * (1 + request.remedies)
         with self._opened(context, f"probe of {', '.join(names)}", total) as (job, advance):
-            await self._inputs(job, base, paths, trial.specs, trial.notes)
+            try:
+                await self._inputs(job, base, paths, trial.specs, trial.notes)
+            except LoraError as error:
+                if error.code is not Code.BAD_REQUEST:  # nothing but DoRAs: those can be probed
+                    raise
             samples = await self._sampled(job, trial, rows, advance)
             samples = [probes.added(one, mix, range(mix + 1, last)) for one in samples]
             survived = probes.survival(samples, mix, count)
@@ -173,7 +177,7 @@ class Probing:
         self, job: str, base: wire.BaseModel, paths: Sequence[Path], specs: list[PictureSpec],
         notes: dict[str, None],
     ) -> tuple[Path, list[int]]:  # fmt: skip
-        """See that the base's inputs are measured with these LoRAs."""
+        """See that the base's inputs are measured with these LoRAs. Raises LoraError."""
         path, distinct, order = await asyncio.to_thread(input_cache.place, self._cache, base, paths)
         if not path.exists():
             measure = pipe.Measure(
@@ -181,16 +185,10 @@ class Probing:
                 loras=[to_text(one) for one in distinct], out=to_text(path),
                 base_predicts=base.objective,
             )  # fmt: skip
-            try:
-                told = await self._ask(measure, pipe.Measured)
-            except LoraError as error:
-                if error.code is not Code.BAD_REQUEST:  # nothing but DoRAs: then it cannot be
-                    raise
-                notes[error.message] = None
-            else:
-                await asyncio.to_thread(input_cache.prune, self._cache)
-                if told.left_out:
-                    notes[f"{len(told.left_out)} modules are too wide to be measured."] = None
+            told = await self._ask(measure, pipe.Measured)
+            await asyncio.to_thread(input_cache.prune, self._cache)
+            if told.left_out:
+                notes[f"{len(told.left_out)} modules are too wide to be measured."] = None
         return path, order
 
     async def _sampled(

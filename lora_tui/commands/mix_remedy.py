@@ -27,7 +27,7 @@ def add(verbs: Subparsers) -> None:
         "  lora-tui mix remedy --dry-run",
     )  # fmt: skip
     remedy.add_argument(
-        "kind", nargs="?", choices=probes.KINDS, default="",
+        "kind", nargs="?", choices=probes.KINDS,
         help="weights: one factor a LoRA; blocks: one a block of each; steps: each LoRA in its "
         "part of the steps; else whichever measures best",
     )  # fmt: skip
@@ -44,10 +44,10 @@ async def remedy_it(call: Invocation) -> Exit:
         known = (await client.call(wire.GetState())).mixes
         live = find([mix for mix in known if not mix.name], "", "mix", "name")
         request = mix_probe.wanted(
-            live.spec, blocks=args.kind in ("", "blocks"), prompts=args.prompt
+            live.spec, blocks=args.kind in (None, "blocks"), prompts=args.prompt
         )
         found = (await client.call(request, on_progress=call.report)).found
-        fitting = [one for one in found.remedies if args.kind in ("", one.kind)]
+        fitting = [one for one in found.remedies if args.kind in (None, one.kind)]
         applied = None
         if fitting and not args.dry_run:
             after = mixes.remedied(live.spec, fitting[0].loras)
