@@ -1,8 +1,9 @@
 """What a probe on the base says: how much of each LoRA's effect is left in the mix, and why.
 
-δᵢ is what LoRA i alone does to the base's noise prediction at some step of some picture, δ_mix what
-all of them do there together. LoRA i survives by Σ⟨δ_mix, δᵢ⟩ / Σ‖δᵢ‖², summed over the samples:
-1 is all of it. Everything here follows from inner products of such deltas.
+δᵢ is what LoRA i alone does to the base's noise prediction at some step of some picture, by how far
+that moves the picture there; δ_mix what all of them do together. LoRA i survives by
+Σ⟨δ_mix, δᵢ⟩ / Σ‖δᵢ‖², summed over the samples: 1 is all of it. Everything here follows from inner
+products of such deltas.
 """
 
 from __future__ import annotations

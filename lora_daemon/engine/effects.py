@@ -1,7 +1,9 @@
 """What LoRAs do to the noise prediction: differences from the plain base, and how they meet.
 
 The latents are those of the base's own way through a picture, so each setting is asked at the very
-same moment: δ = ε̂(with) − ε̂(without), guidance included.
+same moment: δ = (σ − σ') (ε̂(with) − ε̂(without)), guidance included, where the step goes from noise
+level σ to σ'. That is how far it moves the clean picture, whichever step it is: the differences
+of ε̂ alone are largest in the last steps, which decide least.
 """
 
 from __future__ import annotations
@@ -46,7 +48,17 @@ def inner_products(
             said = conditioning(base, [spec], guided=spec.cfg > 1) if mix.speaks else text
             deltas.append((guided(base, seen, timestep, said, spec.cfg) - plain).flatten().cpu())
     together = torch.stack(deltas).double()
-    return together @ together.t()
+    return together @ together.t() * _pace(base, spec, step) ** 2
+
+
+def _pace(base: Base, spec: PictureSpec, step: int) -> float:
+    """How far a step moves the clean latents for each unit of what the UNet predicts: σ − σ', with
+    σ² = (1 − ᾱ) / ᾱ; of v, √ᾱ is noise (https://arxiv.org/abs/2202.00512)."""
+    steps = scheduler(spec.sampler, base.scheduler_config)
+    steps.set_timesteps(spec.steps)
+    kept = [float(base.alphas_cumprod[int(timestep)]) for timestep in steps.timesteps] + [1.0]
+    now, then = (((1 - one) / max(one, 1e-8)) ** 0.5 for one in kept[step : step + 2])
+    return (now - then) * (kept[step] ** 0.5 if base.objective == "v_prediction" else 1.0)
 
 
 def along(

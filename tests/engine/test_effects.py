@@ -57,10 +57,14 @@ def test_they_are_the_predictions_less_the_plain_ones(base: Base, files: list[Pa
                 said = conditioning(base, [SPEC], guided=True)
                 now = guided(base, latents, steps.timesteps[2], said, 3.0)
             deltas.append((now - plain).double().flatten())
-    together = torch.stack(deltas)
+    kept = [float(base.alphas_cumprod[t]) for t in steps.timesteps[2:4]]
+    levels = [((1 - one) / one) ** 0.5 for one in kept]
+    together = torch.stack(deltas) * (levels[0] - levels[1])
     wanted = together @ together.t()
     assert not found[3].any()  # nothing on: nothing changes
     assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-6 * float(wanted.max()))
+    last = effects.inner_products(base, mix, [[ON, OFF]], SPEC, 3, lambda: None)
+    assert 0 < float(last) < float(found[0, 0])  # the last step moves the picture least
     alone = probes.survival([found.tolist()], 0, 1)
     assert alone == pytest.approx([1.0])
 
