@@ -8,6 +8,7 @@ of ε̂ alone are largest in the last steps, which decide least.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -57,8 +58,8 @@ def _pace(base: Base, spec: PictureSpec, step: int) -> float:
     steps = scheduler(spec.sampler, base.scheduler_config)
     steps.set_timesteps(spec.steps)
     kept = [float(base.alphas_cumprod[int(timestep)]) for timestep in steps.timesteps] + [1.0]
-    now, then = (((1 - one) / max(one, 1e-8)) ** 0.5 for one in kept[step : step + 2])
-    return (now - then) * (kept[step] ** 0.5 if base.objective == "v_prediction" else 1.0)
+    now, then = (math.sqrt((1 - one) / max(one, 1e-8)) for one in kept[step : step + 2])
+    return (now - then) * (math.sqrt(kept[step]) if base.objective == "v_prediction" else 1.0)
 
 
 def along(
