@@ -266,7 +266,7 @@ class Domain:
                 pass  # the supervisor has them
             case pipe.PaintStep() | pipe.Painted() | pipe.PaintFailed():
                 self._painting.report(event)
-            case pipe.Probed() | pipe.Measured() | pipe.ProbeFailed():
+            case pipe.Probed() | pipe.Gathered() | pipe.ProbeFailed():
                 self._probing.report(event)
             case pipe.Described() | pipe.DescribeFailed():
                 self._captioning.report(event)

@@ -133,7 +133,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     base_predicts: Objective | None = None
 
 
-class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
+class Gather(msgspec.Struct, frozen=True, kw_only=True, tag="gather"):
     """Watch the plain base paint ``specs``, and write to ``out`` what the LoRAs' modules are given
     (``engine.inputs``)."""
 
@@ -151,7 +151,7 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
     job: str
 
 
-Command = Train | Steer | Paint | Probe | Measure | Describe | Cancel
+Command = Train | Steer | Paint | Probe | Gather | Describe | Cancel
 
 
 # ── worker → daemon ─────────────────────────────────────────────────────────────────────────────
@@ -301,7 +301,7 @@ class Probed(msgspec.Struct, frozen=True, kw_only=True, tag="probed"):
     notes: list[str] = []
 
 
-class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
+class Gathered(msgspec.Struct, frozen=True, kw_only=True, tag="gathered"):
     """The measurement is in place. ``left_out``: modules that are not in it."""
 
     job: str
@@ -356,7 +356,7 @@ Report = (
     | Painted
     | PaintFailed
     | Probed
-    | Measured
+    | Gathered
     | ProbeFailed
     | Described
     | DescribeFailed

@@ -29,14 +29,14 @@ from shared.pictures import LoraUse, PictureSpec
 
 MOST = 8  # LoRAs probed at once
 TRIES = 2  # a worker's death may have had another cause; a second one was this order's
-Asked = TypeVar("Asked", pipe.Probed, pipe.Measured)
+Asked = TypeVar("Asked", pipe.Probed, pipe.Gathered)
 
 
 @dataclass
 class _Order:
     """An order with the worker."""
 
-    order: pipe.Probe | pipe.Measure
+    order: pipe.Probe | pipe.Gather
     done: asyncio.Future[Any]
     tries: int = 1
     worker: int = 0  # the pid it was given to
@@ -180,12 +180,12 @@ class Probing:
         """See that the base's inputs are measured with these LoRAs. Raises LoraError."""
         path, distinct, order = await asyncio.to_thread(input_cache.place, self._cache, base, paths)
         if not path.exists():
-            measure = pipe.Measure(
+            gather = pipe.Gather(
                 job=self._name(job), specs=specs, base_path=base.path,
                 loras=[to_text(one) for one in distinct], out=to_text(path),
                 base_predicts=base.objective,
             )  # fmt: skip
-            told = await self._ask(measure, pipe.Measured)
+            told = await self._ask(gather, pipe.Gathered)
             await asyncio.to_thread(input_cache.prune, self._cache)
             if told.left_out:
                 notes[f"{len(told.left_out)} modules are too wide to be measured."] = None
@@ -212,7 +212,7 @@ class Probing:
         """An order's own id: one that is cancelled must not be taken for the next."""
         return f"{job}.{next(self._numbers)}"
 
-    async def _ask(self, order: pipe.Probe | pipe.Measure, kind: type[Asked]) -> Asked:
+    async def _ask(self, order: pipe.Probe | pipe.Gather, kind: type[Asked]) -> Asked:
         """Have the worker do it; one that dies of it is replaced once. Cancelled, the worker gives
         it up within a denoising step."""
         own = _Order(order, asyncio.get_running_loop().create_future())
@@ -232,7 +232,7 @@ class Probing:
         if not sent.cancelled() and sent.exception() is None:
             self._supervisor.tell(pipe.Cancel(job=job))
 
-    def report(self, report: pipe.Probed | pipe.Measured | pipe.ProbeFailed) -> None:
+    def report(self, report: pipe.Probed | pipe.Gathered | pipe.ProbeFailed) -> None:
         """What the worker says of an order."""
         own = self._orders.get(report.job)
         if own is None or own.done.done():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from lora_daemon.pipe import Command, Describe, Measure, Paint, Phase, Probe, Report, Steer
+from lora_daemon.pipe import Command, Describe, Gather, Paint, Phase, Probe, Report, Steer
 
 Tell = Callable[[Report], None]
 PhaseName = Literal["loading", "caching", "training", "sampling", "saving", "paused"]
@@ -42,7 +42,7 @@ class Steering:
         self.on_sample: Callable[[], None] = lambda: None
         self.on_save: Callable[[], None] = lambda: None
         self.on_pause: Callable[[], None] = lambda: None
-        self.on_paint: Callable[[Paint | Probe | Measure], None] = lambda _: None
+        self.on_paint: Callable[[Paint | Probe | Gather], None] = lambda _: None
         self.on_describe: Callable[[Describe], None] = lambda _: None
         self._commands = commands
         self.position = (0, 0)  # steps done, and of how many
@@ -80,7 +80,7 @@ class Steering:
 
     def _obey(self, command: Command) -> None:
         match command:
-            case Paint() | Probe() | Measure():
+            case Paint() | Probe() | Gather():
                 self.on_paint(command)
             case Describe():
                 self.on_describe(command)

@@ -24,8 +24,8 @@ from lora_daemon.pipe import (
     Described,
     DescribeFailed,
     LoraFile,
-    Measure,
-    Measured,
+    Gather,
+    Gathered,
     Paint,
     Painted,
     PaintFailed,
@@ -41,7 +41,7 @@ from shared.pictures import LoraUse, parameters_text
 from shared.wire import Objective
 
 Cancelled = Callable[[str], bool]  # whether the job with this id is to be given up
-Serving = Paint | Probe | Measure  # jobs that need a base
+Serving = Paint | Probe | Gather  # jobs that need a base
 STEP_TELLING = 0.2  # seconds between two reports of one job's progress
 
 
@@ -106,8 +106,8 @@ class Studio:
                     self.tell(msgspec.structs.replace(painted, seconds=time.monotonic() - began))
                 case Probe():
                     self._probe(job, base())
-                case Measure():
-                    self._measure(job, base())
+                case Gather():
+                    self._gather(job, base())
         except Exception as error:
             failure = explained(error).failure()
         if failure is not None:
@@ -126,11 +126,11 @@ class Studio:
         products = effects.inner_products(base, mixed.mix, rows, job.spec, job.step, check)
         self.tell(Probed(job=job.job, products=products.tolist(), notes=mixed.notes))
 
-    def _measure(self, job: Measure, base: Base) -> None:
+    def _gather(self, job: Gather, base: Base) -> None:
         loras = [_place(path) for path in job.loras]
         found = inputs.measure(base, loras, job.specs, partial(self._check, job.job))
         moments.save(_place(job.out), found)
-        self.tell(Measured(job=job.job, modules=len(found.modules), left_out=found.left_out))
+        self.tell(Gathered(job=job.job, modules=len(found.modules), left_out=found.left_out))
 
     def describe(self, job: Describe) -> None:
         """Do a captioning order and tell how it went. Only a poisoned device raises."""

@@ -27,7 +27,7 @@ from lora_daemon.pipe import (
     Cancel,
     Command,
     Describe,
-    Measure,
+    Gather,
     Paint,
     Probe,
     Ready,
@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
             match pipe.next():
                 case Train() as order:
                     run(order, studio, pipe, pipe.tell)
-                case Paint() | Probe() | Measure() as job:
+                case Paint() | Probe() | Gather() as job:
                     load = partial(studio.base, job.base_path, predicts=job.base_predicts)
                     studio.serve(job, load)
                 case Describe() as job:

@@ -64,7 +64,7 @@ def main() -> None:
                     job=command.job, width=8, height=8, parameters="text", seconds=0.1
                 )
                 tell(stream, done)
-            case pipe.Measure() | pipe.Probe():
+            case pipe.Gather() | pipe.Probe():
                 tried(stream, command)
             case pipe.Describe(job=job, pictures=portion):
                 slow = any("slow" in path for _, path in portion)
@@ -74,11 +74,11 @@ def main() -> None:
                 tell(stream, told)
 
 
-def tried(stream: socket.socket, command: pipe.Measure | pipe.Probe) -> None:
-    if isinstance(command, pipe.Measure):
+def tried(stream: socket.socket, command: pipe.Gather | pipe.Probe) -> None:
+    if isinstance(command, pipe.Gather):
         Path(command.out).parent.mkdir(parents=True, exist_ok=True)
         Path(command.out).write_bytes(b"measured")
-        tell(stream, pipe.Measured(job=command.job, modules=1, left_out=[]))
+        tell(stream, pipe.Gathered(job=command.job, modules=1, left_out=[]))
         return
     note("asked", command)
     if command.spec.prompt != "slow":

@@ -115,15 +115,15 @@ def test_the_studio_answers_probes_and_measurements(
     )  # fmt: skip
     assert torch.allclose(torch.tensor(told[-1].products, dtype=torch.float64), wanted)
     out = tmp_path / "inputs.safetensors"
-    measure = pipe.Measure(
+    measure = pipe.Gather(
         job="m", specs=[SPEC], base_path="", loras=[str(file) for file in files], out=str(out)
     )
     desk.serve(measure, lambda: base)
-    assert out.exists() and told[-1] == pipe.Measured(job="m", modules=2, left_out=[])
+    assert out.exists() and told[-1] == pipe.Gathered(job="m", modules=2, left_out=[])
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"\0" * 20)
     for order, code in (
-        (pipe.Measure(job="b", specs=[SPEC], base_path="", loras=[str(broken)], out=str(out)),
+        (pipe.Gather(job="b", specs=[SPEC], base_path="", loras=[str(broken)], out=str(out)),
          Code.INVALID_FILE),
         (pipe.Probe(job="unwanted", spec=SPEC, step=1, base_path="", loras=loras, rows=rows),
          Code.CANCELLED),
