@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lora_daemon import base_file, base_folder
 from lora_daemon.families import Look
@@ -17,3 +18,10 @@ def look(path: Path, predicts: Objective | None = None) -> Look:
     if path.is_dir() or not path.exists():
         return base_folder.look(path, predicts)
     return base_file.open_file(path, predicts).look
+
+
+def unet_config(path: Path) -> dict[str, Any]:
+    """A base's UNet as diffusers describes it. Raises LoraError as ``look``."""
+    if path.is_file():
+        return dict(base_file.open_file(path).configs["unet"])
+    return base_folder.table(path / "unet" / "config.json")

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from lora_daemon import pipe, service
+from lora_daemon.affinity import Affinities
 from lora_daemon.bases import Bases
 from lora_daemon.bulk import Bulk
 from lora_daemon.candidates import Candidates
@@ -31,6 +32,7 @@ from lora_daemon.measuring import Measuring
 from lora_daemon.mix_pictures import MixPictures
 from lora_daemon.mixing import Mixing
 from lora_daemon.painting import Painting
+from lora_daemon.probing import Probing
 from lora_daemon.runs import Runs
 from lora_daemon.saved_filters import SavedFilters
 from lora_daemon.scheduler import Scheduler
@@ -88,7 +90,9 @@ class Domain:
         self._painting = Painting(daemon, self._library, self._jobs, self._supervisor)
         self._grids = Grids(daemon, self._library, self._jobs, self._painting)
         self._mixing = Mixing(daemon, self._library)
-        self._comparing = Comparing(self._library)
+        self._comparing = Comparing(daemon, self._library)
+        self._affinities = Affinities(daemon, self._library)
+        self._probing = Probing(daemon, self._library, self._jobs, self._supervisor)
         self._mix_pictures = MixPictures(daemon, self._library, self._painting, self._mixing)
         self._captioning = Captioning(
             self._catalog, self._views, self._captions, self._candidates, self._jobs,
@@ -105,6 +109,7 @@ class Domain:
         self._painting.settled = self._captioning.settled = self._settled
         self._measuring.settled = self._settled
         self._measuring.training = lambda: self.worker().state == "training"
+        self._probing.settled = self._settled
         self._answer(handlers)
 
     def _answer(self, handlers: service.Handlers) -> None:
@@ -149,6 +154,9 @@ class Domain:
         handlers.add(wire.RemovePicture, self._library.remove_picture)
         handlers.add(wire.InspectLora, self._library.inspect)
         handlers.add(wire.CompareLoras, self._comparing.compare)
+        handlers.add(wire.CheckAffinity, self._affinities.check)
+        handlers.add(wire.ProbeLoras, self._probing.probe)
+        handlers.add(wire.MeasureInputs, self._probing.measure)
         handlers.add(wire.RemoveLora, self._library.remove_lora)
         handlers.add(wire.AddBase, self._bases.add)
         handlers.add(wire.InspectBase, self._bases.inspect)
@@ -238,6 +246,8 @@ class Domain:
             state = "painting"
         elif state == "idle" and self._captioning.busy:
             state = "captioning"
+        elif state == "idle" and self._probing.busy:
+            state = "probing"
         return msgspec.structs.replace(worker, state=state, restarts=restarts)
 
     async def _import_dataset(
@@ -286,11 +296,14 @@ class Domain:
                 await self._painting.worker_died(event.pid, event.reason)
                 await self._captioning.worker_died(event.pid, event.reason)
                 await self._measuring.worker_died(event.pid, event.reason)
+                await self._probing.worker_died(event.pid, event.reason)
                 await self._scheduler.worker_died(event.pid, event.reason)
             case pipe.Ready() | pipe.Memory():
                 pass  # the supervisor has them
             case pipe.PaintStep() | pipe.Painted() | pipe.PaintFailed():
                 self._painting.report(event)
+            case pipe.Probed() | pipe.Gathered() | pipe.ProbeFailed():
+                self._probing.report(event)
             case pipe.Described() | pipe.DescribeFailed():
                 self._captioning.report(event)
             case pipe.Measured() | pipe.MeasureFailed():
@@ -300,7 +313,10 @@ class Domain:
 
     def _settled(self) -> None:
         """Something is done: is there more for the worker?"""
-        busy = self._painting.busy or self._captioning.busy or self._measuring.busy
+        busy = (
+            self._painting.busy or self._captioning.busy or self._measuring.busy
+            or self._probing.busy
+        )  # fmt: skip
         if not self._scheduler.active and not busy:
             self._supervisor.rest()
         self._tell_worker()

@@ -120,6 +120,8 @@ class Mixing:
                     continue
                 raise
             real = Path(os.path.realpath(path))
+            if not lora.begin < lora.end:
+                raise LoraError(Code.BAD_REQUEST, f"{name} would take part in none of the steps.")
             if real in paths:
                 raise LoraError(
                     Code.ALREADY_EXISTS,

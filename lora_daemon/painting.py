@@ -180,4 +180,6 @@ def lora_file(use: LoraUse, name: str, path: Path) -> pipe.LoraFile:
         name=name,
         text_weight=use.text_weight,
         blocks=use.blocks,
+        begin=use.begin,
+        end=use.end,
     )

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from shared.errors import Failure
-from shared.pictures import PictureSpec
+from shared.pictures import LoraUse, PictureSpec
 from shared.wire import Objective
 
 MAX_FRAME = 16 * 1024 * 1024
@@ -88,6 +88,8 @@ class LoraFile(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     text_weight: float | None = None
     blocks: list[float] = []
+    begin: float = 0.0
+    end: float = 1.0
 
 
 class Canvas(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,13 +152,43 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
     reading: tuple[int, int, Literal["kohya", "webui"]] = (1, 1, "kohya")  # engine.bases.Reading
 
 
+class Probe(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
+    """What the LoRAs do to the noise prediction at one step of a picture. During training it takes
+    its turn at a step boundary; a whole probe is many of these.
+
+    ``rows``: settings to ask, each with one use a LoRA, in the order of ``loras``, whose weights do
+    not count. A setting in which a LoRA takes part in other steps has it at 0.
+    """
+
+    job: str
+    spec: PictureSpec
+    step: int  # denoising steps done when it is asked
+    base_path: str
+    loras: list[LoraFile]
+    rows: list[list[LoraUse]]
+    base_predicts: Objective | None = None
+
+
+class Gather(msgspec.Struct, frozen=True, kw_only=True, tag="gather"):
+    """Watch the plain base paint ``specs``, and write to ``out`` what the LoRAs' modules are given
+    (``engine.inputs``)."""
+
+    job: str
+    specs: list[PictureSpec]
+    base_path: str
+    loras: list[str]  # paths
+    out: str
+    base_predicts: Objective | None = None
+
+
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
     """Give up the job: within one denoising step, or one batch of captions."""
 
     job: str
 
 
-Command = Train | Steer | Paint | Describe | Measure | Cancel
+Serving = Paint | Probe | Gather | Measure  # what needs a base
+Command = Train | Steer | Serving | Describe | Cancel
 
 
 # ── worker → daemon ─────────────────────────────────────────────────────────────────────────────
@@ -298,6 +330,29 @@ class PaintFailed(msgspec.Struct, frozen=True, kw_only=True, tag="paint_failed")
     failure: Failure
 
 
+class Probed(msgspec.Struct, frozen=True, kw_only=True, tag="probed"):
+    """⟨δₖ, δₗ⟩ of a probe's rows. ``notes``: what of a LoRA the base has no place for."""
+
+    job: str
+    products: list[list[float]]
+    notes: list[str] = []
+
+
+class Gathered(msgspec.Struct, frozen=True, kw_only=True, tag="gathered"):
+    """The measurement is in place. ``left_out``: modules that are not in it."""
+
+    job: str
+    modules: int
+    left_out: list[str]
+
+
+class ProbeFailed(msgspec.Struct, frozen=True, kw_only=True, tag="probe_failed"):
+    """A probe or a measurement was not made."""
+
+    job: str
+    failure: Failure
+
+
 class Described(msgspec.Struct, frozen=True, kw_only=True, tag="described"):
     """Captions of some of the order's pictures, as (item, caption), and why others have none, as
     (item, reason). ``last``: the order is done. ``notes``: what the user should know."""
@@ -351,6 +406,9 @@ Report = (
     | PaintStep
     | Painted
     | PaintFailed
+    | Probed
+    | Gathered
+    | ProbeFailed
     | Described
     | DescribeFailed
     | Measured

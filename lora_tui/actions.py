@@ -226,6 +226,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("mixer.weight", "enter", "exact", "Type the weight.", 3),
     Action("mixer.text_weight", "t", "text", "Give the text encoder a weight of its own."),
     Action("mixer.blocks", "b", "blocks", "Weights per block, as the WebUI writes them."),
+    Action("mixer.steps", "z", "steps", "The part of the steps that the LoRA takes part in."),
     Action("mixer.mute", "m", "mute", "Leave the LoRA out, or take it in again.", 6),
     Action("mixer.solo", "s", "solo", "Hear this LoRA alone, with others that are solo.", 7),
     Action("mixer.add", "a", "add", "Add a LoRA of the library.", 4),
@@ -248,8 +249,16 @@ ACTIONS: tuple[Action, ...] = (
     Action("mixer.forget", "D", "forget", "Forget a saved mix (asks first)."),
     Action("mixer.fight", "c", "conflict", "Where the LoRAs of the mix fight, and who loses.", 14),
     Action("mixer.grid", "G", "grid", "The mix along axes: weights, seeds, prompts, bases."),
+    Action("mixer.remedy", "C", "remedy", "Try on the base what wins back lost effects.", 15),
     Action("mixer.again", "r", "again", "Try again to paint what failed."),
     Action("mixer.leave_field", "escape", "leave field", "Back to the LoRAs; the text is taken."),
+    Action("fighting.close", "escape,q", "close", "Close this window; a probe is given up."),
+    Action("fighting.probe", "p", "try on the base", "Measure what is left of each effect."),
+    Action("fighting.remedies", "r", "remedies", "Work out other weights, and try them."),
+    *(
+        Action(f"fighting.take_{n}", str(n), f"take {n}", f"Take remedy {n} into the mix.")
+        for n in range(1, 4)
+    ),
     Action("mix_settings.take", "ctrl+s", "take", "Take these settings."),
     Action("mix_settings.leave", "escape", "leave", "Leave everything as it is."),
     Action("axes.paint", "ctrl+s", "paint", "Paint the grid, or go on with it (also enter)."),

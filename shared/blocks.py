@@ -68,6 +68,29 @@ def stage(label: str, layers: int) -> str:
     return "mid" if label == "M00" else ""
 
 
+def without(label: str, values: Sequence[float], config: Mapping[str, Any]) -> list[float]:
+    """The block weights with one block at 0; ``values`` empty: all 1."""
+    own = factors(values, config) if values else dict.fromkeys(labels(config), 1.0)
+    return [0.0 if one == label else own[one] for one in labels(config)]
+
+
+def scaled(
+    by: Mapping[str, float], values: Sequence[float], config: Mapping[str, Any]
+) -> list[float]:  # fmt: skip
+    """The block weights with these blocks' multiplied, as short as can be."""
+    every, attending = _labels(config)
+    own = factors(values, config) if values else dict.fromkeys(every, 1.0)
+    made = {one: round(own[one] * by.get(one, 1.0), 3) for one in every}
+    plain = all(own[one] == made[one] for one in every if one not in attending)
+    short = plain and (not values or len(values) == len(attending))
+    return [made[one] for one in (attending if short else every)]
+
+
+def labels(config: Mapping[str, Any]) -> list[str]:
+    """BASE and all blocks of a UNet of this configuration, in their order."""
+    return _labels(config)[0]
+
+
 def factors(values: Sequence[float], config: Mapping[str, Any]) -> dict[str, float]:
     """Block → factor for a UNet of this configuration; every block there is has one.
 

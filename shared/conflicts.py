@@ -90,10 +90,13 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 
 class ConflictOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What ``python -m lora_daemon.engine.conflict`` takes. ``base``: a path, needed for block
-    weights only."""
+    weights only. ``inputs``: what was measured of the base's inputs with these very files, a path;
+    ``order``: each LoRA's place among those measured."""
 
     loras: Annotated[list[Compared], Meta(min_length=2, max_length=MOST)]
     base: str = ""
+    inputs: str = ""
+    order: list[int] = []
     modules: bool = False  # say it of each module too
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,6 +72,30 @@ def inspect(path: Path) -> LoraInfo:
         model_hash=data,
         metadata=metadata,
     )
+
+
+def prompts(metadata: Mapping[str, str], most: int) -> list[str]:
+    """What a LoRA was trained to show, in words: its commonest captions, or its commonest tags in
+    one line, with its trigger; empty where the file does not say."""
+    trigger = metadata.get("modelspec.trigger_phrase", "")
+    counted: Counter[str] = Counter()
+    try:
+        for tags in msgspec.json.decode(
+            metadata.get("ss_tag_frequency", "{}"), type=dict[str, dict[str, int]]
+        ).values():
+            counted.update(tags)
+    except msgspec.MsgspecError:
+        pass
+    found = [text for text, _ in counted.most_common()]
+    captions = [text for text in found if len(text.split()) >= _CAPTION]
+    if len(captions) * 2 < len(found):
+        captions = [", ".join(found[:_TAGS])] if found else []
+    captions = captions[:most] or [trigger]
+    named = [one if trigger in one else f"{trigger}, {one}" for one in captions]
+    return [one for one in named if one]
+
+
+_CAPTION, _TAGS = 4, 6  # words of what is a caption and no tag; tags in one prompt
 
 
 def _part(module: Module) -> str:

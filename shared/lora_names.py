@@ -71,6 +71,14 @@ def to_kohya(name: str, *, sdxl: bool) -> str:
     return f"{prefix}_{path.replace('.', '_')}"
 
 
+def dotted(name: str, *, sdxl: bool) -> str | None:
+    """Any dialect's name to a dotted path, ``unet.…`` or ``text_encoder….``; None where its words
+    are not those of a Stable Diffusion."""
+    if not name.startswith(("lora_", "unet.", "text_encoder")):
+        return None
+    return to_dotted(to_kohya(name, sdxl=sdxl))
+
+
 def to_dotted(name: str) -> str | None:
     """kohya's name to a dotted one; None where its words are not those of a Stable Diffusion."""
     for prefix, part in _PREFIXES.items():

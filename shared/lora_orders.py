@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from shared.pictures import Weight
 
-Method = Literal["exact", "svd", "ties", "dare"]
+Method = Literal["exact", "svd", "ties", "dare", "orthogonal"]
 METHODS: tuple[Method, ...] = get_args(Method)
 Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS: dict[Precision, str] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
@@ -27,9 +27,12 @@ class MergeOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Σ wᵢ ΔWᵢ into one file of kohya's dialect.
 
     exact: concatenated, rank Σr. svd: the best approximation of a rank or within an error. ties,
-    dare: on the true ΔW, keeping ``density`` of each, then as svd. ``rank``: 0 lets ``error``
-    decide, else Σr. ``error``: relative, per module (Frobenius). ``precision``: empty takes the
-    widest of the sources. ``base``: its path; needed for a DoRA, which is then what it does to it.
+    dare: on the true ΔW, keeping ``density`` of each, then as svd. orthogonal: the first alone,
+    without what it does where the others act; exact, or then as svd; weighed by ``inputs``, what
+    was measured of a base with these files, each at its place in ``order``. ``rank``: 0 lets
+    ``error`` decide, else Σr. ``error``: relative, per module (Frobenius). ``precision``: empty
+    takes the widest of the sources. ``base``: its path; needed for a DoRA, which is then what it
+    does to it.
     """
 
     sources: Annotated[list[Source], Meta(min_length=1, max_length=64)]
@@ -41,6 +44,8 @@ class MergeOrder(msgspec.Struct, frozen=True, kw_only=True):
     density: Annotated[float, Meta(gt=0, le=1)] = 0.5
     seed: Annotated[int, Meta(ge=0, lt=2**62)] = 0
     precision: Precision | Literal[""] = ""
+    inputs: str = ""
+    order: list[int] = []
 
 
 class MergedModule(msgspec.Struct, frozen=True, kw_only=True):

@@ -38,6 +38,7 @@ class MixSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _SETTINGS = [name for name in MixSpec.__struct_fields__ if name != "loras"]
+_OF_USE = [name for name in LoraUse.__struct_fields__ if name != "lora"]
 _OF_LORA = [name for name in MixLora.__struct_fields__ if name != "lora"]
 
 
@@ -63,14 +64,27 @@ def picture(spec: MixSpec) -> PictureSpec:
 
 def use(lora: MixLora) -> LoraUse:
     """The LoRA as a picture has it."""
-    return LoraUse(
-        lora=lora.lora, weight=lora.weight, text_weight=lora.text_weight, blocks=lora.blocks
-    )
+    return LoraUse(**{name: getattr(lora, name) for name in LoraUse.__struct_fields__})
+
+
+def remedied(spec: MixSpec, uses: Sequence[LoraUse]) -> MixSpec:
+    """The mix with other weights for the LoRAs that count, in their order."""
+    for lora, use in zip(heard(spec), uses, strict=True):
+        fields = {name: getattr(use, name) for name in _OF_USE}
+        spec = with_lora(spec, replace(lora, **fields))
+    return spec
+
+
+def parts_of_steps(use: LoraUse) -> str:
+    """The part of the steps that a LoRA takes part in, such as 0.25-1.0, as a tag's ``step=`` reads
+    it; empty: all of them."""
+    return "" if (use.begin, use.end) == (0, 1) else f"{round(use.begin, 4)}-{round(use.end, 4)}"
 
 
 def webui(spec: MixSpec) -> str:
     """The prompt as WebUI users write it: words, then a ``<lora:…>`` for each LoRA that counts."""
-    return " ".join(part for part in (spec.prompt, *map(tag, heard(spec))) if part)
+    tags = [tag(lora, spec.steps) for lora in heard(spec)]
+    return " ".join(part for part in (spec.prompt, *tags) if part)
 
 
 def merged(before: MixSpec, after: MixSpec, present: MixSpec) -> MixSpec:

@@ -15,11 +15,13 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
+from shared.affinity import Affinity
 from shared.conflicts import Conflict
 from shared.edits import AnyEdit
 from shared.errors import Code, Failure, LoraError
 from shared.mixes import MixSpec
 from shared.pictures import LoraUse, PictureSpec
+from shared.probes import Probe
 from shared.recipe import Text
 from shared.which import Which
 
@@ -176,12 +178,14 @@ class Picture(Record, frozen=True, kw_only=True):
     created: float
 
 
-JobKind = Literal["import", "export", "generate", "grid", "download", "write", "caption", "measure"]
+JobKind = Literal[
+    "import", "export", "generate", "grid", "download", "write", "caption", "measure", "probe"
+]  # fmt: skip
 
 
 class Job(Record, frozen=True, kw_only=True):
     """Something long the daemon does besides runs: an import, an export, a picture being made,
-    captions being made or written to their files."""
+    captions being made or written to their files, LoRAs being tried on a base."""
 
     id: str
     kind: JobKind
@@ -215,8 +219,9 @@ class Worker(Record, frozen=True, kw_only=True):
     """The engine worker."""
 
     state: Literal[
-        "absent", "starting", "idle", "training", "painting", "captioning", "measuring", "failed"
-    ]
+        "absent", "starting", "idle", "training", "painting", "captioning", "measuring", "probing",
+        "failed",
+    ]  # fmt: skip
     pid: int = 0
     device: str = ""
     device_name: str = ""
@@ -1127,12 +1132,66 @@ class LorasCompared(Record, frozen=True, kw_only=True):
 
 
 class CompareLoras(Request[LorasCompared], frozen=True, kw_only=True, tag="lora.compare"):
-    """Where LoRAs fight at these weights, from their files alone. ``base``: only block weights need
-    it. ``modules``: of each module too, for up to 8 LoRAs."""
+    """Where LoRAs fight at these weights, from their files alone. ``base``: block weights need it,
+    and where its inputs have been measured with these LoRAs, they weigh what is compared.
+    ``modules``: of each module too, for up to 8 LoRAs."""
 
     loras: list[LoraUse]
     base: str = ""
     modules: bool = False
+
+
+class LorasProbed(Record, frozen=True, kw_only=True):
+    found: Probe
+
+
+class ProbeLoras(Request[LorasProbed], frozen=True, kw_only=True, tag="lora.probe"):
+    """How much of each LoRA's effect on a base survives in the mix, by its noise predictions.
+
+    Takes turns with a training run and with pictures; reports progress. Cancelled with its call.
+    Afterwards what the base's modules are given is known as well, as MeasureInputs has it.
+    """
+
+    loras: list[LoraUse]
+    base: str
+    prompts: Annotated[list[str], Meta(max_length=16)] = []  # none: what the LoRAs learnt to show
+    negative: str = ""
+    cfg: Annotated[float, Meta(ge=0, le=100)] = 7.0
+    seed: Annotated[int, Meta(ge=0, lt=2**62)] = 1025
+    width: Annotated[int, Meta(ge=0, le=8192)] = 0
+    height: Annotated[int, Meta(ge=0, le=8192)] = 0
+    blocks: bool = False  # each block of each LoRA too
+    instead: list[LoraUse] = []  # another mix, to be held against the effects of ``loras``
+    remedies: bool = False  # work out other weights, and probe them
+
+
+class InputsMeasured(Record, frozen=True, kw_only=True):
+    """``path``: the measurement, on the daemon's machine; ``order``: each LoRA's place in it."""
+
+    path: str
+    order: list[int]
+    notes: list[str]
+
+
+class MeasureInputs(Request[InputsMeasured], frozen=True, kw_only=True, tag="lora.measure"):
+    """Measure what the modules that these LoRAs change are given on a base, if it is not known."""
+
+    loras: list[str]
+    base: str
+    prompts: Annotated[list[str], Meta(max_length=16)] = []
+
+
+class AffinityFound(Record, frozen=True, kw_only=True):
+    found: Affinity
+
+
+class CheckAffinity(Request[AffinityFound], frozen=True, kw_only=True, tag="lora.affinity"):
+    """Does a LoRA belong on a base? By what its file says, else by its weights. ``thorough``: where
+    it does not, hold it against the other bases too."""
+
+    lora: str
+    base: str
+    thorough: bool = False
 
 
 class RemoveLora(Request[Done], frozen=True, kw_only=True, tag="lora.remove"):
@@ -1209,6 +1268,9 @@ AnyRequest = (
     | RemovePicture
     | InspectLora
     | CompareLoras
+    | ProbeLoras
+    | MeasureInputs
+    | CheckAffinity
     | RemoveLora
     | AddBase
     | InspectBase

@@ -19,20 +19,16 @@ import msgspec
 import torch
 from torch import Tensor
 
-from lora_daemon.base_file import open_file
-from lora_daemon.base_folder import STEMS, weight_files
+from lora_daemon.base_tensors import Places, places
 from lora_daemon.engine import bases, lora_file
 from lora_daemon.engine.device import explained, use_threads
 from lora_daemon.engine.lora_read import raw, tensor
 from lora_daemon.engine.mix import Placed, whole_delta
-from lora_daemon.original_layout import Form
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
 from shared.lora_orders import Advance, Baked, BakeOrder
-from shared.safetensors_file import Header, TensorInfo, read_header, read_tensor
+from shared.safetensors_file import Header, read_tensor
 
-# (network, tensor's diffusers name) → the file it is in, and a header of that tensor alone.
-Places = dict[tuple[str, str], tuple[Path, Header]]
 Wanted = dict[tuple[str, str], list[tuple[Placed, float]]]  # (network, path) → who, at what weight
 
 
@@ -74,7 +70,7 @@ def bake(order: BakeOrder) -> Baked:
     try:
         _discard(partial)
         (shutil.copyfile if source.is_file() else shutil.copytree)(source, partial)
-        changed = _write(partial, _places(source, partial), wanted)
+        changed = _write(partial, places(source, partial), wanted)
         partial.rename(out)
     except OSError as error:
         raise LoraError.storage("write", to_text(out), error) from None
@@ -88,47 +84,20 @@ def _discard(partial: Path) -> None:
     partial.unlink(missing_ok=True)
 
 
-def _places(source: Path, copy: Path) -> Places:
-    """Where each tensor lies in the copy."""
-    places: Places = {}
-    if source.is_file():
-        file = open_file(source)
-        for network, rows in file.keys.items():
-            for row in rows:
-                info = _third(file.header.tensors[row.original], row.form)
-                own = Header({row.diffusers: info}, {}, file.header.data_start, file.header.size)
-                places[network, row.diffusers] = copy, own
-        return places
-    for folder, stem in STEMS.items():
-        for path in weight_files(copy / folder, stem):
-            header = read_header(path)
-            places |= {(folder, key): (path, header) for key in header.tensors}
-    return places
-
-
-def _third(info: TensorInfo, form: Form) -> TensorInfo:
-    """q, k or v of a matrix that holds all three, one below the other."""
-    if form not in ("q", "k", "v"):
-        return info
-    length, (rows, *wide) = (info.end - info.begin) // 3, info.shape
-    begin = info.begin + "qkv".index(form) * length
-    return TensorInfo(info.dtype, (rows // 3, *wide), begin, begin + length)
-
-
-def _write(base: Path, places: Places, wanted: Wanted) -> int:
+def _write(base: Path, found: Places, wanted: Wanted) -> int:
     """Write the sums over the tensors of a copied base; returns how many were changed."""
     changed = 0
     for number, ((network, path), members) in enumerate(sorted(wanted.items())):
         bare = path.removeprefix("text_model.")
         for end in ("weight", "bias"):
             spellings = (f"{path}.{end}", f"text_model.{bare}.{end}", f"{bare}.{end}")
-            key = next((one for one in spellings if (network, one) in places), "")
+            key = next((one for one in spellings if (network, one) in found), "")
             if end == "bias" and all(module.bias is None for module, _ in members):
                 continue
             if not key:
                 raise LoraError(Code.INVALID_FILE, f"{base} has no {network}/{path}.{end}.")
-            with places[network, key][0].open("r+b") as opened:
-                _add(opened, places[network, key][1], key, members, bias=end == "bias")
+            with found[network, key][0].open("r+b") as opened:
+                _add(opened, found[network, key][1], key, members, bias=end == "bias")
             changed += 1
         _tell(Advance(done=number + 1, total=len(wanted)))
     return changed

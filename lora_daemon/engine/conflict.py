@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import lora_daemon.engine  # noqa: F401  before torch: it says how torch's threads wait
 
@@ -22,9 +21,10 @@ import lora_daemon.engine  # noqa: F401  before torch: it says how torch's threa
 import msgspec
 import torch
 
-from lora_daemon import base_file, base_folder
+from lora_daemon import base_look
 from lora_daemon.engine.device import explained, use_threads
 from lora_daemon.engine.lora_read import read_module
+from lora_daemon.engine.moments import Reader
 from lora_daemon.engine.overlap import Share, Sum, nothing, overlaps
 from lora_daemon.engine.parts import low_rank
 from shared import blocks, conflicts
@@ -32,7 +32,7 @@ from shared.conflicts import Compared, Conflict, ConflictOrder, Place
 from shared.errors import Code, LoraError
 from shared.filenames import typed
 from shared.lora_keys import Module, contents, wrong
-from shared.lora_names import is_sdxl, to_dotted, to_kohya
+from shared.lora_names import dotted, is_sdxl
 from shared.pictures import stem
 from shared.safetensors_file import Header, read_header
 
@@ -87,11 +87,18 @@ def compare(order: ConflictOrder, threads: int = 1) -> Conflict:
         sources.append(source)
     _give_factors(order, sources)
     every = sorted({path for source in sources for path in source.modules})
+    measured = Reader(Path(typed(order.inputs))) if order.inputs else None
+    if measured is not None:
+        if unknown := [path for path in every if path not in measured.header.tensors]:
+            notes.append(f"{_few(unknown)} left out: not measured on the base.")
+        every = [path for path in every if path in measured.header.tensors]
     layers = _layers(every)
     sums: dict[tuple[str, str], Sum] = {}
     modules = []
     with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(lambda path: _module(sources, path, _where(path, layers)[0]), every)
+        found = pool.map(
+            lambda path: _module(sources, path, _where(path, layers)[0], order, measured), every
+        )
         for path, here in zip(every, found, strict=True):
             block, kind = _where(path, layers)
             sums.setdefault((block, kind), nothing(len(sources))).add(here)
@@ -112,22 +119,19 @@ def _look(source: _Source, name: str) -> Iterable[str]:
     sdxl = is_sdxl(source.header)
     decomposed, unknown = 0, list(found.unknown)
     for module in found.modules:
-        dotted = None
-        if module.name.startswith(("lora_", "unet.", "text_encoder")):
-            dotted = to_dotted(to_kohya(module.name, sdxl=sdxl))
-        if dotted is None:
+        path = dotted(module.name, sdxl=sdxl)
+        if path is None:
             unknown.append(module.name)
         elif module.decomposed:
             decomposed += 1
-        elif dotted in source.modules:
-            raise wrong(source.path, f"names {dotted} in two ways, as a file of two dialects does")
+        elif path in source.modules:
+            raise wrong(source.path, f"names {path} in two ways, as a file of two dialects does")
         elif module.tensors.keys() != {"bias"}:
-            source.modules[dotted] = module
+            source.modules[path] = module
     if decomposed:
         yield f"{name}: {decomposed} DoRA modules left out: what they add depends on the base."
     if unknown:
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        yield f"{name}: {', '.join(unknown[:3])}{more} left out: of no module that is known."
+        yield f"{name}: {_few(unknown)} left out: of no module that is known."
     if not source.modules:
         raise wrong(
             source.path,
@@ -137,7 +141,15 @@ def _look(source: _Source, name: str) -> Iterable[str]:
         )
 
 
-def _module(sources: Sequence[_Source], path: str, block: str) -> Sum:
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
+
+
+def _module(
+    sources: Sequence[_Source], path: str, block: str, order: ConflictOrder,
+    measured: Reader | None,
+) -> Sum:  # fmt: skip
     """One module of all the LoRAs that change it."""
     shares = [
         _share(source, number, path, source.weight(block))
@@ -145,7 +157,10 @@ def _module(sources: Sequence[_Source], path: str, block: str) -> Sum:
         if path in source.modules
     ]
     _same_size(sources, path, shares)
-    inner, touched = overlaps(shares, len(sources))
+    inputs = None
+    if measured is not None:
+        inputs = measured.of(path, [(order.order[one.lora], len(one.down)) for one in shares])
+    inner, touched = overlaps(shares, len(sources), inputs)
     return Sum(inner, touched, int(len(shares) > 1))
 
 
@@ -178,16 +193,10 @@ def _give_factors(order: ConflictOrder, sources: Sequence[_Source]) -> None:
         return
     if not order.base:
         raise LoraError(Code.BAD_REQUEST, "Block weights (lbw=) need a base to count its blocks.")
-    config = _unet_config(Path(typed(order.base)))
+    config = base_look.unet_config(Path(typed(order.base)))
     for source in sources:
         if source.one.use.blocks:
             source.factors = blocks.factors(source.one.use.blocks, config)
-
-
-def _unet_config(base: Path) -> dict[str, Any]:
-    if base.is_file():
-        return dict(base_file.open_file(base).configs["unet"])
-    return base_folder.table(base / "unet" / "config.json")
 
 
 def _layers(paths: Iterable[str]) -> int:
@@ -227,7 +236,7 @@ def _told(
     notes += [f"{name} does nothing at its weight." for name in silent]
     stages = {block: blocks.stage(block, layers) for block in in_order}
     return Conflict(
-        loras=names, weights=[one.use.weight for one in order.loras], measured=False,
+        loras=names, weights=[one.use.weight for one in order.loras], measured=bool(order.inputs),
         sentence=conflicts.sentence(names, whole, cells, stages), whole=whole,
         blocks=[by_block[block].place(block=block) for block in in_order], cells=cells,
         modules=modules, notes=notes,

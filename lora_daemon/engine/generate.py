@@ -22,6 +22,7 @@ from shared.pictures import PictureSpec
 MAX_BATCH = 8
 RESCALE = 0.7  # φ of the guidance on bases with zero terminal SNR
 Progress = Callable[[int], None]  # called after each denoising step with those done
+Turn = Callable[[int], bool]  # called before each, with those done: is the prompt to be read anew?
 
 
 def sized(spec: PictureSpec, base: Base) -> tuple[int, int]:
@@ -38,20 +39,29 @@ def sized(spec: PictureSpec, base: Base) -> tuple[int, int]:
 
 
 def paint(
-    base: Base, specs: Sequence[PictureSpec], progress: Progress, reading: Reading = ORDINARY
+    base: Base,
+    specs: Sequence[PictureSpec],
+    progress: Progress,
+    reading: Reading = ORDINARY,
+    turn: Turn = lambda _: False,
 ) -> list[Image.Image]:
     """Pictures for specs that share size, sampler, steps and cfg; their LoRAs are on the base.
 
     Each picture has its own generator, so it does not depend on its neighbours. ``progress`` may
-    raise to give up. Raises LoraError(DIVERGED) where a picture comes out as NaN.
+    raise to give up; ``turn`` may give LoRAs other weights. Raises LoraError(DIVERGED) where a
+    picture comes out as NaN.
     """
-    latents = paint_latents(base, specs, progress, reading)
+    latents = paint_latents(base, specs, progress, reading, turn)
     return [_picture(base.decode_latents(one[None])) for one in latents]
 
 
 @torch.no_grad()
 def paint_latents(
-    base: Base, specs: Sequence[PictureSpec], progress: Progress, reading: Reading = ORDINARY
+    base: Base,
+    specs: Sequence[PictureSpec],
+    progress: Progress,
+    reading: Reading = ORDINARY,
+    turn: Turn = lambda _: False,
 ) -> Tensor:
     """As ``paint``, but the pictures' scaled latents: float32 (n, channels, h/8, w/8)."""
     first = specs[0]
@@ -63,11 +73,13 @@ def paint_latents(
     steps.set_timesteps(first.steps, device=base.device)
     latents: Tensor = torch.cat([torch.randn(shape, generator=own) for own in generators])
     latents = latents.to(base.device) * steps.init_noise_sigma
-    text = _conditioning(base, specs, reading, guided=first.cfg > 1)
+    text = conditioning(base, specs, reading, guided=first.cfg > 1)
     adds_noise = "generator" in inspect.signature(steps.step).parameters
     for number, timestep in enumerate(steps.timesteps):
+        if turn(number * first.steps // len(steps.timesteps)):
+            text = conditioning(base, specs, reading, guided=first.cfg > 1)
         seen = steps.scale_model_input(latents, timestep)
-        predicted = _guided(base, seen, timestep, text, first.cfg)
+        predicted = guided(base, seen, timestep, text, first.cfg)
         more = {"generator": generators} if adds_noise else {}
         latents = steps.step(predicted, timestep, latents, **more).prev_sample
         progress((number + 1) * first.steps // len(steps.timesteps))
@@ -92,10 +104,11 @@ def save_png(path: Path, picture: Image.Image, parameters: str) -> None:
     publish(path, content.getvalue())
 
 
-def _conditioning(
-    base: Base, specs: Sequence[PictureSpec], reading: Reading, *, guided: bool
+def conditioning(
+    base: Base, specs: Sequence[PictureSpec], reading: Reading = ORDINARY, *, guided: bool
 ) -> Tensor:
-    """(n, rows, width), or (2n, rows, width) with the negative prompts first."""
+    """What the prompts say to the UNet: (n, rows, width), or (2n, rows, width) with the negative
+    prompts first."""
     texts = [spec.prompt for spec in specs]
     if guided:
         texts = [spec.negative for spec in specs] + texts
@@ -103,7 +116,7 @@ def _conditioning(
     return torch.cat([known[text] for text in texts]).to(base.dtype)
 
 
-def _guided(base: Base, latents: Tensor, timestep: Tensor, text: Tensor, cfg: float) -> Tensor:
+def guided(base: Base, latents: Tensor, timestep: Tensor, text: Tensor, cfg: float) -> Tensor:
     """Classifier-free guidance (Ho & Salimans, https://arxiv.org/abs/2207.12598), in float32."""
     guided = len(text) == 2 * len(latents)
     seen = torch.cat([latents, latents]) if guided else latents

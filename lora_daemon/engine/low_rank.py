@@ -24,6 +24,26 @@ def concatenated(pairs: Sequence[Pair]) -> Pair:
     return up, down
 
 
+def beside(one: Pair, others: Pair, reads: Tensor, own: Tensor) -> Pair:
+    """ΔW₁ without what it makes, of the inputs that ΔW₂ reads, of the outputs that ΔW₂ writes:
+    ΔW₁' = ΔW₁ − QQᵀ ΔW₁ P, exactly, of rank r₁ + r₂.
+
+    Q: an orthonormal basis of B₂'s columns; P = C A₂ᵀ (A₂ C A₂ᵀ)⁻¹ A₂, so that A₁P is what least
+    squares predicts of A₁x from A₂x, with C = E[x xᵀ]. ``reads``: A₁ C A₂ᵀ; ``own``: A₂ C A₂ᵀ. Then
+    tr(ΔW₁' C ΔW₂ᵀ) = 0, whatever A₂ and B₂ are made into within their spaces, and of all changes
+    with that property this one has the least E‖(ΔW₁' − ΔW₁) x‖². (The residual of a regression,
+    Frisch & Waugh 1933, on one side and a projection on the other; orthogonal subspaces for LoRAs
+    as in Po et al., https://arxiv.org/abs/2312.02432, with the data's metric in place of random
+    bases.)
+    """  # fmt: skip
+    up, down = one
+    ridge = 1e-9 * own.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    known = torch.linalg.solve(own + ridge * torch.eye(len(own), dtype=own.dtype), reads.t()).t()
+    basis, values, _ = torch.linalg.svd(others[0], full_matrices=False)
+    basis = basis[:, values > values[0] * 1e-9]
+    return torch.cat([up, -basis @ (basis.t() @ up) @ known], dim=1), torch.cat([down, others[1]])
+
+
 def norm(pair: Pair) -> float:
     """‖ΔW‖ (Frobenius)."""
     up, down = pair

@@ -174,7 +174,9 @@ class Measurer:
         self, noisy: Tensor, t: Tensor, text: str, moments: Moments | None = None
     ) -> Tensor:
         base, number = self.base, len(noisy)
-        known = base.encode_text(text, self._reading).to(base.device, base.dtype).expand(number, -1, -1)
+        known = (
+            base.encode_text(text, self._reading).to(base.device, base.dtype).expand(number, -1, -1)
+        )
         views = None
         if base.takes_views and moments is not None:
             side = noisy.shape[-1] * base.pixels_per_latent

@@ -28,12 +28,13 @@ from lora_daemon.engine.device import explained, use_threads
 from lora_daemon.engine.lora_read import Read, raw, read_modules
 from lora_daemon.engine.low_rank import Pair
 from lora_daemon.engine.mix import whole_delta
+from lora_daemon.engine.moments import CHANCE, Reader
 from lora_daemon.engine.parts import Dense, low_rank
 from shared import provenance
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
 from shared.lora_keys import contents, wrong
-from shared.lora_names import is_sdxl, to_diffusers, to_kohya
+from shared.lora_names import dotted, is_sdxl, to_diffusers, to_kohya
 from shared.lora_orders import PRECISIONS, Advance, Merged, MergedModule, MergeOrder, Source
 from shared.safetensors_file import Tensor as RawTensor
 from shared.safetensors_file import read_header, write
@@ -45,6 +46,7 @@ _CANCELLED = 1e-9  # what is left of a sum, relative to its terms, when they can
 class Piece:
     """One file's share of one module: ``factor`` (weight and scale) times ``up`` · ``down``."""
 
+    source: int  # of the order's
     file: Path
     name: str  # as the file has it, in kohya's dialect
     factor: float
@@ -70,13 +72,14 @@ def merge(order: MergeOrder) -> Merged:
     base = bases.load(Path(typed(order.base)), torch.device("cpu")) if order.base else None
     pieces: dict[str, list[Piece]] = {}
     sources, dtypes, notes = [], set(), []
-    for source in order.sources:
+    measured = Reader(Path(typed(order.inputs))) if order.inputs else None
+    for number, source in enumerate(order.sources):
         path = Path(typed(source.path))
         header = read_header(path)
         found = contents(path, header)
         if found.unknown:
             notes.append(f"{path.name}: {_listed(found.unknown)} left out: no part of a LoRA.")
-        for piece in _pieces(path, source, base):
+        for piece in _pieces(number, path, source, base):
             pieces.setdefault(to_diffusers(piece.name), []).append(piece)
         dtypes |= {header.tensors[module.matrix].dtype for module in found.modules}
         sources.append((header.metadata, _entry(path, source)))
@@ -89,9 +92,13 @@ def merge(order: MergeOrder) -> Merged:
     alike = len({common == name for common, name in unet}) < 2
     for number, common in enumerate(sorted(pieces)):
         together = _fitting(pieces.pop(common))
+        if order.method == "orthogonal" and together[0].source:  # the first has no part in it
+            continue
         name = together[0].name if alike else common  # never two ways of naming in one file
         pairs = [(one.up.double() * one.factor, one.down.double()) for one in together]
         gross += sum(algebra.norm(pair) ** 2 for pair in pairs)
+        if order.method == "orthogonal":
+            pairs = [_beside(order, together, pairs, measured)]
         pair, wanted = _made(order, name, pairs)
         saved = _kept(tensors, name, pair, together[0], dtype)
         size, off = _sizes(wanted, saved)
@@ -107,7 +114,7 @@ def merge(order: MergeOrder) -> Merged:
     )
 
 
-def _pieces(path: Path, source: Source, base: Base | None) -> Iterator[Piece]:
+def _pieces(number: int, path: Path, source: Source, base: Base | None) -> Iterator[Piece]:
     header = read_header(path)
     found = contents(path, header)
     sdxl = is_sdxl(header)
@@ -122,7 +129,7 @@ def _pieces(path: Path, source: Source, base: Base | None) -> Iterator[Piece]:
         if one.module.decomposed:
             pair, scale = low_rank(Dense(_of_dora(path, one, base))), 1.0
         shape = tuple(pair.down.shape[1:])
-        yield Piece(path, name, weight * scale, pair.up, pair.down.flatten(1), shape)
+        yield Piece(number, path, name, weight * scale, pair.up, pair.down.flatten(1), shape)
 
 
 def _of_dora(path: Path, one: Read, base: Base | None) -> Tensor:
@@ -158,9 +165,10 @@ def _fitting(pieces: list[Piece]) -> list[Piece]:
 def _made(order: MergeOrder, name: str, pairs: list[Pair]) -> tuple[Pair, Pair | Tensor]:
     """A module's pair, and what it stands for."""
     together = algebra.concatenated(pairs)
-    if order.method == "exact":
+    plain = order.method == "orthogonal" and not (order.rank or order.error)
+    if order.method == "exact" or plain:
         return together, together
-    if order.method == "svd":
+    if order.method in ("svd", "orthogonal"):
         return algebra.truncated(together, order.rank, order.error), together
     digest = hashlib.sha256(f"{order.seed}/{name}".encode()).digest()
     draw = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
@@ -172,6 +180,27 @@ def _made(order: MergeOrder, name: str, pairs: list[Pair]) -> tuple[Pair, Pair |
     rank = order.rank or (0 if order.error else together[0].shape[1])
     up, down = algebra.factored(delta, rank, order.error, draw)
     return (up.double(), down.double()), delta
+
+
+def _beside(
+    order: MergeOrder, pieces: list[Piece], pairs: list[Pair], measured: Reader | None
+) -> Pair:  # fmt: skip
+    """The first source's pair of a module, orthogonal to the others'."""
+    first, *others = [(piece, pair) for piece, pair in zip(pieces, pairs, strict=True)
+                      if piece.factor or not piece.source]  # fmt: skip
+    if not others:
+        return first[1]
+    own = first[1]
+    rest = torch.cat([up for _, (up, _) in others], 1), torch.cat([down for _, (_, down) in others])
+    there = [first[0], *(piece for piece, _ in others)]
+    found = None
+    if measured is not None:
+        ranks = [(order.order[piece.source], len(piece.down)) for piece in there]
+        found = measured.of(dotted(first[0].name, sdxl=True) or first[0].name, ranks)
+    if found is None:
+        return algebra.beside(own, rest, own[1] @ rest[1].t(), rest[1] @ rest[1].t())
+    begin = CHANCE + len(own[1])
+    return algebra.beside(own, rest, found[CHANCE:begin, begin:], found[begin:, begin:])
 
 
 def _kept(
@@ -230,6 +259,8 @@ def _metadata(
     ((rank, _),) = ranks.most_common(1)
     title = to_text(Path(typed(order.out)).stem)
     how: dict[str, str | float] = {"how": order.method, "tool": "lora-tui"}
+    if order.method == "orthogonal":
+        how |= {"weighed": "inputs of the base" if order.inputs else "all inputs alike"}
     if order.method != "exact":
         how |= {"rank": order.rank, "error": order.error}
     if order.method in ("ties", "dare"):

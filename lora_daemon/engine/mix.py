@@ -112,6 +112,11 @@ class Mix:
                 site.v = v
             begin += length
 
+    @property
+    def speaks(self) -> bool:
+        """Whether a LoRA changes a text encoder: then a weight changes what a prompt says."""
+        return TEXT in self._labels
+
     def set(self, strengths: Sequence[Strength]) -> None:
         """Give each LoRA its weight. Takes effect at the next denoising step; a text encoder's
         part at the next prompt encoded. Raises LoraError(BAD_REQUEST): block weights that do not

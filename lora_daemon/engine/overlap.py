@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lora_daemon.engine.moments import CHANCE
 from shared.conflicts import Place
 
 _RIDGES = (1e-9, 1e-7, 1e-5, 1e-3)  # relative, for rows of A that depend on one another
@@ -51,29 +52,42 @@ def nothing(count: int) -> Sum:
     return Sum(zeros, zeros.clone())
 
 
-def overlaps(shares: Sequence[Share], count: int) -> tuple[Tensor, Tensor]:
-    """⟨ΔWᵢ, ΔWⱼ⟩ = tr(BᵢᵀBⱼ · AⱼAᵢᵀ), and ‖ΔWᵢ Pⱼ‖² less chance, where Pⱼ projects on the rows of
-    Aⱼ. Both (count, count), float64, nought where a LoRA has no share.
+def overlaps(
+    shares: Sequence[Share], count: int, inputs: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """⟨ΔWᵢ, ΔWⱼ⟩ = tr(BᵢᵀBⱼ · Aⱼ C Aᵢᵀ), and how much of ‖ΔWᵢ‖² = E‖ΔWᵢ x‖² follows (linearly)
+    from Aⱼ x, less chance. Both (count, count), float64, nought where a LoRA has no share.
 
-    Of a random direction, Pⱼ keeps rank / width: from a share s of i's energy that becomes
+    ``inputs``: E[(Ax)(Ax)ᵀ] as ``engine.inputs`` measures it, of its random rows and then the
+    shares' A in their order; without it C is the identity. Of a random direction j keeps the part
+    that it keeps of the random rows, or rank / width: from a share s of i's energy that becomes
     max(0, (s − chance) / (1 − chance)), nothing for one as good as random, all where all is kept.
     """  # fmt: skip
     inner, touched = (torch.zeros(count, count, dtype=torch.float64) for _ in range(2))
     reads, writes = dict[tuple[int, int], Tensor](), dict[int, Tensor]()
+    spans = [slice(b - len(one.down), b) for b, one in zip(_ends(shares), shares, strict=True)]
     for at, one in enumerate(shares):
-        for other in shares[at:]:
+        for to, other in enumerate(shares[at:], at):
             i, j = one.lora, other.lora
-            reads[i, j] = (one.down @ other.down.t()).double()
+            if inputs is None:
+                reads[i, j] = (one.down @ other.down.t()).double()
+            else:
+                reads[i, j] = inputs[spans[at], spans[to]]
             reads[j, i] = reads[i, j].t()
             both = (one.up.t() @ other.up).double()
             writes.setdefault(i, both)  # the first is with itself
             inner[i, j] = inner[j, i] = (both * reads[i, j]).sum() * one.factor * other.factor
-    for other in shares:
+    for to, other in enumerate(shares):
         j = other.lora
-        chance = len(other.down) / other.down.shape[1]
-        if len(shares) == 1 or not other.factor or chance >= 1:  # it reads nothing, or whatever
+        if len(shares) == 1 or not other.factor:  # it reads nothing
             continue
         root = _root(reads[j, j])
+        chance = len(other.down) / other.down.shape[1]
+        if inputs is not None:
+            seen = torch.linalg.solve_triangular(root, inputs[spans[to], :CHANCE], upper=False)
+            chance = float(seen.square().sum() / inputs.diagonal()[:CHANCE].sum())
+        if chance >= 1:  # it reads whatever there is
+            continue
         for one in shares:
             i = one.lora
             if i == j or not inner[i, i] > 0:
@@ -82,6 +96,14 @@ def overlaps(shares: Sequence[Share], count: int) -> tuple[Tensor, Tensor]:
             kept = (writes[i] * (seen.t() @ seen)).sum() * one.factor**2
             touched[i, j] = (kept - chance * inner[i, i]).clamp_min(0) / (1 - chance)
     return inner, touched
+
+
+def _ends(shares: Sequence[Share]) -> Iterator[int]:
+    """Where each share's rows end among the measured ones."""
+    end = CHANCE
+    for one in shares:
+        end += len(one.down)
+        yield end
 
 
 def _root(gram: Tensor) -> Tensor:

@@ -28,17 +28,7 @@ from lora_daemon.engine.session import Session
 from lora_daemon.engine.steering import Commands, Leave, Steering, Tell
 from lora_daemon.engine.studio import Studio
 from lora_daemon.engine.train import train
-from lora_daemon.pipe import (
-    Finished,
-    Freeze,
-    Measure,
-    Notice,
-    Paint,
-    Resumed,
-    RunFailed,
-    Skipped,
-    Train,
-)
+from lora_daemon.pipe import Finished, Freeze, Notice, Resumed, RunFailed, Serving, Skipped, Train
 from shared import recipe as recipes
 from shared.errors import Code, Failure, LoraError
 from shared.recipe import Recipe, total_steps
@@ -145,20 +135,13 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
 
 
 def _serve(steering: Steering, studio: Studio, base: Base, aside: Aside) -> None:
-    """Let pictures and measurements have their turn, on the plain base."""
+    """Let what others ask of the base have its turn, on the plain base."""
 
-    def load(job: Paint | Measure) -> Base:
-        return studio.guest(job.base_path, base, job.base_predicts)
-
-    def paint(job: Paint) -> None:
+    def serve(job: Serving) -> None:
         with aside():
-            studio.serve(job, lambda: load(job))
+            studio.serve(job, lambda: studio.guest(job.base_path, base, job.base_predicts))
 
-    def measure(job: Measure) -> None:
-        with aside():
-            studio.measure(job, lambda: load(job))
-
-    steering.on_paint, steering.on_measure = paint, measure
+    steering.on_serve = serve
 
 
 def _feed(

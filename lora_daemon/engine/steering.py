@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from lora_daemon.pipe import Command, Describe, Measure, Paint, Phase, Report, Steer
+from lora_daemon.pipe import (
+    Command,
+    Describe,
+    Gather,
+    Measure,
+    Paint,
+    Phase,
+    Probe,
+    Report,
+    Serving,
+    Steer,
+)
 
 Tell = Callable[[Report], None]
 PhaseName = Literal["loading", "caching", "training", "sampling", "saving", "paused"]
@@ -42,9 +53,8 @@ class Steering:
         self.on_sample: Callable[[], None] = lambda: None
         self.on_save: Callable[[], None] = lambda: None
         self.on_pause: Callable[[], None] = lambda: None
-        self.on_paint: Callable[[Paint], None] = lambda _: None
+        self.on_serve: Callable[[Serving], None] = lambda _: None
         self.on_describe: Callable[[Describe], None] = lambda _: None
-        self.on_measure: Callable[[Measure], None] = lambda _: None
         self._commands = commands
         self.position = (0, 0)  # steps done, and of how many
         self._paused = False
@@ -81,12 +91,10 @@ class Steering:
 
     def _obey(self, command: Command) -> None:
         match command:
-            case Paint():
-                self.on_paint(command)
+            case Paint() | Probe() | Gather() | Measure():
+                self.on_serve(command)
             case Describe():
                 self.on_describe(command)
-            case Measure():
-                self.on_measure(command)
             case Steer(run=self.run, action="pause") if not self._paused:
                 self.on_pause()
                 self._paused = True

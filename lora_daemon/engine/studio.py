@@ -1,4 +1,4 @@
-"""The studio: the base that stays resident, and the pictures painted with it."""
+"""The studio: the base that stays resident, what is painted with it, and what is asked of it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 import torch
 
-from lora_daemon.engine import bases, captioner, lora_file
+from lora_daemon.engine import bases, captioner, effects, inputs, lora_file, moments
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.captioner import Captioner
 from lora_daemon.engine.device import explained, free_cache
-from lora_daemon.engine.generate import MAX_BATCH, paint, save_png, sized
+from lora_daemon.engine.generate import MAX_BATCH, Turn, paint, save_png, sized
 from lora_daemon.engine.measuring import Measurer
 from lora_daemon.engine.mix import Mix, Strength
 from lora_daemon.engine.steering import Tell
@@ -24,6 +24,8 @@ from lora_daemon.pipe import (
     Describe,
     Described,
     DescribeFailed,
+    Gather,
+    Gathered,
     LoraFile,
     Measure,
     Measured,
@@ -32,14 +34,19 @@ from lora_daemon.pipe import (
     Painted,
     PaintFailed,
     PaintStep,
+    Probe,
+    Probed,
+    ProbeFailed,
+    Serving,
 )
 from shared.errors import Code, Failure, LoraError
 from shared.filenames import typed
 from shared.lora_info import inspect
-from shared.pictures import parameters_text
+from shared.pictures import LoraUse, parameters_text
 from shared.wire import Objective
 
 Cancelled = Callable[[str], bool]  # whether the job with this id is to be given up
+_FAILED = {Paint: PaintFailed, Probe: ProbeFailed, Gather: ProbeFailed, Measure: MeasureFailed}
 STEP_TELLING = 0.2  # seconds between two reports of one job's progress
 
 
@@ -93,45 +100,54 @@ class Studio:
         place = _place(path)
         return host if place == host.path else bases.load(place, self.device, predicts=predicts)
 
-    def serve(self, job: Paint, base: Callable[[], Base]) -> None:
-        """Do a picture job and tell how it went. Only a poisoned device raises."""
+    def serve(self, job: Serving, base: Callable[[], Base]) -> None:
+        """Do a job and tell how it went. Only a poisoned device raises."""
         began = time.monotonic()
         failure: Failure | None = None
         try:
-            if self.cancelled(job.job):
-                raise LoraError(Code.CANCELLED, "The picture was cancelled before it began.")
-            painted = self._paint(job, base())
-            self.tell(msgspec.structs.replace(painted, seconds=time.monotonic() - began))
+            self._check(job.job)
+            match job:
+                case Paint():
+                    painted = self._paint(job, base())
+                    self.tell(msgspec.structs.replace(painted, seconds=time.monotonic() - began))
+                case Probe():
+                    self._probe(job, base())
+                case Gather():
+                    self._gather(job, base())
+                case Measure():
+                    self._measure(job, base())
         except Exception as error:
             failure = explained(error).failure()
         if failure is not None:
             free_cache()  # only here: the error's frames held on to what they had allocated
-            self.tell(PaintFailed(job=job.job, failure=failure))
+            self.tell(_FAILED[type(job)](job=job.job, failure=failure))
 
-    def measure(self, job: Measure, base: Callable[[], Base]) -> None:
-        """Do a measuring order and tell how it went. Only a poisoned device raises."""
-        failure: Failure | None = None
-        try:
-            self._measure(job, base)
-        except Exception as error:
-            failure = explained(error).failure()
-        if failure is not None:
-            free_cache()  # only here: the error's frames held on to what they had allocated
-            self.tell(MeasureFailed(job=job.job, failure=failure))
+    def _check(self, job: str) -> None:
+        if self.cancelled(job):
+            raise LoraError(Code.CANCELLED, "It was cancelled.")
 
-    def _measure(self, job: Measure, base: Callable[[], Base]) -> None:
-        def check() -> None:
-            if self.cancelled(job.job):
-                raise LoraError(Code.CANCELLED, "The measuring was cancelled.")
+    def _probe(self, job: Probe, base: Base) -> None:
+        mixed = self._mix(job.loras, base)
+        rows = [[_strength(use) for use in row] for row in job.rows]
+        check = partial(self._check, job.job)
+        products = effects.inner_products(base, mixed.mix, rows, job.spec, job.step, check)
+        self.tell(Probed(job=job.job, products=products.tolist(), notes=mixed.notes))
 
-        check()
-        loaded = base()
+    def _gather(self, job: Gather, base: Base) -> None:
+        loras = [_place(path) for path in job.loras]
+        found = inputs.measure(base, loras, job.specs, partial(self._check, job.job))
+        moments.save(_place(job.out), found)
+        self.tell(Gathered(job=job.job, modules=len(found.modules), left_out=found.left_out))
+
+    def _measure(self, job: Measure, loaded: Base) -> None:
         measurer = self._measurer
         if measurer is None or measurer.base is not loaded:
             measurer = Measurer(loaded)
         if loaded is self._resident:  # a guest's would keep the guest
             self._measurer = measurer
-        rows, skipped = measurer.rows(job, self._mix(job.loras, loaded).mix.on, check)
+        rows, skipped = measurer.rows(
+            job, self._mix(job.loras, loaded).mix.on, partial(self._check, job.job)
+        )
         self.tell(Measured(job=job.job, rows=rows, skipped=skipped))
 
     def describe(self, job: Describe) -> None:
@@ -175,8 +191,7 @@ class Studio:
 
         def progress(pictures: int, steps: int) -> None:
             nonlocal told
-            if self.cancelled(job.job):
-                raise LoraError(Code.CANCELLED, "The picture was cancelled.")
+            self._check(job.job)
             if time.monotonic() - told > STEP_TELLING or done + steps * pictures == total:
                 told = time.monotonic()
                 self.tell(PaintStep(job=job.job, step=done + steps * pictures, steps=total))
@@ -185,7 +200,8 @@ class Studio:
         with mixed.mix.on():
             for group in _together(canvases):
                 specs = [canvas.spec for canvas in group]
-                pictures = paint(base, specs, partial(progress, len(specs)))
+                turn = _turn(mixed.mix, job.loras, specs[0].steps)
+                pictures = paint(base, specs, partial(progress, len(specs)), turn)
                 for canvas, picture in zip(group, pictures, strict=True):
                     text = parameters_text(
                         msgspec.structs.replace(canvas.spec, loras=job.spec.loras),
@@ -220,12 +236,34 @@ class Studio:
             )
             if base is self._resident:  # a guest's would keep the guest
                 self._mixed = mixed
-        mixed.mix.set([Strength(use.weight, use.text_weight, tuple(use.blocks)) for use in uses])
+        mixed.mix.set([_strength(use) for use in uses])
         return mixed
 
 
 def _place(path: str) -> Path:
     return Path(typed(path))
+
+
+def _strength(use: LoraFile | LoraUse) -> Strength:
+    return Strength(use.weight, use.text_weight, tuple(use.blocks))
+
+
+def _turn(mix: Mix, uses: Sequence[LoraFile], steps: int) -> Turn:
+    """Takes LoRAs in and out when their part of the steps begins and ends."""
+    spans = [LoraUse(lora=use.name, begin=use.begin, end=use.end).span(steps) for use in uses]
+    present = [True] * len(uses) if all(one == (0, steps) for one in spans) else []
+
+    def turn(step: int) -> bool:
+        nonlocal present
+        wanted = [begin <= step < end for begin, end in spans]
+        if wanted == present:
+            return False
+        present = wanted
+        pairs = zip(uses, wanted, strict=True)
+        mix.set([_strength(use) if on else Strength(0.0) for use, on in pairs])
+        return mix.speaks
+
+    return turn
 
 
 def _with_size(canvas: Canvas, base: Base) -> Canvas:

@@ -27,8 +27,10 @@ from lora_daemon.pipe import (
     Cancel,
     Command,
     Describe,
+    Gather,
     Measure,
     Paint,
+    Probe,
     Ready,
     Report,
     Steer,
@@ -148,14 +150,11 @@ def main(arguments: list[str] | None = None) -> None:
             match pipe.next():
                 case Train() as order:
                     run(order, studio, pipe, pipe.tell)
-                case Paint() as job:
+                case Paint() | Probe() | Gather() | Measure() as job:
                     load = partial(studio.base, job.base_path, predicts=job.base_predicts)
                     studio.serve(job, load)
                 case Describe() as job:
                     studio.describe(job)
-                case Measure() as job:
-                    load = partial(studio.base, job.base_path, predicts=job.base_predicts)
-                    studio.measure(job, load)
                 case _:
                     pass  # for a run that is over
     except BaseException:

@@ -46,7 +46,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     add_one(
         "--lora", action="append", default=[], metavar="FILE_OR_NAME[:WEIGHT]",
         help="a LoRA and its weight (1), or as the WebUI writes it in a prompt, where it is read "
-        "too: '<lora:name:0.8:0.6>' (text encoder, UNet), also with :lbw=OUTD; may be repeated",
+        "too: '<lora:name:0.8:0.6>' (text encoder, UNet), also with :lbw=OUTD and :start=5:stop=15 "
+        "(steps); may be repeated",
     )  # fmt: skip
     add_one("--sampler", default=default.sampler, choices=get_args(Sampler), metavar="NAME",
             help=f"{', '.join(get_args(Sampler))} ({default.sampler})")  # fmt: skip
@@ -61,13 +62,17 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 async def generate_it(call: Invocation) -> Exit:
     args = call.args
     spec = asked(call)
+    from lora_tui.commands.lora_affinity import warn
+
     async with call.client() as client:
+        warnings = await warn(call, client, spec.base, [u for u in spec.loras if u.weight])
         picture = await client.call(wire.Generate(spec=spec), on_progress=call.report)
         if args.out:
             _, blobs = await client.fetch(wire.GetPicture(picture=picture.id))
             write(args.out, blobs[0])
     path = args.out or picture.path
-    call.console.show({"path": path, "picture": picture}, lambda: [path])
+    told = {"path": path, "picture": picture, "warnings": warnings}
+    call.console.show(told, lambda: [path])
     return Exit.OK
 
 
@@ -75,22 +80,22 @@ def asked(call: Invocation) -> PictureSpec:
     """The picture that the arguments of ``add_settings`` ask for. Raises LoraError(BAD_REQUEST)."""
     args = call.args
     width, height = args.size
-    prompt, tags = lora_tags.taken(args.prompt)
+    prompt, tags = lora_tags.taken(args.prompt, args.steps)
     return checked(
         PictureSpec(
             base=call.base(args.base), prompt=prompt, negative=args.negative,
             sampler=args.sampler, steps=args.steps, cfg=args.cfg, seed=args.seed,
             width=width, height=height,
-            loras=[lora_use(call, text) for text in args.lora]
+            loras=[lora_use(call, text, args.steps) for text in args.lora]
             + [found(call, use) for use in tags],
         )
     )  # fmt: skip
 
 
-def lora_use(call: Invocation, text: str) -> LoraUse:
-    """``FILE_OR_NAME:0.7`` or the WebUI's ``<lora:…>``."""
+def lora_use(call: Invocation, text: str, steps: int = lora_tags.STEPS) -> LoraUse:
+    """``FILE_OR_NAME:0.7`` or the WebUI's ``<lora:…>``, in a picture of so many steps."""
     if text.startswith("<lora:") and text.endswith(">"):
-        return found(call, lora_tags.read(text))
+        return found(call, lora_tags.read(text, steps))
     name, weight = text, 1.0
     match = re.fullmatch(r"(.+):([-+]?(?:\d+\.?\d*|\.\d+))", text, re.DOTALL)
     if match and not Path(text).exists():

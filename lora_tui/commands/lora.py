@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lora_tui.commands import lora_conflict, lora_make
+from lora_tui.commands import lora_affinity, lora_conflict, lora_make
 from lora_tui.commands.common import Invocation, Subparsers, command, find, noun
 from lora_tui.commands.console import pairs, table
+from lora_tui.commands.generate import lora_use
 from lora_tui.core import words
 from shared import wire
 from shared.errors import Exit
@@ -26,6 +27,8 @@ def add(subparsers: Subparsers) -> None:
         "  lora-tui lora inspect dragons --json | jq .metadata",
     )
     inspect.add_argument("lora", metavar="FILE_OR_NAME")
+    lora_affinity.base_option(inspect)
+    lora_affinity.add(verbs)
     lora_conflict.add(verbs)
     lora_make.add(verbs)
     delete = command(verbs, "delete", delete_it, "delete LoRAs from the library and the disk")
@@ -54,6 +57,11 @@ async def inspect_it(call: Invocation) -> Exit:
     if info is None:
         async with call.client() as client:
             info = await client.call(wire.InspectLora(lora=call.args.lora))
+
+    if call.args.base:
+        async with call.client() as client:
+            use = lora_use(call, call.args.lora)
+            await lora_affinity.warn(call, client, call.base(call.args.base), [use])
 
     def lines() -> Iterator[str]:
         ranks = info.rank if isinstance(info.rank, list) else info.ranks

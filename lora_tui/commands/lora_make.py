@@ -29,7 +29,8 @@ def add(verbs: Subparsers) -> None:
         verbs, "merge", merge_them, "merge LoRAs into one file, each at its weight",
         "  lora-tui lora merge dragons:0.8 ink:0.6 --out both.safetensors\n"
         "  lora-tui lora merge dragons:0.8 ink:0.6 --rank 32 --out both.safetensors\n"
-        "  lora-tui lora merge dragons ink --method ties --density 0.3 --rank 64 --out b",
+        "  lora-tui lora merge dragons ink --method ties --density 0.3 --rank 64 --out b\n"
+        "  lora-tui lora merge ink dragons --method orthogonal --base sd15 --out ink2.safetensors",
     )  # fmt: skip
     merge.add_argument(
         "loras", metavar="FILE_OR_NAME[:WEIGHT]", nargs="+",
@@ -38,8 +39,12 @@ def add(verbs: Subparsers) -> None:
     merge.add_argument(
         "--method", choices=METHODS, default="",
         help="exact: the sum, rank by rank; svd: its best approximation; ties, dare: on the true "
-        "change of the weights (exact, or svd with --rank or --error)",
+        "change of the weights; orthogonal: the first alone, without what it does where the others "
+        "act (exact, or svd with --rank or --error)",
     )  # fmt: skip
+    merge.add_argument(
+        "--base", default="", help="for orthogonal: weigh by what its modules are given"
+    )
     merge.add_argument(
         "--density", type=float, default=0.5, help="what ties and dare keep of each (0.5)"
     )
@@ -89,7 +94,19 @@ async def merge_them(call: Invocation) -> Exit:
     method = args.method or ("svd" if args.rank or args.error else "exact")
     if method == "exact" and (args.rank or args.error):
         raise LoraError(Code.BAD_REQUEST, "An exact merge has the rank it has; take --method svd.")
-    return await _make(call, method, density=args.density, seed=args.seed)
+    more: dict[str, object] = {}
+    if args.base and method != "orthogonal":
+        raise LoraError(Code.BAD_REQUEST, "A base counts for --method orthogonal alone.")
+    if method == "orthogonal" and len(args.loras) < 2:
+        raise LoraError(Code.BAD_REQUEST, "Say beside which others: lora merge ONE OTHER ….")
+    if args.base:
+        names = [lora_use(call, text).lora for text in args.loras]
+        async with call.client() as client:
+            found = await client.call(
+                wire.MeasureInputs(loras=names, base=call.base(args.base)), on_progress=call.report
+            )
+        more = {"inputs": found.path, "order": found.order}
+    return await _make(call, method, density=args.density, seed=args.seed, **more)
 
 
 async def resize_it(call: Invocation) -> Exit:
@@ -150,6 +167,10 @@ async def _source(call: Invocation, text: str) -> Source:
     use = lora_use(call, text)
     if use.blocks:
         raise LoraError(Code.BAD_REQUEST, "Block weights (lbw=) need a base; a merge has none.")
+    if use.begin > 0 or use.end < 1:
+        raise LoraError(
+            Code.BAD_REQUEST, "A file takes part in all steps: leave start=, stop= out."
+        )
     path = await _path(call, use.lora)
     return Source(path=path, weight=use.weight, text_weight=use.text_weight)
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 from msgspec.structs import replace
 
+from lora_tui.commands import mix_remedy
 from lora_tui.commands.common import Invocation, Subparsers, command, find, noun
 from lora_tui.commands.console import pairs, table
 from lora_tui.commands.generate import checked, found, lora_use, size, write
+from lora_tui.commands.lora_affinity import warn
 from shared import lora_tags, mixes, wire
 from shared.errors import Code, Exit, LoraError
 from shared.mixes import MixLora, MixSpec
@@ -46,6 +48,8 @@ def add(subparsers: Subparsers) -> None:
     )
     paint.add_argument("--out", required=True, metavar="FILE.png", help="write the PNG here")
     command(verbs, "prompt", prompt_of, "print the live mix as a WebUI prompt")
+    command(verbs, "flip", flip_it, "to the mix's other side, and back: takes back a remedy")
+    mix_remedy.add(verbs)
     command(verbs, "list", list_them, "list the saved mixes")
     for verb, run, text in (
         ("save", save_it, "keep the live mix under a name"),
@@ -81,7 +85,8 @@ def _settings(parser: argparse.ArgumentParser) -> None:
 async def show_it(call: Invocation) -> Exit:
     async with call.client() as client:
         mix = await _mix(client, call.args.name)
-    _show(call, mix)
+        warnings = await warn(call, client, mix.spec.base, mixes.heard(mix.spec))
+    _show(call, mix, warnings)
     return Exit.OK
 
 
@@ -90,7 +95,8 @@ async def set_it(call: Invocation) -> Exit:
         before = (await _mix(client)).spec
         after = checked(_changed(call, before))
         mix = await client.call(wire.ChangeMix(before=before, after=after))
-    _show(call, mix)
+        warnings = await warn(call, client, mix.spec.base, mixes.heard(mix.spec))
+    _show(call, mix, warnings)
     return Exit.OK
 
 
@@ -99,11 +105,12 @@ def _changed(call: Invocation, spec: MixSpec) -> MixSpec:
     args = call.args
     names = ("prompt", "negative", "base", "sampler", "steps", "cfg", "seed")
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    uses = [lora_use(call, text) for text in args.loras]
+    steps = spec.steps if args.steps is None else args.steps
+    uses = [lora_use(call, text, steps) for text in args.loras]
     if "base" in settings:
         settings["base"] = call.base(settings["base"])
     if "prompt" in settings:
-        settings["prompt"], tags = lora_tags.taken(settings["prompt"])
+        settings["prompt"], tags = lora_tags.taken(settings["prompt"], steps)
         uses += [found(call, use) for use in tags]
     if args.size is not None:
         settings["width"], settings["height"] = args.size
@@ -158,6 +165,13 @@ async def paint_it(call: Invocation) -> Exit:
     return Exit.OK
 
 
+async def flip_it(call: Invocation) -> Exit:
+    async with call.client() as client:
+        mix = await client.call(wire.FlipMix(if_rev=(await _mix(client)).rev))
+    _show(call, mix, [])
+    return Exit.OK
+
+
 async def prompt_of(call: Invocation) -> Exit:
     async with call.client() as client:
         spec = (await _mix(client)).spec
@@ -189,7 +203,8 @@ async def load_it(call: Invocation) -> Exit:
     async with call.client() as client:
         wanted, live = await _mix(client, call.args.name), await _mix(client)
         mix = await client.call(wire.ChangeMix(before=live.spec, after=wanted.spec))
-    _show(call, mix)
+        warnings = await warn(call, client, mix.spec.base, mixes.heard(mix.spec))
+    _show(call, mix, warnings)
     return Exit.OK
 
 
@@ -209,7 +224,7 @@ async def _mix(client: Client, name: str = "") -> wire.Mix:
     return find([mix for mix in known if bool(mix.name) == bool(name)], name, "mix", "name")
 
 
-def _show(call: Invocation, mix: wire.Mix) -> None:
+def _show(call: Invocation, mix: wire.Mix, warnings: list[str]) -> None:
     spec = mix.spec
 
     def lines() -> Iterator[str]:
@@ -227,14 +242,14 @@ def _show(call: Invocation, mix: wire.Mix) -> None:
             heard = mixes.heard(spec)
             yield ""
             yield from table(
-                ("LORA", ">WEIGHT", ">TEXT", "BLOCKS", ""),
+                ("LORA", ">WEIGHT", ">TEXT", "BLOCKS", "STEPS", ""),
                 [(one.lora, f"{one.weight:g}",
                   "" if one.text_weight is None else f"{one.text_weight:g}",
-                  ",".join(f"{block:g}" for block in one.blocks),
+                  ",".join(f"{block:g}" for block in one.blocks), mixes.parts_of_steps(one),
                   " ".join(word for word, on in (("muted", one.muted), ("solo", one.solo),
                                                  ("left out", one not in heard)) if on))
                  for one in spec.loras],
             )  # fmt: skip
 
     value: dict[str, Any] = msgspec.to_builtins(mix)
-    call.console.show({**value, "webui": mixes.webui(spec)}, lines)
+    call.console.show({**value, "webui": mixes.webui(spec), "warnings": warnings}, lines)

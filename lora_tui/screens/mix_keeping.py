@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partialmethod
 
+from lora_tui.core import mix_probe
 from lora_tui.core.cells import clean
 from lora_tui.screens import gridding
 from lora_tui.screens.dialogs import AskText, Choose, Confirm, Page
@@ -12,6 +13,9 @@ from lora_tui.screens.fighting import Fighting
 from lora_tui.screens.mix_showing import MixShowing, summary
 from lora_tui.widgets.tries import Try
 from shared import mixes, wire
+from shared.errors import LoraError
+from shared.mixes import MixSpec
+from shared.pictures import LoraUse
 
 
 class MixKeeping(MixShowing):
@@ -51,13 +55,30 @@ class MixKeeping(MixShowing):
         spec = mixes.picture(self.spec)
         self.attempt(self.lora.ask(wire.Generate(spec=spec)), kept, group="keep")
 
-    def action_fight(self) -> None:
-        heard = mixes.heard(self.spec)
-        if len(heard) < 2:
-            self.notify("It takes two LoRAs that count to fight.")
+    def action_fight(self, *, remedies: bool = False) -> None:
+        try:
+            probe = mix_probe.wanted(self.spec)
+        except LoraError as error:
+            self.notify(error.message)
             return
-        uses = [mixes.use(lora) for lora in heard]
-        self.app.push_screen(Fighting(wire.CompareLoras(loras=uses, base=self.spec.base)))
+        before = self.spec
+
+        def taken(uses: list[LoraUse] | None) -> None:
+            if uses is not None:
+                self.attempt(self._to_other_side(before, uses), self._desk.take, group="flip")
+
+        compare = wire.CompareLoras(loras=probe.loras, base=self.spec.base)
+        self.app.push_screen(Fighting(compare, probe, remedies=remedies), taken)
+
+    def action_remedy(self) -> None:
+        self.action_fight(remedies=True)
+
+    async def _to_other_side(self, before: MixSpec, uses: list[LoraUse]) -> wire.Mix:
+        """Put a remedy on the mix's other side, so that a flip takes it back."""
+        await self._desk.done()
+        after = mixes.remedied(before, uses)
+        other = await self.lora.ask(wire.FlipMix(if_rev=self._desk.mix.rev))
+        return await self.lora.ask(wire.ChangeMix(before=other.spec, after=after))
 
     def action_grid(self) -> None:
         gridding.grid(self, mixes.picture(self.spec))

@@ -18,10 +18,15 @@ from lora_tui.widgets.mix_rows import MixRows
 from lora_tui.widgets.picture import Fetch, PictureView
 from lora_tui.widgets.tries import MANY, Tries
 from shared import mixes, wire
+from shared.affinity import Affinity, Fit
 from shared.errors import LoraError
 from shared.mixes import MixSpec
 
 LONGEST = 10_000  # characters of a prompt
+_MARKS: dict[Fit, tuple[str, str]] = {
+    "same": ("✓", "muted"), "kin": ("✓", "muted"), "distant": ("⚠", "warning"),
+    "foreign": ("⚠", "error"), "misfit": ("✗", "error"), "unknown": ("?", "muted"),
+}  # fmt: skip
 AWAY = 1.0  # seconds between two attempts to watch while there is no link
 
 
@@ -57,6 +62,7 @@ class MixShowing(Place):
         self._tries: list[wire.Tried] = []  # newest first
         self._before_typing: dict[str, str] = {}  # what a field held when it got the keyboard
         self._again = False
+        self._fits: dict[tuple[str, str], Affinity | None] = {}  # (LoRA, base); None: asked
 
     async def _send(self, request: wire.ChangeMix) -> wire.Mix:
         return await self.lora.ask(request)
@@ -110,6 +116,8 @@ class MixShowing(Place):
             self._desk.take(live, anew=event is None)
         if event is None or isinstance(event, wire.MixTried | wire.TriedForgotten):
             self._show_tries()
+        if isinstance(event, wire.LoraChanged | wire.BaseChanged | wire.BaseRemoved):
+            self._fits.clear()
         if event is None or isinstance(event, wire.LoraChanged | wire.LoraRemoved):
             self._show_mix()
 
@@ -165,11 +173,34 @@ class MixShowing(Place):
             field = self.query_one(f"#{name}", Input)
             if not field.has_focus and field.value != getattr(spec, name):
                 field.value = getattr(spec, name)
+        self._look_at_fits()
         size = f" · {spec.width}×{spec.height}" if spec.width or spec.height else ""
         self.query_one("#settings", Static).update(
             f"seed {spec.seed} · {spec.sampler} · {spec.steps} · cfg {spec.cfg:g}{size}"
         )
         self._show_said()
+
+    def _look_at_fits(self) -> None:
+        """Ask how each LoRA of the mix stands to its base, where that is not known."""
+        base = self.spec.base
+        wanted = [one.lora for one in self.spec.loras if (one.lora, base) not in self._fits]
+        if wanted and self.lora.connection is not None:
+            self._fits |= {(lora, base): None for lora in wanted}
+            self.run_worker(self._ask_fits(base, wanted), group="fits")
+
+    async def _ask_fits(self, base: str, loras: list[str]) -> None:
+        for lora in loras:
+            try:
+                told = await self.lora.ask(wire.CheckAffinity(lora=lora, base=base))
+            except LoraError:  # painting says what is wrong with it
+                continue
+            self._fits[lora, base] = told.found
+            self._show_mix()
+
+    def _warnings(self) -> list[str]:
+        """Why LoRAs that count may not work on the mix's base."""
+        fits = (self._fits.get((lora.lora, self.spec.base)) for lora in mixes.heard(self.spec))
+        return [clean(one.warning) for one in fits if one is not None and one.warning]
 
     def _bases(self) -> dict[str, tuple[str, str, str]]:
         """How each LoRA's base fits: a mark, the base, a tone."""
@@ -177,8 +208,13 @@ class MixShowing(Place):
         found = {}
         for lora in self.spec.loras:
             own = known.get(lora.lora)
+            fit = self._fits.get((lora.lora, self.spec.base))
             if own is None and not lora.lora.startswith("/"):
                 found[lora.lora] = ("✗", "gone", "error")
+            elif fit is not None:
+                mark, tone = _MARKS[fit.fit]
+                tone = "warning" if fit.warning and tone == "muted" else tone
+                found[lora.lora] = (mark, clean(fit.trained_on or fit.says), tone)
             elif own is not None and own.base == self.spec.base:
                 found[lora.lora] = ("✓", own.base, "muted")
             elif own is not None and own.base:
@@ -195,6 +231,8 @@ class MixShowing(Place):
             said = "k paints it into the outputs"
         elif view is not None:
             said, tone = _said(view, busy=self._busy())
+            if view.stage == "done" and not tone and (why := self._warnings()):
+                said, tone = " · ".join([said, *why]), "warning"
         line = self.query_one("#said", Static)
         line.update(said)
         line.set_class(tone == "error", "-error")

@@ -19,7 +19,7 @@ from lora_tui.screens.mix_settings import MixSettings
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.mix_rows import MixRows
 from lora_tui.widgets.rows import Rows
-from shared import blocks, mixes, wire
+from shared import blocks, lora_tags, mixes, wire
 from shared.errors import Code, LoraError
 from shared.mixes import MixLora, MixSpec
 from shared.pictures import stem
@@ -101,6 +101,18 @@ class Mixer(MixKeeping):
 
         present = ",".join(f"{one:g}" for one in row.blocks)
         self._ask_row(row, "Block weights: 17 or 26 numbers, or OUTD, INS, …", present, read)
+
+    def action_steps(self) -> None:
+        row = self.row
+        if row is None:
+            return
+
+        def read(text: str) -> dict[str, object]:
+            begin, end = lora_tags.span(text, self.spec.steps)
+            return {"begin": begin, "end": end}
+
+        what = "Steps it takes part in: 0.25-1.0 of them, or 5-15 by number (empty: all)"
+        self._ask_row(row, what, mixes.parts_of_steps(row), read)
 
     def _ask_row(
         self, row: MixLora, what: str, present: str, read: Callable[[str], dict[str, object]]

@@ -9,6 +9,7 @@ from textual.message import Message
 
 from lora_tui.core.summary import Said
 from lora_tui.widgets.rows import Cell, Column, Rows
+from shared import mixes
 from shared.mixes import MixLora
 from shared.pictures import stem
 
@@ -34,7 +35,7 @@ class MixRows(Rows):
             Column("weight"),
             Column("", 5, "right"),
             Column("text", 5, "right", wide=46),
-            Column("", 3),
+            Column("", 4),
             Column("", 1),
             Column("base", 10, wide=72),
             empty="No LoRA yet: a adds one.",
@@ -55,7 +56,8 @@ class MixRows(Rows):
             tone = "" if lora in heard else "faint"
             mark, base, fits = bases.get(lora.lora, ("", "", ""))
             text = "" if lora.text_weight is None else f"{lora.text_weight:.2f}"
-            marks = ((lora.muted, "M"), (lora.solo, "S"), (lora.blocks, "B"))
+            part = bool(mixes.parts_of_steps(lora))
+            marks = ((lora.muted, "M"), (lora.solo, "S"), (lora.blocks, "B"), (part, "Z"))
             return [
                 (stem(lora.lora), tone),
                 partial(bar, lora.weight, tone or "primary"),

@@ -1,11 +1,12 @@
 """A worker that behaves as it is told, over the real pipe: ``fake_worker.py --fd N``.
 
 ``FAKE_WORKER`` says how: "die" at any order; "die once" (with the file FAKE_MARK as its memory);
-"obey" paints, trains and captions nothing, but reports as if it had: a picture whose name has
-"torn" in it cannot be read, and "slow" waits for its job to be cancelled. "hold" does so too, but
-for the first picture of more than 6 steps, which it gives up when told to. FAKE_LOG, a file, gets a
-line for each picture begun and given up: its seed and steps; and for each order to measure. "deaf"
-measures the bare base, and no LoRA before the file FAKE_MARK is there.
+"obey" paints, trains, captions and probes nothing, but reports as if it had: a picture whose name
+has "torn" in it cannot be read, and "slow", as a name or a prompt, waits for its job to be
+cancelled. "hold" does so too, but for the first picture of more than 6 steps, which it gives up
+when told to. FAKE_LOG, a file, gets a line for each picture begun and given up: its seed and steps;
+and for each order to measure. "deaf" measures the bare base, and no LoRA before the file FAKE_MARK
+is there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from lora_daemon import pipe
 from shared.errors import Code, Failure
+from shared.pictures import LoraUse
 
 PNG = base64.b64decode(  # 8 × 8 px, grey
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAADklEQVR4nGNogAIGyhgAgIQgAQ2AJGEA"
@@ -64,6 +66,8 @@ def main() -> None:
                     job=command.job, width=8, height=8, parameters="text", seconds=0.1
                 )
                 tell(stream, done)
+            case pipe.Gather() | pipe.Probe():
+                tried(stream, command)
             case pipe.Describe(job=job, pictures=portion):
                 slow = any("slow" in path for _, path in portion)
                 torn = [(item, "it is torn") for item, path in portion if "torn" in path]
@@ -72,7 +76,30 @@ def main() -> None:
                 tell(stream, told)
 
 
-def note(what: str, paint: pipe.Paint) -> None:
+def tried(stream: socket.socket, command: pipe.Gather | pipe.Probe) -> None:
+    if isinstance(command, pipe.Gather):
+        Path(command.out).parent.mkdir(parents=True, exist_ok=True)
+        Path(command.out).write_bytes(b"measured")
+        tell(stream, pipe.Gathered(job=command.job, modules=1, left_out=[]))
+        return
+    note("asked", command)
+    if command.spec.prompt != "slow":
+        products = [[vectors(a, b) for b in command.rows] for a in command.rows]
+        tell(stream, pipe.Probed(job=command.job, products=products))
+
+
+def vectors(one: list[LoraUse], other: list[LoraUse]) -> float:
+    """Each LoRA pulls along an axis of its own by its weight, and all along the first: half as much
+    against it as the first one pulls."""
+
+    def pull(row: list[LoraUse]) -> list[float]:
+        weights = [use.weight for use in row]
+        return [weights[0] - 0.5 * sum(weights[1:]), *weights[1:]]
+
+    return sum(a * b for a, b in zip(pull(one), pull(other), strict=True))
+
+
+def note(what: str, paint: pipe.Paint | pipe.Probe) -> None:
     if log := os.environ.get("FAKE_LOG"):
         with Path(log).open("a") as file:
             file.write(f"{what} {paint.spec.seed} {paint.spec.steps}\n")

@@ -238,14 +238,14 @@ def _mark(path: Path, **more: bytes) -> None:
 
 
 def test_guidance_is_rescaled_where_the_schedule_ends_in_noise(loaded: dict[str, Base]) -> None:
-    from lora_daemon.engine.generate import _guided
+    from lora_daemon.engine.generate import guided
 
     base = loaded["sdxl"]
     text = torch.cat([base.encode_text(""), base.encode_text("x")])
-    plain = _guided(base, _noisy(), torch.tensor(900), text, 30.0)
+    plain = guided(base, _noisy(), torch.tensor(900), text, 30.0)
     base.scheduler_config["rescale_betas_zero_snr"] = True
     try:
-        rescaled = _guided(base, _noisy(), torch.tensor(900), text, 30.0)
+        rescaled = guided(base, _noisy(), torch.tensor(900), text, 30.0)
     finally:
         del base.scheduler_config["rescale_betas_zero_snr"]
     assert float(rescaled.std()) < float(plain.std())

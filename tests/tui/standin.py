@@ -13,12 +13,14 @@ import msgspec
 from msgspec.structs import replace
 
 from shared import filters, grids, tags, wire
+from shared.affinity import Affinity
 from shared.conflicts import Conflict, Place
 from shared.edits import editor
 from shared.errors import Code, LoraError
 from shared.mixes import Clash, MixSpec, merged
 from shared.notices import Connected, Disconnected, Notice, Notices, StateReplaced
 from shared.pictures import stem
+from shared.probes import Probe, Remedy
 from shared.state import apply
 
 ME = "ada"
@@ -483,6 +485,28 @@ class Daemon:
             blocks=[replace(cell, kind="")], cells=[cell], modules=[], notes=[],
         )  # fmt: skip
         return wire.LorasCompared(found=found), []
+
+    def on_ProbeLoras(self, request: wire.ProbeLoras, by: str) -> Any:
+        names = [stem(use.lora) for use in request.loras]
+        turned = [replace(use, begin=0.5 * number) for number, use in enumerate(request.loras)]
+        remedy = Remedy(kind="steps", loras=turned, predicted=[0.8, 0.9], measured=[0.75, 0.9])
+        found = Probe(
+            base=request.base, loras=names, weights=[1.0, 1.0], prompts=request.prompts or [""],
+            samples=8, sentence=f"{names[0]} keeps 40% of its effect.", energy=[1.0, 1.0],
+            survival=[0.4, 1.0], bands=[], blocks=[], instead=[],
+            remedies=[remedy] if request.remedies else [], notes=[],
+        )  # fmt: skip
+        return wire.LorasProbed(found=found), []
+
+    def on_CheckAffinity(self, request: wire.CheckAffinity, by: str) -> Any:
+        own = "starter" if "ink" not in request.lora else "sd15"
+        same = own == request.base
+        found = Affinity(
+            lora=stem(request.lora), base=request.base, fit="same" if same else "foreign",
+            trained_on=own, how="hash", says="", sentence="", distance=None, alignment={},
+            warning="" if same else f"{stem(request.lora)} was trained on {own}: no kin.",
+        )  # fmt: skip
+        return wire.AffinityFound(found=found), []
 
     def on_InspectLora(self, request: wire.InspectLora, by: str) -> Any:
         return wire.LoraInfo(

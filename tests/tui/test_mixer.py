@@ -61,6 +61,10 @@ async def test_keys_turn_weights_finely_and_coarsely(mixed: standin.Daemon) -> N
         await until(pilot, lambda: spec(mixed).loras[1].text_weight == 0.5)
         await pilot.press("b", *"OUTD", "enter")
         await until(pilot, lambda: sum(spec(mixed).loras[1].blocks) == 5)
+        await pilot.press("z", *"5-15", "enter")
+        await until(pilot, lambda: spec(mixed).loras[1].span(20) == (5, 15))
+        await pilot.press("z", "ctrl+u", *"15-5", "enter")
+        await until(pilot, shows(app, "15-5 is no part of 20"))
         await pilot.press("m", "up", "s")
         await until(pilot, lambda: spec(mixed).loras[1].muted and spec(mixed).loras[0].solo)
         await pilot.press("d")
@@ -188,6 +192,7 @@ async def test_the_picture_follows_with_what_is_to_be_said(mixed: standin.Daemon
         mixed.look(stage="done", picture="m2", sharp=True, seconds=0.94)
         await until(pilot, lambda: view.shown_key == "m2")
         await until(pilot, shows(app, "0.9 s"))
+        await until(pilot, shows(app, "ink was trained on sd15: no kin."))
         mixed.look(notes=["ink: this base has no place for 3 modules."])
         await until(pilot, shows(app, "no place for 3 modules"))
         gone = LoraError(Code.NOT_FOUND, "The base is gone.").failure()
@@ -254,6 +259,19 @@ async def test_a_key_says_where_they_fight(mixed: standin.Daemon) -> None:
         assert [(use.lora, use.weight) for use in asked.loras] == [
             ("creatures", 0.8), ("/x/ink.safetensors", 1.0)
         ]  # fmt: skip
+        await pilot.press("p")
+        await until(pilot, shows(app, "creatures keeps 40% of its effect."))
+        await pilot.press("1")  # nothing was worked out yet: nothing happens
+        await pilot.press("r")
+        await until(pilot, shows(app, "creatures 40% → 75% (predicted 80%)"))
+        await pilot.press("1")
+        await until(pilot, lambda: spec(mixed).loras[1].begin == 0.5)
+        await until(pilot, shows(app, "mix · B"))
+        assert "Z" in text_of(app)
+        await pilot.press("x")
+        await until(pilot, lambda: spec(mixed) == TWO)
+        await pilot.press("C")
+        await until(pilot, shows(app, "creatures 40% → 75%"))
         await pilot.press("escape", "m", "c")  # one is muted: nobody is left to fight with
         await until(pilot, shows(app, "It takes two LoRAs"))
 

@@ -31,6 +31,9 @@ SD15_MODULES = Path(__file__).parents[1] / "engine" / "sd15_modules.txt"
         ("<lora:ink:0.8>", LoraUse(lora="ink", weight=0.8)),
         ("<lora:ink:0.8:-0.6>", LoraUse(lora="ink", weight=-0.6, text_weight=0.8)),
         ("<lora:ink:te=0.8:unet=1.5>", LoraUse(lora="ink", weight=1.5, text_weight=0.8)),
+        ("<lora:ink:0.8:start=5:stop=15>", LoraUse(lora="ink", weight=0.8, begin=0.25, end=0.75)),
+        ("<lora:ink:1:step=0.1-10>", LoraUse(lora="ink", begin=0.1, end=0.5)),
+        ("<lora:ink:1:stop=99>", LoraUse(lora="ink")),
         ("<lora:my ink v2:1:lbw=1,0,.5>", LoraUse(lora="my ink v2", blocks=[1.0, 0.0, 0.5])),
     ],
 )
@@ -39,7 +42,8 @@ def test_tags_are_taken_out_of_a_prompt(tag: str, use: LoraUse) -> None:
 
 
 def test_what_is_written_into_a_picture_is_read_back() -> None:
-    uses = [LoraUse(lora="ink", weight=0.5, text_weight=0.25, blocks=[1.0, 0.5]), LoraUse(lora="b")]
+    uses = [LoraUse(lora="ink", weight=0.5, text_weight=0.25, blocks=[1.0, 0.5], begin=0.25),
+            LoraUse(lora="b", end=0.6)]  # fmt: skip
     spec = PictureSpec(prompt="a house", loras=uses)
     text = parameters_text(spec, model="m", model_hash="h", lora_hashes={})
     assert lora_tags.taken(text.splitlines()[0]) == ("a house", uses)
@@ -50,13 +54,22 @@ def test_a_prompt_without_tags_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "tag", ["<lora:ink:strong>", "<lora:ink:1:2:3>", "<lora:ink:dyn=1>", "<lora:ink:1:lbw=OUTX>"]
+    "tag",
+    [
+        "<lora:ink:strong>",
+        "<lora:ink:1:2:3>",
+        "<lora:ink:dyn=1>",
+        "<lora:ink:1:lbw=OUTX>",
+        "<lora:ink:1:start=now>",
+        "<lora:ink:1:start=15:stop=15>",
+    ],
 )
 def test_a_tag_that_cannot_be_read_is_named(tag: str) -> None:
     with pytest.raises(LoraError) as refused:
         lora_tags.taken(f"a house {tag}")
     assert refused.value.code is Code.BAD_REQUEST
-    assert "ink" in refused.value.message or "OUTX" in refused.value.message
+    said = refused.value.message
+    assert "ink" in said or "OUTX" in said or "is no part of 20 steps" in said
 
 
 @pytest.mark.parametrize(("config", "lengths"), [(SD1, (17, 26)), (SDXL, (12, 20))])

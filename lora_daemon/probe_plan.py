@@ -1,0 +1,118 @@
+"""What a probe asks: pictures, steps, and settings of the LoRAs, as the worker takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from lora_daemon import painting, pipe
+from shared import blocks, lora_info, probes, wire
+from shared.lora_keys import contents
+from shared.lora_names import dotted, is_sdxl
+from shared.pictures import LoraUse, PictureSpec, stem
+from shared.safetensors_file import read_header
+
+Row = dict[int, LoraUse]  # file → how it is used; the others are off
+
+
+@dataclass
+class Trial:
+    """A base, the pictures that it is on the way to, and the files that are stacked on it."""
+
+    base: wire.BaseModel
+    specs: list[PictureSpec]
+    files: list[pipe.LoraFile]
+    notes: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def moments(self) -> list[tuple[PictureSpec, int]]:
+        """Each picture at each step that is asked."""
+        return [(spec, step) for spec in self.specs for step in probes.AT]
+
+    @property
+    def at(self) -> list[int]:
+        """The band of each moment."""
+        return [*range(probes.BANDS)] * len(self.specs)
+
+    def row(self, wanted: Row, step: int) -> list[LoraUse]:
+        """Each file's use before a step; one that does not take part has weight 0."""
+        found = []
+        for number, file in enumerate(self.files):
+            use = wanted.get(number, LoraUse(lora=file.name, weight=0.0))
+            begin, end = use.span(probes.STEPS)
+            on = begin <= step < end
+            found.append(use if on else LoraUse(lora=file.name, weight=0.0))
+        return found
+
+    def placed(self, uses: Sequence[LoraUse], paths: Sequence[Path]) -> Row:
+        """A setting of other files: those that are not stacked yet are added."""
+        row: Row = {}
+        for use, path in zip(uses, paths, strict=True):
+            same = [
+                number for number, file in enumerate(self.files)
+                if file.path == str(path) and number not in row
+            ]  # fmt: skip
+            if not same:
+                same = [len(self.files)]
+                self.files.append(painting.lora_file(use, use.lora, path))
+            row[same[0]] = use
+        return row
+
+
+def specs(request: wire.ProbeLoras, base: str, prompts: Sequence[str]) -> list[PictureSpec]:
+    """The pictures that the base is on the way to, one a prompt."""
+    return [
+        PictureSpec(
+            base=base, prompt=prompt, negative=request.negative, sampler=probes.SAMPLER,
+            steps=probes.STEPS, cfg=request.cfg, seed=request.seed + number,
+            width=request.width, height=request.height,
+        )
+        for number, prompt in enumerate(prompts)
+    ]  # fmt: skip
+
+
+def files(uses: Sequence[LoraUse], paths: Sequence[Path]) -> list[pipe.LoraFile]:
+    return [painting.lora_file(use, use.lora, path) for use, path in zip(uses, paths, strict=True)]
+
+
+def names(uses: Sequence[LoraUse]) -> list[str]:
+    """Each LoRA's name, told apart where two are called alike."""
+    called = [stem(use.lora) for use in uses]
+    return [
+        f"{name} ({called[: at + 1].count(name)})" if called.count(name) > 1 else name
+        for at, name in enumerate(called)
+    ]
+
+
+def prompts(paths: Sequence[Path]) -> list[str]:
+    """What to ask the base for: what each LoRA was trained to show."""
+    found: dict[str, None] = {}
+    each = max(1, probes.PROMPTS // len(paths))
+    for path in paths:
+        found |= dict.fromkeys(lora_info.prompts(read_header(path).metadata, each))
+    return list(found)[: probes.PROMPTS] or [""]
+
+
+def parts(
+    uses: Sequence[LoraUse], paths: Sequence[Path], config: Mapping[str, Any]
+) -> Iterator[tuple[int, str, LoraUse]]:
+    """Each block that each LoRA changes: the LoRA's number, the block, and it without that."""
+    layers = int(config["layers_per_block"])
+    known = blocks.labels(config)
+    for number, (use, path) in enumerate(zip(uses, paths, strict=True)):
+        header = read_header(path)
+        sdxl = is_sdxl(header)
+        there = set()
+        for module in contents(path, header).modules:
+            part, _, inside = (dotted(module.name, sdxl=sdxl) or "").partition(".")
+            if part:
+                there.add(blocks.label(inside, layers) if part == "unet" else blocks.BASE)
+        own = blocks.factors(use.blocks, config) if use.blocks else dict.fromkeys(known, 1.0)
+        for label in known:
+            if label in there and own[label]:
+                rest = blocks.without(label, use.blocks, config)
+                yield number, label, replace(use, blocks=rest)

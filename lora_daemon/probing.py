@@ -1,0 +1,264 @@
+"""LoRAs tried on a base: what is left of each in the mix, and what its modules are given.
+
+A probe is many short orders to the worker, one a picture and step, so that a training run and other
+people's pictures take their turn between them; each answers inner products, which add up here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
+
+from lora_daemon import base_look, input_cache, pipe, probe_plan
+from lora_daemon.jobs import Jobs
+from lora_daemon.library import Library
+from lora_daemon.probe_plan import Row, Trial
+from lora_daemon.service import Context, Daemon
+from lora_daemon.supervisor import Supervisor
+from shared import blocks, probes, remedies, wire
+from shared.errors import Code, LoraError
+from shared.filenames import to_text, typed
+from shared.pictures import LoraUse, PictureSpec
+
+MOST = 8  # LoRAs probed at once
+TRIES = 2  # a worker's death may have had another cause; a second one was this order's
+Asked = TypeVar("Asked", pipe.Probed, pipe.Gathered)
+
+
+@dataclass
+class _Order:
+    """An order with the worker."""
+
+    order: pipe.Probe | pipe.Gather
+    done: asyncio.Future[Any]
+    tries: int = 1
+    worker: int = 0  # the pid it was given to
+
+
+class Probing:
+    """Answers ProbeLoras and MeasureInputs."""
+
+    def __init__(
+        self, daemon: Daemon, library: Library, jobs: Jobs, supervisor: Supervisor
+    ) -> None:
+        self._cache = daemon.workspace.cache
+        self._library = library
+        self._jobs = jobs
+        self._supervisor = supervisor
+        self._orders: dict[str, _Order] = {}
+        self._numbers = itertools.count(1)
+        self._at_work = 0
+        self.settled: Callable[[], None] = lambda: None  # called after each request
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._at_work)
+
+    # ── requests ────────────────────────────────────────────────────────────────────────────────
+
+    async def probe(self, context: Context, request: wire.ProbeLoras) -> wire.LorasProbed:
+        """Raises LoraError: NOT_FOUND (base, LoRA), INVALID_FILE, BAD_REQUEST, OUT_OF_MEMORY,
+        WORKER_FAILED, STORAGE."""
+        count = len(request.loras)
+        if not 2 <= count <= MOST:
+            raise LoraError(
+                Code.BAD_REQUEST, f"{count} LoRAs cannot be probed: it takes 2 to {MOST}."
+            )
+        base = await self._library.base(request.base)
+        uses, paths = self._resolved(request.loras)
+        instead, others = self._resolved(request.instead)
+        config = await asyncio.to_thread(base_look.unet_config, Path(typed(base.path)))
+        prompts = request.prompts or await asyncio.to_thread(probe_plan.prompts, paths)
+        trial = Trial(
+            base, probe_plan.specs(request, base.name, prompts), probe_plan.files(uses, paths)
+        )
+        names = probe_plan.names(uses)
+        rows: list[Row] = [{n: replace(use, begin=0.0, end=1.0)} for n, use in enumerate(uses)]
+        together: Row = dict(enumerate(uses))
+        rows.append(together)
+        mix, parts = count, dict[tuple[int, str], int]()
+        if request.blocks:
+            for number, label, use in await asyncio.to_thread(
+                lambda: list(probe_plan.parts(uses, paths, config))
+            ):
+                parts[number, label] = len(rows)
+                rows.append(together | {number: use})
+        if request.remedies:
+            rows += [
+                {n: use for n, use in together.items() if n != number} for number in range(count)
+            ]
+        last = len(rows)
+        if instead:
+            rows.append(trial.placed(instead, others))
+        total = len(trial.moments) * (1 + request.remedies)
+        with self._opened(context, f"probe of {', '.join(names)}", total) as (job, advance):
+            try:
+                await self._inputs(job, base, paths, trial.specs, trial.notes)
+            except LoraError as error:
+                if error.code is not Code.BAD_REQUEST:  # nothing but DoRAs: those can be probed
+                    raise
+            samples = await self._sampled(job, trial, rows, advance)
+            samples = [probes.added(one, mix, range(mix + 1, last)) for one in samples]
+            survived = probes.survival(samples, mix, count)
+            found = list[probes.Remedy]()
+            if request.remedies and probes.loss(survived) >= remedies.WORTH:
+                ideas = remedies.ideas(
+                    samples, trial.at, uses, mix, range(last - count, last), parts, config
+                )
+                again = [*rows[:count], *(dict(enumerate(idea.loras)) for idea in ideas)]
+                measured = await self._sampled(job, trial, again, advance)
+                found = remedies.chosen(ideas, measured, survived)
+            bands = probes.bands(samples, trial.at, mix, count)
+            places = probes.places(samples, parts, count)
+            layers = int(config["layers_per_block"])
+            stages = {one.block: blocks.stage(one.block, layers) for one in places}
+            told = probes.Probe(
+                base=base.name, loras=names, weights=[use.weight for use in uses],
+                prompts=list(prompts), samples=len(samples),
+                sentence=probes.sentence(base.name, names, survived, bands, places, stages),
+                energy=[probes.energy(samples, row) for row in range(count)], survival=survived,
+                bands=bands, blocks=places,
+                instead=probes.survival(samples, len(rows) - 1, count) if instead else [],
+                remedies=found, notes=list(trial.notes),
+            )  # fmt: skip
+            self._jobs.end(job, "done", told.sentence)
+        return wire.LorasProbed(found=told)
+
+    async def measure(
+        self, context: Context, request: wire.MeasureInputs
+    ) -> wire.InputsMeasured:  # fmt: skip
+        """Raises LoraError as ``probe``."""
+        base = await self._library.base(request.base)
+        uses, paths = self._resolved([LoraUse(lora=name) for name in request.loras])
+        if not uses:
+            raise LoraError(Code.BAD_REQUEST, "Nothing is measured without a LoRA.")
+        prompts = request.prompts or await asyncio.to_thread(probe_plan.prompts, paths)
+        ask = wire.ProbeLoras(loras=uses, base=base.name)
+        notes = dict[str, None]()
+        with self._opened(context, f"inputs of {base.name}", 1) as (job, advance):
+            path, order = await self._inputs(
+                job, base, paths, probe_plan.specs(ask, base.name, prompts), notes
+            )
+            advance()
+            self._jobs.end(job, "done")
+        return wire.InputsMeasured(path=to_text(path), order=order, notes=list(notes))
+
+    @contextmanager
+    def _opened(
+        self, context: Context, title: str, total: int
+    ) -> Iterator[tuple[str, Callable[[], None]]]:
+        """A job, and what to call when one more of ``total`` is done."""
+        done = 0
+        self._at_work += 1
+        try:
+            with self._jobs.open("probe", title, total) as job:
+
+                def advance() -> None:
+                    nonlocal done
+                    done += 1
+                    self._jobs.progress(job, done, total)
+                    context.progress(done, total, "probing")
+
+                yield job, advance
+        finally:
+            self._at_work -= 1
+            self.settled()
+
+    # ── orders ──────────────────────────────────────────────────────────────────────────────────
+
+    async def _inputs(
+        self, job: str, base: wire.BaseModel, paths: Sequence[Path], specs: list[PictureSpec],
+        notes: dict[str, None],
+    ) -> tuple[Path, list[int]]:  # fmt: skip
+        """See that the base's inputs are measured with these LoRAs. Raises LoraError."""
+        path, distinct, order = await asyncio.to_thread(input_cache.place, self._cache, base, paths)
+        if not path.exists():
+            gather = pipe.Gather(
+                job=self._name(job), specs=specs, base_path=base.path,
+                loras=[to_text(one) for one in distinct], out=to_text(path),
+                base_predicts=base.objective,
+            )  # fmt: skip
+            told = await self._ask(gather, pipe.Gathered)
+            await asyncio.to_thread(input_cache.prune, self._cache)
+            if told.left_out:
+                notes[f"{len(told.left_out)} modules are too wide to be measured."] = None
+        return path, order
+
+    async def _sampled(
+        self, job: str, trial: Trial, rows: Sequence[Row], advance: Callable[[], None]
+    ) -> list[probes.Products]:
+        """The rows' inner products at each moment."""
+        found = list[probes.Products]()
+        for spec, step in trial.moments:
+            order = pipe.Probe(
+                job=self._name(job), spec=spec, step=step, base_path=trial.base.path,
+                loras=trial.files, rows=[trial.row(row, step) for row in rows],
+                base_predicts=trial.base.objective,
+            )  # fmt: skip
+            told = await self._ask(order, pipe.Probed)
+            trial.notes |= dict.fromkeys(told.notes)
+            found.append(told.products)
+            advance()
+        return found
+
+    def _name(self, job: str) -> str:
+        """An order's own id: one that is cancelled must not be taken for the next."""
+        return f"{job}.{next(self._numbers)}"
+
+    async def _ask(self, order: pipe.Probe | pipe.Gather, kind: type[Asked]) -> Asked:
+        """Have the worker do it; one that dies of it is replaced once. Cancelled, the worker gives
+        it up within a denoising step."""
+        own = _Order(order, asyncio.get_running_loop().create_future())
+        self._orders[order.job] = own
+        sending = asyncio.ensure_future(self._supervisor.send(order))
+        try:
+            own.worker = await asyncio.shield(sending)  # it may be beginning a worker
+            answer: Asked = await own.done
+            return answer
+        except asyncio.CancelledError:
+            sending.add_done_callback(lambda sent: self._give_up(order.job, sent))
+            raise
+        finally:
+            del self._orders[order.job]
+
+    def _give_up(self, job: str, sent: asyncio.Future[int]) -> None:
+        if not sent.cancelled() and sent.exception() is None:
+            self._supervisor.tell(pipe.Cancel(job=job))
+
+    def report(self, report: pipe.Probed | pipe.Gathered | pipe.ProbeFailed) -> None:
+        """What the worker says of an order."""
+        own = self._orders.get(report.job)
+        if own is None or own.done.done():
+            return
+        if isinstance(report, pipe.ProbeFailed):
+            own.done.set_exception(LoraError.of(report.failure))
+        else:
+            own.done.set_result(report)
+
+    async def worker_died(self, pid: int, reason: str) -> None:
+        """Ask a new worker for what the dead one had not finished, once."""
+        for own in list(self._orders.values()):
+            if own.done.done() or own.worker != pid:
+                continue
+            own.tries += 1
+            try:
+                if own.tries > TRIES:
+                    raise LoraError(
+                        Code.WORKER_FAILED, f"The probe was not finished. {reason}", retryable=True
+                    )
+                own.worker = await self._supervisor.send(own.order)
+            except LoraError as error:
+                own.done.set_exception(error)
+
+    def _resolved(self, wanted: Sequence[LoraUse]) -> tuple[list[LoraUse], list[Path]]:
+        """The uses by the library's names, and their files."""
+        found = [self._library.lora(use.lora) for use in wanted]
+        uses = [replace(use, lora=name) for use, (name, _) in zip(wanted, found, strict=True)]
+        return uses, [path for _, path in found]

@@ -1,0 +1,133 @@
+"""Effects on the noise prediction, probed: against the same predictions made one by one."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lora_daemon import pipe
+from lora_daemon.engine import effects, lora_file, studio
+from lora_daemon.engine.bases import Base
+from lora_daemon.engine.generate import conditioning, guided, paint
+from lora_daemon.engine.mix import Mix, Strength, applied
+from lora_daemon.engine.samplers import scheduler
+from lora_daemon.engine.studio import Studio
+from shared import probes
+from shared.errors import Code
+from shared.pictures import LoraUse, PictureSpec
+from tests.engine.test_inputs import QUERY, TEXT, random_lora
+
+SPEC = PictureSpec(prompt="a cat", negative="b", steps=4, sampler="DDIM", cfg=3, seed=5)
+ON, OFF = Strength(0.7), Strength(0.0)
+
+
+@pytest.fixture
+def files(base: Base, tmp_path: Path) -> list[Path]:
+    """Two LoRAs that meet in a layer; one changes what prompts say as well."""
+    return [
+        random_lora(tmp_path / "one.safetensors", base, 1, [QUERY, TEXT]),
+        random_lora(tmp_path / "two.safetensors", base, 2, [QUERY]),
+    ]
+
+
+def test_they_are_the_predictions_less_the_plain_ones(base: Base, files: list[Path]) -> None:
+    placed = [lora_file.load(file, base).modules for file in files]
+    rows = [[ON, OFF], [OFF, ON], [ON, ON], [OFF, OFF]]
+    mix = Mix(base, placed)
+    found = effects.inner_products(base, mix, rows, SPEC, 2, lambda: None)
+
+    steps = scheduler("DDIM", base.scheduler_config)
+    steps.set_timesteps(4)
+    shape = (1, 4, base.unet.config.sample_size, base.unet.config.sample_size)
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        text = conditioning(base, [SPEC], guided=True)
+        for timestep in steps.timesteps[:2]:
+            latents = steps.step(
+                guided(base, latents, timestep, text, 3.0), timestep, latents
+            ).prev_sample
+        plain = guided(base, latents, steps.timesteps[2], text, 3.0)
+        deltas = []
+        for row in rows:
+            with applied(base, [(p, s) for p, s in zip(placed, row, strict=True)]):
+                said = conditioning(base, [SPEC], guided=True)
+                now = guided(base, latents, steps.timesteps[2], said, 3.0)
+            deltas.append((now - plain).double().flatten())
+    kept = [float(base.alphas_cumprod[t]) for t in steps.timesteps[2:4]]
+    levels = [((1 - one) / one) ** 0.5 for one in kept]
+    together = torch.stack(deltas) * (levels[0] - levels[1])
+    wanted = together @ together.t()
+    assert not found[3].any()  # nothing on: nothing changes
+    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-6 * float(wanted.max()))
+    last = effects.inner_products(base, mix, [[ON, OFF]], SPEC, 3, lambda: None)
+    assert 0 < float(last) < float(found[0, 0])  # the last step moves the picture least
+    alone = probes.survival([found.tolist()], 0, 1)
+    assert alone == pytest.approx([1.0])
+
+
+def test_a_lora_takes_part_in_its_part_of_the_steps(base: Base, files: list[Path]) -> None:
+    """What is on the base at each step; the prompt is read anew where that changes what it says."""
+    placed = [lora_file.load(file, base).modules for file in files]
+    mix = Mix(base, placed)
+    uses = [
+        pipe.LoraFile(name="one", path="", weight=0.5, end=0.5),
+        pipe.LoraFile(name="two", path="", weight=0.8, begin=0.25),
+    ]
+    turn = studio._turn(mix, uses, SPEC.steps)
+    seen: list[list[bool]] = []
+
+    def weights() -> list[bool]:
+        site = next(one for one in mix._sites if len(set(one.slots)) > 1)
+        return [bool(one) for one in (site.v[0], site.v[-1])]
+
+    with mix.on():
+        first = paint(base, [SPEC], lambda _: seen.append(weights()), turn)
+    assert seen == [[True, False], [True, True], [False, True], [False, True]]
+    again = [turn(step) for step in range(4)]
+    assert again == [True, True, True, False]  # the text is read again at each change
+    other = [pipe.LoraFile(name="one", path="", weight=0.5), uses[1]]
+    with mix.on():
+        second = paint(base, [SPEC], lambda _: None, studio._turn(mix, other, SPEC.steps))
+    assert first[0].tobytes() != second[0].tobytes()
+    mix.set([Strength(0.5), Strength(0.8)])
+    always = [pipe.LoraFile(name=use.name, path="", weight=use.weight) for use in uses]
+    plain = studio._turn(mix, always, SPEC.steps)
+    assert not any(plain(step) for step in range(4))  # no schedule: nothing is touched
+
+
+def test_the_studio_answers_probes_and_measurements(
+    base: Base, files: list[Path], tmp_path: Path
+) -> None:
+    told: list[Any] = []
+    desk = Studio(torch.device("cpu"), told.append, lambda job: job == "unwanted")
+    loras = [pipe.LoraFile(name=f.stem, path=str(f), weight=0.0) for f in files]
+    rows = [[LoraUse(lora="one", weight=0.7), LoraUse(lora="two", weight=weight)]
+            for weight in (0.0, 0.7)]  # fmt: skip
+    probe = pipe.Probe(job="j", spec=SPEC, step=1, base_path="", loras=loras, rows=rows)
+    desk.serve(probe, lambda: base)
+    wanted = effects.inner_products(
+        base, Mix(base, [lora_file.load(file, base).modules for file in files]),
+        [[ON, OFF], [ON, ON]], SPEC, 1, lambda: None,
+    )  # fmt: skip
+    assert torch.allclose(torch.tensor(told[-1].products, dtype=torch.float64), wanted)
+    out = tmp_path / "inputs.safetensors"
+    measure = pipe.Gather(
+        job="m", specs=[SPEC], base_path="", loras=[str(file) for file in files], out=str(out)
+    )
+    desk.serve(measure, lambda: base)
+    assert out.exists() and told[-1] == pipe.Gathered(job="m", modules=2, left_out=[])
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"\0" * 20)
+    for order, code in (
+        (pipe.Gather(job="b", specs=[SPEC], base_path="", loras=[str(broken)], out=str(out)),
+         Code.INVALID_FILE),
+        (pipe.Probe(job="unwanted", spec=SPEC, step=1, base_path="", loras=loras, rows=rows),
+         Code.CANCELLED),
+    ):  # fmt: skip
+        desk.serve(order, lambda: base)
+        assert told[-1].job == order.job and told[-1].failure.code == code
+    assert all(a is not b for a, b in pairwise(told))
