@@ -46,7 +46,9 @@ from shared.pictures import LoraUse, parameters_text
 from shared.wire import Objective
 
 Cancelled = Callable[[str], bool]  # whether the job with this id is to be given up
-_FAILED = {Paint: PaintFailed, Probe: ProbeFailed, Gather: ProbeFailed, Measure: MeasureFailed}
+_FAILED: dict[type[Serving], type[PaintFailed | ProbeFailed | MeasureFailed]] = {
+    Paint: PaintFailed, Probe: ProbeFailed, Gather: ProbeFailed, Measure: MeasureFailed,
+}  # fmt: skip
 STEP_TELLING = 0.2  # seconds between two reports of one job's progress
 
 
@@ -201,7 +203,7 @@ class Studio:
             for group in _together(canvases):
                 specs = [canvas.spec for canvas in group]
                 turn = _turn(mixed.mix, job.loras, specs[0].steps)
-                pictures = paint(base, specs, partial(progress, len(specs)), turn)
+                pictures = paint(base, specs, partial(progress, len(specs)), turn=turn)
                 for canvas, picture in zip(group, pictures, strict=True):
                     text = parameters_text(
                         msgspec.structs.replace(canvas.spec, loras=job.spec.loras),

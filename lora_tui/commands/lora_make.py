@@ -43,9 +43,6 @@ def add(verbs: Subparsers) -> None:
         "act (exact, or svd with --rank or --error)",
     )  # fmt: skip
     merge.add_argument(
-        "--base", default="", help="for orthogonal: weigh by what its modules are given"
-    )
-    merge.add_argument(
         "--density", type=float, default=0.5, help="what ties and dare keep of each (0.5)"
     )
     merge.add_argument("--seed", type=int, default=0, help="of dare's draw (0)")
@@ -65,7 +62,8 @@ def add(verbs: Subparsers) -> None:
         )  # fmt: skip
         parser.add_argument(
             "--base", default="", help="a base from `model list`, or its path: what a DoRA was "
-            "trained on, on which it depends",
+            "trained on, on which it depends"
+            + ("; orthogonal weighs by what its modules are given" if parser is merge else ""),
         )  # fmt: skip
         parser.add_argument("--precision", choices=PRECISIONS, default="",
                             help="of what is saved; else the widest of the sources")  # fmt: skip
@@ -95,11 +93,9 @@ async def merge_them(call: Invocation) -> Exit:
     if method == "exact" and (args.rank or args.error):
         raise LoraError(Code.BAD_REQUEST, "An exact merge has the rank it has; take --method svd.")
     more: dict[str, object] = {}
-    if args.base and method != "orthogonal":
-        raise LoraError(Code.BAD_REQUEST, "A base counts for --method orthogonal alone.")
     if method == "orthogonal" and len(args.loras) < 2:
         raise LoraError(Code.BAD_REQUEST, "Say beside which others: lora merge ONE OTHER ….")
-    if args.base:
+    if args.base and method == "orthogonal":
         names = [lora_use(call, text).lora for text in args.loras]
         async with call.client() as client:
             found = await client.call(

@@ -56,8 +56,8 @@ def main() -> None:
                 note("gave up", held)
                 failure = Failure(code=Code.CANCELLED, message="The picture was cancelled.")
                 tell(stream, pipe.PaintFailed(job=command.job, failure=failure))
-            case pipe.Measure():
-                measure(stream, command, deaf=mode == "deaf" and not mark.exists())
+            case pipe.Measure() | pipe.Gather() | pipe.Probe():
+                asked(stream, command, deaf=mode == "deaf" and not mark.exists())
             case pipe.Paint():
                 note("began", command)
                 for out in (command.out, *(canvas.out for canvas in command.more)):
@@ -66,8 +66,6 @@ def main() -> None:
                     job=command.job, width=8, height=8, parameters="text", seconds=0.1
                 )
                 tell(stream, done)
-            case pipe.Gather() | pipe.Probe():
-                tried(stream, command)
             case pipe.Describe(job=job, pictures=portion):
                 slow = any("slow" in path for _, path in portion)
                 torn = [(item, "it is torn") for item, path in portion if "torn" in path]
@@ -97,6 +95,15 @@ def vectors(one: list[LoraUse], other: list[LoraUse]) -> float:
         return [weights[0] - 0.5 * sum(weights[1:]), *weights[1:]]
 
     return sum(a * b for a, b in zip(pull(one), pull(other), strict=True))
+
+
+def asked(
+    stream: socket.socket, command: pipe.Measure | pipe.Gather | pipe.Probe, deaf: bool
+) -> None:
+    if isinstance(command, pipe.Measure):
+        measure(stream, command, deaf=deaf)
+    else:
+        tried(stream, command)
 
 
 def note(what: str, paint: pipe.Paint | pipe.Probe) -> None:
