@@ -10,16 +10,20 @@ import sqlite3
 import sys
 from array import array
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_daemon import filtering, regex_search
+from lora_daemon.caption_facts import CaptionLore
 from lora_daemon.catalog import MOST_LISTED, Catalog, page_of
+from lora_daemon.issues import GROUP, LISTED
 from lora_daemon.service import Context
-from lora_daemon.store import Store
+from lora_daemon.store import Store, read_only
 from lora_daemon.tokens import Tokens
 from shared import filters, wire
 from shared.errors import Code, LoraError
+from shared.filters import Words
 
 KEPT = 32  # views; of 100 000 pictures each holds 0.8 MB
 REGEX_WITHIN = 10.0  # seconds until a regular expression is given up
@@ -38,10 +42,11 @@ class View:
 class Views:
     """Answers ListItems."""
 
-    def __init__(self, store: Store, catalog: Catalog, tokens: Tokens) -> None:
+    def __init__(self, store: Store, catalog: Catalog, tokens: Tokens, lore: CaptionLore) -> None:
         self._store = store
         self._catalog = catalog
         self._tokens = tokens
+        self._lore = lore
         self._views: OrderedDict[str, View] = OrderedDict()
 
     async def list_items(self, context: Context, request: wire.ListItems) -> wire.Items:
@@ -109,10 +114,39 @@ class Views:
         found = self._store.query(sql, (json.dumps(wanted.tolist()),))
         return {row["place"]: row for row in found}
 
-    async def _find(self, dataset: str, node: filters.Node | None) -> array[int]:
-        if any(term.field == "tokens" for term in filters.terms(node)):
+    async def counts(self, dataset: str, texts: Sequence[str]) -> list[int]:
+        """How many pictures each filter finds, all in one look. Raises LoraError as ``places``."""
+        queries = [await self._query(dataset, filters.parse(text)) for text in texts]
+        sums = ", ".join(f"coalesce(sum({query.where}), 0)" for query in queries)
+        sql = (
+            f"WITH first AS (SELECT ?1) SELECT json_array({sums}) FROM items NOT INDEXED"
+            " WHERE dataset = ?1"
+        )
+        values = [value for query in queries for value in query.values]
+        found: list[int] = json.loads(
+            await _search_in_thread(self._store.database, sql, [dataset, *values])
+        )
+        return found
+
+    async def _query(self, dataset: str, node: filters.Node | None) -> filtering.Query:
+        """What ``node`` asks, with all that has to be known for it."""
+        if node is None:
+            return filtering.Query("1", ())
+        terms = list(filters.terms(node))
+        issues = {t.value.text for t in terms if t.field == "issue" and isinstance(t.value, Words)}
+        if "long" in issues or any(term.field == "tokens" for term in terms):
             await self._tokens.complete(dataset)
-        query = filtering.query(node) if node is not None else filtering.Query("1", ())
+        elif "any" in issues:
+            with contextlib.suppress(LoraError):  # without a base nothing is known to be long
+                await self._tokens.complete(dataset)
+        lists = dict[str, str]()
+        if issues & {"any", *LISTED}:
+            facts = await self._lore.of(dataset)
+            lists = {name: json.dumps(rows) for name, rows in facts.rows.items()}
+        return filtering.query(node, lists)
+
+    async def _find(self, dataset: str, node: filters.Node | None) -> array[int]:
+        query = await self._query(dataset, node)
         (share,) = self._store.query(
             "SELECT coalesce(sum(items), 0) AS everywhere, coalesce(sum(CASE WHEN dataset = ? THEN"
             " items END), 0) AS here FROM counts", (dataset,),
@@ -120,10 +154,13 @@ class Views:
         # In order of the names' index each row is looked up by itself: four times as slow as
         # reading the table as it lies, which is so much of it in vain as there are other datasets.
         way = "NOT INDEXED" if share["here"] * 4 > share["everywhere"] else ""
+        order = "name"
+        if any(term.field == "dup" for term in filters.terms(node)):  # side by side
+            order = f"min(name) OVER (PARTITION BY {GROUP}), name"
         # One row of JSON: the search is one step of SQLite's, which lets other threads go on.
         sql = (
             f"SELECT json_group_array(place) FROM (SELECT rowid AS place FROM items {way}"
-            f" WHERE dataset = ? AND {query.where} ORDER BY name)"
+            f" WHERE dataset = ?1 AND {query.where} ORDER BY {order})"
         )
         search = _search_in_process if query.regex else _search_in_thread
         found = await search(self._store.database, sql, [dataset, *query.values])
@@ -132,7 +169,7 @@ class Views:
 
 async def _search_in_thread(database: Path, sql: str, values: list[str | float]) -> str:
     def search() -> str:
-        with contextlib.closing(sqlite3.connect(_read_only(database), uri=True)) as connection:
+        with contextlib.closing(sqlite3.connect(read_only(database), uri=True)) as connection:
             answer: str = connection.execute(sql, values).fetchone()[0]
         return answer
 
@@ -145,7 +182,7 @@ async def _search_in_process(database: Path, sql: str, values: list[str | float]
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    question = {"database": _read_only(database), "sql": sql, "values": values}
+    question = {"database": read_only(database), "sql": sql, "values": values}
     try:
         async with asyncio.timeout(REGEX_WITHIN):
             answer, problem = await process.communicate(json.dumps(question).encode())
@@ -162,7 +199,3 @@ async def _search_in_process(database: Path, sql: str, values: list[str | float]
     if process.returncode:
         raise RuntimeError(f"the search failed: {problem.decode(errors='replace')}")
     return answer.decode()
-
-
-def _read_only(database: Path) -> str:
-    return f"{database.absolute().as_uri()}?mode=ro"

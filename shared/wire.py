@@ -18,6 +18,7 @@ from msgspec import Meta
 from shared.conflicts import Conflict
 from shared.edits import AnyEdit
 from shared.errors import Code, Failure, LoraError
+from shared.health import Health
 from shared.mixes import MixSpec
 from shared.pictures import LoraUse, PictureSpec
 from shared.recipe import Text
@@ -175,12 +176,14 @@ class Picture(Record, frozen=True, kw_only=True):
     created: float
 
 
-JobKind = Literal["import", "export", "generate", "grid", "download", "write", "caption"]
+JobKind = Literal[
+    "import", "export", "generate", "grid", "download", "write", "caption", "check"
+]  # fmt: skip
 
 
 class Job(Record, frozen=True, kw_only=True):
     """Something long the daemon does besides runs: an import, an export, a picture being made,
-    captions being made or written to their files."""
+    captions being made or written to their files, a health check."""
 
     id: str
     kind: JobKind
@@ -570,6 +573,33 @@ class RemoveDataset(Request[Done], frozen=True, kw_only=True, tag="dataset.remov
 
     changes: ClassVar[bool] = True
     dataset: str
+
+
+class HealthFound(Record, frozen=True, kw_only=True):
+    """What is known of a dataset's health now."""
+
+    health: Health
+    problems: list[tuple[str, str]] = []  # pictures that could not be measured, why; the first 20
+
+
+class GetHealth(Request[HealthFound], frozen=True, kw_only=True, tag="dataset.health"):
+    """Counts and advice from what was measured so far and from the captions as they are now."""
+
+    dataset: str
+
+
+class CheckHealth(Request[HealthFound], frozen=True, kw_only=True, tag="dataset.check"):
+    """Measure the pictures that are not measured yet, look for near duplicates and for caption
+    files without a picture, then answer as GetHealth.
+
+    Reports progress. Goes on if the client leaves; cancelled or killed, what was measured stays.
+    """
+
+    changes: ClassVar[bool] = True
+    dataset: str
+    resolution: int = 0  # pixels it is to be trained at; 0: as said before, else 512
+    trigger: str | None = None  # the word every caption is to have; None: as said before
+    measure: bool = True  # False: only keep these two
 
 
 class Items(Record, frozen=True, kw_only=True):
@@ -1026,6 +1056,8 @@ AnyRequest = (
     | ImportDataset
     | ExportDataset
     | RemoveDataset
+    | GetHealth
+    | CheckHealth
     | ListItems
     | SaveFilter
     | RemoveFilter
