@@ -111,13 +111,9 @@ def measured(store: Store, rows: int) -> None:
         change.execute("INSERT INTO checks VALUES ('d1', 512, 'solo', 1, '[]')")
         change.execute("UPDATE items SET content = printf('%064x', rowid - 2) WHERE rowid % 50 = 0")
         change.executemany(
-            "INSERT INTO facts VALUES (?, ?, ?, '', ?, ?, ?, ?, x'00')",
-            [
-                (f"{n:064x}", n % 9 == 0, n % 30 == 0, chance.random(), chance.random() * 0.8,
-                 0.2 + chance.random() * 0.8, chance.getrandbits(62))
-                for n in range(rows)
-            ],
-        )  # fmt: skip
+            "INSERT INTO facts VALUES (?, ?, '', ?, x'00')",
+            [(f"{n:064x}", chance.randrange(64), chance.getrandbits(62)) for n in range(rows)],
+        )
         change.executemany(
             "INSERT INTO near VALUES ('d1', ?, ?)",
             [(f"{n:064x}", n // 40) for n in range(rows) if n % 40 < 2],

@@ -24,10 +24,10 @@ from lora_daemon.views import Views
 from shared import health, wire
 from shared.edits import MOST_EDITS, RenameTag, Trigger, has_word
 from shared.errors import Code, LoraError
-from shared.health import KINDS, MOST_EXAMPLES, RESOLUTION, Finding, Fix
+from shared.health import KINDS, LOOKS, MOST_EXAMPLES, RESOLUTION, Finding, Fix
 
 MEASURING = "1"  # of picture_facts.py; another one measures everything anew
-_FILES = ("near", "blur", "dark", "bright", "profile", "alpha", "turned")  # that need measuring
+_FILES = ("near", *LOOKS)  # that need measuring
 
 
 class Health:

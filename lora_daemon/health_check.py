@@ -71,7 +71,7 @@ class HealthCheck:
     async def _measure(self, job: str, root: Path) -> None:
         rows = self._store.query(
             "SELECT content, min(name) AS name FROM items WHERE dataset = ? AND problem = ''"
-            " AND content NOT IN (SELECT content FROM facts) GROUP BY content ORDER BY name",
+            " AND looks IS NULL GROUP BY content ORDER BY name",
             (self._dataset,),
         )
         self._names = {row["content"]: row["name"] for row in rows}
@@ -106,7 +106,7 @@ class HealthCheck:
         self.problems += [(self._names[one.content], one.problem) for one in batch if one.problem]
         with self._store.change("daemon") as change:
             change.executemany(
-                f"INSERT OR REPLACE INTO facts VALUES ({', '.join('?' * 9)})",
+                f"INSERT OR REPLACE INTO facts VALUES ({', '.join('?' * 5)})",
                 [
                     (one.content, *msgspec.structs.astuple(one.facts))
                     for one in batch

@@ -1,18 +1,15 @@
 """What ``issue:`` and ``dup:`` ask, as SQL over ``items``; ``?1`` is the dataset.
 
-What is measured of files is in ``facts`` by content, so that a picture imported again, renamed or
-copied is known already. What captions have together comes as lists of rows (caption_facts.py).
+What is measured of files is kept by content, so that a picture imported again, renamed or copied
+is known already, and beside each row, so that asking for it is quick. What captions have together
+comes as lists of rows (caption_facts.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from shared.health import KINDS, MOST_TOKENS
-
-BLUR = 0.6  # a Gaussian of 2 to 3 pixels' deviation at 512 pixels; what is sharp has 0.2 to 0.4
-DARK = 0.3  # brightness
-BRIGHT = 0.7
+from shared.health import KINDS, LOOKS, MOST_TOKENS
 
 HOLLOW = "trim(text, ' ' || char(9, 10, 13)) = ''"
 # Rows that caption_facts.py finds.
@@ -27,17 +24,8 @@ _PLAIN = {
     "no-caption": HOLLOW,
     "long": f"coalesce(tokens > {MOST_TOKENS}, 0)",
     "small": _SMALL,
-    "unchecked": "(problem = '' AND content NOT IN (SELECT content FROM facts))",
+    "unchecked": "(problem = '' AND looks IS NULL)",
 }
-_MEASURED = {
-    "blur": f"blur > {BLUR}",
-    "dark": f"brightest < {DARK}",
-    "bright": f"darkest > {BRIGHT}",
-    "profile": "profile <> ''",
-    "alpha": "alpha",
-    "turned": "turned",
-}
-
 # The reviewed one first, then what has a caption, then the largest.
 _BEST = (
     "ORDER BY i.state NOT IN ('accepted', 'edited'), trim(i.text) = '', i.width * i.height DESC,"
@@ -46,7 +34,8 @@ _BEST = (
 _HERE = "i.dataset = ?1 AND i.problem = '' AND i.state <> 'rejected'"
 _EXACT = (
     f"FROM items i WHERE {_HERE} AND i.content IN"
-    " (SELECT content FROM items WHERE dataset = ?1 GROUP BY content HAVING count(*) > 1)"
+    " (SELECT content FROM items WHERE dataset = ?1 AND content <> '' GROUP BY content"
+    " HAVING count(*) > 1)"
     " WINDOW w AS (PARTITION BY i.content)"
 )
 _NEAR = (
@@ -79,15 +68,12 @@ def issue(name: str, lists: Mapping[str, str], values: list[str | float]) -> str
     if name == "any":
         grave = [kind.filter for kind in KINDS.values() if kind.grave and kind.filter]
         names = [filter.removeprefix("issue:") for filter in grave if filter.startswith("issue:")]
-        measured = " OR ".join(_MEASURED[name] for name in names if name in _MEASURED)
-        names = [name for name in names if name not in _MEASURED]
         names.sort(key=LISTED.__contains__)  # what is soon seen first
         ways = [issue(name, lists, values) for name in names]
-        ways += [f"content IN (SELECT content FROM facts WHERE {measured})", duplicate("any")]
-        return f"({' OR '.join(ways)})"
+        return f"({' OR '.join([*ways, duplicate('any')])})"
     if name in _PLAIN:
         return _PLAIN[name]
-    if name in _MEASURED:
-        return f"content IN (SELECT content FROM facts WHERE {_MEASURED[name]})"
+    if name in LOOKS:
+        return f"coalesce(looks & {1 << LOOKS.index(name)}, 0)"
     values.append(lists[name])
     return "rowid IN (SELECT value FROM json_each(?))"

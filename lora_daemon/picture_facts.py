@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from lora_daemon import pictures
+from shared.health import LOOKS
 
-VERSION = 1  # another one measures everything anew
 SIDE = 512  # pixels of the longer side that is looked at
 HASHED = 32  # pixels of the square that the perceptual hash sees
 COLOURS = 4  # pixels of the square that says which colours are where
+BLURRED = 0.6  # a Gaussian of 2 to 3 pixels' deviation; what is sharp has 0.2 to 0.4
+DARK = 0.3  # brightness
+BRIGHT = 0.7
 FLAT = 0.04  # brightness from the darkest to the brightest 1 %; with less there is nothing to see
-_BLURRED = 9  # pixels of the mean that a sharp picture differs from
+_WINDOW = 9  # pixels of the mean that a sharp picture differs from
 _ORIENTATION = 0x0112
 # CIE XYZ of sRGB's primaries under D50, as its profiles have them (IEC 61966-2-1, ICC.1:2022 annex)
 _SRGB = ((0.436, 0.222, 0.014), (0.385, 0.717, 0.097), (0.143, 0.061, 0.714))
@@ -32,14 +35,10 @@ _APART = 0.01
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured; the fields are those of the table ``facts``."""
 
-    turned: bool
-    alpha: bool
-    profile: str
-    blur: float | None
-    darkest: float
-    brightest: float
+    looks: int  # a bit for each of LOOKS
+    profile: str  # of its colours where they are not sRGB's
     hash: int | None  # signed, as SQLite has it
-    colours: bytes
+    colours: bytes  # COLOURS × COLOURS pixels, RGB
 
 
 class Unmeasured(Exception):
@@ -77,13 +76,18 @@ def facts_of(data: bytes) -> Facts:
     grey = seen.convert("L")
     darkest, brightest = _extremes(grey.histogram())
     flat = brightest - darkest < FLAT
+    softness = None if flat else blur(np.asarray(grey))
+    found = {
+        "blur": softness is not None and softness > BLURRED,
+        "dark": brightest < DARK,
+        "bright": darkest > BRIGHT,
+        "profile": bool(profile),
+        "alpha": alpha,
+        "turned": turned,
+    }
     return Facts(
-        turned=turned,
-        alpha=alpha,
+        looks=sum(1 << place for place, name in enumerate(LOOKS) if found[name]),
         profile=profile,
-        blur=None if flat else blur(np.asarray(grey)),
-        darkest=darkest,
-        brightest=brightest,
         hash=None if flat else perceptual(grey),
         colours=seen.resize((COLOURS, COLOURS), Image.Resampling.BOX).tobytes(),
     )
@@ -103,16 +107,16 @@ def blur(grey: NDArray[np.uint8]) -> float | None:
 
 def _blur_along(grey: NDArray[np.uint8]) -> float | None:
     width = grey.shape[1]
-    if width <= 2 * _BLURRED:
+    if width <= 2 * _WINDOW:
         return None
     sums = np.zeros((grey.shape[0], width + 1), np.int32)
     np.cumsum(grey, axis=1, dtype=np.int32, out=sums[:, 1:])
-    blurred = sums[:, _BLURRED:] - sums[:, :-_BLURRED]  # _BLURRED times the mean
-    middle = grey[:, _BLURRED // 2 : width - _BLURRED // 2].astype(np.int32) * _BLURRED
+    blurred = sums[:, _WINDOW:] - sums[:, :-_WINDOW]  # _WINDOW times the mean
+    middle = grey[:, _WINDOW // 2 : width - _WINDOW // 2].astype(np.int32) * _WINDOW
     sharp_steps = np.abs(np.diff(middle, axis=1))
     lost = sharp_steps - np.abs(np.diff(blurred, axis=1))
     whole = int(sharp_steps.sum(dtype=np.int64))
-    if whole < grey.size * _BLURRED / 20:  # a step of 1 in 20 pixels: noise at most
+    if whole < grey.size * _WINDOW / 20:  # a step of 1 in 20 pixels: noise at most
         return None
     return 1 - int(np.maximum(lost, 0).sum(dtype=np.int64)) / whole
 

@@ -146,6 +146,8 @@ KINDS: dict[str, Kind] = {
     )
 }  # fmt: skip
 
+# Kinds that are told by a picture's pixels and measured once.
+LOOKS = ("blur", "dark", "bright", "profile", "alpha", "turned")
 # What issue: can ask besides: all that cannot be used, all that is not measured, any grave kind.
 MORE_ISSUES = ("unusable", "unchecked", "any")
 ISSUES = tuple(
