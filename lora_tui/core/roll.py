@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
+from shared.filters import parse, terms
 from shared.wire import Caption, Item, Items, ListItems
 
 PAGE = 200
@@ -120,8 +121,11 @@ class Roll:
         return item
 
     async def locate(self, name: str) -> int | None:
-        """The place of the picture of that name, by halving: the order is that of the names."""
+        """The place of the picture of that name, by halving: the order is that of the names, but
+        for duplicates, which stand side by side."""
         await self.load(0, 0)
+        if any(term.field == "dup" for term in terms(parse(self.filter))):
+            return await self.find(-1, lambda item: item.name == name, wrap=False)
         low, high = 0, self.total
         while low < high:
             middle = (low + high) // 2
