@@ -13,11 +13,10 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from lora_daemon import folder, health_process
+from lora_daemon import folder
 from lora_daemon.catalog import Catalog
-from lora_daemon.health_process import Measured
 from lora_daemon.jobs import Jobs
-from lora_daemon.measuring import measure
+from lora_daemon.measuring import PROCESS, Measured, measure
 from lora_daemon.store import Change, Store, read_only
 from shared import wire
 from shared.errors import Code, LoraError
@@ -116,7 +115,7 @@ class HealthCheck:
 
     async def _compare(self) -> list[list[str]]:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", health_process.__name__, "group",
+            sys.executable, "-m", PROCESS, "group",
             read_only(self._store.database), self._dataset,
             stdin=DEVNULL, stdout=PIPE, stderr=PIPE,
         )  # fmt: skip

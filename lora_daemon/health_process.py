@@ -18,22 +18,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from lora_daemon.measuring import Measured, Order
 from lora_daemon.near import groups
-from lora_daemon.picture_facts import Facts, Unmeasured, measure
+from lora_daemon.picture_facts import Unmeasured, measure
 from shared.filenames import from_text
 
 NICE = 10  # a training or a person at the keyboard goes first
-
-
-class Measured(msgspec.Struct):
-    """What became of one picture. ``facts`` None: ``problem`` says why."""
-
-    content: str
-    facts: Facts | None = None
-    problem: str = ""
-
-
-Order = list[tuple[str, str]]  # content, path as shared.filenames has it
 
 
 def serve() -> None:

@@ -11,21 +11,37 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from lora_daemon import health_process
-from lora_daemon.health_process import Measured
 from shared.errors import Code, LoraError
 
+PROCESS = "lora_daemon.health_process"  # not imported here: it needs numpy, and much memory
 PROCESSES = 2
 ORDER = 16  # pictures that a process is given at once
 LONGEST = 60.0  # seconds that one picture may take
 DEATHS = 5  # in a row, until it is not the pictures that are to blame
 
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured; the fields are those of the table ``facts``."""
+
+    looks: int  # a bit for each of shared.health.LOOKS
+    profile: str  # of its colours where they are not sRGB's
+    hash: int | None  # perceptual, 64 bits, signed as SQLite has it; None: nothing is to be seen
+    colours: bytes  # 4 × 4 pixels, RGB
+
+
+class Measured(msgspec.Struct):
+    """What became of one picture. ``facts`` None: ``problem`` says why, reading on from its name."""
+
+    content: str
+    facts: Facts | None = None
+    problem: str = ""
+
+
+Order = list[tuple[str, str]]  # content, path as shared.filenames has it
 _measured = msgspec.json.Decoder(Measured)
 
 
-async def measure(
-    pictures: list[tuple[str, str]], take: Callable[[Measured], Awaitable[None]]
-) -> None:
+async def measure(pictures: Order, take: Callable[[Measured], Awaitable[None]]) -> None:
     """Have ``pictures`` (content, path) measured; ``take`` is given what became of each.
 
     One that its decoder crashes on, or does not come to an end with, is told as a problem. Raises
@@ -56,7 +72,7 @@ class _Measurer:
     async def run(self) -> None:
         while self._left:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", health_process.__name__, "measure",
+                sys.executable, "-m", PROCESS, "measure",
                 stdin=PIPE, stdout=PIPE, stderr=DEVNULL,
             )  # fmt: skip
             try:

@@ -10,12 +10,12 @@ import hashlib
 import io
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from lora_daemon import pictures
+from lora_daemon.measuring import Facts
 from shared.health import LOOKS
 
 SIDE = 512  # pixels of the longer side that is looked at
@@ -30,15 +30,6 @@ _ORIENTATION = 0x0112
 # CIE XYZ of sRGB's primaries under D50, as its profiles have them (IEC 61966-2-1, ICC.1:2022 annex)
 _SRGB = ((0.436, 0.222, 0.014), (0.385, 0.717, 0.097), (0.143, 0.061, 0.714))
 _APART = 0.01
-
-
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured; the fields are those of the table ``facts``."""
-
-    looks: int  # a bit for each of LOOKS
-    profile: str  # of its colours where they are not sRGB's
-    hash: int | None  # signed, as SQLite has it
-    colours: bytes  # COLOURS × COLOURS pixels, RGB
 
 
 class Unmeasured(Exception):

@@ -609,7 +609,8 @@ class Items(Record, frozen=True, kw_only=True):
 
 
 class ListItems(Request[Items], frozen=True, kw_only=True, tag="dataset.items"):
-    """A page of a dataset's pictures in order of their names.
+    """A page of a dataset's pictures in order of their names; with ``dup:`` in the filter, each
+    group of duplicates side by side.
 
     With a ``filter`` the answer names the ``view`` it is a page of. Asked with that view, the next
     pages are of the very same list, whatever has changed meanwhile: nothing is skipped or repeated.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image, ImageCms, ImageFilter
 
 from lora_daemon import measuring
-from lora_daemon.health_process import Measured
+from lora_daemon.measuring import Measured
 from lora_daemon.picture_facts import Unmeasured, facts_of, measure
 from shared import wire
 from shared.health import Finding, Health
@@ -197,7 +199,7 @@ async def test_a_crash_of_the_decoder_costs_one_picture(
         "        print(json.dumps({'content': content}), flush=True)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(measuring.health_process, "__name__", "crashing")
+    monkeypatch.setattr(measuring, "PROCESS", "crashing")
     taken: list[Measured] = []
 
     async def take(measured: Measured) -> None:
@@ -206,6 +208,11 @@ async def test_a_crash_of_the_decoder_costs_one_picture(
     await measuring.measure([(c, "") for c in ("a", "bad", "b", "c")], take)
     assert [one.content for one in taken] == ["a", "bad", "b", "c"]
     assert [bool(one.problem) for one in taken] == [False, True, False, False]
+
+
+def test_the_daemon_needs_no_numpy() -> None:
+    code = "import sys, lora_daemon.domain; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
