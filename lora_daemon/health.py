@@ -27,6 +27,7 @@ from shared.errors import Code, LoraError
 from shared.health import KINDS, LOOKS, MOST_EXAMPLES, RESOLUTION, Finding, Fix
 
 MEASURING = "1"  # of picture_facts.py; another one measures everything anew
+SIDE_BY_SIDE = 6  # names of one group of duplicates
 _FILES = ("near", *LOOKS)  # that need measuring
 
 
@@ -221,10 +222,10 @@ class Health:
         )
         by_place = {row["place"]: row for row in rows}
         shown = [by_place[place] for place in places[: 10 * MOST_EXAMPLES] if place in by_place]
-        return [
-            " = ".join(row["name"] for row in group)
-            for _, group in itertools.groupby(shown, key=lambda row: row["called"])
-        ]
+        groups = itertools.groupby(shown, key=lambda row: row["called"])
+        together = [[row["name"] for row in group] for _, group in groups]
+        return [" = ".join([*some[:SIDE_BY_SIDE], *["…"] * (len(some) > SIDE_BY_SIDE)])
+                for some in together]  # fmt: skip
 
     def _few(self, dataset: str, where: str) -> list[sqlite3.Row]:
         return self._store.query(

@@ -30,7 +30,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct):
-    """What became of one picture. ``facts`` None: ``problem`` says why, reading on from its name."""
+    """What became of one picture. Without ``facts``, ``problem`` says why, after its name."""
 
     content: str
     facts: Facts | None = None

@@ -26,6 +26,7 @@ DARK = 0.3  # brightness
 BRIGHT = 0.7
 FLAT = 0.04  # brightness from the darkest to the brightest 1 %; with less there is nothing to see
 _WINDOW = 9  # pixels of the mean that a sharp picture differs from
+_SMOOTH = ("RGB", "RGBA", "L", "LA", "CMYK")  # modes whose neighbouring pixels can be mixed
 _ORIENTATION = 0x0112
 # CIE XYZ of sRGB's primaries under D50, as its profiles have them (IEC 61966-2-1, ICC.1:2022 annex)
 _SRGB = ((0.436, 0.222, 0.014), (0.385, 0.717, 0.097), (0.143, 0.061, 0.714))
@@ -62,8 +63,9 @@ def facts_of(data: bytes) -> Facts:
         profile = foreign_profile(picture.info.get("icc_profile") or b"", picture.mode)
         picture.draft("RGB", (SIDE, SIDE))
         alpha = _seen_through(picture)
-        picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
-        seen = pictures.on_white(ImageOps.exif_transpose(picture) if turned else picture)
+        small = picture if picture.mode in _SMOOTH else pictures.on_white(picture)
+        small.thumbnail((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+        seen = pictures.on_white(ImageOps.exif_transpose(small) if turned else small)
     grey = seen.convert("L")
     darkest, brightest = _extremes(grey.histogram())
     flat = brightest - darkest < FLAT
