@@ -70,7 +70,7 @@ def issue(name: str, lists: Mapping[str, str], values: list[str | float]) -> str
         names = [filter.removeprefix("issue:") for filter in grave if filter.startswith("issue:")]
         names.sort(key=LISTED.__contains__)  # what is soon seen first
         ways = [issue(name, lists, values) for name in names]
-        return f"({' OR '.join([*ways, duplicate('any')])})"
+        return f"({' OR '.join(ways)})"
     if name in _PLAIN:
         return _PLAIN[name]
     if name in LOOKS:

@@ -93,7 +93,8 @@ def blur(grey: NDArray[np.uint8]) -> float | None:
     Crété-Roffet et al. 2007, "The blur effect: perception and estimation with a new no-reference
     perceptual blur metric".
     """
-    along = [_blur_along(grey), _blur_along(np.ascontiguousarray(grey.T))]
+    # every second line says as much, in half the time
+    along = [_blur_along(grey[::2]), _blur_along(np.ascontiguousarray(grey[:, ::2].T))]
     known = [one for one in along if one is not None]
     return max(known) if known else None
 

@@ -148,7 +148,8 @@ KINDS: dict[str, Kind] = {
 
 # Kinds that are told by a picture's pixels and measured once.
 LOOKS = ("blur", "dark", "bright", "profile", "alpha", "turned")
-# What issue: can ask besides: all that cannot be used, all that is not measured, any grave kind.
+# What issue: can ask besides: all that cannot be used, all that is not measured, any grave kind
+# (but for duplicates, which dup:any asks).
 MORE_ISSUES = ("unusable", "unchecked", "any")
 ISSUES = tuple(
     kind.filter.removeprefix("issue:")
