@@ -16,7 +16,7 @@ import msgspec
 from lora_daemon import folder
 from lora_daemon.catalog import Catalog
 from lora_daemon.jobs import Jobs
-from lora_daemon.measuring import PROCESS, Measured, measure
+from lora_daemon.picture_measures import PROCESS, Measured, measure
 from lora_daemon.store import Change, Store, read_only
 from shared import wire
 from shared.errors import Code, LoraError

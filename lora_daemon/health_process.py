@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from lora_daemon.measuring import Measured, Order
+from lora_daemon.picture_measures import Measured, Order
 from lora_daemon.near import groups
 from lora_daemon.picture_facts import Unmeasured, measure
 from shared.filenames import from_text

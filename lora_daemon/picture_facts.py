@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from lora_daemon import pictures
-from lora_daemon.measuring import Facts
+from lora_daemon.picture_measures import Facts
 from shared.health import LOOKS
 
 SIDE = 512  # pixels of the longer side that is looked at

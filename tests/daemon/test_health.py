@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFilter
 
-from lora_daemon import measuring
-from lora_daemon.measuring import Measured
+from lora_daemon import picture_measures
+from lora_daemon.picture_measures import Measured
 from lora_daemon.picture_facts import Unmeasured, facts_of, measure
 from shared import wire
 from shared.health import KINDS, Finding, Health
@@ -142,15 +142,15 @@ async def test_a_check_goes_on_where_the_last_one_was_ended(
     for number in range(40):
         picture(number, 64).save(folder / f"{number:02}.png")
     await house.call(wire.ImportDataset(path=str(folder)))
-    monkeypatch.setattr(measuring, "PROCESSES", 1)
+    monkeypatch.setattr(picture_measures, "PROCESSES", 1)
     measured = asyncio.Event()
-    real = measuring._measured.decode
+    real = picture_measures._measured.decode
 
     def decode(line: bytes) -> Measured:
         measured.set()
         return real(line)
 
-    monkeypatch.setattr(measuring, "_measured", type("D", (), {"decode": staticmethod(decode)}))
+    monkeypatch.setattr(picture_measures, "_measured", type("D", (), {"decode": staticmethod(decode)}))
     first = asyncio.create_task(house.call(wire.CheckHealth(dataset="set")))
     second = asyncio.create_task(house.call(wire.CheckHealth(dataset="set")))  # joins it
     await asyncio.wait_for(measured.wait(), 60)
@@ -200,13 +200,13 @@ async def test_a_crash_of_the_decoder_costs_one_picture(
         "        print(json.dumps({'content': content}), flush=True)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(measuring, "PROCESS", "crashing")
+    monkeypatch.setattr(picture_measures, "PROCESS", "crashing")
     taken: list[Measured] = []
 
     async def take(measured: Measured) -> None:
         taken.append(measured)
 
-    await measuring.measure([(c, "") for c in ("a", "bad", "b", "c")], take)
+    await picture_measures.measure([(c, "") for c in ("a", "bad", "b", "c")], take)
     assert [one.content for one in taken] == ["a", "bad", "b", "c"]
     assert [bool(one.problem) for one in taken] == [False, True, False, False]
 
