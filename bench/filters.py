@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from lora_daemon.caption_facts import CaptionLore
 from lora_daemon.catalog import Catalog
 from lora_daemon.library import Library
 from lora_daemon.service import Context, Daemon
@@ -76,7 +77,7 @@ async def measure(home: Path, pictures: int, rounds: int) -> None:
     began = time.perf_counter()
     await tokens.complete("d1")
     print(json.dumps({"tokens counted": pictures, "s": round(time.perf_counter() - began, 2)}))
-    views = Views(store, catalog, tokens)
+    views = Views(store, catalog, tokens, CaptionLore(store))
     context = Context(by="bench", key="", progress=lambda *_: None)
     for text in FILTERS:
         first, page, used = list[float](), list[float](), list[float]()

@@ -26,7 +26,7 @@ from lora_daemon.bulk_changes import Changes
 from lora_daemon.captions import Writer
 from lora_daemon.catalog import MOST_LISTED, PAGE_BYTES, Catalog, caption_of
 from lora_daemon.service import Context, Daemon
-from lora_daemon.store import Change, explained
+from lora_daemon.store import Change, explained, read_only
 from lora_daemon.views import Views
 from shared import edits, wire
 from shared.errors import Code, LoraError
@@ -74,7 +74,7 @@ class Bulk:
         rows = await self._rows(dataset, request)
         target = self._target()
         question = bulk_process.Question(
-            database=_read_only(self._store.database),
+            database=read_only(self._store.database),
             target=str(target),
             rows=rows.tolist(),
             edits=request.edits,
@@ -163,7 +163,7 @@ class Bulk:
     async def take_back(self, context: Context, op: sqlite3.Row, *, redo: bool) -> wire.Undone:
         """Undo or redo an operation on many captions. Raises LoraError: CONFLICT, STORAGE."""
         target = self._target()
-        database = _read_only(self._store.database)
+        database = read_only(self._store.database)
 
         def work(change: Change) -> tuple[wire.Undone, list[str]] | None:
             edited = self._changes.make(change, op["dataset"], op["what"], total, undoes=op["op"])
@@ -205,7 +205,7 @@ def _page(found: Preview, database: Path, offset: int, limit: int) -> wire.Diffe
         sqlite3.connect(found.changes.absolute().as_uri() + "?mode=ro", uri=True)
     ) as connection:
         connection.row_factory = sqlite3.Row
-        connection.execute("ATTACH ? AS here", (_read_only(database),))
+        connection.execute("ATTACH ? AS here", (read_only(database),))
         (conflicts,) = connection.execute(
             "SELECT count(*) FROM changes c LEFT JOIN here.items i ON i.rowid = c.row"
             " WHERE i.rev IS NOT c.rev"
@@ -330,7 +330,3 @@ async def _in_process(question: bulk_process.Question, context: Context) -> bulk
     if status:
         raise RuntimeError(f"the edit failed: {problem.decode(errors='replace')}")
     return msgspec.json.decode(last, type=bulk_process.Counts)
-
-
-def _read_only(database: Path) -> str:
-    return f"{database.absolute().as_uri()}?mode=ro"

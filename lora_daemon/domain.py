@@ -16,6 +16,7 @@ from lora_daemon.affinity import Affinities
 from lora_daemon.bases import Bases
 from lora_daemon.bulk import Bulk
 from lora_daemon.candidates import Candidates
+from lora_daemon.caption_facts import CaptionLore
 from lora_daemon.captioning import Captioning
 from lora_daemon.captions import Captions
 from lora_daemon.catalog import Catalog
@@ -26,6 +27,7 @@ from lora_daemon.exporting import Export
 from lora_daemon.filesystem import file_system, is_ephemeral, is_network
 from lora_daemon.freezing import Freezer
 from lora_daemon.grids import Grids
+from lora_daemon.health import Health
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
 from lora_daemon.measuring import Measuring
@@ -77,7 +79,9 @@ class Domain:
         self._bases = Bases(daemon, self._jobs)
         self._library = Library(daemon, self._bases, self._thumbnails)
         self._tokens = Tokens(daemon.store, self._library)
-        self._views = Views(daemon.store, self._catalog, self._tokens)
+        lore = CaptionLore(daemon.store)
+        self._views = Views(daemon.store, self._catalog, self._tokens, lore)
+        self._health = Health(daemon, self._catalog, self._views, self._tokens, lore, self._jobs)
         self._export = Export(daemon, self._catalog, self._views, self._jobs)
         self._bulk = Bulk(daemon, self._catalog, self._views, self._captions.writer)
         self._undo = Undo(daemon, self._catalog, self._captions, self._bulk)
@@ -117,6 +121,8 @@ class Domain:
         handlers.add(wire.ImportDataset, self._import_dataset)
         handlers.add(wire.ExportDataset, self._export.export)
         handlers.add(wire.RemoveDataset, self._remove_dataset)
+        handlers.add(wire.GetHealth, self._health.get)
+        handlers.add(wire.CheckHealth, self._health.check)
         handlers.add(wire.ListItems, self._views.list_items)
         handlers.add(wire.FindPlace, self._views.find_place)
         handlers.add(wire.SaveFilter, self._filters.save)
@@ -166,6 +172,7 @@ class Domain:
         """Take up interrupted runs and unfinished writes; start telemetry."""
         self._listening = asyncio.create_task(self._listen(), name="worker reports")
         self._bulk.start()
+        self._health.start()
         self._captions.writer.start()
         self._thumbnails.start()
         await self._telemetry.start()
@@ -178,6 +185,7 @@ class Domain:
     async def close(self, *, now: bool) -> None:
         """Suspend the active run at a step boundary (``now``: at once) and end the worker."""
         await self._datasets.close()
+        await self._health.close()
         await self._tokens.close()
         await self._mix_pictures.close()
         self._measuring.close()

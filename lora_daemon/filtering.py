@@ -7,9 +7,10 @@ regular expressions (regex_search.py); a query without them runs on any connecti
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from lora_daemon.issues import HOLLOW, duplicate, issue
 from shared.filters import And, Glob, Node, Not, Or, Range, Regex, Term, Wild, Words
 
 # A path's last part: what rtrim leaves is the folder, taken away.
@@ -22,20 +23,14 @@ _NUMBERS = {
     "loss": "(SELECT loss FROM losses WHERE losses.item = items.id)",
 }
 _PERCENTILES = {"loss": "(SELECT percentile FROM losses WHERE losses.item = items.id)"}
-_HOLLOW = "trim(text, ' ' || char(9, 10, 13)) = ''"
-_UNUSABLE = "problem <> ''"
-_ISSUES = {
-    "unusable": _UNUSABLE,
-    "no-caption": _HOLLOW,
-    "any": f"({_UNUSABLE} OR {_HOLLOW})",
-}
 _Pieces = Sequence[str | Wild]
 _Value = str | float
 
 
 @dataclass(frozen=True)
 class Query:
-    """A condition on rows of ``items`` and the values of its question marks."""
+    """A condition on rows of ``items`` and the values of its question marks. ``?1``, which comes
+    before them, is the dataset's id."""
 
     where: str
     values: tuple[_Value, ...]
@@ -46,28 +41,29 @@ class Query:
         return "matches" in self.where
 
 
-def query(node: Node) -> Query:
-    """The condition that ``node`` is."""
+def query(node: Node, lists: Mapping[str, str]) -> Query:
+    """The condition that ``node`` is. ``lists``: rows by name, as JSON, for what issues.LISTED
+    names."""
     values: list[_Value] = []
-    return Query("".join(_sql(node, values)), tuple(values))
+    return Query("".join(_sql(node, lists, values)), tuple(values))
 
 
-def _sql(node: Node, values: list[_Value]) -> Iterator[str]:
+def _sql(node: Node, lists: Mapping[str, str], values: list[_Value]) -> Iterator[str]:
     match node:
         case Not(part):
             yield "NOT coalesce("  # what is unknown is not so
-            yield from _sql(part, values)
+            yield from _sql(part, lists, values)
             yield ", 0)"
         case And(parts) | Or(parts):
             for number, part in enumerate(parts):
                 yield ("(", " AND " if isinstance(node, And) else " OR ")[number > 0]
-                yield from _sql(part, values)
+                yield from _sql(part, lists, values)
             yield ")"
         case Term():
-            yield _term(node, values)
+            yield _term(node, lists, values)
 
 
-def _term(term: Term, values: list[_Value]) -> str:
+def _term(term: Term, lists: Mapping[str, str], values: list[_Value]) -> str:
     field, value = term.field, term.value
     if isinstance(value, Range):
         columns = _PERCENTILES if value.percentile else _NUMBERS
@@ -78,7 +74,10 @@ def _term(term: Term, values: list[_Value]) -> str:
         return "+state = ?"  # in the order of the names' index, not of the states'
     if field == "issue":
         assert isinstance(value, Words)
-        return _ISSUES[value.text]
+        return issue(value.text, lists, values)
+    if field == "dup":
+        assert isinstance(value, Words)
+        return duplicate(value.text)
     if field == "tag":
         return _tag(value, values)
     if not field:
@@ -121,7 +120,7 @@ def _tag(value: Words | Glob | Regex, values: list[_Value]) -> str:
         return "matches_tag(?, tags)"
     pieces: _Pieces = value.pieces if isinstance(value, Glob) else (" ".join(value.text.split()),)
     if pieces == (Wild.ANY,):
-        return f"NOT {_HOLLOW}"
+        return f"NOT {HOLLOW}"
     if Wild.ANY in pieces[1:-1]:  # a gap that must not reach into the next tag
         shapes = {Wild.ANY: "[^,]*", Wild.ONE: "[^,]"}
         parts = [shapes[p] if isinstance(p, Wild) else re.escape(p) for p in pieces]

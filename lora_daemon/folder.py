@@ -21,6 +21,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     unread: list[tuple[str, str]]  # folders that could not be listed, and why
     others: dict[str, int]  # suffix → how many files that are no pictures
     tables: list[str]  # files that hold captions of many pictures
+    texts: list[str]  # files that a picture's caption would be in
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -78,6 +79,7 @@ def walk(root: Path) -> Found:
     unread: list[tuple[str, str]] = []
     others: Counter[str] = Counter()
     tables: list[str] = []
+    texts: list[str] = []
     seen: set[tuple[int, int]] = set()
 
     def enter(folder: str, prefix: str) -> None:
@@ -103,10 +105,12 @@ def walk(root: Path) -> Found:
             else:
                 if caption_tables.is_table(entry.name):
                     tables.append(to_text(prefix + entry.name))
+                elif entry.name.lower().endswith(sidecars.SUFFIXES):
+                    texts.append(to_text(prefix + entry.name))
                 others[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122
 
     enter(str(root), "")
-    return Found(names=names, unread=unread, others=dict(others), tables=tables)
+    return Found(names=names, unread=unread, others=dict(others), tables=tables, texts=texts)
 
 
 def look(root: Path, name: str, known: Known | None) -> Look:

@@ -53,7 +53,7 @@ def examine(path: Path) -> Examined:
             file.seek(0)
             width, height = _decode(file)
             seen = msgspec.structs.replace(seen, width=width, height=height)
-    except _Unusable as error:
+    except Unusable as error:
         problem = str(error)
     except OSError as error:
         problem = _unreadable(path, error)
@@ -72,15 +72,15 @@ def shrink(data: bytes, width: int, height: int) -> tuple[bytes, int, int]:
     from PIL import Image, ImageOps
 
     try:
-        with _open(io.BytesIO(data)) as picture:
+        with opened(io.BytesIO(data)) as picture:
             picture.draft("RGB", (width, height))
             upright: Image.Image = ImageOps.exif_transpose(picture)
             upright.thumbnail((width, height), Image.Resampling.BICUBIC)
-            small = _on_white(upright)
+            small = on_white(upright)
         out = io.BytesIO()
         small.save(out, "JPEG", quality=88)
         return out.getvalue(), small.width, small.height
-    except _Unusable as error:
+    except Unusable as error:
         raise LoraError(Code.INVALID_FILE, f"That picture {error}.") from None
     except Exception as error:
         raise LoraError(Code.INVALID_FILE, f"That picture cannot be shown: {error}.") from None
@@ -88,33 +88,34 @@ def shrink(data: bytes, width: int, height: int) -> tuple[bytes, int, int]:
 
 def size_of(data: bytes) -> tuple[int, int]:
     """Width and height in pixels of one of our own JPEGs."""
-    with _open(io.BytesIO(data)) as picture:
+    with opened(io.BytesIO(data)) as picture:
         return picture.size
 
 
 def read_png(path: Path) -> tuple[int, int, str]:
     """Width, height and ``parameters`` text of one of our own PNGs. Raises LoraError."""
     try:
-        with path.open("rb") as file, _open(file) as picture:
+        with path.open("rb") as file, opened(file) as picture:
             return picture.width, picture.height, str(picture.info.get("parameters", ""))
-    except (OSError, _Unusable) as error:
+    except (OSError, Unusable) as error:
         raise LoraError(Code.INVALID_FILE, f"{path} cannot be read ({error}).") from None
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """Why a picture is not usable, reading on from its name."""
 
 
-def _open(file: IO[bytes]) -> Image:
+def opened(file: IO[bytes]) -> Image:
+    """A picture, not yet decoded. Raises Unusable, and whatever a decoder raises."""
     from PIL import Image, UnidentifiedImageError
 
     Image.MAX_IMAGE_PIXELS = None  # our own limit below says it in words
     try:
         picture = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
-        raise _Unusable("is not a picture, or of a kind that is not known here") from None
+        raise Unusable("is not a picture, or of a kind that is not known here") from None
     if picture.width * picture.height > MAX_PIXELS:
-        raise _Unusable(
+        raise Unusable(
             f"is too large: {picture.width} × {picture.height} pixels of at most "
             f"{MAX_PIXELS // 1_000_000} million"
         )
@@ -123,17 +124,15 @@ def _open(file: IO[bytes]) -> Image:
 
 def _refuse(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
-        raise _Unusable("is not a file but a folder, device, pipe or socket")
+        raise Unusable("is not a file but a folder, device, pipe or socket")
     if status.st_size == 0:
-        raise _Unusable("is empty (0 bytes)")
+        raise Unusable("is empty (0 bytes)")
     if status.st_size > MAX_BYTES:
-        raise _Unusable(
-            f"is too large: {status.st_size >> 20} MiB of at most {MAX_BYTES >> 20} MiB"
-        )
+        raise Unusable(f"is too large: {status.st_size >> 20} MiB of at most {MAX_BYTES >> 20} MiB")
 
 
 def _decode(file: IO[bytes]) -> tuple[int, int]:
-    with _open(file) as picture:
+    with opened(file) as picture:
         width, height = picture.size
         try:
             turned = picture.getexif().get(_ORIENTATION) in _TURNED
@@ -144,7 +143,8 @@ def _decode(file: IO[bytes]) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def _on_white(picture: Image) -> Image:
+def on_white(picture: Image) -> Image:
+    """RGB, with what is transparent turned white."""
     from PIL import Image
 
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:

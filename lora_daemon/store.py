@@ -94,6 +94,7 @@ class Store:
         self._changing = 0  # the thread that does
         self._aside = asyncio.Lock()
         self._untold: deque[wire.Journalled] = deque()  # durable events, in order
+        self._touched: dict[str, int] = {}  # dataset → the newest event about it
         self.incarnation = self._meta("incarnation")
         self._head = int(self._query_one("SELECT coalesce(max(seq), 0) FROM journal")[0])
         self._decode_event = msgspec.msgpack.Decoder(wire.AnyEvent).decode
@@ -140,6 +141,11 @@ class Store:
             return (self._connection if inside else self._reader).execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise explained(error, self.database) from None
+
+    def touched(self, dataset: str) -> int:
+        """The number of the newest event about a dataset (by its id): what was read after asking
+        for it is still so while it is the same. 0 before the first since this start."""
+        return self._touched.get(dataset, 0)
 
     @contextmanager
     def change(self, by: str) -> Iterator[Change]:
@@ -214,6 +220,9 @@ class Store:
                 self._changing = 0
             self._head = change.head
             self._untold.extend(change.events)
+            for entry in change.events:
+                dataset = getattr(entry.event, "dataset", "")
+                self._touched[getattr(dataset, "id", dataset)] = entry.seq
 
     def _announce(self) -> None:
         while self._untold:
@@ -289,6 +298,11 @@ class Store:
                 self._connection.execute(statement)
             self._connection.execute(f"PRAGMA user_version = {version}")
             self._connection.execute("COMMIT")
+
+
+def read_only(database: Path) -> str:
+    """The database's address for a connection that cannot change it."""
+    return f"{database.absolute().as_uri()}?mode=ro"
 
 
 def _connected(database: Path) -> sqlite3.Connection:

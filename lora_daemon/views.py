@@ -10,17 +10,21 @@ import sqlite3
 import sys
 from array import array
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_daemon import filtering, regex_search
+from lora_daemon.caption_facts import CaptionLore
 from lora_daemon.catalog import MOST_LISTED, Catalog, page_of
+from lora_daemon.issues import GROUP, LISTED
 from lora_daemon.service import Context
-from lora_daemon.store import Store
+from lora_daemon.store import Store, read_only
 from lora_daemon.tokens import Tokens
 from shared import filters, wire
 from shared.errors import Code, LoraError
+from shared.filters import Words
 
 KEPT = 32  # views; of 100 000 pictures each holds 0.8 MB
 REGEX_WITHIN = 10.0  # seconds until a regular expression is given up
@@ -39,10 +43,11 @@ class View:
 class Views:
     """Answers ListItems."""
 
-    def __init__(self, store: Store, catalog: Catalog, tokens: Tokens) -> None:
+    def __init__(self, store: Store, catalog: Catalog, tokens: Tokens, lore: CaptionLore) -> None:
         self._store = store
         self._catalog = catalog
         self._tokens = tokens
+        self._lore = lore
         self._views: OrderedDict[str, View] = OrderedDict()
 
     async def list_items(self, context: Context, request: wire.ListItems) -> wire.Items:
@@ -75,8 +80,8 @@ class Views:
         name = here[0]["name"] if here and after >= 0 else ""
         left, first, there = await self._search(
             dataset, wanted,
-            "SELECT json_array(count(*), min(name), min(CASE WHEN name > ? THEN name END))"
-            " FROM items {way} WHERE dataset = ? AND {where}", name,
+            "SELECT json_array(count(*), min(name), min(CASE WHEN name > ?2 THEN name END))"
+            " FROM items {way} WHERE dataset = ?1 AND {where}", name,
         )  # fmt: skip
         if not left:
             return wire.FoundPlace(place=None, left=0)
@@ -143,23 +148,55 @@ class Views:
         found = self._store.query(sql, (json.dumps(wanted.tolist()),))
         return {row["place"]: row for row in found}
 
+    async def counts(self, dataset: str, texts: Sequence[str]) -> list[int]:
+        """How many pictures each filter finds, all in one look. Raises LoraError as ``places``."""
+        queries = [await self._query(dataset, filters.parse(text)) for text in texts]
+        sums = ", ".join(f"coalesce(sum({query.where}), 0)" for query in queries)
+        sql = (
+            f"WITH first AS (SELECT ?1) SELECT json_array({sums}) FROM items NOT INDEXED"
+            " WHERE dataset = ?1"
+        )
+        values = [value for query in queries for value in query.values]
+        found: list[int] = json.loads(
+            await _search_in_thread(self._store.database, sql, [dataset, *values])
+        )
+        return found
+
+    async def _query(self, dataset: str, node: filters.Node | None) -> filtering.Query:
+        """What ``node`` asks, with all that has to be known for it."""
+        if node is None:
+            return filtering.Query("1", ())
+        terms = list(filters.terms(node))
+        issues = {t.value.text for t in terms if t.field == "issue" and isinstance(t.value, Words)}
+        if "long" in issues or any(term.field == "tokens" for term in terms):
+            await self._tokens.complete(dataset)
+        elif "any" in issues:
+            with contextlib.suppress(LoraError):  # without a base nothing is known to be long
+                await self._tokens.complete(dataset)
+        lists = dict[str, str]()
+        if issues & {"any", *LISTED}:
+            facts = await self._lore.of(dataset)
+            lists = {name: json.dumps(rows) for name, rows in facts.rows.items()}
+        return filtering.query(node, lists)
+
     async def _find(self, dataset: str, node: filters.Node | None) -> array[int]:
+        order = "name"
+        if any(term.field == "dup" for term in filters.terms(node)):  # side by side
+            order = f"min(name) OVER (PARTITION BY {GROUP}), name"
         found = await self._search(
             dataset, node,
             # One row of JSON: the search is one step of SQLite's, which lets other threads go on.
             "SELECT json_group_array(place) FROM (SELECT rowid AS place FROM items {way}"
-            " WHERE dataset = ? AND {where} ORDER BY name)",
+            f" WHERE dataset = ?1 AND {{where}} ORDER BY {order})",
         )  # fmt: skip
         return array("q", found)
 
     async def _search(
-        self, dataset: str, node: filters.Node | None, sql: str, *first: str
+        self, dataset: str, node: filters.Node | None, sql: str, *more: str
     ) -> list[Any]:
-        """The list that ``sql`` makes of the pictures that pass, in one cell of JSON. ``first``:
-        the values of its question marks before the dataset's."""
-        if any(term.field == "tokens" for term in filters.terms(node)):
-            await self._tokens.complete(dataset)
-        query = filtering.query(node) if node is not None else filtering.Query("1", ())
+        """The list that ``sql`` makes of the pictures that pass, in one cell of JSON. ``?1`` in it
+        is the dataset's id; ``more``: the values of ``?2`` and so on, which stand before it."""
+        query = await self._query(dataset, node)
         (share,) = self._store.query(
             "SELECT coalesce(sum(items), 0) AS everywhere, coalesce(sum(CASE WHEN dataset = ? THEN"
             " items END), 0) AS here FROM counts", (dataset,),
@@ -170,7 +207,7 @@ class Views:
         sql = sql.format(way=way, where=query.where)
         search = _search_in_process if query.regex else _search_in_thread
         found: list[Any] = json.loads(
-            await search(self._store.database, sql, [*first, dataset, *query.values])
+            await search(self._store.database, sql, [dataset, *more, *query.values])
         )
         return found
 
@@ -184,7 +221,7 @@ def _next_place(rows: array[int], passing: array[int], after: int) -> wire.Found
 
 async def _search_in_thread(database: Path, sql: str, values: list[str | float]) -> str:
     def search() -> str:
-        with contextlib.closing(sqlite3.connect(_read_only(database), uri=True)) as connection:
+        with contextlib.closing(sqlite3.connect(read_only(database), uri=True)) as connection:
             answer: str = connection.execute(sql, values).fetchone()[0]
         return answer
 
@@ -197,7 +234,7 @@ async def _search_in_process(database: Path, sql: str, values: list[str | float]
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    question = {"database": _read_only(database), "sql": sql, "values": values}
+    question = {"database": read_only(database), "sql": sql, "values": values}
     try:
         async with asyncio.timeout(REGEX_WITHIN):
             answer, problem = await process.communicate(json.dumps(question).encode())
@@ -214,7 +251,3 @@ async def _search_in_process(database: Path, sql: str, values: list[str | float]
     if process.returncode:
         raise RuntimeError(f"the search failed: {problem.decode(errors='replace')}")
     return answer.decode()
-
-
-def _read_only(database: Path) -> str:
-    return f"{database.absolute().as_uri()}?mode=ro"

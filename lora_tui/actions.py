@@ -65,12 +65,11 @@ ACTIONS: tuple[Action, ...] = (
     Action("datasets.train", "t", "train", "Train a LoRA on this dataset.", 3),
     Action("datasets.filter", "slash", "filter", "Show only pictures that pass a filter.", 4),
     Action("datasets.caption", "c", "caption", "Let a captioner fill the empty captions.", 6),
+    Action("datasets.health", "h", "health", "What is wrong with the set, and what mends it.", 7),
     Action("datasets.export", "e", "export", "Write pictures and captions for other tools."),
     Action("datasets.again", "r", "re-read", "Read the folder again: new and changed pictures."),
     Action("datasets.delete", "D", "forget", "Forget a dataset; the files stay (asks first).", 5),
-    Action(
-        "datasets.cancel", "X", "cancel", "Cancel your import, export or captioning (asks first)."
-    ),
+    Action("datasets.cancel", "X", "cancel", "Cancel your import, export, captioning or check."),
     # Review.
     Action("review.accept", "space", "accept", "Accept the caption and go to the next picture.", 1),
     Action("review.edit", "e", "edit", "Edit the caption in place. Leaving the field saves it.", 2),
@@ -101,6 +100,7 @@ ACTIONS: tuple[Action, ...] = (
         "review.next_like", "I", "next like", "The next picture that passes a filter; says one."
     ),
     Action("review.caption", "c", "caption", "Let a captioner fill empty captions, or write more."),
+    Action("review.health", "h", "health", "What is wrong with the set, and what mends it."),
     Action("review.first", "home", "first", "First picture."),
     Action("review.last", "end", "last", "Last picture."),
     Action("review.dataset", "o", "dataset", "Choose another dataset to review."),
@@ -183,6 +183,13 @@ ACTIONS: tuple[Action, ...] = (
         Action(f"parts.show_{n}", str(n), f"show {n}", f"Candidate {n} in place of this one.")
         for n in range(1, 10)
     ),
+    Action("health.check", "c", "check", "Measure what is not measured yet, and compare."),
+    Action("health.fix", "f", "mend", "Mend what is under the cursor; each change is shown first."),
+    Action("health.undo", "u", "undo", "Take back your last change in this set."),
+    Action("health.advice", "a", "advice", "What the set is good for, and why."),
+    Action("health.trigger", "t", "trigger", "The word that every caption is to have."),
+    Action("health.resolution", "r", "resolution", "What the set is to be trained at."),
+    Action("health.leave", "escape,q", "leave", "Close this window; a check goes on."),
     Action("import.cancel", "escape", "cancel", "Stop, or close this window."),
     Action("import.hide", "ctrl+b", "in background", "Let the import go on without this window."),
     # Train.

@@ -291,16 +291,35 @@ def _replacing(pattern: str, new: str, any_case: bool) -> Function:
     return lambda text: found.sub(new, text)
 
 
-def _triggering(word: str) -> Function:
+def has_word(word: str) -> Callable[[str], bool]:
+    """Whether a text has ``word`` as a word, in either case: what a trigger word is looked for by.
+
+    Raises EditError.
+    """
     word = word.strip()
     if not word or tags.BREAK.search(word):
         raise EditError("A trigger word is one word, or a few on one line.")
-    found = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
+    lower, found = word.lower(), re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
 
-    def triggered(text: str) -> str:
-        return text if found.search(text) else tags.add(text, word, first=True)
+    def has(text: str) -> bool:
+        told = text.lower()
+        at = told.find(lower)
+        if at >= 0 and len(told) == len(text):  # mostly the first is one, and sooner seen
+            before, behind = told[at - 1 : at], told[at + len(lower) : at + len(lower) + 1]
+            if not _in_word(before) and not _in_word(behind):
+                return True
+        return found.search(text) is not None
 
-    return triggered
+    return has
+
+
+def _in_word(letter: str) -> bool:
+    return letter.isalnum() or letter == "_"
+
+
+def _triggering(word: str) -> Function:
+    has, word = has_word(word), word.strip()
+    return lambda text: text if has(text) else tags.add(text, word, first=True)
 
 
 # ── arguments ───────────────────────────────────────────────────────────────────────────────────

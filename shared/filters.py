@@ -24,13 +24,12 @@ from enum import Enum
 from typing import Literal, NoReturn
 
 from shared.errors import Code, Exit, LoraError
+from shared.health import DUPLICATES, ISSUES
 from shared.wire import CAPTION_STATES
 
 MOST_CHARACTERS = 2000
 MOST_TERMS = 100
 MOST_NESTED = 40
-
-ISSUES = ("unusable", "no-caption", "any")
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,9 @@ FIELDS: dict[str, Field] = {
         Field("state", "choice", "what was decided", "state:flagged", CAPTION_STATES),
         Field("tokens", "number", "what the text encoder reads: at most 75", "tokens:>75"),
         Field("issue", "choice", "something to mend", "issue:no-caption", ISSUES),
+        Field(
+            "dup", "choice", "there again; copy, extra: all but the best", "dup:exact", DUPLICATES
+        ),
         Field("name", "text", "the file's name", "name:*.png"),
         Field("path", "text", "folders and name below the dataset's folder", "path:night/"),
         Field("size", "number", "the shorter side in pixels", "size:<512"),

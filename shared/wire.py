@@ -19,6 +19,7 @@ from shared.affinity import Affinity
 from shared.conflicts import Conflict
 from shared.edits import AnyEdit
 from shared.errors import Code, Failure, LoraError
+from shared.health import Health
 from shared.mixes import MixSpec
 from shared.pictures import LoraUse, PictureSpec
 from shared.probes import Probe
@@ -179,13 +180,14 @@ class Picture(Record, frozen=True, kw_only=True):
 
 
 JobKind = Literal[
-    "import", "export", "generate", "grid", "download", "write", "caption", "measure", "probe"
+    "import", "export", "generate", "grid", "download", "write", "caption", "measure", "probe",
+    "check",
 ]  # fmt: skip
 
 
 class Job(Record, frozen=True, kw_only=True):
     """Something long the daemon does besides runs: an import, an export, a picture being made,
-    captions being made or written to their files, LoRAs being tried on a base."""
+    captions being made or written to their files, LoRAs being tried on a base, a health check."""
 
     id: str
     kind: JobKind
@@ -602,6 +604,33 @@ class RemoveDataset(Request[Done], frozen=True, kw_only=True, tag="dataset.remov
     dataset: str
 
 
+class HealthFound(Record, frozen=True, kw_only=True):
+    """What is known of a dataset's health now."""
+
+    health: Health
+    problems: list[tuple[str, str]] = []  # pictures that could not be measured, why; the first 20
+
+
+class GetHealth(Request[HealthFound], frozen=True, kw_only=True, tag="dataset.health"):
+    """Counts and advice from what was measured so far and from the captions as they are now."""
+
+    dataset: str
+
+
+class CheckHealth(Request[HealthFound], frozen=True, kw_only=True, tag="dataset.check"):
+    """Measure the pictures that are not measured yet, look for near duplicates and for caption
+    files without a picture, then answer as GetHealth.
+
+    Reports progress. Goes on if the client leaves; cancelled or killed, what was measured stays.
+    """
+
+    changes: ClassVar[bool] = True
+    dataset: str
+    resolution: int = 0  # pixels it is to be trained at; 0: as said before, else 512
+    trigger: str | None = None  # the word every caption is to have; None: as said before
+    measure: bool = True  # False: only keep these two
+
+
 class Items(Record, frozen=True, kw_only=True):
     items: list[Item]
     total: int  # that match, beyond this page
@@ -609,7 +638,8 @@ class Items(Record, frozen=True, kw_only=True):
 
 
 class ListItems(Request[Items], frozen=True, kw_only=True, tag="dataset.items"):
-    """A page of a dataset's pictures in order of their names.
+    """A page of a dataset's pictures in order of their names; with ``dup:`` in the filter, each
+    group of duplicates side by side.
 
     With a ``filter`` the answer names the ``view`` it is a page of. Asked with that view, the next
     pages are of the very same list, whatever has changed meanwhile: nothing is skipped or repeated.
@@ -1231,6 +1261,8 @@ AnyRequest = (
     | ImportDataset
     | ExportDataset
     | RemoveDataset
+    | GetHealth
+    | CheckHealth
     | ListItems
     | FindPlace
     | SaveFilter

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_tui.commands import caption_edit, caption_texts
@@ -12,9 +11,9 @@ from lora_tui.commands.common import (
     Invocation,
     Subparsers,
     command,
+    dataset_or_folder,
     filter_of,
     filter_option,
-    find,
     items,
     noun,
 )
@@ -155,7 +154,7 @@ async def write_them(call: Invocation) -> Exit:
     args = call.args
     async with call.client() as client:
         text = await filter_of(call, client)
-        dataset = await _dataset_or_folder(call, client)
+        dataset = await dataset_or_folder(call, client)
         ask = wire.CaptionPictures(
             dataset=dataset, model=call.base(args.model), accept=args.accept, filter=text,
             beside=args.beside,
@@ -177,31 +176,6 @@ async def write_them(call: Invocation) -> Exit:
 
     call.console.show(done, lines)
     return Exit.OK
-
-
-async def _dataset_or_folder(call: Invocation, client: Client) -> str:
-    """The id of a dataset, by its name or id; a folder is imported first, as always by reference.
-
-    Raises LoraError(NOT_FOUND).
-    """
-    wanted: str = call.args.dataset
-    datasets = (await client.call(wire.GetState())).datasets
-    for dataset in datasets:
-        if wanted in (dataset.id, dataset.name):
-            return dataset.id
-    if "/" not in wanted and not _is_folder(call, wanted):
-        return find(datasets, wanted, "dataset", "id", "name").id
-    imported = await client.call(
-        wire.ImportDataset(path=call.daemon_path(wanted)), on_progress=call.report
-    )
-    for warning in imported.warnings:
-        if "no caption" not in warning:
-            call.console.say(f"warning: {warning}")
-    return imported.dataset.id
-
-
-def _is_folder(call: Invocation, path: str) -> bool:
-    return not call.remote and Path(path).expanduser().is_dir()
 
 
 async def list_them(call: Invocation) -> Exit:

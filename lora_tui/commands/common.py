@@ -69,6 +69,10 @@ class Invocation:
         """A path as the daemon will understand it: absolute, unless it is on another machine."""
         return to_text(path if self.remote else Path(path).expanduser().absolute())
 
+    def is_folder(self, path: str) -> bool:
+        """Whether ``path`` is a folder here, and here is where the daemon is."""
+        return not self.remote and Path(path).expanduser().is_dir()
+
     def base(self, name: str) -> str:
         """A base as the daemon will find it: a name, or the whole path of what is here."""
         is_path = "/" in name and not self.remote and Path(name).expanduser().exists()
@@ -152,6 +156,29 @@ async def find_dataset(client: Client, wanted: str) -> wire.Dataset:
     from shared import wire
 
     return find((await client.call(wire.GetState())).datasets, wanted, "dataset", "id", "name")
+
+
+async def dataset_or_folder(call: Invocation, client: Client) -> str:
+    """The id of a dataset, by its name or id; a folder is imported first, as always by reference.
+
+    Raises LoraError(NOT_FOUND).
+    """
+    from shared import wire
+
+    wanted: str = call.args.dataset
+    datasets = (await client.call(wire.GetState())).datasets
+    for dataset in datasets:
+        if wanted in (dataset.id, dataset.name):
+            return dataset.id
+    if "/" not in wanted and not call.is_folder(wanted):
+        return find(datasets, wanted, "dataset", "id", "name").id
+    imported = await client.call(
+        wire.ImportDataset(path=call.daemon_path(wanted)), on_progress=call.report
+    )
+    for warning in imported.warnings:
+        if "no caption" not in warning:
+            call.console.say(f"warning: {warning}")
+    return imported.dataset.id
 
 
 async def base_path(call: Invocation, name: str) -> str:

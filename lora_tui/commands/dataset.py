@@ -9,13 +9,14 @@ from lora_tui.commands.common import (
     Invocation,
     Subparsers,
     command,
+    dataset_or_folder,
     find_dataset,
     hub_options,
     items,
     noun,
 )
 from lora_tui.commands.console import pairs, table
-from lora_tui.core import words
+from lora_tui.core import health_report, words
 from shared import wire
 from shared.errors import Code, Exit, LoraError
 from shared.hub_ids import from_hub, is_hub
@@ -72,6 +73,27 @@ def add(subparsers: Subparsers) -> None:
         "(meta_cap.json), zip, tar, parquet; else as PATH's suffix says, else folder",
     )
     out.add_argument("--filter", metavar="FILTER", default="", help="only what this finds")
+    look = command(
+        verbs,
+        "health",
+        health_of,
+        "look for what is wrong with pictures and captions, and say what the set is good for",
+        "  lora-tui dataset health ~/dragons --trigger sks --resolution 1024\n"
+        "  lora-tui dataset health dragons --known          # measure nothing, tell what is known\n"
+        "  lora-tui caption list dragons --filter 'issue:blur OR dup:near'\n"
+        "  lora-tui caption reject dragons --filter dup:copy --dry-run",
+    )
+    look.add_argument(
+        "dataset", metavar="DATASET_OR_DIR", help="a folder that is no dataset yet is imported"
+    )
+    look.add_argument(
+        "--resolution", type=int, default=0, metavar="PIXELS",
+        help="what it is to be trained at; kept (512)",
+    )  # fmt: skip
+    look.add_argument(
+        "--trigger", metavar="WORD", help='the word every caption is to have; kept ("": none)'
+    )
+    look.add_argument("--known", action="store_true", help="only tell what was measured so far")
     delete = command(
         verbs, "delete", delete_it, "forget a dataset; its pictures and caption files stay"
     )
@@ -132,6 +154,24 @@ async def export_it(call: Invocation) -> Exit:
     pictures = words.plural(exported.pictures, "picture")
     captions = words.plural(exported.captions, "caption")
     call.console.show(exported, lambda: [f"{pictures} with {captions} in {exported.path}"])
+    return Exit.OK
+
+
+async def health_of(call: Invocation) -> Exit:
+    args = call.args
+    async with call.client() as client:
+        dataset = await dataset_or_folder(call, client)
+        ask = wire.CheckHealth(
+            dataset=dataset, resolution=args.resolution, trigger=args.trigger,
+            measure=not args.known,
+        )  # fmt: skip
+        if args.known and not args.resolution and args.trigger is None:
+            found = await client.call(wire.GetHealth(dataset=dataset))
+        else:
+            found = await client.call(ask, on_progress=call.report)
+    for name, why in found.problems:
+        call.console.say(f"{name}: {why}")
+    call.console.show(found, lambda: health_report.lines(found.health))
     return Exit.OK
 
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
+from shared.filters import parse, terms
 from shared.wire import Caption, Item, Items, ListItems
 
 PAGE = 200
@@ -120,8 +121,16 @@ class Roll:
         return item
 
     async def locate(self, name: str) -> int | None:
-        """The place of the picture of that name, by halving: the order is that of the names."""
+        """The place of the picture of that name, by halving: the order is that of the names, but
+        for duplicates, which stand side by side."""
         await self.load(0, 0)
+        if any(term.field == "dup" for term in terms(parse(self.filter))):
+            for place in range(self.total):
+                await self.load(place, place)
+                item = self.at(place)
+                if item is not None and item.name == name:
+                    return place
+            return None
         low, high = 0, self.total
         while low < high:
             middle = (low + high) // 2

@@ -19,7 +19,7 @@ from lora_tui.screens.base import Dialog
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.rows import Cell, Column, Rows
 from shared import wire
-from shared.edits import KINDS, EditError, Kind, editor
+from shared.edits import KINDS, AnyEdit, EditError, Kind, editor
 from shared.errors import LoraError
 
 PAGE = 100  # differences asked for at once
@@ -29,12 +29,13 @@ _ARGUMENTS = 2  # at most
 
 @dataclass(frozen=True)
 class Choice:
-    """A row of the list on the left: an edit, or a state to set."""
+    """A row of the list on the left: an edit, edits that are known already, or a state to set."""
 
     label: str
     help: str
     kind: Kind | None = None
     state: wire.CaptionState | None = None
+    edits: tuple[AnyEdit, ...] = ()
 
 
 Begin = tuple[Kind, tuple[str, ...]]  # an edit and its arguments
@@ -65,17 +66,21 @@ class Argument(Input):
 
 class BulkEdit(Dialog[wire.Edited | None]):
     """Answers what was changed, None when left. ``ask`` says which captions: its edits are filled
-    in. Nothing is applied that is not on screen."""
+    in. Nothing is applied that is not on screen. ``choices``: what there is to choose from."""
 
     BINDINGS = bindings("bulk")
 
-    def __init__(self, ask: wire.PreviewEdit, title: str, begin: Begin | None = None) -> None:
+    def __init__(
+        self, ask: wire.PreviewEdit, title: str, begin: Begin | None = None,
+        choices: Sequence[Choice] = CHOICES,
+    ) -> None:  # fmt: skip
         """``begin``: an edit that is chosen and filled in already; Enter makes it."""
         super().__init__()
         self._ask = ask
         self._title = title
         self._begin_with = begin
-        self._choice = CHOICES[0]
+        self._choices = choices
+        self._choice = choices[0]
         self._preview: wire.EditPreview | None = None
         self._previewed = ask  # what it answers
         self._shown: dict[int, wire.Difference] = {}
@@ -85,7 +90,8 @@ class BulkEdit(Dialog[wire.Edited | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="window -page") as window:
             window.border_title = self._title
-            window.border_subtitle = "enter: on, then make the changes · esc: leave"
+            on = "on, then " if len(self._choices) > 1 else ""
+            window.border_subtitle = f"enter: {on}make the changes · esc: leave"
             with Horizontal():
                 yield Kinds(Column(""), id="kinds")
                 with Vertical(id="edit"):
@@ -112,12 +118,14 @@ class BulkEdit(Dialog[wire.Edited | None]):
         return [self.query_one(f"#argument{number}", Input) for number in range(count)]
 
     def on_mount(self) -> None:
-        kind, arguments = self._begin_with or (CHOICES[0].kind, ())
-        place = next(n for n, choice in enumerate(CHOICES) if choice.kind is kind)
-        self.kinds.show(len(CHOICES), lambda i: [CHOICES[i].label], cursor=place)
+        kind, arguments = self._begin_with or (self._choices[0].kind, ())
+        place = next(n for n, choice in enumerate(self._choices) if choice.kind is kind)
+        self.kinds.show(len(self._choices), lambda i: [self._choices[i].label], cursor=place)
+        self.kinds.display = len(self._choices) > 1
         # Now: a later focus would take the keys of a field.
-        self.set_focus(self.differences if self._begin_with else self.kinds)
-        self._chosen(CHOICES[place])
+        asked = self.kinds.display and not self._begin_with
+        self.set_focus(self.kinds if asked else self.differences)
+        self._chosen(self._choices[place])
         for field, value in zip(self.fields, arguments, strict=False):
             field.value = value
 
@@ -133,7 +141,7 @@ class BulkEdit(Dialog[wire.Edited | None]):
         self._look()
 
     def on_rows_moved(self, message: Rows.Moved) -> None:
-        choice = CHOICES[self.kinds.cursor]
+        choice = self._choices[self.kinds.cursor]
         if message.rows is self.differences:
             self._show_whole()
         elif choice is not self._choice:
@@ -147,7 +155,7 @@ class BulkEdit(Dialog[wire.Edited | None]):
 
     def go_on(self, field: Input | None) -> None:
         """Enter, in the list or in a field: to the next thing to say, then do it."""
-        choice = CHOICES[self.kinds.cursor]
+        choice = self._choices[self.kinds.cursor]
         if choice is not self._choice:  # the news of the cursor's move is still under way
             self._chosen(choice)
         place = self.fields.index(field) + 1 if field is not None else 0
@@ -164,7 +172,7 @@ class BulkEdit(Dialog[wire.Edited | None]):
         """Raises EditError."""
         choice = self._choice
         if choice.kind is None:
-            return replace(self._ask, edits=[], state=choice.state)
+            return replace(self._ask, edits=list(choice.edits), state=choice.state)
         edits = [choice.kind.make(*(field.value for field in self.fields))]
         editor(edits)
         return replace(self._ask, edits=edits, state=None)

@@ -13,7 +13,7 @@ from textual.widgets import Static
 from lora_tui.core import words
 from lora_tui.core.cells import clean, clean_lines
 from lora_tui.core.roll import Roll
-from lora_tui.screens import behind, captioning, exporting
+from lora_tui.screens import behind, captioning, exporting, health
 from lora_tui.screens.base import Dialog, Place
 from lora_tui.screens.dialogs import Confirm
 from lora_tui.screens.filtering import Filter
@@ -301,6 +301,9 @@ class Datasets(Place):
     def action_caption(self) -> None:
         captioning.fill(self, self.dataset)
 
+    def action_health(self) -> None:
+        health.look(self, self.dataset)
+
     def action_delete(self) -> None:
         dataset = self.dataset
         if dataset is None:
@@ -325,10 +328,11 @@ class Datasets(Place):
             "import": self.lora.imports.running,
             "export": behind.running(self, exporting.GROUP),
             "captioning": behind.running(self, captioning.GROUP),
+            "health check": behind.running(self, health.GROUP),
         }
         what = next((name for name, running in under_way.items() if running), "")
         if not what:
-            self.notify("No import, export or captioning of yours is running.")
+            self.notify("No import, export, captioning or check of yours is running.")
             return
 
         def answered(yes: bool | None) -> None:
@@ -336,6 +340,7 @@ class Datasets(Place):
                 self.lora.imports.cancel()
                 behind.cancel(self, exporting.GROUP)
                 behind.cancel(self, captioning.GROUP)
+                behind.cancel(self, health.GROUP)
 
         said = "" if what == "export" else "What is done so far stays; asked again, it goes on."
         self.app.push_screen(

@@ -75,8 +75,10 @@ class Filter(Dialog[str | None]):
             Choice(f"state:{name}", words.count(dataset.counts.get(name, 0)))
             for name in wire.CAPTION_STATES
         ]
-        if dataset.empty or dataset.problems:
-            choices.append(Choice("issue:any", words.count(dataset.empty + dataset.problems)))
+        if dataset.empty:
+            choices.append(Choice("issue:no-caption", words.count(dataset.empty)))
+        if dataset.problems:
+            choices.append(Choice("issue:unusable", words.count(dataset.problems)))
         known = {choice.filter for choice in choices}
         history = self.lora.filter_history.texts
         choices += [Choice(text, "used before") for text in history if text not in known]

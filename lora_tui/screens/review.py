@@ -10,7 +10,7 @@ from textual.widgets import Static
 from lora_tui.core import words
 from lora_tui.core.cells import clean
 from lora_tui.core.desk import Conflicted, Refused, Report, Saved
-from lora_tui.screens import captioning
+from lora_tui.screens import captioning, health
 from lora_tui.screens.company import Company
 from lora_tui.screens.dialogs import Choose
 from lora_tui.screens.filtering import Filter
@@ -125,6 +125,9 @@ class Review(Company):
 
     def action_caption(self) -> None:
         captioning.fill(self, self.dataset)
+
+    def action_health(self) -> None:
+        health.look(self, self.dataset)
 
     def action_next(self) -> None:
         if self._roll is not None and self._place + 1 >= self._roll.total:

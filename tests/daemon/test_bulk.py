@@ -252,7 +252,7 @@ async def test_filters_and_numbers_follow_as_after_single_edits(
         database.execute("UPDATE items SET state = state")
         assert counts == [c for c in database.execute("SELECT * FROM counts ORDER BY 2") if c[2]]
         triggers = database.execute("SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'")
-        assert triggers.fetchone() == (5,)
+        assert triggers.fetchone() == (9,)
         database.rollback()
 
 
@@ -433,7 +433,7 @@ def verified(daemon: DaemonProcess, count: int) -> str:
             return int(database.execute(sql).fetchone()[0])
 
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        assert one("SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'") == 5
+        assert one("SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'") == 9
         made = one("SELECT count(*) FROM items WHERE text LIKE 'made %'")
         assert made in (0, count)
         assert one("SELECT count(*) FROM items WHERE tags LIKE ',made %'") == made

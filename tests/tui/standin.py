@@ -15,8 +15,9 @@ from msgspec.structs import replace
 from shared import filters, grids, tags, wire
 from shared.affinity import Affinity
 from shared.conflicts import Conflict, Place
-from shared.edits import editor
+from shared.edits import Trigger, editor, has_word
 from shared.errors import Code, LoraError
+from shared.health import Advice, Finding, Fix, Health
 from shared.mixes import Clash, MixSpec, merged
 from shared.notices import Connected, Disconnected, Notice, Notices, StateReplaced
 from shared.pictures import stem
@@ -143,6 +144,7 @@ class Daemon:
         self.candidates: dict[str, list[wire.Candidate]] = {}  # by item
         self.held: asyncio.Event | None = None  # answers wait for it
         self.points: list[wire.LivePoint] = []
+        self.resolution = 512
         self.view = wire.MixView(
             token="t0", rev=0, stage="waiting", step=0, steps=0, picture="", picture_rev=0,
             sharp=False, seconds=0.0, failure=None, notes=[],
@@ -356,6 +358,30 @@ class Daemon:
             dataset=self.dataset("d1"), written=2, kept=2, warnings=[],
             problems=[("torn.png", "it is torn")],
         ), []  # fmt: skip
+
+    def on_GetHealth(self, request: wire.GetHealth, by: str) -> Any:
+        """What misses the trigger word now; the rest is made up."""
+        bare = [e for e in self.items.values() if not has_word("sks")(e.caption.text)]
+        findings = [
+            Finding(kind="unreadable", count=0),
+            Finding(
+                kind="no-trigger", count=len(bare), filter="NOT caption:sks",
+                fix=Fix(what="put “sks” before them", filter="", edits=[Trigger("sks")]),
+            ),
+            Finding(kind="orphans", count=1, examples=["lost.txt"]),
+            Finding(kind="blur", count=0, unknown="3 of 20 pictures are not measured yet."),
+        ]  # fmt: skip
+        told = [Advice(about="framing", text="Not known.", why="Nobody looks.")]
+        found = Health(
+            dataset="d1", name="creatures", resolution=self.resolution, trigger="sks",
+            pictures=len(self.items), unchecked=3, at=None, findings=findings, advice=told,
+        )  # fmt: skip
+        return wire.HealthFound(health=found), []
+
+    def on_CheckHealth(self, request: wire.CheckHealth, by: str) -> Any:
+        self.resolution = request.resolution or self.resolution
+        answer, blobs = self.on_GetHealth(wire.GetHealth(dataset=request.dataset), by)
+        return replace(answer, problems=[("torn.png", "is torn")] if request.measure else []), blobs
 
     def on_RemoveDataset(self, request: wire.RemoveDataset, by: str) -> Any:
         self.event(wire.DatasetRemoved(dataset=request.dataset))
