@@ -48,6 +48,7 @@ ACTIONS: tuple[Action, ...] = (
     Action(
         "app.leave_now", "ctrl+q", "detach", "Leave, also from inside a text field.", priority=True
     ),
+    Action("app.pictures", "f8", "pictures", "How pictures are shown here; for a slow link."),
     *(Action(f"go.{name}", key, title, text) for name, title, key, text in PLACES),
     # Lists.
     Action("list.up", "up", "up", "One row up."),
