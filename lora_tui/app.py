@@ -27,6 +27,7 @@ from lora_tui.link import Connect, Connection, LinkLost, LinkMade, Noticed, Prog
 from lora_tui.pixels import Depth, depth_of
 from lora_tui.screens.base import Dialog, Place
 from lora_tui.screens.navigate import Commands, Help
+from lora_tui.sparing import Sparing
 from lora_tui.themes import DARK, FEW_COLOURS
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.lines import KeyBar, Places
@@ -84,7 +85,7 @@ def _bases() -> Screen[Any]:
     return Bases()
 
 
-class LoraApp(InOrder):
+class LoraApp(Sparing, InOrder):
     """One client of one daemon. ``connect`` makes the connection, again and again if need be."""
 
     TITLE = "lora-tui"

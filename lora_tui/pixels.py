@@ -77,6 +77,15 @@ def opened(blob: bytes) -> Image.Image:
         raise LoraError(Code.INVALID_FILE, f"The picture could not be read: {error}.") from None
 
 
+def few_colours(image: Image.Image, colours: int) -> Image.Image:
+    """The picture in as many colours, dithered. They are those of a small version: finding them in
+    the picture itself would take a hundred times as long."""
+    from PIL import Image
+
+    small = image.resize((min(image.width, 96), min(image.height, 96)), Image.Resampling.BOX)
+    return image.quantize(palette=small.quantize(colours), dither=Image.Dither.FLOYDSTEINBERG)
+
+
 def render(
     blob: bytes,
     columns: int,

@@ -11,7 +11,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from textual.geometry import Region
+
 from lora_tui.graphics import iterm2, kitty, sixel
+from lora_tui.graphics.changes import Changes
 from lora_tui.graphics.detect import Terminal
 from lora_tui.pixels import Picture
 
@@ -50,8 +53,13 @@ class Canvas:
     """Makes them. All but ``make`` is at once; nothing is read from the terminal."""
 
     def __init__(
-        self, terminal: Terminal, write: Callable[[str], None], cell: tuple[int, int]
+        self,
+        terminal: Terminal,
+        write: Callable[[str], None],
+        cell: tuple[int, int],
+        changes: Changes,
     ) -> None:
+        self._changes = changes
         self._terminal = terminal
         self._write = write
         self.cell = cell  # as measured
@@ -105,9 +113,17 @@ class Canvas:
             self._forget(self._known.popitem(last=False)[1])
         return made
 
-    def lay(self, sharp: Sharp, x: int, y: int) -> None:
-        """Send a picture that lies over cells, its first one at column ``x`` and row ``y``."""
-        self._write(f"\x1b7\x1b[{y + 1};{x + 1}H{sharp.sent}\x1b8")
+    def lay(self, owner: object, key: str, sharp: Sharp, x: int, y: int) -> None:
+        """Send a picture that lies over cells, its first one at column ``x`` and row ``y``; not
+        if it still lies there."""
+        here = (key, Region(x, y, sharp.across, sharp.down))
+        if self._changes.over.get(owner) != here:
+            self._write(f"\x1b7\x1b[{y + 1};{x + 1}H{sharp.sent}\x1b8")
+            self._changes.over[owner] = here
+
+    def lift(self, owner: object) -> None:
+        """The owner shows something else now."""
+        self._changes.lift(owner)
 
     def farewell(self) -> str:
         """What is to be sent when the app has ended."""

@@ -15,7 +15,7 @@ from lora_tui.graphics import tmux
 from shared.settings import PictureMode
 
 Protocol = Literal["kitty", "sixel", "iterm2", "half-blocks", "off"]
-_PLACEHOLDERS = ("kitty", "ghostty")  # terminals that know kitty's placeholders
+PLACEHOLDERS = ("kitty", "ghostty")  # terminals that know kitty's placeholders
 _SIXEL = ("foot", "mlterm", "contour", "yaft")
 
 
@@ -54,7 +54,7 @@ def detect(
 def _in_tmux(client: tmux.Client | None) -> Terminal:
     if client is None:
         return Terminal(why="tmux does not say which terminal it is in")
-    if any(name in client.name for name in _PLACEHOLDERS):
+    if any(name in client.name for name in PLACEHOLDERS):
         if not client.passthrough:
             return Terminal(why="tmux needs `set -g allow-passthrough on` for sharp pictures")
         narrow = "RGB" not in client.features
@@ -67,7 +67,7 @@ def _in_tmux(client: tmux.Client | None) -> Terminal:
 def _alone(environment: Mapping[str, str]) -> Terminal:
     term = environment.get("TERM", "")
     program = environment.get("TERM_PROGRAM", "")
-    for name in _PLACEHOLDERS:
+    for name in PLACEHOLDERS:
         if name in term or program == name:
             return Terminal("kitty", f"this is {name}")
     if environment.get("KITTY_WINDOW_ID"):

@@ -46,7 +46,7 @@ class Here:
             self.end()
         elif cache.canvas is None or cache.canvas.cell != cell:
             self.end()
-            cache.canvas = Canvas(self.terminal, self._write, cell)
+            cache.canvas = Canvas(self.terminal, self._write, cell, self._app.changes)
 
     def _sharp(self) -> bool:
         if self.slow or self._app.colours not in ("full", "256"):

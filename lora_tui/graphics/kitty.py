@@ -17,7 +17,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from lora_tui.graphics.tmux import passed_through
-from lora_tui.pixels import Picture, opened
+from lora_tui.pixels import Picture, few_colours, opened
 
 _CHUNK = 4096  # characters of base64 in one command, at most
 _PLACEHOLDER = "\U0010eeee"
@@ -52,7 +52,7 @@ def encode(blob: bytes, width: int, height: int) -> bytes:
 
     image = opened(blob).resize((width, height), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    image.quantize(256).save(out, "PNG")
+    few_colours(image, 256).save(out, "PNG")
     return out.getvalue()
 
 

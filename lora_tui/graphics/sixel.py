@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from lora_tui.pixels import opened
+from lora_tui.pixels import few_colours, opened
 
 COLOURS = 128  # more are hardly seen, and each costs its share of every band
 _RUN = re.compile(rb"(.)\1{3,}", re.DOTALL)
@@ -23,7 +23,8 @@ def encode(
     """
     from PIL import Image
 
-    image = opened(blob).resize((width, height), Image.Resampling.LANCZOS).quantize(COLOURS)
+    image = opened(blob).resize((width, height), Image.Resampling.LANCZOS)
+    image = few_colours(image, COLOURS)
     palette = image.getpalette() or []
     pixels = image.tobytes()
     out = [f'\x1bP0;1;0q"1;1;{width};{height}'.encode()]

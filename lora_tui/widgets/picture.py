@@ -210,10 +210,11 @@ class PictureView(Widget):
         """Paint this; sharp at once if it is with the terminal already, else once it rests."""
         self._picture, self._sharp = picture, None
         canvas = self._cache.canvas
-        if canvas is not None and picture and not canvas.over:
+        if canvas is not None and canvas.over:
+            canvas.lift(self)
+        elif canvas is not None and picture:
             self._sharp = canvas.known(self._key, *_cells(picture))
         self.refresh()
-        self._rest()
 
     # ── sharp ───────────────────────────────────────────────────────────────────────────────────
 
@@ -243,11 +244,15 @@ class PictureView(Widget):
         side = pixels.side_for(canvas.side(across, down))
         try:
             blob = await self._cache.blob(key, side, fetch)
-            sharp = await canvas.make(key, blob, across, down, lambda: key != self._key)
+            sharp = await canvas.make(key, blob, across, down, lambda: self._passed(key))
         except LoraError:
             return  # the half-blocks stay
         if sharp is not None:
             self.post_message(self._Sharpened(key, sharp))
+
+    def _passed(self, key: str) -> bool:
+        """Whether nobody looks at this picture any more."""
+        return key != self._key or not self.screen.is_current
 
     def on_picture_view__sharpened(self, message: _Sharpened) -> None:
         message.stop()
@@ -263,7 +268,7 @@ class PictureView(Widget):
             self.refresh()
         elif self._uncovered():
             left, top = (self.size.width - sharp.across) // 2, (self.size.height - sharp.down) // 2
-            canvas.lay(sharp, self.region.x + left, self.region.y + top)
+            canvas.lay(self, self._key, sharp, self.region.x + left, self.region.y + top)
 
     def _uncovered(self) -> bool:
         """Whether nothing lies over any part of this."""
@@ -276,9 +281,8 @@ class PictureView(Widget):
         return not any(toast.region.overlaps(place.region) for toast in toasts)
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        """Any cell painted takes away a picture that lay over it: it is sent again after a rest."""
-        if self._cache.canvas is not None and self._cache.canvas.over:
-            self._rest()
+        """A cell that changes takes away a picture that lay over it: that is sent again."""
+        self._rest()
         return super().render_lines(crop)
 
     # ── drawing ─────────────────────────────────────────────────────────────────────────────────

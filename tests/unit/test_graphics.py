@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
+import termios
+import threading
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 from rich.color import EIGHT_BIT_PALETTE, ColorType
 from textual.strip import Strip
 
 from lora_tui import pixels
-from lora_tui.graphics import iterm2, kitty, sixel
+from lora_tui.graphics import iterm2, kitty, query, sixel
 from lora_tui.graphics.detect import Terminal, detect
 from lora_tui.graphics.tmux import Client
 from shared.errors import LoraError
@@ -20,10 +23,9 @@ from shared.errors import LoraError
 
 def picture(width: int = 96, height: int = 64, kind: str = "PNG") -> bytes:
     """Red grows to the right, green downwards, with a blue square."""
-    image = Image.new("RGB", (width, height))
-    image.putdata(
-        [(x * 255 // width, y * 255 // height, 0) for y in range(height) for x in range(width)]
-    )
+    down = Image.linear_gradient("L")
+    across = down.transpose(Image.Transpose.ROTATE_90)
+    image = Image.merge("RGB", (across, down, Image.new("L", (256, 256)))).resize((width, height))
     image.paste((0, 0, 255), (width // 4, height // 4, width // 2, height // 2))
     out = io.BytesIO()
     image.save(out, kind)
@@ -32,9 +34,9 @@ def picture(width: int = 96, height: int = 64, kind: str = "PNG") -> bytes:
 
 def difference(one: Image.Image, other: Image.Image) -> float:
     """Mean over all channels, of 255."""
-    a, b = one.convert("RGB").tobytes(), other.convert("RGB").tobytes()
-    assert len(a) == len(b)
-    return sum(abs(x - y) for x, y in zip(a, b, strict=True)) / len(a)
+    assert one.size == other.size
+    apart = ImageChops.difference(one.convert("RGB"), other.convert("RGB"))
+    return sum(ImageStat.Stat(apart).mean) / 3
 
 
 def kitty_commands(text: str) -> list[tuple[dict[str, str], str]]:
@@ -65,12 +67,12 @@ def sixel_picture(text: str) -> Image.Image:
         elif step == "-":
             x, top = 0, top + 6
         else:
-            for _ in range(int(count or 1)):
+            for here in range(x, x + int(count or 1)):
                 for row in range(6):
                     if (ord(bits) - 63) >> row & 1:
-                        assert x < width and top + row < height, "outside the picture"
-                        image.putpixel((x, top + row), palette[colour])
-                x += 1
+                        assert here < width and top + row < height, "outside the picture"
+                        image.putpixel((here, top + row), palette[colour])
+            x += int(count or 1)
     return image
 
 
@@ -144,6 +146,36 @@ def test_iterm2_sends_the_file_itself() -> None:
     options = dict(part.split("=") for part in found[1].split(";"))
     assert options["width"] == "12" and options["height"] == "4" and options["inline"] == "1"
     assert options["size"] == str(len(jpeg)) and options["doNotMoveCursor"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("answer", "protocol"),
+    [
+        (b"\x1bP>|kitty(0.35.2)\x1b\\\x1b[?62;c", "kitty"),
+        (b"\x1bP>|WezTerm 20240203\x1b\\\x1b[?65;4;6c", "iterm2"),
+        (b"\x1bP>|XTerm(390)\x1b\\\x1b[?64;1;2;4;6;9;15c", "sixel"),
+        (b"\x1b[?64;14c", "half-blocks"),
+        (b"", ""),
+    ],
+)
+def test_a_terminal_that_is_asked(answer: bytes, protocol: str) -> None:
+    ours, theirs = os.openpty()
+    before = termios.tcgetattr(theirs)
+
+    def reply() -> None:
+        while not asked.endswith(b"\x1b[c"):
+            asked.extend(os.read(ours, 64))
+        os.write(ours, answer)
+
+    asked = bytearray()
+    terminal = threading.Thread(target=reply)
+    terminal.start()
+    said = query.ask(20 if answer else 0.1, os.ttyname(theirs))
+    terminal.join()
+    assert (query.best(said).protocol if said else "") == protocol
+    assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_what_is_no_picture_is_said() -> None:
