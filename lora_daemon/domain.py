@@ -100,6 +100,7 @@ class Domain:
         handlers.add(wire.ExportDataset, self._export.export)
         handlers.add(wire.RemoveDataset, self._datasets.remove)
         handlers.add(wire.ListItems, self._views.list_items)
+        handlers.add(wire.CountStates, self._views.count_states)
         handlers.add(wire.SaveFilter, self._filters.save)
         handlers.add(wire.RemoveFilter, self._filters.remove)
         handlers.add(wire.GetItem, self._catalog.get_item)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from shared.filters import And, Glob, Node, Not, Or, Range, Regex, Term, Wild, Words
+from shared.wire import CAPTION_STATES, Sort, SortBy
 
 # A path's last part: what rtrim leaves is the folder, taken away.
 _FILE = "replace(name, rtrim(name, replace(name, '/', '')), '')"
@@ -27,6 +28,14 @@ _ISSUES = {
     "no-caption": _HOLLOW,
     "any": f"({_UNUSABLE} OR {_HOLLOW})",
 }
+_STATE = " ".join(f"WHEN '{state}' THEN {n}" for n, state in enumerate(CAPTION_STATES))
+_ORDERS: dict[SortBy, str] = {
+    "path": "name",
+    "name": _FILE,
+    "state": f"CASE state {_STATE} END",
+    "changed": "at",
+    **_NUMBERS,  # type: ignore[dict-item]
+}
 _Pieces = Sequence[str | Wild]
 _Value = str | float
 
@@ -42,6 +51,14 @@ class Query:
     def regex(self) -> bool:
         """Whether it calls ``matches`` or ``matches_tag``."""
         return "matches" in self.where
+
+
+def order(sort: Sort | None) -> str:
+    """What stands behind ORDER BY."""
+    if sort is None or (sort.by == "path" and not sort.descending):
+        return "name"
+    value = _ORDERS[sort.by]
+    return f"{value} IS NULL, {value}{' DESC' if sort.descending else ''}, name"
 
 
 def query(node: Node) -> Query:
