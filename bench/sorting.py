@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 
 from bench.filters import Nobody, fill
+from lora_daemon.bases import Bases
 from lora_daemon.catalog import Catalog
+from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
 from lora_daemon.service import Context, Daemon
 from lora_daemon.store import Store
@@ -31,7 +33,8 @@ async def measure(home: Path, pictures: int, rounds: int) -> None:
     store = Store(workspace.database)
     fill(store, pictures)
     catalog, daemon = Catalog(store), Daemon(workspace, store, Nobody())
-    library = Library(daemon, Thumbnails(daemon, catalog))
+    bases = Bases(daemon, Jobs(daemon.hub))
+    library = Library(daemon, bases, Thumbnails(daemon, catalog))
     await library.start()
     tokens = Tokens(store, library)
     await tokens.complete("d1")

@@ -58,7 +58,7 @@ def order(sort: Sort | None) -> str:
     if sort is None or (sort.by == "path" and not sort.descending):
         return "name"
     value = _ORDERS[sort.by]
-    return f"{value} IS NULL, {value}{' DESC' if sort.descending else ''}, name"
+    return f"{value} {'DESC' if sort.descending else 'ASC'} NULLS LAST, name"
 
 
 def query(node: Node) -> Query:

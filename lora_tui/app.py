@@ -130,6 +130,8 @@ class LoraApp(Sparing, InOrder):
         self.imports = Imports(self)
         self.review_at = ("", "")  # dataset and item that Review opens next
         self.picture_filters: dict[str, str] = {}  # what Datasets and Review show, by dataset
+        self.browse_at = ("", "")  # dataset and item that Datasets shows next, as a grid
+        self.picture_sorts: dict[str, wire.Sort] = {}  # in which order, where it is no usual one
         self.filter_history = FilterHistory(state_dir() / "filters")
         self.train_with = ""  # dataset that Train takes next
         self.farewell = ""

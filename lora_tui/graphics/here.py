@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lora_tui.graphics.canvas import Canvas, cell_size
 from lora_tui.graphics.detect import Terminal, detect
+from lora_tui.widgets.grid import Grid
 from lora_tui.widgets.picture import Manner, PictureView
 from shared import settings
 from shared.errors import LoraError
@@ -104,3 +105,5 @@ class Here:
         for place in self._app.every_place():
             for view in place.query(PictureView):
                 view.again()
+            for grid in place.query(Grid):
+                grid.again()

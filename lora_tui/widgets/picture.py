@@ -40,7 +40,8 @@ class Manner:
 class PictureCache:
     """Pictures worked out lately, by (key, columns, rows, depth), and the bytes behind them."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = _KEPT) -> None:
+        self._kept = kept
         self.manner = Manner()
         self.canvas: Canvas | None = None  # of a terminal that shows more than cells
         self._pictures: OrderedDict[tuple[str, int, int, Depth, Manner], Picture] = OrderedDict()
@@ -66,7 +67,7 @@ class PictureCache:
             pixels.render, blob, columns, rows, depth, manner.aspect, thrift
         )
         self._pictures[key, columns, rows, depth, manner] = picture
-        while len(self._pictures) > _KEPT:
+        while len(self._pictures) > self._kept:
             self._pictures.popitem(last=False)
         return picture
 
