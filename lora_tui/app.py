@@ -350,8 +350,8 @@ class LoraApp(Sparing, InOrder):
     def action_commands(self) -> None:
         self.action_command_palette()
 
-    def action_pictures(self) -> None:
-        self.pictures.choose()
+    async def action_pictures(self) -> None:
+        await self.pictures.choose()
 
     def on_resize(self) -> None:
         self.pictures.begin()

@@ -120,7 +120,7 @@ class Roll:
         self._items[id_] = item
         return item
 
-    async def locate(self, id_: str, name: str) -> int | None:
+    async def locate(self, name: str, id_: str = "") -> int | None:
         """The place of a picture: the daemon says it of an order; else by halving, as the order is
         that of the names."""
         await self.load(0, 0)

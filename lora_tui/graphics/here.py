@@ -70,7 +70,7 @@ class Here:
 
     # ── a person's choice ───────────────────────────────────────────────────────────────────────
 
-    def choose(self) -> None:
+    async def choose(self) -> None:
         """Ask how pictures are to be shown; it is so at once, and kept in the settings."""
         from lora_tui.screens.dialogs import Choose
 
@@ -97,7 +97,7 @@ class Here:
             )
 
         title = f"Pictures: {self.terminal.protocol} now ({self.terminal.why})"
-        self._app.push_screen(Choose(title, options), chosen)
+        await self._app.push_screen(Choose(title, options), chosen)
 
     def _again(self) -> None:
         self.end()

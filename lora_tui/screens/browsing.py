@@ -151,7 +151,7 @@ class Browsing(Place):
             return ""
         return f" · by {_ORDERS[sort.by][0]}{' ↓' if sort.descending else ' ↑'}"
 
-    def action_sort(self) -> None:
+    async def action_sort(self) -> None:
         dataset = self.dataset
         if dataset is None:
             return
@@ -170,10 +170,8 @@ class Browsing(Place):
             if by == present.by:
                 way = "back to this way" if present.descending else "the other way"
             options.append(("", label, way))
-        self.app.push_screen(
-            Choose("Show pictures in order of", options, chosen=wire.SORTS.index(present.by)),
-            chosen,
-        )
+        window = Choose("Show pictures in order of", options, chosen=wire.SORTS.index(present.by))
+        await self.app.push_screen(window, chosen)  # it is there when this returns
 
     # ── choosing several ────────────────────────────────────────────────────────────────────────
 

@@ -36,6 +36,7 @@ class Datasets(Browsing):
         super().__init__()
         self._dataset = ""  # shown at present
         self._roll: Roll | None = None
+        self._wanted = ""  # the picture to stand on, while it is being looked for
 
     def body(self) -> ComposeResult:
         with Horizontal():
@@ -89,7 +90,7 @@ class Datasets(Browsing):
                 self.show_grid(True)
                 self.reopen(item)
             elif event is None and self._roll is not None:
-                self._open(self._dataset, again=True)
+                self._look_again()
         elif isinstance(event, wire.CaptionChanged) and event.dataset == self._dataset:
             roll = self._roll
             if roll is not None and roll.changed(event.item, event.caption):
@@ -97,16 +98,22 @@ class Datasets(Browsing):
                 self._show_item()
                 self.show_strip()
         elif isinstance(event, wire.CaptionsChanged) and event.dataset == self._dataset:
-            self._captions_changed()
+            self._look_again()
 
-    def _captions_changed(self) -> None:
-        """Many are others now. The list stands, and what is chosen in it."""
+    def _look_again(self) -> None:
+        """Captions may be others now. The list stands, and what is chosen in it, unless it is
+        another daemon's."""
         roll = self._roll
-        if roll is None:
+        if roll is None or not roll.opened:
+            self._open(self._dataset, again=True, item=self._wanted)
             return
+        view = roll.view
 
         def refreshed(_: None) -> None:
             if roll is self._roll:
+                if roll.view != view:
+                    self.selection.clear()
+                    self._show_title()
                 self.items.show(roll.total, self.item_cells)
                 self._show_item()
                 self.show_strip(now=True)
@@ -184,6 +191,7 @@ class Datasets(Browsing):
 
     def _open(self, dataset: str, *, again: bool = False, item: str = "") -> None:
         self._dataset = dataset
+        self._wanted = item
         self.selection.clear()
         cursor = self.items.cursor if again else 0
         if not dataset:
@@ -206,7 +214,7 @@ class Datasets(Browsing):
         self, roll: Roll, first: int, last: int, cursor: int | None = None, item: str = ""
     ) -> None:
         async def load() -> int | None:
-            place = await roll.locate(item, "") if item else None
+            place = await roll.locate("", item) if item else None
             if place is None:
                 await roll.load(first, last)
                 return cursor
@@ -216,6 +224,7 @@ class Datasets(Browsing):
         def loaded(cursor: int | None) -> None:
             if roll is self._roll:
                 if cursor is not None:
+                    self._wanted = ""
                     self.show_strip(now=True)
                 self.items.say(
                     "No picture passes this filter (/)." if roll.filter else "No pictures."

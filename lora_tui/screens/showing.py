@@ -97,7 +97,7 @@ class Showing(Place):
         if item:
             with contextlib.suppress(LoraError):  # it is gone: begin at the first
                 name = (await self.lora.ask(wire.GetItem(dataset=roll.dataset, item=item))).name
-                place = await roll.locate(item, name) or 0
+                place = await roll.locate(name, item) or 0
         if step == self._steps:
             if roll.filter and not roll.total:
                 self.notify(f"No picture passes {clean(roll.filter)}: all are shown.", markup=False)
