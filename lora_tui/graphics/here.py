@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_tui.graphics.canvas import Canvas, cell_size
@@ -47,7 +48,9 @@ class Here:
             self.end()
         elif cache.canvas is None or cache.canvas.cell != cell:
             self.end()
-            cache.canvas = Canvas(self.terminal, self._write, cell, self._app.changes)
+            narrow = self.terminal.narrow or self._app.colours == "256"
+            terminal = replace(self.terminal, narrow=narrow)
+            cache.canvas = Canvas(terminal, self._write, cell, self._app.changes)
 
     def _sharp(self) -> bool:
         if self.slow or self._app.colours not in ("full", "256"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from rich.segment import Segment
+from textual.dom import NoScreen
 from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
@@ -124,6 +125,7 @@ class PictureView(Widget):
         self._picture: Picture | None = None
         self._sharp: Sharp | None = None
         self._resting: Timer | None = None
+        self._making = ""  # the key of the picture that is being made sharp
         self._said = ""
         self._keeps = False
 
@@ -215,6 +217,7 @@ class PictureView(Widget):
             canvas.lift(self)
         elif canvas is not None and picture:
             self._sharp = canvas.known(self._key, *_cells(picture))
+        self._rest()
         self.refresh()
 
     # ── sharp ───────────────────────────────────────────────────────────────────────────────────
@@ -228,8 +231,9 @@ class PictureView(Widget):
             self._resting = self.set_timer(REST, self._sharpen)
 
     def _sharpen(self) -> None:
+        self._resting = None
         canvas, picture, fetch = self._cache.canvas, self._picture, self._fetch
-        if canvas is None or not picture or fetch is None:
+        if canvas is None or not picture or fetch is None or self._making == self._key:
             return
         across, down = _cells(picture)
         sharp = canvas.known(self._key, across, down)
@@ -243,17 +247,24 @@ class PictureView(Widget):
         self, canvas: Canvas, key: str, across: int, down: int, fetch: Fetch
     ) -> None:
         side = pixels.side_for(canvas.side(across, down))
+        self._making = key
         try:
             blob = await self._cache.blob(key, side, fetch)
             sharp = await canvas.make(key, blob, across, down, lambda: self._passed(key))
         except LoraError:
             return  # the half-blocks stay
+        finally:
+            if self._making == key:
+                self._making = ""
         if sharp is not None:
             self.post_message(self._Sharpened(key, sharp))
 
     def _passed(self, key: str) -> bool:
-        """Whether nobody looks at this picture any more."""
-        return key != self._key or not self.screen.is_current
+        """Whether nobody looks at this picture any more. Threads ask it too."""
+        try:
+            return key != self._key or not self.screen.is_current
+        except NoScreen:  # it has just been taken down
+            return True
 
     def on_picture_view__sharpened(self, message: _Sharpened) -> None:
         message.stop()
@@ -262,6 +273,8 @@ class PictureView(Widget):
             return
         if _cells(picture) == (sharp.across, sharp.down):
             self._lay(canvas, sharp)
+        else:  # it has another size since
+            self._rest()
 
     def _lay(self, canvas: Canvas, sharp: Sharp) -> None:
         if not canvas.over:
@@ -283,7 +296,8 @@ class PictureView(Widget):
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """A cell that changes takes away a picture that lay over it: that is sent again."""
-        self._rest()
+        if self._resting is None:
+            self._rest()
         return super().render_lines(crop)
 
     # ── drawing ─────────────────────────────────────────────────────────────────────────────────

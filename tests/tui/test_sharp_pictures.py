@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from rich.color import ColorSystem
 
 from lora_tui.app import LoraApp
 from lora_tui.graphics import kitty, sixel
@@ -58,6 +59,22 @@ async def test_kitty_shows_cells_that_name_the_picture(
         await pilot.press("q")
     numbers = re.findall(r"a=T,U=1,f=100,i=(\d+)", "".join(sent))
     assert sorted(re.findall(r"a=d,d=I,i=(\d+)", "".join(sent))) == sorted(numbers) != []
+
+
+async def test_with_256_colours_the_number_is_one_of_them(
+    daemon: standin.Daemon, sent: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLORTERM")  # as over SSH from kitty
+    async with opened(daemon, terminal=Terminal("kitty")) as (app, pilot, _):
+        await until(pilot, lambda: PLACEHOLDER in text_of(app))
+        number = int(re.findall(r"a=T,U=1,f=100,i=(\d+)", "".join(sent))[0])
+        cells = [
+            segment
+            for strip in app.screen._compositor.render_strips()
+            for segment in strip
+            if PLACEHOLDER in segment.text
+        ]
+        assert f"\x1b[38;5;{number};" in cells[0].style.render("x", color_system=ColorSystem(2))  # type: ignore[union-attr]
 
 
 async def test_who_goes_on_quickly_is_sent_no_sharp_picture_on_the_way(
