@@ -17,8 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from lora_daemon.bases import Bases
 from lora_daemon.caption_facts import CaptionLore
 from lora_daemon.catalog import Catalog
+from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
 from lora_daemon.service import Context, Daemon
 from lora_daemon.store import Store
@@ -71,7 +73,8 @@ async def measure(home: Path, pictures: int, rounds: int) -> None:
     store = Store(workspace.database)
     fill(store, pictures)
     catalog, daemon = Catalog(store), Daemon(workspace, store, Nobody())
-    library = Library(daemon, Thumbnails(daemon, catalog))
+    bases = Bases(daemon, Jobs(daemon.hub))
+    library = Library(daemon, bases, Thumbnails(daemon, catalog))
     await library.start()
     tokens = Tokens(store, library)
     began = time.perf_counter()

@@ -112,6 +112,8 @@ class Bulk:
         )
 
     async def _rows(self, dataset: str, request: wire.PreviewEdit) -> array[int]:
+        if request.places:
+            return self._views.chosen(dataset, request.view, request.places)
         if not request.items:
             return await self._views.places(dataset, request.filter, request.view)
         wanted = json.dumps(request.items)

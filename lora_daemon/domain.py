@@ -125,6 +125,7 @@ class Domain:
         handlers.add(wire.CheckHealth, self._health.check)
         handlers.add(wire.ListItems, self._views.list_items)
         handlers.add(wire.FindPlace, self._views.find_place)
+        handlers.add(wire.CountStates, self._views.count_states)
         handlers.add(wire.SaveFilter, self._filters.save)
         handlers.add(wire.RemoveFilter, self._filters.remove)
         handlers.add(wire.GetItem, self._catalog.get_item)

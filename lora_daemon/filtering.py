@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lora_daemon.issues import HOLLOW, duplicate, issue
 from shared.filters import And, Glob, Node, Not, Or, Range, Regex, Term, Wild, Words
+from shared.wire import CAPTION_STATES, Sort, SortBy
 
 # A path's last part: what rtrim leaves is the folder, taken away.
 _FILE = "replace(name, rtrim(name, replace(name, '/', '')), '')"
@@ -23,6 +24,14 @@ _NUMBERS = {
     "loss": "(SELECT loss FROM losses WHERE losses.item = items.id)",
 }
 _PERCENTILES = {"loss": "(SELECT percentile FROM losses WHERE losses.item = items.id)"}
+_STATE = " ".join(f"WHEN '{state}' THEN {n}" for n, state in enumerate(CAPTION_STATES))
+_ORDERS: dict[SortBy, str] = {
+    "path": "name",
+    "name": _FILE,
+    "state": f"CASE state {_STATE} END",
+    "changed": "at",
+    **_NUMBERS,  # type: ignore[dict-item]
+}
 _Pieces = Sequence[str | Wild]
 _Value = str | float
 
@@ -39,6 +48,14 @@ class Query:
     def regex(self) -> bool:
         """Whether it calls ``matches`` or ``matches_tag``."""
         return "matches" in self.where
+
+
+def order(sort: Sort | None) -> str:
+    """What stands behind ORDER BY."""
+    if sort is None or (sort.by == "path" and not sort.descending):
+        return "name"
+    value = _ORDERS[sort.by]
+    return f"{value} {'DESC' if sort.descending else 'ASC'} NULLS LAST, name"
 
 
 def query(node: Node, lists: Mapping[str, str]) -> Query:

@@ -27,21 +27,28 @@ from shared.errors import Code, LoraError
 from shared.filters import Words
 
 KEPT = 32  # views; of 100 000 pictures each holds 0.8 MB
+MOST_PARTS = 1000
 REGEX_WITHIN = 10.0  # seconds until a regular expression is given up
+
+
+@dataclass(frozen=True)
+class _Question:
+    dataset: str  # its id
+    filter: str
+    states: tuple[wire.CaptionState, ...] = ()
+    sort: wire.Sort | None = None
 
 
 @dataclass
 class View:
-    """What a filter found in a dataset: the rows of ``items``, in order of their names."""
+    """What a filter found in a dataset: the rows of ``items``, in order."""
 
-    dataset: str
-    filter: str
-    states: tuple[str, ...]
+    question: _Question
     rows: array[int]
 
 
 class Views:
-    """Answers ListItems."""
+    """Answers ListItems and CountStates."""
 
     def __init__(self, store: Store, catalog: Catalog, tokens: Tokens, lore: CaptionLore) -> None:
         self._store = store
@@ -52,20 +59,64 @@ class Views:
 
     async def list_items(self, context: Context, request: wire.ListItems) -> wire.Items:
         """Raises LoraError: NOT_FOUND, BAD_REQUEST (a FilterError for the filter itself)."""
-        if filters.parse(request.filter) is None:
+        if filters.parse(request.filter) is None and request.sort is None:
             return await self._catalog.list_items(context, request)
         dataset = self._catalog.row(request.dataset)["id"]
-        name, view = await self._view(dataset, request.filter, tuple(request.states), request.view)
-        return wire.Items(items=self._page(view, request), total=len(view.rows), view=name)
+        states = tuple(request.states)
+        question = _Question(dataset, request.filter, states, request.sort)
+        name, view = await self._view(question, request.view)
+        page = self._page(view, request)
+        place = self._place(view, request.at) if request.at else -1
+        return wire.Items(items=page, total=len(view.rows), view=name, place=place)
+
+    async def count_states(self, context: Context, request: wire.CountStates) -> wire.StateParts:
+        """Raises LoraError as ``list_items`` does."""
+        if not 1 <= request.parts <= MOST_PARTS:
+            raise LoraError(Code.BAD_REQUEST, f"A strip has 1 to {MOST_PARTS} parts.")
+        dataset = self._catalog.row(request.dataset)["id"]
+        question = _Question(dataset, request.filter, (), request.sort)
+        name, view = await self._view(question, request.view)
+        parts = min(request.parts, len(view.rows))
+        counts = [[0] * len(wire.CAPTION_STATES) for _ in range(parts)]
+        if parts:
+            sql = (
+                "SELECT json_group_array(json_array(part, state, number)) FROM"
+                " (SELECT key * ? / ? AS part, state, count(*) AS number FROM json_each(?)"
+                " JOIN items ON items.rowid = value GROUP BY part, state)"
+            )
+            values: list[str | float] = [parts, len(view.rows), json.dumps(view.rows.tolist())]
+            found = await _search_in_thread(self._store.database, sql, values)
+            for part, state, number in json.loads(found):
+                counts[part][wire.CAPTION_STATES.index(state)] = number
+        return wire.StateParts(parts=counts, view=name)
+
+    def chosen(self, dataset: str, view: str, places: list[tuple[int, int]]) -> array[int]:
+        """The rows of ``items`` at places of a view. Raises LoraError(NOT_FOUND) if it is
+        forgotten, as nobody knows then which pictures were meant."""
+        found = self._views.get(view)
+        if found is None or found.question.dataset != dataset:
+            raise LoraError(
+                Code.NOT_FOUND,
+                "The list that these pictures were chosen from is forgotten: the daemon is a new "
+                "one, or many others came after it. Nothing was changed. Choose them again.",
+            )
+        self._views.move_to_end(view)
+        rows = array("q")
+        for first, last in places:
+            if not 0 <= first <= last < len(found.rows):
+                raise LoraError(Code.BAD_REQUEST, f"{first} to {last} are no places in this list.")
+            rows.extend(found.rows[first : last + 1])
+        return rows
 
     async def find_place(self, context: Context, request: wire.FindPlace) -> wire.FoundPlace:
         """Raises LoraError as ``list_items`` does."""
         dataset = self._catalog.row(request.dataset)["id"]
         wanted = filters.parse(request.wanted)
-        if filters.parse(request.filter) is None:
+        if filters.parse(request.filter) is None and request.sort is None:
             return await self._next_of_all(dataset, wanted, request.after)
         passing = await self._find(dataset, wanted)
-        rows = await self.places(dataset, request.filter, request.view)
+        question = _Question(dataset, request.filter, (), request.sort)
+        rows = (await self._view(question, request.view))[1].rows
         return await asyncio.to_thread(_next_place, rows, passing, request.after)
 
     async def _next_of_all(
@@ -96,19 +147,18 @@ class Views:
         of this filter's. ``dataset`` is an id. Raises LoraError as ``list_items`` does."""
         if filters.parse(filter) is None:
             return await self._find(dataset, None)
-        return (await self._view(dataset, filter, (), view))[1].rows
+        return (await self._view(_Question(dataset, filter), view))[1].rows
 
-    async def _view(
-        self, dataset: str, filter: str, states: tuple[wire.CaptionState, ...], name: str
-    ) -> tuple[str, View]:
-        node = filters.parse(filter)
+    async def _view(self, question: _Question, name: str) -> tuple[str, View]:
         view = self._views.get(name)
-        if view is None or (view.dataset, view.filter, view.states) != (dataset, filter, states):
-            if states and node is not None:
-                terms = [filters.Term("state", filters.Words(state)) for state in states]
-                node = filters.And((filters.Or(tuple(terms)), node))
-            found = await self._find(dataset, node)
-            name, view = secrets.token_hex(8), View(dataset, filter, states, found)
+        if view is None or view.question != question:
+            node = filters.parse(question.filter)
+            if question.states:
+                terms = [filters.Term("state", filters.Words(state)) for state in question.states]
+                both = [filters.Or(tuple(terms)), node]
+                node = filters.And(tuple(part for part in both if part is not None))
+            found = await self._find(question.dataset, node, question.sort)
+            name, view = secrets.token_hex(8), View(question, found)
             self._views[name] = view
             while len(self._views) > KEPT:
                 self._views.popitem(last=False)
@@ -140,6 +190,13 @@ class Views:
             view.rows = array("q", (row for row in view.rows if row in here))
             found = self._rows(wanted := view.rows[first : first + limit])
         return page_of(found[row] for row in wanted)
+
+    def _place(self, view: View, item: str) -> int:
+        rows = self._store.query("SELECT rowid FROM items WHERE id = ?", (item,))
+        try:
+            return view.rows.index(rows[0][0]) if rows else -1
+        except ValueError:
+            return -1
 
     def _rows(
         self, wanted: array[int], columns: str = "rowid AS place, *"
@@ -179,15 +236,20 @@ class Views:
             lists = {name: json.dumps(rows) for name, rows in facts.rows.items()}
         return filtering.query(node, lists)
 
-    async def _find(self, dataset: str, node: filters.Node | None) -> array[int]:
-        order = "name"
-        if any(term.field == "dup" for term in filters.terms(node)):  # side by side
-            order = f"min(name) OVER (PARTITION BY {GROUP}), name"
+    async def _find(
+        self, dataset: str, node: filters.Node | None, sort: wire.Sort | None = None
+    ) -> array[int]:
+        if sort is not None and sort.by == "tokens":
+            await self._tokens.complete(dataset)
+        order = filtering.order(sort)
+        if sort is None and any(term.field == "dup" for term in filters.terms(node)):
+            order = f"min(name) OVER (PARTITION BY {GROUP}), name"  # side by side
+        plain = node is None and order == "name"  # all of it is in that index
         found = await self._search(
             dataset, node,
             # One row of JSON: the search is one step of SQLite's, which lets other threads go on.
-            "SELECT json_group_array(place) FROM (SELECT rowid AS place FROM items {way}"
-            f" WHERE dataset = ?1 AND {{where}} ORDER BY {order})",
+            f"SELECT json_group_array(place) FROM (SELECT rowid AS place FROM items"
+            f"{'' if plain else ' {way}'} WHERE dataset = ?1 AND {{where}} ORDER BY {order})",
         )  # fmt: skip
         return array("q", found)
 

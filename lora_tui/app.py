@@ -19,21 +19,25 @@ from lora_tui.core.drafts import state_dir
 from lora_tui.core.filter_history import FilterHistory
 from lora_tui.core.known import Known
 from lora_tui.core.summary import Said
+from lora_tui.graphics.detect import Terminal, detect
+from lora_tui.graphics.here import Here
 from lora_tui.imports import ImportEnded, ImportProgressed, Imports
 from lora_tui.inorder import InOrder
 from lora_tui.link import Connect, Connection, LinkLost, LinkMade, Noticed, Progress, follow
 from lora_tui.pixels import Depth, depth_of
 from lora_tui.screens.base import Dialog, Place
 from lora_tui.screens.navigate import Commands, Help
+from lora_tui.sparing import Sparing
 from lora_tui.themes import DARK, FEW_COLOURS
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.lines import KeyBar, Places
 from lora_tui.widgets.picture import PictureCache
 from lora_tui.widgets.tones import tone_style
-from shared import wire
+from shared import settings, wire
 from shared.errors import Code, LoraError
 from shared.notices import Disconnected, StateReplaced
 from shared.paths import config_dir
+from shared.settings import PictureMode
 from shared.state import apply
 
 R = TypeVar("R")
@@ -81,7 +85,7 @@ def _bases() -> Screen[Any]:
     return Bases()
 
 
-class LoraApp(InOrder):
+class LoraApp(Sparing, InOrder):
     """One client of one daemon. ``connect`` makes the connection, again and again if need be."""
 
     TITLE = "lora-tui"
@@ -108,22 +112,27 @@ class LoraApp(InOrder):
         where: str = "",
         open_at: str = "",
         pictures: bool = True,
+        terminal: Terminal | None = None,
+        slow: bool = False,
         keymap: keymaps.Keymap | None = None,
     ) -> None:
         self.keymap = keymap or keymaps.load(config_dir() / "keymap.toml")
         self.opened_run = open_at  # a run to show first
         super().__init__()
         self._connect = connect
-        self._pictures = pictures
         self.where = where
         self.connection: Connection | None = None
         self.link_problem = ""
         self.known = Known()
         self.picture_cache = PictureCache()
+        terminal = terminal or Terminal("half-blocks" if pictures else "off")
+        self.pictures = Here(self, terminal, slow=slow)
         self.imports = Imports(self)
         self.review_at = ("", "")  # dataset and item that Review opens next
         self.picture_filters: dict[str, str] = {}  # what Datasets and Review show, by dataset
         self.caption_shapes: dict[str, bool] = {}  # Review shows them as tags, by dataset
+        self.browse_at = ("", "")  # dataset and item that Datasets shows next, as a grid
+        self.picture_sorts: dict[str, wire.Sort] = {}  # in which order, where it is no usual one
         self.filter_history = FilterHistory(state_dir() / "filters")
         self.train_with = ""  # dataset that Train takes next
         self.farewell = ""
@@ -145,6 +154,7 @@ class LoraApp(InOrder):
         if self.no_color:  # Textual would paint greys; no colour means none
             self._filters = [f for f in self._filters if not isinstance(f, Monochrome)]
             self._filters.append(NoColor())
+        self.pictures.begin()
         self.set_keymap(self.keymap.keys)
         for problem in self.keymap.problems:
             self.notify(problem, title="keymap.toml", severity="warning", timeout=10)
@@ -174,7 +184,7 @@ class LoraApp(InOrder):
 
     def depth(self) -> Depth:
         """How pictures are painted."""
-        return self.colours if self._pictures else "off"
+        return "off" if self.pictures.off else self.colours
 
     def tone(self, name: str) -> Style:
         return tone_style(self.screen, name)
@@ -341,6 +351,12 @@ class LoraApp(InOrder):
     def action_commands(self) -> None:
         self.action_command_palette()
 
+    async def action_pictures(self) -> None:
+        await self.pictures.choose()
+
+    def on_resize(self) -> None:
+        self.pictures.begin()
+
     async def action_leave(self) -> None:
         self._leaving = True
         for screens in self._screen_stacks.values():
@@ -349,6 +365,7 @@ class LoraApp(InOrder):
                 if leave is not None:
                     await leave()
         self.farewell = self.known.farewell()
+        self.pictures.end()
         self.exit(0)
 
     async def action_leave_now(self) -> None:
@@ -369,11 +386,13 @@ def run(
     home: str | None = None,
     name: str = "",
     open_at: str | None = None,
-    pictures: bool = True,
+    pictures: PictureMode | None = None,
+    slow: bool = False,
 ) -> int:
     """Open the app on a daemon and return the exit status. ``open_at``: a run to show.
 
-    LORA_TUI_PICTURES=off leaves pictures out, as ``pictures=False`` does.
+    ``pictures``: how they are shown; else LORA_TUI_PICTURES says it, else the settings.
+    Raises LoraError: BAD_REQUEST, INVALID_FILE for what the latter two cannot mean.
     """
 
     async def connect() -> Connection:
@@ -388,9 +407,14 @@ def run(
             start=not endpoint,
         )
 
-    if os.environ.get("LORA_TUI_PICTURES", "").lower() in ("off", "no", "0"):
-        pictures = False
-    app = LoraApp(connect, where=_host(endpoint), open_at=open_at or "", pictures=pictures)
+    chosen = settings.load()
+    app = LoraApp(
+        connect,
+        where=_host(endpoint),
+        open_at=open_at or "",
+        terminal=detect(pictures or settings.pictures_of_environment() or chosen.pictures),
+        slow=slow or chosen.slow_link,
+    )
     code = app.run()
     if app.farewell:
         print(app.farewell, file=sys.stderr)

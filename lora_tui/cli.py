@@ -24,6 +24,7 @@ from lora_tui.commands import (
     model,
     recipe,
     run,
+    settings,
     status,
     train,
     tui,
@@ -91,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
         mix,
         lora,
         model,
+        settings,
     ):
         module.add(commands)
     return top

@@ -6,7 +6,8 @@ The only module here that needs Pillow; it is imported in a thread when the firs
 from __future__ import annotations
 
 import io
-from typing import Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 from rich.color import Color
 from rich.segment import Segment
@@ -14,10 +15,19 @@ from rich.style import Style
 
 from shared.errors import Code, LoraError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 Depth = Literal["full", "256", "16", "none", "off"]
 Picture = list[list[Segment]]  # a row of cells each
 
+_Colour = tuple[int, ...]  # of 256 or 16: its place among them; else red, green, blue
+_Run = tuple[int, _Colour, _Colour]  # cells, the colour above, the colour below
+
 _MAX_PIXELS = 64_000_000
+_RUN_BYTES = 43  # of a stretch of one pair of colours: both colours, a cell, back to none
+THRIFT = 26.0  # bytes a cell: a picture of 40 × 20 cells stays below 21 kB
+FRUGAL = 11.0  # for a slow link
 
 # The 16 colours as terminals usually paint them; what a picture is matched against.
 _ANSI = (
@@ -33,36 +43,67 @@ def depth_of(colour_system: str | None) -> Depth:
     return depths.get(colour_system, "none")
 
 
-def fitted(width: int, height: int, columns: int, rows: int) -> tuple[int, int]:
+def fitted(
+    width: int, height: int, columns: int, rows: int, aspect: float = 2.0
+) -> tuple[int, int]:
     """Cells (columns, rows) that a picture of width × height pixels fills of the given ones, a
-    cell being two pixels high."""
+    cell being ``aspect`` times as high as wide."""
     if width <= 0 or height <= 0 or columns <= 0 or rows <= 0:
         return 0, 0
-    scale = min(columns / width, rows * 2 / height)
-    return max(round(width * scale), 1), max(round(height * scale / 2), 1)
+    scale = min(columns / width, rows * aspect / height)
+    return max(round(width * scale), 1), max(round(height * scale / aspect), 1)
 
 
 def wanted_side(columns: int, rows: int) -> int:
     """Pixels to ask the daemon for: few sizes, so that its cache and ours hit."""
-    need = max(columns, rows * 2)
-    return next((side for side in (64, 128, 256) if side >= need), 512)
+    return side_for(max(columns, rows * 2))
 
 
-def render(blob: bytes, columns: int, rows: int, depth: Depth) -> Picture:
-    """A PNG or JPEG as at most ``columns`` × ``rows`` cells. For a thread: takes milliseconds.
+def side_for(need: int) -> int:
+    """The size of those few that has so many pixels."""
+    return next((side for side in (64, 128, 256, 512, 1024) if side >= need), 2048)
 
-    Raises LoraError(INVALID_FILE).
-    """
+
+def opened(blob: bytes) -> Image.Image:
+    """A PNG or JPEG as RGB. Raises LoraError(INVALID_FILE)."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(blob)) as opened:
-            if opened.width * opened.height > _MAX_PIXELS:
+        with Image.open(io.BytesIO(blob)) as found:
+            if found.width * found.height > _MAX_PIXELS:
                 raise LoraError(Code.INVALID_FILE, "The picture is too large to show.")
-            image = opened.convert("RGB")
+            return found.convert("RGB")
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
         raise LoraError(Code.INVALID_FILE, f"The picture could not be read: {error}.") from None
-    across, down = fitted(image.width, image.height, columns, rows)
+
+
+def few_colours(image: Image.Image, colours: int) -> Image.Image:
+    """The picture in as many colours, dithered. They are those of a small version: finding them in
+    the picture itself would take a hundred times as long."""
+    from PIL import Image
+
+    small = image.resize((min(image.width, 96), min(image.height, 96)), Image.Resampling.BOX)
+    return image.quantize(palette=small.quantize(colours), dither=Image.Dither.FLOYDSTEINBERG)
+
+
+def render(
+    blob: bytes,
+    columns: int,
+    rows: int,
+    depth: Depth,
+    aspect: float = 2.0,
+    thrift: float = THRIFT,
+) -> Picture:
+    """A PNG or JPEG as at most ``columns`` × ``rows`` cells, which cost at most ``thrift`` bytes
+    each on the way to the terminal: neighbours of nearly one colour are given one where it takes
+    that. For a thread: takes milliseconds.
+
+    Raises LoraError(INVALID_FILE).
+    """
+    from PIL import Image
+
+    image = opened(blob)
+    across, down = fitted(image.width, image.height, columns, rows, aspect)
     if depth == "none":
         return _braille(image, across, down)
     small = image.resize((across, down * 2), Image.Resampling.LANCZOS)
@@ -70,50 +111,80 @@ def render(blob: bytes, columns: int, rows: int, depth: Depth) -> Picture:
         palette = Image.new("P", (1, 1))
         palette.putpalette([part for colour in _ANSI for part in colour])
         small = small.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
-        return _half_blocks([Color.from_ansi(value) for value in small.tobytes()], across, down)
+        return _segments(_runs(list(zip(small.tobytes())), across, down), _ansi)
     data = small.tobytes()
-    colours = [_colour(data[i], data[i + 1], data[i + 2], depth) for i in range(0, len(data), 3)]
-    return _half_blocks(colours, across, down)
-
-
-def _colour(red: int, green: int, blue: int, depth: Depth) -> Color:
+    triplets: list[_Colour] = list(zip(data[0::3], data[1::3], data[2::3], strict=True))
     if depth == "256":
-        grey = max(red, green, blue) - min(red, green, blue) < 8
-        if grey:
-            return Color.from_ansi(232 + min((red + green + blue) // 3 * 24 // 256, 23))
-        steps = [0 if c < 48 else 1 if c < 115 else (c - 35) // 40 for c in (red, green, blue)]
-        return Color.from_ansi(16 + 36 * steps[0] + 6 * steps[1] + steps[2])
+        return _segments(_runs([(_of_256(*rgb),) for rgb in triplets], across, down), _ansi)
     # Six bits a colour: no eye sees it in cells this large, and neighbours merge on the wire.
-    return Color.from_rgb(red & 0xFC | 2, green & 0xFC | 2, blue & 0xFC | 2)
+    triplets = [(r & 0xFC | 2, g & 0xFC | 2, b & 0xFC | 2) for r, g, b in triplets]
+    for near in (0, 4, 8, 12, 16, 24, 32, 48, 64, 96):
+        lines = _runs(triplets, across, down, near)
+        if sum(map(len, lines)) * _RUN_BYTES <= across * down * thrift:
+            break
+    return _segments(lines, lambda colour: Color.from_rgb(*colour))
 
 
-def _half_blocks(colours: list[Color], across: int, down: int) -> Picture:
-    picture: Picture = []
+def _of_256(red: int, green: int, blue: int) -> int:
+    if max(red, green, blue) - min(red, green, blue) < 8:
+        return 232 + min((red + green + blue) // 3 * 24 // 256, 23)
+    steps = [0 if c < 48 else 1 if c < 115 else (c - 35) // 40 for c in (red, green, blue)]
+    return 16 + 36 * steps[0] + 6 * steps[1] + steps[2]
+
+
+def _ansi(colour: _Colour) -> Color:
+    return Color.from_ansi(colour[0])
+
+
+def _runs(colours: list[_Colour], across: int, down: int, near: int = 0) -> list[list[_Run]]:
+    """Of each row of cells, stretches of one pair of colours, above and below; what is within
+    ``near`` of a stretch's first cell belongs to it."""
+    lines = []
     for row in range(down):
         above = colours[2 * row * across : (2 * row + 1) * across]
         below = colours[(2 * row + 1) * across : (2 * row + 2) * across]
-        line: list[Segment] = []
-        run, style_of = "", (above[0], below[0])
+        line: list[_Run] = []
+        first, number = (above[0], below[0]), 0
         for pair in zip(above, below, strict=True):
-            if pair != style_of:
-                line.append(_segment(run, style_of))
-                run, style_of = "", pair
-            run += " " if pair[0] == pair[1] else "▀"
-        line.append(_segment(run, style_of))
-        picture.append(line)
-    return picture
+            if pair != first and not (near and _close(pair, first, near)):
+                line.append((number, *first))
+                first, number = pair, 0
+            number += 1
+        line.append((number, *first))
+        lines.append(line)
+    return lines
 
 
-def _segment(run: str, colours: tuple[Color, Color]) -> Segment:
-    if run[0] == " ":
-        return Segment(run, Style.from_color(bgcolor=colours[1]))
-    return Segment(run, Style.from_color(*colours))
+def _close(one: tuple[_Colour, _Colour], other: tuple[_Colour, _Colour], near: int) -> bool:
+    return all(
+        abs(a - b) <= near
+        for mine, theirs in zip(one, other, strict=True)
+        for a, b in zip(mine, theirs, strict=True)
+    )
 
 
-def _braille(image: object, across: int, down: int) -> Picture:
+def _segments(lines: list[list[_Run]], colour: Callable[[_Colour], Color]) -> Picture:
+    made: dict[_Colour, Color] = {}
+
+    def of(one: _Colour) -> Color:
+        if one not in made:
+            made[one] = colour(one)
+        return made[one]
+
+    return [
+        [
+            Segment(" " * number, Style.from_color(bgcolor=of(below)))
+            if above == below
+            else Segment("▀" * number, Style.from_color(of(above), of(below)))
+            for number, above, below in line
+        ]
+        for line in lines
+    ]
+
+
+def _braille(image: Image.Image, across: int, down: int) -> Picture:
     from PIL import Image, ImageOps
 
-    assert isinstance(image, Image.Image)
     grey = ImageOps.autocontrast(image.convert("L"), cutoff=1)
     dots = grey.resize((across * 2, down * 4), Image.Resampling.LANCZOS).convert("1")
     data = dots.convert("L").tobytes()

@@ -631,18 +631,33 @@ class CheckHealth(Request[HealthFound], frozen=True, kw_only=True, tag="dataset.
     measure: bool = True  # False: only keep these two
 
 
+SortBy = Literal["path", "name", "size", "ratio", "tokens", "state", "changed"]
+SORTS: tuple[SortBy, ...] = get_args(SortBy)
+
+
+class Sort(Record, frozen=True, kw_only=True):
+    """An order of pictures: by path below the dataset's folder, the file's own name, the shorter
+    side, width to height, tokens of the caption, its state, or when text or state last changed.
+    What is alike is in order of the paths; what has no such number comes last."""
+
+    by: SortBy = "path"
+    descending: bool = False
+
+
 class Items(Record, frozen=True, kw_only=True):
     items: list[Item]
     total: int  # that match, beyond this page
-    view: str = ""  # with a filter: the list that this is a page of
+    view: str = ""  # with a filter or an order: the list that this is a page of
+    place: int = -1  # in it, of the picture ``at``; -1: it is not there
 
 
 class ListItems(Request[Items], frozen=True, kw_only=True, tag="dataset.items"):
-    """A page of a dataset's pictures in order of their names; with ``dup:`` in the filter, each
-    group of duplicates side by side.
+    """A page of a dataset's pictures in order of their names, or as ``sort`` says; with ``dup:`` in
+    the filter and without a sort, each group of duplicates side by side.
 
-    With a ``filter`` the answer names the ``view`` it is a page of. Asked with that view, the next
-    pages are of the very same list, whatever has changed meanwhile: nothing is skipped or repeated.
+    With a ``filter`` or ``sort`` the answer names the ``view`` it is a page of. Asked with that
+    view, the next pages are of the very same list, whatever has changed meanwhile: nothing is
+    skipped or repeated.
     A view that the daemon has forgotten is made anew, under another name. BAD_REQUEST with
     ``data.start`` and ``data.end``: where in the filter the mistake is.
     """
@@ -653,6 +668,26 @@ class ListItems(Request[Items], frozen=True, kw_only=True, tag="dataset.items"):
     states: list[CaptionState] = []  # none: all
     filter: str = ""  # as shared.filters reads it
     view: str = ""  # that an earlier answer to the same question named
+    sort: Sort | None = None
+    at: str = ""  # a picture whose place in a view is wanted
+
+
+class StateParts(Record, frozen=True, kw_only=True):
+    """A list in equal parts: of each, its captions by state, in the order of the states."""
+
+    parts: list[list[int]]
+    view: str
+
+
+class CountStates(Request[StateParts], frozen=True, kw_only=True, tag="dataset.states"):
+    """The states of a list's captions as they are now, for a strip of so many ``parts``. The list
+    is that which ListItems gives for the same question."""
+
+    dataset: str
+    filter: str = ""
+    view: str = ""
+    sort: Sort | None = None
+    parts: int = 100
 
 
 class FoundPlace(Record, frozen=True, kw_only=True):
@@ -663,14 +698,15 @@ class FoundPlace(Record, frozen=True, kw_only=True):
 class FindPlace(Request[FoundPlace], frozen=True, kw_only=True, tag="dataset.find"):
     """The next picture after a place that passes ``wanted``, from the top again at the end.
 
-    Places are those of the list that ListItems gives for the same ``filter`` and ``view``.
-    BAD_REQUEST as there.
+    Places are those of the list that ListItems gives for the same ``filter``, ``sort`` and
+    ``view``. BAD_REQUEST as there.
     """
 
     dataset: str
     wanted: str  # as shared.filters reads it
     after: int = -1
     filter: str = ""
+    sort: Sort | None = None
     view: str = ""
 
 
@@ -734,8 +770,9 @@ class EditPreview(Record, frozen=True, kw_only=True):
 class PreviewEdit(Request[EditPreview], frozen=True, kw_only=True, tag="caption.edit"):
     """Work out ``edits``, one after the other, on many captions, and a ``state`` for them.
 
-    Which: ``items`` by id or name, else what passes ``filter`` (the pictures in its ``view``, if
-    ListItems has named one), else the whole dataset. Edits leave states as they are. Reports
+    Which: ``items`` by id or name, or ``places`` in a ``view``; else what passes ``filter`` (the
+    pictures in its ``view``, if ListItems has named one), else the whole dataset. NOT_FOUND for
+    places in a view that is forgotten. Edits leave states as they are. Reports
     progress; the last few previews are kept. BAD_REQUEST for an edit that makes no sense.
     """
 
@@ -745,6 +782,7 @@ class PreviewEdit(Request[EditPreview], frozen=True, kw_only=True, tag="caption.
     filter: str = ""
     view: str = ""
     items: list[str] = []
+    places: list[tuple[int, int]] = []  # first and last of each stretch
 
 
 class Difference(Record, frozen=True, kw_only=True):
@@ -1265,6 +1303,7 @@ AnyRequest = (
     | CheckHealth
     | ListItems
     | FindPlace
+    | CountStates
     | SaveFilter
     | RemoveFilter
     | GetItem

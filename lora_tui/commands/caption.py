@@ -71,6 +71,7 @@ def add(subparsers: Subparsers) -> None:
         "list pictures with their captions",
         "  lora-tui caption list dragons --state unreviewed --state flagged\n"
         "  lora-tui caption list dragons --filter 'tag:dragon* AND NOT tokens:>75'\n"
+        "  lora-tui caption list dragons --sort tokens --descending | head\n"
         "  lora-tui caption list dragons --json | jq -r '.items[].caption.text'",
     )
     listing.add_argument("dataset", metavar="DATASET")
@@ -78,6 +79,10 @@ def add(subparsers: Subparsers) -> None:
         "--state", action="append", default=[], choices=wire.CAPTION_STATES, help="only these"
     )
     filter_option(listing)
+    listing.add_argument(
+        "--sort", choices=wire.SORTS, metavar="BY", help=f"in order of: {', '.join(wire.SORTS)}"
+    )
+    listing.add_argument("--descending", action="store_true", help="the other way")
     put = command(
         verbs,
         "set",
@@ -181,7 +186,10 @@ async def write_them(call: Invocation) -> Exit:
 async def list_them(call: Invocation) -> Exit:
     async with call.client() as client:
         text = await filter_of(call, client)
-        found = [item async for item in items(client, call.args.dataset, call.args.state, text)]
+        sort = wire.Sort(by=call.args.sort or "path", descending=call.args.descending)
+        asked = sort if call.args.sort or sort.descending else None
+        dataset, states = call.args.dataset, call.args.state
+        found = [item async for item in items(client, dataset, states, text, sort=asked)]
 
     def lines() -> list[str]:
         rows = [(i.name, i.caption.state, str(i.caption.rev), i.caption.text) for i in found]

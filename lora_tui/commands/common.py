@@ -257,6 +257,7 @@ async def items(
     states: Iterable[wire.CaptionState] = (),
     filter: str = "",
     view: str = "",
+    sort: wire.Sort | None = None,
 ) -> AsyncIterator[wire.Item]:
     """Every picture of a dataset that passes, or of a filter's ``view``, fetched page by page."""
     from msgspec.structs import replace
@@ -264,7 +265,9 @@ async def items(
     from shared import wire
 
     offset = 0
-    ask = wire.ListItems(dataset=dataset, limit=500, states=list(states), filter=filter, view=view)
+    ask = wire.ListItems(
+        dataset=dataset, limit=500, states=list(states), filter=filter, view=view, sort=sort
+    )
     while True:
         page = await client.call(replace(ask, offset=offset))
         ask = replace(ask, view=page.view)

@@ -7,13 +7,22 @@ import sys
 
 from lora_tui.commands.common import Invocation
 from shared.errors import Code, Exit, LoraError
+from shared.settings import PICTURE_MODES
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What the terminal UI takes, on the command line's root."""
     group = parser.add_argument_group("terminal UI")
     group.add_argument(
-        "--no-pictures", action="store_true", help="leave pictures out, for a slow link"
+        "--pictures", choices=PICTURE_MODES, metavar="HOW",
+        help=f"show pictures by: {', '.join(PICTURE_MODES)} (as set, else auto)",
+    )  # fmt: skip
+    group.add_argument(
+        "--no-pictures", action="store_const", const="off", dest="pictures",
+        help="leave pictures out: words alone, for the slowest link",
+    )  # fmt: skip
+    group.add_argument(
+        "--slow-link", action="store_true", help="small pictures of few colours, never sharp"
     )
     group.add_argument(
         "--print-keymap",
@@ -43,6 +52,7 @@ def open_it(call: Invocation) -> Exit:
             home=str(call.home),
             name=call.who,
             open_at=call.args.open_at or None,
-            pictures=not call.args.no_pictures,
+            pictures=call.args.pictures,
+            slow=call.args.slow_link,
         )
     )

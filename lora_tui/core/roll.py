@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from msgspec.structs import replace
 
 from shared.filters import parse, terms
-from shared.wire import Caption, Item, Items, ListItems
+from shared.wire import Caption, Item, Items, ListItems, Sort
 
 PAGE = 200
 Ask = Callable[[ListItems], Awaitable[Items]]
@@ -17,9 +17,10 @@ class Roll:
     """A list of items by place. Under a filter it is the list that the daemon found at first: a
     caption accepted a moment ago stays where it was, so that a pass never skips or repeats."""
 
-    def __init__(self, ask: Ask, dataset: str, filter: str = "") -> None:
+    def __init__(self, ask: Ask, dataset: str, filter: str = "", sort: Sort | None = None) -> None:
         self.dataset = dataset
         self.filter = filter
+        self.sort = sort
         self.total = 0
         self.opened = False
         self._ask = ask
@@ -31,7 +32,7 @@ class Roll:
 
     @property
     def view(self) -> str:
-        """The daemon's name of the list, under a filter."""
+        """The daemon's name of the list, under a filter or in an order."""
         return self._view
 
     def at(self, place: int) -> Item | None:
@@ -74,14 +75,14 @@ class Roll:
         return await self._ask(
             ListItems(
                 dataset=self.dataset, offset=page * PAGE, limit=PAGE, filter=self.filter,
-                view=self._view,
+                view=self._view, sort=self.sort,
             )
         )  # fmt: skip
 
     def _take(self, page: int, answer: Items) -> bool:
         """Whether there was anything on the page."""
         known = (self._view, self.total)
-        if self.filter and self.opened and (answer.view, answer.total) != known:
+        if (self.filter or self.sort) and self.opened and (answer.view, answer.total) != known:
             self._forget()  # another list: the daemon is a new one, or pictures are gone
         self.opened = True
         self.total = answer.total
@@ -120,17 +121,18 @@ class Roll:
         self._items[id_] = item
         return item
 
-    async def locate(self, name: str) -> int | None:
-        """The place of the picture of that name, by halving: the order is that of the names, but
-        for duplicates, which stand side by side."""
+    async def locate(self, name: str, id_: str = "") -> int | None:
+        """The place of a picture: the daemon says it of an order, and of duplicates, which stand side
+        by side; else by halving, as the order is that of the names."""
         await self.load(0, 0)
-        if any(term.field == "dup" for term in terms(parse(self.filter))):
-            for place in range(self.total):
-                await self.load(place, place)
-                item = self.at(place)
-                if item is not None and item.name == name:
-                    return place
-            return None
+        apart = any(term.field == "dup" for term in terms(parse(self.filter)))
+        if self.sort is not None or apart:
+            ask = ListItems(
+                dataset=self.dataset, limit=0, filter=self.filter, view=self._view, sort=self.sort,
+                at=id_,
+            )  # fmt: skip
+            answer = await self._ask(ask)
+            return answer.place if answer.place >= 0 and answer.view == self._view else None
         low, high = 0, self.total
         while low < high:
             middle = (low + high) // 2

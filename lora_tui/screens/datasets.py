@@ -15,17 +15,20 @@ from lora_tui.core.cells import clean, clean_lines
 from lora_tui.core.roll import Roll
 from lora_tui.screens import behind, captioning, exporting, health
 from lora_tui.screens.base import Dialog, Place
+from lora_tui.screens.browsing import Browsing
 from lora_tui.screens.dialogs import Confirm
 from lora_tui.screens.filtering import Filter
 from lora_tui.widgets.bind import bindings
-from lora_tui.widgets.picture import PictureView
+from lora_tui.widgets.grid import Grid
+from lora_tui.widgets.picture import Fetch, PictureView
 from lora_tui.widgets.rows import Cell, Column, Rows
+from lora_tui.widgets.state_strip import StateStrip
 from shared import wire
 from shared.errors import LoraError
 from shared.wire import CAPTION_STATES, Item
 
 
-class Datasets(Place):
+class Datasets(Browsing):
     scope = "datasets"
     CSS_PATH = "datasets.tcss"
     BINDINGS = bindings("datasets")
@@ -34,6 +37,7 @@ class Datasets(Place):
         super().__init__()
         self._dataset = ""  # shown at present
         self._roll: Roll | None = None
+        self._wanted = ""  # the picture to stand on, while it is being looked for
 
     def body(self) -> ComposeResult:
         with Horizontal():
@@ -51,6 +55,9 @@ class Datasets(Place):
                 with Vertical(classes="panel", id="items") as panel:
                     panel.border_title = "pictures"
                     yield Rows(Column("", 1), Column(""), Column("", 11, "right"), id="item-rows")
+                    yield Grid(self.tile, self.lora.picture_cache, self.lora.depth, id="item-grid")
+                    yield Static(id="told", markup=False)
+                    yield StateStrip(id="strip")
             with Vertical(classes="panel", id="shown") as panel:
                 panel.border_title = "picture"
                 yield PictureView(self.lora.picture_cache, self.lora.depth, id="picture")
@@ -60,10 +67,6 @@ class Datasets(Place):
     @property
     def sets(self) -> Rows:
         return self.query_one("#set-rows", Rows)
-
-    @property
-    def items(self) -> Rows:
-        return self.query_one("#item-rows", Rows)
 
     @property
     def picture(self) -> PictureView:
@@ -79,17 +82,44 @@ class Datasets(Place):
         if not self.built:
             return
         if event is None or isinstance(event, wire.DatasetChanged | wire.DatasetRemoved):
+            dataset, item = self.lora.browse_at
+            if dataset:
+                self._dataset = dataset
             self._show_sets()
-            if event is None and self._roll is not None:
-                self._open(self._dataset, again=True)
+            if event is None and dataset:
+                self.lora.browse_at = ("", "")
+                self.show_grid(True)
+                self.reopen(item)
+            elif event is None and self._roll is not None:
+                self._look_again()
         elif isinstance(event, wire.CaptionChanged) and event.dataset == self._dataset:
             roll = self._roll
             if roll is not None and roll.changed(event.item, event.caption):
                 self.items.update_row(roll.place(event.item) or 0)
                 self._show_item()
-
+                self.show_strip()
         elif isinstance(event, wire.CaptionsChanged) and event.dataset == self._dataset:
-            self._open(self._dataset, again=True)
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Captions may be others now. The list stands, and what is chosen in it, unless it is
+        another daemon's."""
+        roll = self._roll
+        if roll is None or not roll.opened:
+            self._open(self._dataset, again=True, item=self._wanted)
+            return
+        view = roll.view
+
+        def refreshed(_: None) -> None:
+            if roll is self._roll:
+                if roll.view != view:
+                    self.selection.clear()
+                    self._show_title()
+                self.items.show(roll.total, self.item_cells)
+                self._show_item()
+                self.show_strip(now=True)
+
+        self.attempt(roll.refresh(self.items.cursor), refreshed, group="again")
 
     def link_changed(self) -> None:
         if self.built:
@@ -145,7 +175,7 @@ class Datasets(Place):
         if roll is not None and roll.filter:
             number = f"{words.count(roll.total)} of " if roll.opened else ""
             shown = f"{number}{shown} · only {clean(roll.filter)}"
-        panel.border_title = Text(shown)
+        panel.border_title = Text(f"{shown}{self.order_said()}{self.selection_said()}")
         counts = [
             f"{words.MARKS[state]} {words.count(dataset.counts.get(state, 0))} {state}"
             for state in CAPTION_STATES
@@ -160,46 +190,69 @@ class Datasets(Place):
 
     # ── the pictures of one dataset ─────────────────────────────────────────────────────────────
 
-    def _open(self, dataset: str, *, again: bool = False) -> None:
+    def _open(self, dataset: str, *, again: bool = False, item: str = "") -> None:
         self._dataset = dataset
+        self._wanted = item
+        self.selection.clear()
         cursor = self.items.cursor if again else 0
         if not dataset:
             self._roll = None
             self.items.show(0, lambda i: None, cursor=0)
+            self.query_one(StateStrip).show([])
             self.picture.clear()
             self.query_one("#caption", Static).update("")
             self.query_one("#facts", Static).update("")
             return
-        self._roll = Roll(self.lora.ask, dataset, self.lora.picture_filters.get(dataset, ""))
-        self._load(self._roll, cursor, cursor + 60, cursor)
+        filter = self.lora.picture_filters.get(dataset, "")
+        self._roll = Roll(self.lora.ask, dataset, filter, self.sort_of(dataset))
+        self._load(self._roll, cursor, cursor + 60, cursor, item)
         self._show_title()
 
-    def _load(self, roll: Roll, first: int, last: int, cursor: int | None = None) -> None:
-        async def load() -> Roll:
-            await roll.load(first, last)
-            return roll
+    def reopen(self, item: str) -> None:
+        self._open(self._dataset, item=item)
 
-        def loaded(roll: Roll) -> None:
+    def _load(
+        self, roll: Roll, first: int, last: int, cursor: int | None = None, item: str = ""
+    ) -> None:
+        async def load() -> int | None:
+            place = await roll.locate("", item) if item else None
+            if place is None:
+                await roll.load(first, last)
+                return cursor
+            await roll.load(place, place + 60)
+            return place
+
+        def loaded(cursor: int | None) -> None:
             if roll is self._roll:
+                if cursor is not None:
+                    self._wanted = ""
+                    self.show_strip(now=True)
                 self.items.say(
                     "No picture passes this filter (/)." if roll.filter else "No pictures."
                 )
-                self.items.show(roll.total, self._item_cells, cursor=cursor)
+                self.items.show(roll.total, self.item_cells, cursor=cursor)
                 self._show_item()
                 self._show_title()
 
         self.attempt(load(), loaded, group="items")
 
-    def _item_cells(self, index: int) -> Sequence[Cell] | None:
+    def tile_fetch(self, item: Item) -> Fetch:
+        return thumbnail(self, item)
+
+    def _show_selection(self) -> None:
+        self._show_title()
+
+    def item_cells(self, index: int) -> Sequence[Cell] | None:
         item = self._roll.at(index) if self._roll is not None else None
         if item is None:
             return None
         state = item.caption.state
+        name: Cell = (f"■ {item.name}", "primary") if index in self.selection else item.name
         if item.problem:
-            return [("!", "error"), item.name, ("unusable", "error")]
+            return [("!", "error"), name, ("unusable", "error")]
         remark = state if item.caption.text.strip() else "no caption"
         tone = words.CAPTION_TONES[state] if item.caption.text.strip() else "warning"
-        return [(words.MARKS[state], words.CAPTION_TONES[state]), item.name, (remark, tone)]
+        return [(words.MARKS[state], words.CAPTION_TONES[state]), name, (remark, tone)]
 
     @property
     def item(self) -> Item | None:
@@ -209,15 +262,18 @@ class Datasets(Place):
         item = self.item
         caption = self.query_one("#caption", Static)
         facts = self.query_one("#facts", Static)
+        told = self.query_one("#told", Static)
         panel = self.query_one("#shown")
         if item is None:
             panel.border_title = "picture"
             self.picture.clear()
             caption.update("")
             facts.update("")
+            told.update("")
             return
         panel.border_title = clean(item.name)
         caption.update(clean_lines(item.caption.text) or "(no caption)")
+        told.update(clean(item.problem or item.caption.text) or "(no caption)")
         caption.set_class(not item.caption.text, "-empty")
         size = f"{item.width} × {item.height} px · {words.size(item.size)}"
         state = f"{item.caption.state}, rev {item.caption.rev} by {item.caption.by}"
@@ -233,8 +289,9 @@ class Datasets(Place):
             datasets = self.state.datasets
             if message.index < len(datasets) and datasets[message.index].id != self._dataset:
                 self._open(datasets[message.index].id)
-        else:
+        elif message.rows is self.items:
             self._show_item()
+            self.query_one(StateStrip).stand(message.index, self.items.count)
 
     def on_rows_wanted(self, message: Rows.Wanted) -> None:
         if self._roll is not None:
@@ -349,7 +406,7 @@ class Datasets(Place):
         )
 
 
-def thumbnail(place: Place | Dialog[Any], item: Item):  # type: ignore[no-untyped-def]  # a Fetch
+def thumbnail(place: Place | Dialog[Any], item: Item) -> Fetch:
     """How to fetch an item's picture at a side in pixels."""
 
     async def fetch(side: int) -> bytes:

@@ -62,7 +62,7 @@ class Jumping(Offering):
             for _ in range(MOST_TRIES):
                 found = await self.lora.ask(
                     wire.FindPlace(dataset=roll.dataset, wanted=wanted, after=at,
-                                   filter=roll.filter, view=roll.view)
+                                   filter=roll.filter, sort=roll.sort, view=roll.view)
                 )  # fmt: skip
                 item = roll.at(found.place) if found.place is not None else None
                 stale = item is not None and item.caption.state != "unreviewed"

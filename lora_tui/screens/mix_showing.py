@@ -10,7 +10,6 @@ from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.widgets import Input, Static
 
-from lora_tui import pixels
 from lora_tui.core.cells import clean
 from lora_tui.core.mix_desk import MixDesk
 from lora_tui.screens.base import Dialog, Place
@@ -132,8 +131,7 @@ class MixShowing(Place):
     async def _watching(self) -> None:
         seen = have = ""
         while True:
-            view = self.query_one("#picture", PictureView)
-            side = pixels.wanted_side(view.size.width, view.size.height)
+            side = self.query_one("#picture", PictureView).side
             again, self._again = self._again, False
             request = wire.WatchMix(seen=seen, have=have, side=side, again=again)
             try:

@@ -96,6 +96,12 @@ class Showing(Place):
         """A tag was typed; None: it was given up."""
         raise NotImplementedError
 
+    async def action_grid(self) -> None:
+        item = self.item
+        if item is not None:
+            self.lora.browse_at = (self._dataset, item.id)
+            await self.lora.action_open("datasets")
+
     # ── opening ─────────────────────────────────────────────────────────────────────────────────
 
     def _open(self, dataset: str, item: str) -> None:
@@ -108,7 +114,8 @@ class Showing(Place):
             self._roll = None
             self._show()
             return
-        roll = Roll(self.lora.ask, dataset, self.lora.picture_filters.get(dataset, ""))
+        filter = self.lora.picture_filters.get(dataset, "")
+        roll = Roll(self.lora.ask, dataset, filter, self.lora.picture_sorts.get(dataset))
         self.attempt(self._opened(roll, item, self._steps), group="open")
 
     async def _opened(self, roll: Roll, item: str, step: int) -> None:
@@ -117,7 +124,7 @@ class Showing(Place):
         if item:
             with contextlib.suppress(LoraError):  # it is gone: begin at the first
                 name = (await self.lora.ask(wire.GetItem(dataset=roll.dataset, item=item))).name
-                place = await roll.locate(name) or 0
+                place = await roll.locate(name, item) or 0
         if step == self._steps:
             if roll.filter and not roll.total:
                 self.notify(f"No picture passes {clean(roll.filter)}: all are shown.", markup=False)

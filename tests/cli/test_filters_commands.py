@@ -30,6 +30,8 @@ def test_a_filter_chooses(shared_cli: CommandLine, dragons: str) -> None:
     ]  # fmt: skip
     assert listed(shared_cli, dragons, "--filter", "tokens:>75") == ["002.png"]
     assert listed(shared_cli, dragons, "--filter", "caption:/[01]$/", "--state", "accepted") == []
+    longest = listed(shared_cli, dragons, "--sort", "tokens", "--descending")
+    assert longest == ["002.png", "000.png", "001.png", "003.png"]
 
 
 def test_a_dry_run_changes_nothing_and_the_run_does(shared_cli: CommandLine, dragons: str) -> None:

@@ -220,13 +220,30 @@ class Daemon:
     def on_ListItems(self, request: wire.ListItems, by: str) -> Any:
         node = filters.parse(request.filter)
         ids, view = self.order, request.view
-        if node is not None:
+        if node is not None or request.sort is not None:
             if view not in self.views:
                 view = f"v{len(self.views)}"
-                self.views[view] = [i for i in ids if passes(self.items[i], node)]
+                found = [i for i in ids if node is None or passes(self.items[i], node)]
+                sort = request.sort or wire.Sort()
+                if sort != wire.Sort():
+                    keys = {"state": lambda i: wire.CAPTION_STATES.index(i.caption.state)}
+                    key = keys.get(sort.by, lambda i: i.name)
+                    found.sort(key=lambda i: key(self.items[i]), reverse=sort.descending)
+                self.views[view] = found
             ids = self.views[view]
         page = ids[request.offset : request.offset + request.limit]
-        return wire.Items(items=[self.items[i] for i in page], total=len(ids), view=view), []
+        place = ids.index(request.at) if request.at in ids else -1
+        items = [self.items[i] for i in page]
+        return wire.Items(items=items, total=len(ids), view=view, place=place), []
+
+    def on_CountStates(self, request: wire.CountStates, by: str) -> Any:
+        ids = self.views[request.view]
+        parts = [[0] * len(wire.CAPTION_STATES) for _ in range(min(request.parts, len(ids)))]
+        if len(ids) <= 1000:
+            for place, id_ in enumerate(ids):
+                state = wire.CAPTION_STATES.index(self.items[id_].caption.state)
+                parts[place * len(parts) // len(ids)][state] += 1
+        return wire.StateParts(parts=parts, view=request.view), []
 
     def on_FindPlace(self, request: wire.FindPlace, by: str) -> Any:
         wanted, node = filters.parse(request.wanted), filters.parse(request.filter)
@@ -289,7 +306,11 @@ class Daemon:
         node = filters.parse(request.filter)
         function = editor(request.edits)
         found = []
-        for id_ in self.order:
+        chosen = self.order
+        if request.places:
+            view = self.views[request.view]
+            chosen = [id_ for first, last in request.places for id_ in view[first : last + 1]]
+        for id_ in chosen:
             entry = self.items[id_]
             text, state = function(entry.caption.text), request.state or entry.caption.state
             if (node is None or passes(entry, node)) and (text, state) != (

@@ -1,0 +1,1 @@
+"""Pictures in real pixels on terminals that can: which way, the encoders, what is on screen."""
