@@ -114,10 +114,11 @@ class Domain:
         self._measuring.settled = self._settled
         self._measuring.training = lambda: self.worker().state == "training"
         self._probing.settled = self._settled
-        self._answer(handlers)
+        self._answer_of_datasets(handlers)
+        self._answer_of_runs(handlers)
 
-    def _answer(self, handlers: service.Handlers) -> None:
-        """Say who answers what."""
+    def _answer_of_datasets(self, handlers: service.Handlers) -> None:
+        """Say who answers what about pictures and captions."""
         handlers.add(wire.ImportDataset, self._import_dataset)
         handlers.add(wire.ExportDataset, self._export.export)
         handlers.add(wire.RemoveDataset, self._remove_dataset)
@@ -138,6 +139,9 @@ class Domain:
         handlers.add(wire.CaptionPictures, self._captioning.caption)
         handlers.add(wire.GetCandidates, self._candidates.of_item)
         handlers.add(wire.GetTags, self._tags.tags)
+
+    def _answer_of_runs(self, handlers: service.Handlers) -> None:
+        """Say who answers what about runs, bases, LoRAs and what is painted."""
         handlers.add(wire.StartRun, self._start_run)
         handlers.add(wire.SteerRun, self._scheduler.steer)
         handlers.add(wire.RemoveRun, self._runs.remove)

@@ -122,8 +122,8 @@ class Roll:
         return item
 
     async def locate(self, name: str, id_: str = "") -> int | None:
-        """The place of a picture: the daemon says it of an order, and of duplicates, which stand side
-        by side; else by halving, as the order is that of the names."""
+        """The place of a picture: the daemon says it of an order, and of duplicates, which stand
+        side by side; else by halving, as the order is that of the names."""
         await self.load(0, 0)
         apart = any(term.field == "dup" for term in terms(parse(self.filter)))
         if self.sort is not None or apart:
