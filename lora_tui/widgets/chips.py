@@ -58,6 +58,7 @@ class Chips(Widget):
         self._left, self._asked = left, asked
         self._first = 0  # line at the top
         self._drawn: list[list[_Chip]] = []  # from there on
+        self._more = False  # lines below them
         self._base = Style.null()
         self._kinds: dict[str, Style] = {}
         self.lent = False  # to the entry of a tag, which has the keyboard meanwhile
@@ -187,6 +188,7 @@ class Chips(Widget):
         elif not self._first <= at < self._first + height:
             self._first = max(at - height + 1, 0) if at > self._first else at
         self._drawn = lines[self._first : self._first + height]
+        self._more = self._first + height < len(lines)
         self._base = self.rich_style
         self._kinds = {
             kind: self._base + self.get_component_rich_style(f"chips--{kind}", partial=True)
@@ -209,4 +211,8 @@ class Chips(Widget):
             if chip.x:
                 segments.append(Segment(" ", base))
             segments.append(Segment(chip.label, style))
-        return Strip(segments).adjust_cell_length(width, base)
+        strip = Strip(segments).adjust_cell_length(width, base)
+        if self._more and y == len(self._drawn) - 1:
+            more = Segment("…", base + tone_style(self, "warning bold"))
+            strip = Strip([*strip.crop(0, width - 1), more], width)
+        return strip
