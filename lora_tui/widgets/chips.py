@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 from rich.segment import Segment
+from rich.style import Style
 from textual import events
+from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
@@ -55,6 +57,10 @@ class Chips(Widget):
         self.editing = False
         self._left, self._asked = left, asked
         self._first = 0  # line at the top
+        self._drawn: list[list[_Chip]] = []  # from there on
+        self._more = False  # lines below them
+        self._base = Style.null()
+        self._kinds: dict[str, Style] = {}
         self.lent = False  # to the entry of a tag, which has the keyboard meanwhile
 
     @property
@@ -68,7 +74,7 @@ class Chips(Widget):
         if text != self.row.text or self.row.off:
             self.row = ChipRow(text[:MOST_SHOWN])
             self._first = 0
-            self.refresh()
+            self._repaint()
 
     def begin(self, text: str) -> None:
         """Edit ``text``; the cursor stands at its last tag."""
@@ -88,7 +94,7 @@ class Chips(Widget):
             self._left(text, advance)
 
     def changed(self) -> None:
-        self.refresh()
+        self._repaint()
         self.post_message(self.Changed())
 
     # ── keys ────────────────────────────────────────────────────────────────────────────────────
@@ -169,7 +175,12 @@ class Chips(Widget):
     def _in(self, line: list[_Chip]) -> bool:
         return any(chip.place == self.row.cursor for chip in line)
 
-    def render_lines(self, crop) -> list[Strip]:  # type: ignore[no-untyped-def]
+    def _repaint(self) -> None:
+        """Only the lines that there were, and those there are now."""
+        number = max(len(self._drawn), len(self._lines()), 1)
+        self.refresh(Region(0, 0, self.size.width, min(number, self.size.height)))
+
+    def render_lines(self, crop: Region) -> list[Strip]:
         lines, height = self._lines(), max(self.size.height, 1)
         at = next((n for n, line in enumerate(lines) if self._in(line)), 0)
         if not self.editing:
@@ -177,24 +188,31 @@ class Chips(Widget):
         elif not self._first <= at < self._first + height:
             self._first = max(at - height + 1, 0) if at > self._first else at
         self._drawn = lines[self._first : self._first + height]
+        self._more = self._first + height < len(lines)
+        self._base = self.rich_style
+        self._kinds = {
+            kind: self._base + self.get_component_rich_style(f"chips--{kind}", partial=True)
+            for kind in ("tag", "cursor")
+        }
         return super().render_lines(crop)
 
-    _drawn: list[list[_Chip]] = []
-
     def render_line(self, y: int) -> Strip:
-        base, width = self.rich_style, self.size.width
-        if not self.row.tags and not y:
-            said = Segment(fit("(no tags)", width), base + tone_style(self, "warning"))
-            return Strip([said]).adjust_cell_length(width, base)
+        base, width = self._base, self.size.width
+        chips = self._drawn[y] if y < len(self._drawn) else []
+        if not chips:
+            said = "(no tags)" if not y else ""
+            return Strip([Segment(fit(said, width), base + tone_style(self, "warning"))], width)
         segments: list[Segment] = []
-        for chip in self._drawn[y] if y < len(self._drawn) else []:
-            kind = "tag"
-            if self.editing and chip.place == self.row.cursor:
-                kind = "cursor"
-            style = base + self.get_component_rich_style(f"chips--{kind}", partial=True)
+        for chip in chips:
+            here = self.editing and chip.place == self.row.cursor
+            style = self._kinds["cursor" if here else "tag"]
             if chip.place in self.row.off:
                 style += tone_style(self, "faint strike")
             if chip.x:
                 segments.append(Segment(" ", base))
             segments.append(Segment(chip.label, style))
-        return Strip(segments).adjust_cell_length(width, base)
+        strip = Strip(segments).adjust_cell_length(width, base)
+        if self._more and y == len(self._drawn) - 1:
+            more = Segment("…", base + tone_style(self, "warning bold"))
+            strip = Strip([*strip.crop(0, width - 1), more], width)
+        return strip

@@ -47,6 +47,8 @@ async def test_the_cursor_stands_between_characters_and_takes_them_whole() -> No
     text = f"漢字 {FAMILY} {FLAG}{FLAG} caf{ACCENT}, {SKIN}{HEART} 龍"
     offered = wire.Candidate(text=text, model=FAMILY, source="captioner", by="龍", at=1.7e9)
     daemon = standin.Daemon([standin.item(0, text=text), standin.item(1, text=f"{text}, b, c")])
+    many = standin.item(2, text=", ".join(f"x{n:02}長い" for n in range(60)))
+    daemon.fill([*daemon.items.values(), many])
     daemon.candidates = {"i0": [offered], "i1": [offered]}
     async with opened(daemon, "g", "v", size=(80, 24)) as (app, pilot, _):
         review = app.screen
@@ -76,3 +78,9 @@ async def test_the_cursor_stands_between_characters_and_takes_them_whole() -> No
         await pilot.press("t", "H", "a", *"ば,", "escape")
         assert straight(app)
         assert review.chips.text.endswith(", c, b, ば")
+        await pilot.press("escape", "n")
+        await until(pilot, lambda: "x00長い" in text_of(app))
+        assert straight(app) and "…│" in text_of(app).replace(" ", "")  # there is more
+        await pilot.press("t")
+        await until(pilot, lambda: "x59長い" in text_of(app))
+        assert straight(app) and "x00長い" not in text_of(app)
