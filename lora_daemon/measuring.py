@@ -42,6 +42,9 @@ MOST = 16  # checkpoints; of more, these evenly
 PORTION = 4  # pictures in one order: a training run waits no longer than that
 TRIES = 2  # a worker's death may have had another cause; a second one was this order's
 
+# Of the checkpoints that are measured: the average that is worth to be measured too.
+Average = Callable[[list[Measurable]], Awaitable[Measurable | None]]
+
 
 @dataclass
 class _Order:
@@ -142,10 +145,7 @@ class Measuring:
 
     # ── measuring ───────────────────────────────────────────────────────────────────────────────
 
-    async def measure(
-        self, context: Context, run: wire.Run,
-        average: Callable[[list[Measurable]], Awaitable[Measurable | None]],
-    ) -> None:  # fmt: skip
+    async def measure(self, context: Context, run: wire.Run, average: Average) -> None:
         """Measure what is missing of the base, the checkpoints, and the average that is worth it.
 
         Raises LoraError: WRONG_STATE without a checkpoint, BUSY, NOT_FOUND or INVALID_FILE (base),
@@ -156,6 +156,14 @@ class Measuring:
                 Code.BUSY, f"{run.id} is being measured already. Wait for it, or cancel that.",
                 retryable=True,
             )  # fmt: skip
+        self._at_work.add(run.id)
+        try:
+            await self._measure_all(context, run, average)
+        finally:
+            self._at_work.discard(run.id)
+            self.settled()
+
+    async def _measure_all(self, context: Context, run: wire.Run, average: Average) -> None:
         singles = self.checkpoints(run.id)
         if not singles:
             raise LoraError(
@@ -169,29 +177,24 @@ class Measuring:
         each = len(plan.held) + len(plan.train) + len(plan.spoken) + len(plan.unrelated)
         each += len(plan.specs)
         total = each * (len(candidates) + (len(singles) > 2))
-        self._at_work.add(run.id)
-        try:
-            with self._jobs.open(
-                "measure", f"checkpoints of {run.id} {run.name}", total,
-                cancelled=lambda: "What is measured stays.",
-            ) as job:  # fmt: skip
-                done = 0
+        with self._jobs.open(
+            "measure", f"checkpoints of {run.id} {run.name}", total,
+            cancelled=lambda: "What is measured stays.",
+        ) as job:  # fmt: skip
+            done = 0
 
-                def tell(pictures: int, what: str) -> None:
-                    nonlocal done
-                    done += pictures
-                    self._jobs.progress(job, min(done, total), total, what)
-                    context.progress(min(done, total), total, what)
+            def tell(pictures: int, what: str) -> None:
+                nonlocal done
+                done += pictures
+                self._jobs.progress(job, min(done, total), total, what)
+                context.progress(min(done, total), total, what)
 
-                going = _Going(run, job, base, plan, freeze, tell)
-                for one in candidates:
-                    await self._measure(going, one)
-                if (more := await average(singles)) is not None:
-                    await self._measure(going, more)
-                self._jobs.end(job, "done", f"{len(candidates)} measured")
-        finally:
-            self._at_work.discard(run.id)
-            self.settled()
+            going = _Going(run, job, base, plan, freeze, tell)
+            for one in candidates:
+                await self._measure(going, one)
+            if (more := await average(singles)) is not None:
+                await self._measure(going, more)
+            self._jobs.end(job, "done", f"{len(candidates)} measured")
 
     async def _measure(self, going: _Going, one: Measurable) -> None:
         """Everything of one candidate that is not known yet."""
