@@ -188,6 +188,19 @@ def test_sdxl_is_conditioned_as_diffusers_pipeline_does_it(
     assert not torch.allclose(other, expected)  # what it is told of the crop counts
 
 
+def test_long_captions_keep_sdxls_pooled_output_behind_them(loaded: dict[str, Base]) -> None:
+    base = loaded["sdxl"]
+    short, long = "a" * 75, "a" * 75 + " " + "b" * 20
+    once = base.encode_text(short)
+    for joined, rows in (("kohya", 152), ("webui", 154)):
+        reading = bases.Reading(windows=2, joined=joined)
+        twice = base.encode_text(long, reading)
+        assert twice.shape[1] - rows == once.shape[1] - 77
+        torch.testing.assert_close(twice[:, rows:], once[:, 77:])  # of the first window
+        with torch.no_grad():
+            base.denoise(_noisy(), torch.tensor([300]), twice)
+
+
 def test_views_say_how_a_picture_was_cropped() -> None:
     assert view((512, 512), 512, False) == [512, 512, 0, 0, 512, 512]
     assert view((1000, 1500), 500, False) == [1000, 1500, 0, 125, 500, 500]
