@@ -6,7 +6,7 @@ the x for which, sample by sample, what is left of each LoRA is nearest to all o
 change:
 
     min  Σᵢ 1/Eᵢ Σₛ (⟨δ_mix + Σ xₖ fₖ, δᵢ⟩ − ‖δᵢ‖²)² / ‖δᵢ‖²  +  μ ‖Σ xₖ fₖ‖² / ΣEᵢ  +  ν Σ xₖ²
-    with −1 ≤ xₖ ≤ 1 and Eᵢ = Σₛ ‖δᵢ‖².
+    with −b ≤ xₖ ≤ b and Eᵢ = Σₛ ‖δᵢ‖².
 """  # fmt: skip
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ WORTH = 0.01  # a loss below that needs no remedy, nor is one that gains no more
 MOST = 10.0  # weight, up or down
 MU, NU = 0.05, 5e-3
 SWEEPS = 300
+FURTHEST = 0.5  # that a block is turned: beyond, pictures break before the probe shows it
+LEAST = BANDS // 2  # bands that a LoRA takes part in: what is shown less, later steps take back
 _NOTHING = 1e-9  # a sample's energy, of the mean, below which it says nothing
 Span = tuple[int, int]  # bands: the first, and the first after
 
@@ -59,7 +61,7 @@ def ideas(
         )  # fmt: skip
     if parts:
         rows = list(parts.values())
-        x = factors(samples, count, mix, rows)
+        x = factors(samples, count, mix, rows, FURTHEST)
         for step in (1.0, 0.5):
             by = {place: 1 + step * one for place, one in zip(parts, x, strict=True)}
             loras = []
@@ -81,7 +83,9 @@ def ideas(
 def chosen(
     tried: Sequence[Idea], measured: Sequence[Products], before: Sequence[float]
 ) -> list[Remedy]:  # fmt: skip
-    """Of each kind the better one that helps, the best first; among equals the simpler.
+    """Of each kind the better one that helps, the best first; among equals the simpler. Parts of
+    the steps come last: what a LoRA has done, the steps without it may take back, and a probe on
+    the base's own way does not see that.
 
     ``measured``: the samples of another probe, whose first rows are again what each LoRA was asked
     to do alone, then one row an idea.
@@ -96,7 +100,8 @@ def chosen(
                 kind=idea.kind, loras=idea.loras, predicted=idea.predicted, measured=now
             )
     return sorted(
-        found.values(), key=lambda one: (round(loss(one.measured), 2), KINDS.index(one.kind))
+        found.values(),
+        key=lambda one: (one.kind == "steps", round(loss(one.measured), 2), KINDS.index(one.kind)),
     )
 
 
@@ -111,7 +116,7 @@ def _by(use: LoraUse, factor: float) -> LoraUse:
 
 
 def factors(
-    samples: Sequence[Products], count: int, mix: int, rows: Sequence[int]
+    samples: Sequence[Products], count: int, mix: int, rows: Sequence[int], bound: float = 1.0
 ) -> list[float]:  # fmt: skip
     """x for what is added in ``rows``; the first ``count`` rows are what each LoRA does alone."""
     size = len(rows)
@@ -134,7 +139,7 @@ def factors(
                 c[k] += scale * off * g[k]
                 for j in range(size):
                     q[k][j] += scale * g[k] * g[j]
-    return boxed(q, c)
+    return boxed(q, c, bound)
 
 
 def boxed(q: Sequence[Sequence[float]], c: Sequence[float], bound: float = 1.0) -> list[float]:
@@ -176,7 +181,7 @@ def spans(
     Where a LoRA is away, the others are taken to add up. One LoRA after the other is given its best
     part, until nothing moves.
     """
-    every = [(a, b) for a in range(BANDS) for b in range(a + 1, BANDS + 1)]
+    every = [(a, b) for a in range(BANDS) for b in range(a + LEAST, BANDS + 1)]
     chosen = [(0, BANDS)] * count
 
     def left(spans: Sequence[Span]) -> list[float]:
