@@ -34,7 +34,8 @@ _REMOVALS: dict[type[wire.Event], tuple[str, str, str]] = {
 
 
 def apply(state: wire.State, event: wire.AnyEvent) -> wire.State:
-    """The state after ``event``. Captions are not part of it: what changes them changes nothing."""
+    """The state after ``event``. Captions are not part of it, nor what is known of a run's
+    checkpoints: what changes them changes nothing."""
     kind = type(event)
     if kind in _PUTS:
         table, key, field = _PUTS[kind]
