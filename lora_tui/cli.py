@@ -22,6 +22,7 @@ from lora_tui.commands import (
     lora,
     mix,
     model,
+    quick,
     recipe,
     run,
     settings,
@@ -78,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     for module in (
         demo,
+        quick,
         status,
         doctor,
         daemon,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from lora_daemon.starter.loop import Schedule, train
 SCALING = 0.18215
 """SD 1.5's factor: unscaled latents have deviation 1 / SCALING, so forgetting it shows."""
 CROP, BATCH = 64, 16
+HELD = 2.0
+"""Weight of how far `refine` moves a scaled latent of the base's world, squared."""
 
 
 def build() -> AutoencoderKL:
@@ -51,10 +54,11 @@ def to_pictures(pixels: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(one) for one in array]
 
 
-def training_pixels(number: int, seed: int) -> torch.Tensor:
-    """Draw the autoencoder's pictures: half the base's world, half what LoRAs will teach it.
+def training_pixels(number: int, seed: int, pencils: int = 0) -> torch.Tensor:
+    """Draw the autoencoder's pictures: half the base's world, half what LoRAs will teach it, and
+    `pencils` of that world in pencil.
 
-    Returns uint8 (number, 3, 128, 128).
+    Returns uint8 (number + pencils, 3, 128, 128), the base's world first.
     """
     few = number // 16
     drawn = [world.draw(s) for s in world.scenes(number - 8 * few, seed)]
@@ -62,6 +66,7 @@ def training_pixels(number: int, seed: int) -> torch.Tensor:
         drawn += [world.draw(s) for s in world.scenes(few, seed, content=content)]
     for index, style in enumerate(world.STYLES):
         drawn += [world.draw(s, style) for s in world.scenes(few, seed + 1 + index)]
+    drawn += [world.draw(s, "pencil") for s in world.scenes(pencils, seed + 9)]
     return to_bytes(drawn)
 
 
@@ -72,23 +77,57 @@ def fit(state_file: Path, *, steps: int, pictures: int = 4000, seed: int = 1) ->
     pixels = training_pixels(pictures, seed)
 
     def loss_at(rng: torch.Generator) -> torch.Tensor:
-        rows = torch.randint(len(pixels), (BATCH,), generator=rng)
-        corners = torch.randint(128 - CROP + 1, (BATCH, 2), generator=rng).tolist()
-        crops = [
-            pixels[row, :, y : y + CROP, x : x + CROP]
-            for row, (y, x) in zip(rows.tolist(), corners, strict=True)
-        ]
-        real = from_bytes(torch.stack(crops)).to(memory_format=torch.channels_last)
+        _, real = _crops(pixels, rng)
         posterior = network.encode(real).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=rng)
-        made = network.decode(posterior.mean + posterior.std * noise).sample
-        difference = made - real
+        difference = network.decode(posterior.mean + posterior.std * noise).sample - real
         loss: torch.Tensor = difference.abs().mean() + difference.square().mean()
         loss = loss + 1e-6 * posterior.kl().mean()
         return loss
 
     train("autoencoder", network, Schedule(steps, rate=1e-3), loss_at, state_file, seed=seed)
     return network
+
+
+def refine(
+    network: AutoencoderKL, state_file: Path, *, steps: int, pictures: int = 3000, seed: int = 5
+) -> AutoencoderKL:
+    """Train on, half of it on pencil drawings, where the UNet already stands on the latents.
+
+    Those of the base's world are held where they are (`HELD`); only those of what the UNet never
+    saw may move.
+    """
+    network = network.to(memory_format=torch.channels_last)
+    pixels = training_pixels(pictures, seed, pencils=pictures)
+    world_ends = pictures - 8 * (pictures // 16)
+    before = copy.deepcopy(network).requires_grad_(False)
+
+    def loss_at(rng: torch.Generator) -> torch.Tensor:
+        rows, real = _crops(pixels, rng)
+        posterior = network.encode(real).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=rng)
+        difference = network.decode(posterior.mean + posterior.std * noise).sample - real
+        loss: torch.Tensor = difference.abs().mean() + 4 * difference.square().mean()
+        known = rows < world_ends
+        with torch.no_grad():
+            place = before.encode(real[known]).latent_dist.mean
+        moved = (posterior.mean[known] - place) * SCALING
+        loss = loss + HELD * moved.square().sum() / max(1, moved.numel())
+        return loss
+
+    train("refining", network, Schedule(steps, rate=5e-4), loss_at, state_file, seed=seed)
+    return network
+
+
+def _crops(pixels: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose rows, int64 (BATCH,), and a crop of each, float32 (BATCH, 3, CROP, CROP)."""
+    rows = torch.randint(len(pixels), (BATCH,), generator=rng)
+    corners = torch.randint(128 - CROP + 1, (BATCH, 2), generator=rng).tolist()
+    crops = [
+        pixels[row, :, y : y + CROP, x : x + CROP]
+        for row, (y, x) in zip(rows.tolist(), corners, strict=True)
+    ]
+    return rows, from_bytes(torch.stack(crops)).to(memory_format=torch.channels_last)
 
 
 def _split(rows: torch.Tensor, batch: int) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What a LoRA did to the starter, counted: pictures with and without it, seen by the judge.
+"""What LoRAs did to the starter and its kin, counted: pictures with and without, seen by the judge.
 
 ``lora-tui demo`` runs ``python -m lora_daemon.starter.verdict`` with an ``Order`` in JSON on
 stdin. On stdout come lines of ``Counted``, and at last one ``Verdicts``.
@@ -24,7 +24,7 @@ from lora_daemon.engine.device import use_threads
 from lora_daemon.engine.generate import MAX_BATCH, paint
 from lora_daemon.engine.mix import applied
 from lora_daemon.starter import base_dir, world
-from lora_daemon.starter.classifiers import Judge
+from lora_daemon.starter.classifiers import Judge, Verdict
 from lora_daemon.starter.evaluate import Rate, asked_creatures, contact_sheet
 from shared.pictures import PictureSpec
 
@@ -36,15 +36,23 @@ class Shown(msgspec.Struct, frozen=True):
     label: str
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """Pictures of creatures in every colour and on every ground, to be counted."""
+
+    base: str = "starter"
+    loras: list[tuple[str, float]] = []  # file, weight
+    style: str | None = None  # asked for in words too
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What to count and what to lay out."""
 
-    lora: str  # its file
-    number: int  # pictures with it, and as many without
+    asked: list[Asked]
+    number: int  # pictures of each
     settings: PictureSpec  # sampler, steps, cfg and the first seed
     shown: list[Shown]
     columns: int
-    sheet: str  # where to write the contact sheet
+    sheet: str  # where to write the contact sheet; empty: nowhere
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True, tag="counted"):
@@ -55,7 +63,7 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, tag="counted"):
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """``hits`` of ``number`` pictures show the creature; Wilson's 95 % interval of the rate."""
+    """``hits`` of ``number`` pictures show it; Wilson's 95 % interval of the rate."""
 
     hits: int
     number: int
@@ -63,33 +71,48 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     high: float
 
 
-class Verdicts(msgspec.Struct, frozen=True, kw_only=True, tag="verdicts"):
-    """How often the creature is there."""
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen in the pictures of one ``Asked``."""
 
-    with_it: Share
-    without: Share
+    creature: Share
+    pencil: Share
+    both: Share
+
+
+class Verdicts(msgspec.Struct, frozen=True, kw_only=True, tag="verdicts"):
+    """For each that was asked, in its order."""
+
+    seen: list[Seen]
 
 
 def main() -> None:
     """Obey the order on stdin."""
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
-    pictures = [Image.open(one.path).convert("RGB") for one in order.shown]
-    labels = [one.label for one in order.shown]
-    contact_sheet(pictures, labels, Path(order.sheet), order.columns)
+    if order.sheet:
+        pictures = [Image.open(one.path).convert("RGB") for one in order.shown]
+        labels = [one.label for one in order.shown]
+        contact_sheet(pictures, labels, Path(order.sheet), order.columns)
     use_threads()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    base = bases.load(base_dir(), device)
     judge = Judge.load()
-    prompts = [world.prompt(asked) for asked in asked_creatures(order.number)]
-    without = _share(judge, _paint(base, order.settings, prompts, 0))
-    weights = lora_file.load(Path(order.lora), base)
-    with applied(base, [(weights.modules, 1.0)]):
-        with_it = _share(judge, _paint(base, order.settings, prompts, len(prompts)))
-    _tell(Verdicts(with_it=with_it, without=without))
+    loaded: dict[str, Base] = {}
+    combinations = asked_creatures(order.number)
+    total = len(order.asked) * order.number
+    seen: list[Seen] = []
+    for asked in order.asked:
+        if asked.base not in loaded:
+            loaded[asked.base] = bases.load(base_dir(asked.base), device)
+        base = loaded[asked.base]
+        prompts = [world.prompt(one, asked.style) for one in combinations]
+        files = [(lora_file.load(Path(path), base).modules, weight) for path, weight in asked.loras]
+        with applied(base, files):
+            painted = _paint(base, order.settings, prompts, len(seen) * order.number, total)
+        seen.append(_seen(judge(painted)))
+    _tell(Verdicts(seen=seen))
 
 
 def _paint(
-    base: Base, settings: PictureSpec, prompts: Sequence[str], before: int
+    base: Base, settings: PictureSpec, prompts: Sequence[str], before: int, total: int
 ) -> list[Image.Image]:
     """One picture a prompt, seeds counting up; tells how far it is."""
     specs = iter(
@@ -99,12 +122,20 @@ def _paint(
     pictures: list[Image.Image] = []
     while group := list(islice(specs, MAX_BATCH)):
         pictures += paint(base, group, lambda _: None)
-        _tell(Counted(done=before + len(pictures), total=2 * len(prompts)))
+        _tell(Counted(done=before + len(pictures), total=total))
     return pictures
 
 
-def _share(judge: Judge, pictures: Sequence[Image.Image]) -> Share:
-    rate = Rate(sum(verdict.creature for verdict in judge(pictures)), len(pictures))
+def _seen(verdicts: Sequence[Verdict]) -> Seen:
+    return Seen(
+        creature=_share([verdict.creature for verdict in verdicts]),
+        pencil=_share([verdict.pencil for verdict in verdicts]),
+        both=_share([verdict.creature and verdict.pencil for verdict in verdicts]),
+    )
+
+
+def _share(seen: Sequence[bool]) -> Share:
+    rate = Rate(sum(seen), len(seen))
     low, high = rate.interval()
     return Share(hits=rate.hits, number=rate.number, low=low, high=high)
 

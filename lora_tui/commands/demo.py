@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,14 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What the judge saw in pictures of creatures."""
+
+    creature: Share
+    pencil: Share
+    both: Share
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What the demo ends with, and ``outputs/demo-RUN.json`` keeps."""
 
@@ -89,9 +97,14 @@ def add(subparsers: Subparsers) -> None:
         "train a LoRA on the built-in starter and see what it changed; takes a few minutes",
         "  lora-tui demo            # with a terminal: opens the terminal UI on the run\n"
         "  lora-tui demo --plain    # prints progress\n"
+        "  lora-tui demo --full     # a second LoRA, mixes, other bases: twice as long and more\n"
         "  lora-tui demo --again    # trains anew, and keeps what was made before",
     )
     demo.add_argument("--again", action="store_true", help="train anew even if it was done before")
+    demo.add_argument(
+        "--full", action="store_true",
+        help="the lesson's tests as well: a style beside the creature, and both on other bases",
+    )  # fmt: skip
     demo.add_argument("--plain", action="store_true", help="no terminal UI, only lines of text")
     demo.add_argument(
         "--count", type=int, default=100, metavar="N",
@@ -114,7 +127,13 @@ def demo_it(call: Invocation) -> Exit:
         from lora_tui.commands import contact_sheet
 
         contact_sheet.show([(one.path, one.label) for one in result.shown], len(PROMPTS))
-    call.console.show(result, lambda: _told(result))
+    if not call.args.full:
+        call.console.show(result, lambda: _told(result))
+        return Exit.OK
+    from lora_tui.commands import demo_full
+
+    whole = asyncio.run(demo_full.make(call, result))
+    call.console.show(whole, lambda: [*_told(result), *demo_full.told(whole)])
     return Exit.OK
 
 
@@ -195,7 +214,7 @@ async def _run(call: Invocation, client: Client, began: float) -> wire.Run:
         raise LoraError(
             Code.NOT_FOUND, "The built-in base is not here. `lora-tui doctor` says what is wrong."
         )
-    dataset = await _dataset(call, client)
+    dataset = await dataset_of(call, client)
     loaded = msgspec.structs.replace(
         loaded, dataset=msgspec.structs.replace(loaded.dataset, name=dataset)
     )
@@ -213,7 +232,7 @@ async def _is_whole(client: Client, run: wire.Run, loaded: recipe.Recipe) -> boo
     return same and bool(files) and _is_there(files[0])
 
 
-async def _dataset(call: Invocation, client: Client, name: str = "creatures") -> str:
+async def dataset_of(call: Invocation, client: Client, name: str = "creatures") -> str:
     """The name of a data set of the starter's, imported from a copy in the workspace: captions are
     written beside their pictures, and the installed package is not ours to write to."""
     folder = await asyncio.to_thread(_copied, call.home, name)
@@ -258,7 +277,7 @@ def _copied(home: Path, name: str) -> Path:
 async def _furnish(call: Invocation, client: Client, run: wire.Run) -> None:
     """Something to do on the other screens: drawings that want captions, and the LoRA in the Mixer
     unless somebody has a mix there."""
-    await _dataset(call, client, "pencil")
+    await dataset_of(call, client, "pencil")
     live = next(mix for mix in client.state.mixes if not mix.name)
     if not live.spec.loras:
         mix = MixSpec(
@@ -304,16 +323,25 @@ async def _pictures(call: Invocation, client: Client, run: wire.Run) -> list[Sho
 async def _count(
     call: Invocation, lora: str, shown: list[Shown], sheet: Path
 ) -> tuple[Share, Share]:
-    """Lay out the sheet and count the creature in pictures with the LoRA and without: in a process
-    of its own, because it needs torch. Raises LoraError(WORKER_FAILED)."""
+    """Lay out the sheet and count the creature with the LoRA and without. Raises LoraError."""
+    asked = [{"loras": loras} for loras in ([(lora, 1.0)], [])]
+    with_it, without = await counted(call, asked, shown, sheet)
+    return with_it.creature, without.creature
+
+
+async def counted(
+    call: Invocation, asked: list[dict[str, Any]], shown: Sequence[Shown] = (), sheet: object = ""
+) -> list[Seen]:
+    """What is seen in ``--count`` pictures of each ``lora_daemon.starter.verdict.Asked``: in a
+    process of its own, because it needs torch. Raises LoraError(WORKER_FAILED)."""
     order = {
-        "lora": lora, "number": call.args.count, "settings": SETTINGS, "shown": shown,
+        "asked": asked, "number": call.args.count, "settings": SETTINGS, "shown": shown,
         "columns": len(PROMPTS), "sheet": str(sheet),
     }  # fmt: skip
 
-    def take(told: dict[str, Any]) -> tuple[Share, Share] | None:
+    def take(told: dict[str, Any]) -> list[Seen] | None:
         if told["type"] == "verdicts":
-            return msgspec.convert((told["with_it"], told["without"]), tuple[Share, Share])
+            return msgspec.convert(told["seen"], list[Seen])
         done, total = told["done"], told["total"]
         call.console.event({"stage": "counting", "done": done, "total": total})
         call.console.progress(f"counting creatures in {done}/{total} more pictures", key="counting")

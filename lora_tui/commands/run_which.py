@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 
@@ -63,6 +64,13 @@ async def take_it(call: Invocation) -> Exit:
         run = await find_run(client, call.args.name)
         found = (await client.call(wire.GetWhich(run=run.id))).found
     wanted = _wanted(found, call.args.step)
+    await copied(call, wanted, out)
+    call.console.show({"taken": wanted.name, "path": str(out)}, lambda: [f"{out}: {wanted.name}"])
+    return Exit.OK
+
+
+async def copied(call: Invocation, wanted: Candidate, out: Path) -> None:
+    """Write the candidate to ``out`` as one LoRA file. Raises LoraError."""
     if len(wanted.files) > 1:
         share = 1 / len(wanted.files)
         sources = [Source(path=path, weight=share) for path in wanted.files]
@@ -73,8 +81,6 @@ async def take_it(call: Invocation) -> Exit:
             shutil.copyfile(typed(wanted.files[0]), out)
         except OSError as error:
             raise LoraError.storage("copy the checkpoint to", out, error) from None
-    call.console.show({"taken": wanted.name, "path": str(out)}, lambda: [f"{out}: {wanted.name}"])
-    return Exit.OK
 
 
 def _wanted(found: Which, step: int | None) -> Candidate:

@@ -1,0 +1,51 @@
+"""A folder becomes a LoRA by one command, every step once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lora_daemon import starter
+from shared.errors import Exit
+from tests.cli.command_line import CommandLine
+
+SHORT = (
+    "--base", "starter", "--trigger", "zrx", "--set", "training.max_steps=12",
+    "--set", "save.every_steps=6", "--set", "training.batch_size=1", "--set", "sample.steps=2",
+)  # fmt: skip
+
+
+def test_quick_says_what_it_lacks(cli: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, error = cli.refused("quick", str(tmp_path / "empty"), "--here")
+    assert code == Exit.FAILED and "--base NAME" in error["message"]
+    code, error = cli.refused("quick", str(tmp_path), "--base", "starter", "--endpoint", "ipc:///x")
+    assert "where the daemon and the pictures are" in error["message"]
+    code, error = cli.refused("quick", str(tmp_path / "empty"), "--base", "nowhere", "--here")
+    assert code == Exit.NOT_FOUND and "nowhere" in error["message"]
+    code, error = cli.refused("quick", str(tmp_path / "empty"), "--base", "starter", "--here")
+    assert code == Exit.NOT_FOUND and "No picture" in error["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_quick_goes_from_a_folder_to_a_recommended_lora_once(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    folder = tmp_path / "beasts"
+    folder.mkdir()
+    drawn = Path(starter.__file__).parent / "datasets" / "creatures"
+    for picture in sorted(drawn.glob("*.png"))[:14]:
+        shutil.copy(picture, folder)  # without its caption: the starter's captioner writes one
+    first = cli.data("quick", str(folder), *SHORT)
+    assert Path(first["lora"]).is_file() and "step" in first["why"]
+    assert Image.open(first["sheet"]).width > 5 * 128
+    captions = [file.read_text() for file in folder.glob("*.txt")]
+    assert len(captions) == 14 and all(text.startswith("zrx, ") for text in captions)
+    runs = cli.data("run", "list")["runs"]
+    assert [run["id"] for run in runs] == [first["run"]]
+    assert cli.data("quick", str(folder), *SHORT) == first
+    assert cli.data("run", "list")["runs"] == runs
