@@ -13,30 +13,18 @@ from lora_daemon.candidates import Candidates
 from lora_daemon.captions import Captions
 from lora_daemon.catalog import Catalog
 from lora_daemon.jobs import Jobs
+from lora_daemon.orders import Orders
 from lora_daemon.service import Context
-from lora_daemon.supervisor import Supervisor
 from lora_daemon.views import Views
 from shared import wire
 from shared.errors import Code, LoraError
 from shared.filenames import to_text
 
 PORTION = 16  # pictures in one order: a training run or a picture waits no longer than that
-TRIES = 2  # a worker's death may have had another cause; a second one was this portion's
 TOLD = 200  # problems in the answer
 HUB = {"blip": "Salesforce/blip-image-captioning-large"}  # the lesson's
 _USABLE = "NOT issue:unusable NOT state:rejected"
 _EMPTY = f"issue:no-caption {_USABLE}"
-
-
-@dataclass
-class _Order:
-    """A portion with the worker."""
-
-    describe: pipe.Describe
-    take_in: Callable[[pipe.Described], None]
-    done: asyncio.Future[None]
-    tries: int = 1
-    worker: int = 0  # the pid it was given to
 
 
 @dataclass
@@ -55,15 +43,14 @@ class Captioning:
 
     def __init__(
         self, catalog: Catalog, views: Views, captions: Captions, candidates: Candidates,
-        jobs: Jobs, supervisor: Supervisor,
+        jobs: Jobs, orders: Orders,
     ) -> None:  # fmt: skip
         self._catalog = catalog
         self._views = views
         self._captions = captions
         self._candidates = candidates
         self._jobs = jobs
-        self._supervisor = supervisor
-        self._orders: dict[str, _Order] = {}
+        self._orders = orders
         self._at_work: set[str] = set()  # datasets
         self.settled: Callable[[], None] = lambda: None  # called after each request
 
@@ -116,7 +103,7 @@ class Captioning:
         state: wire.CaptionState = "accepted" if request.accept else "unreviewed"
         names = {item.id: item.name for item in chosen}
 
-        def take_in(report: pipe.Described) -> None:
+        def take_in(report: pipe.Described) -> bool:
             written = self._captions.describe(
                 context.by, dataset.id, request.model, report.captions, state
             )
@@ -127,6 +114,7 @@ class Captioning:
             tally.done += len(report.captions) + len(report.skipped)
             self._jobs.progress(job, tally.done, len(chosen), dataset.name)
             context.progress(tally.done, len(chosen), f"{tally.done} of {len(chosen)} pictures")
+            return report.last
 
         try:
             if not model.startswith("/"):
@@ -135,19 +123,13 @@ class Captioning:
                 model = await _fetched(model)
             for portion, more in self._portions(chosen):
                 describe = pipe.Describe(job=job, model=model, pictures=portion, more=more)
-                order = _Order(describe, take_in, asyncio.get_running_loop().create_future())
-                self._orders[job] = order
-                order.worker = await self._supervisor.send(describe)
-                await order.done
+                await self._orders.ask(describe, "The captioning ended.", take_in)
         except asyncio.CancelledError:
-            self._supervisor.tell(pipe.Cancel(job=job))
             self._jobs.end(job, "cancelled", f"{tally.written} captions are written.")
             raise
         except LoraError as error:
             self._jobs.end(job, "failed", error.message)
             raise
-        finally:
-            self._orders.pop(job, None)
         beside = f"{tally.beside} beside captions, " * request.beside
         done = f"{tally.written} written, {beside}{len(tally.problems)} left out"
         self._jobs.end(job, "done", done)
@@ -162,34 +144,6 @@ class Captioning:
                     portion.append((item.id, to_text(self._catalog.path(row))))
             if portion:
                 yield portion, start + PORTION < len(items)
-
-    def report(self, report: pipe.Described | pipe.DescribeFailed) -> None:
-        """What the worker says of a portion. Raises LoraError(STORAGE): to be told again."""
-        order = self._orders.get(report.job)
-        if order is None or order.done.done():
-            return
-        match report:
-            case pipe.Described():
-                order.take_in(report)
-                if report.last:
-                    order.done.set_result(None)
-            case pipe.DescribeFailed():
-                order.done.set_exception(LoraError.of(report.failure))
-
-    async def worker_died(self, pid: int, reason: str) -> None:
-        """Ask a new worker for the portion that the dead one had not finished, once."""
-        for order in list(self._orders.values()):
-            if order.done.done() or order.worker != pid:
-                continue
-            order.tries += 1
-            try:
-                if order.tries > TRIES:
-                    raise LoraError(
-                        Code.WORKER_FAILED, f"The captioning ended. {reason}", retryable=True
-                    )
-                order.worker = await self._supervisor.send(order.describe)
-            except LoraError as error:
-                order.done.set_exception(error)
 
     async def _found(self, dataset: str, filter: str) -> list[wire.Item]:
         """Every picture that the filter finds."""

@@ -33,6 +33,7 @@ from lora_daemon.library import Library
 from lora_daemon.measuring import Measuring
 from lora_daemon.mix_pictures import MixPictures
 from lora_daemon.mixing import Mixing
+from lora_daemon.orders import Orders
 from lora_daemon.painting import Painting
 from lora_daemon.probing import Probing
 from lora_daemon.runs import Runs
@@ -71,6 +72,7 @@ class Domain:
     def __init__(self, daemon: service.Daemon, handlers: service.Handlers) -> None:
         self._daemon = daemon
         self._supervisor = Supervisor(daemon.workspace)
+        self._orders = Orders(self._supervisor)
         self._jobs = Jobs(daemon.hub)
         self._catalog = Catalog(daemon.store)
         self._captions = Captions(daemon, self._catalog, self._jobs)
@@ -91,19 +93,19 @@ class Domain:
         self._runs = Runs(daemon)
         self._freezer = Freezer(daemon, self._catalog, self._library, self._runs)
         self._scheduler = Scheduler(daemon, self._runs, self._library, self._supervisor)
-        self._painting = Painting(daemon, self._library, self._jobs, self._supervisor)
+        self._painting = Painting(daemon, self._library, self._jobs, self._orders)
         self._grids = Grids(daemon, self._library, self._jobs, self._painting)
         self._mixing = Mixing(daemon, self._library)
         self._comparing = Comparing(daemon, self._library)
         self._affinities = Affinities(daemon, self._library)
-        self._probing = Probing(daemon, self._library, self._jobs, self._supervisor)
+        self._probing = Probing(daemon, self._library, self._jobs, self._orders)
         self._mix_pictures = MixPictures(daemon, self._library, self._painting, self._mixing)
         self._captioning = Captioning(
             self._catalog, self._views, self._captions, self._candidates, self._jobs,
-            self._supervisor,
+            self._orders,
         )  # fmt: skip
         self._measuring = Measuring(
-            daemon, self._runs, self._library, self._painting, self._jobs, self._supervisor
+            daemon, self._runs, self._library, self._painting, self._jobs, self._orders
         )
         self._choosing = Choosing(daemon, self._runs, self._measuring)
         self._telemetry = Telemetry(daemon, self._worker_use)
@@ -193,7 +195,7 @@ class Domain:
         await self._health.close()
         await self._tokens.close()
         await self._mix_pictures.close()
-        self._measuring.close()
+        self._orders.close()
         await self._daemon.store.quiet()
         await self._scheduler.close(now=now)
         await self._supervisor.end(now=now)
@@ -306,21 +308,16 @@ class Domain:
         await self._daemon.store.quiet()
         match event:
             case Death():
-                await self._painting.worker_died(event.pid, event.reason)
-                await self._captioning.worker_died(event.pid, event.reason)
-                await self._measuring.worker_died(event.pid, event.reason)
-                await self._probing.worker_died(event.pid, event.reason)
+                await self._orders.worker_died(event.pid, event.reason)
                 await self._scheduler.worker_died(event.pid, event.reason)
             case pipe.Ready() | pipe.Memory():
                 pass  # the supervisor has them
-            case pipe.PaintStep() | pipe.Painted() | pipe.PaintFailed():
-                self._painting.report(event)
-            case pipe.Probed() | pipe.Gathered() | pipe.ProbeFailed():
-                self._probing.report(event)
-            case pipe.Described() | pipe.DescribeFailed():
-                self._captioning.report(event)
-            case pipe.Measured() | pipe.MeasureFailed():
-                self._measuring.report(event)
+            case (
+                pipe.PaintStep() | pipe.Painted() | pipe.PaintFailed()
+                | pipe.Described() | pipe.DescribeFailed() | pipe.Measured() | pipe.MeasureFailed()
+                | pipe.Probed() | pipe.Gathered() | pipe.ProbeFailed()
+            ):  # fmt: skip
+                self._orders.report(event)
             case _:
                 await self._scheduler.report(event)
 

@@ -27,11 +27,11 @@ from lora_daemon.measurements import (
     plan_of,
     stamp,
 )
+from lora_daemon.orders import Orders
 from lora_daemon.painting import Painting
 from lora_daemon.recommending import BASE
 from lora_daemon.runs import Runs
 from lora_daemon.service import Context, Daemon
-from lora_daemon.supervisor import Supervisor
 from shared import recipe as recipes
 from shared import wire
 from shared.errors import Code, LoraError
@@ -40,20 +40,9 @@ from shared.files import publish
 NEAREST = 1000  # training pictures that painted ones are compared with
 MOST = 16  # checkpoints; of more, these evenly
 PORTION = 4  # pictures in one order: a training run waits no longer than that
-TRIES = 2  # a worker's death may have had another cause; a second one was this order's
 
 # Of the checkpoints that are measured: the average that is worth to be measured too.
 Average = Callable[[list[Measurable]], Awaitable[Measurable | None]]
-
-
-@dataclass
-class _Order:
-    """An order with the worker."""
-
-    measure: pipe.Measure
-    done: asyncio.Future[pipe.Measured]
-    tries: int = 1
-    worker: int = 0  # the pid it was given to
 
 
 @dataclass
@@ -74,7 +63,7 @@ class Measuring:
 
     def __init__(
         self, daemon: Daemon, runs: Runs, library: Library, painting: Painting, jobs: Jobs,
-        supervisor: Supervisor,
+        orders: Orders,
     ) -> None:  # fmt: skip
         self._store = daemon.store
         self._cache = daemon.workspace.cache
@@ -82,20 +71,14 @@ class Measuring:
         self._library = library
         self._painting = painting
         self._jobs = jobs
-        self._supervisor = supervisor
-        self._orders: dict[str, _Order] = {}
+        self._orders = orders
         self._at_work: set[str] = set()
-        self._closing = False
         self.training: Callable[[], bool] = lambda: False  # whether a run wants its turns
         self.settled: Callable[[], None] = lambda: None  # called after each request
 
     @property
     def busy(self) -> bool:
         return bool(self._at_work)
-
-    def close(self) -> None:
-        """No worker is to be begun any more for what waits."""
-        self._closing = True
 
     def at_work(self, run: str) -> bool:
         return run in self._at_work
@@ -274,45 +257,10 @@ class Measuring:
 
     async def _ask(self, going: _Going, measure: pipe.Measure) -> pipe.Measured:
         await self._give_way(going)
-        order = _Order(measure, asyncio.get_running_loop().create_future())
-        self._orders[measure.job] = order
         began = time.monotonic()
-        try:
-            order.worker = await self._supervisor.send(measure)
-            answer = await order.done
-        except asyncio.CancelledError:
-            self._supervisor.tell(pipe.Cancel(job=measure.job))
-            raise
-        finally:
-            del self._orders[measure.job]
+        answer: pipe.Measured = await self._orders.ask(measure, "The measuring ended.")
         going.spent = time.monotonic() - began
         return answer
-
-    def report(self, report: pipe.Measured | pipe.MeasureFailed) -> None:
-        """What the worker says of an order."""
-        order = self._orders.get(report.job)
-        if order is None or order.done.done():
-            return
-        match report:
-            case pipe.Measured():
-                order.done.set_result(report)
-            case pipe.MeasureFailed():
-                order.done.set_exception(LoraError.of(report.failure))
-
-    async def worker_died(self, pid: int, reason: str) -> None:
-        """Ask a new worker for the order that the dead one had not finished, once."""
-        for order in list(self._orders.values()):
-            if order.done.done() or order.worker != pid or self._closing:
-                continue
-            order.tries += 1
-            try:
-                if order.tries > TRIES:
-                    raise LoraError(
-                        Code.WORKER_FAILED, f"The measuring ended. {reason}", retryable=True
-                    )
-                order.worker = await self._supervisor.send(order.measure)
-            except LoraError as error:
-                order.done.set_exception(error)
 
 
 _PARTS = {

@@ -8,7 +8,6 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -16,44 +15,29 @@ import msgspec
 from lora_daemon import pipe
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
+from lora_daemon.orders import Orders
 from lora_daemon.service import Context, Daemon
-from lora_daemon.supervisor import Supervisor
 from shared import wire
 from shared.errors import Code, LoraError
 from shared.pictures import LoraUse, PictureSpec
 
-TRIES = 2  # a worker's death may have had another cause; a second one was this picture's
-
 Progress = Callable[[int, int], None]  # denoising steps done, of how many
-
-
-@dataclass
-class _Order:
-    """A picture under way."""
-
-    paint: pipe.Paint
-    progress: Progress
-    done: asyncio.Future[pipe.Painted]
-    tries: int = 1
-    worker: int = 0  # the pid it was given to
 
 
 class Painting:
     """Answers Generate, and has the worker make pictures for others."""
 
-    def __init__(
-        self, daemon: Daemon, library: Library, jobs: Jobs, supervisor: Supervisor
-    ) -> None:
+    def __init__(self, daemon: Daemon, library: Library, jobs: Jobs, orders: Orders) -> None:
         self._workspace = daemon.workspace
         self._library = library
         self._jobs = jobs
-        self._supervisor = supervisor
-        self._orders: dict[str, _Order] = {}
+        self._orders = orders
+        self._outs: list[str] = []  # files that are being made
         self.settled: Callable[[], None] = lambda: None  # called after each picture
 
     @property
     def busy(self) -> bool:
-        return bool(self._orders)
+        return bool(self._outs)
 
     async def generate(self, context: Context, request: wire.Generate) -> wire.Picture:
         """Raises LoraError: NOT_FOUND (base, LoRA), BAD_REQUEST, OUT_OF_MEMORY, WORKER_FAILED,
@@ -96,52 +80,19 @@ class Painting:
     async def make(self, paint: pipe.Paint, progress: Progress) -> pipe.Painted:
         """Have the worker do a picture job; one that dies of it is replaced once. Cancelled, the
         worker gives the job up within a denoising step. Raises LoraError."""
-        order = _Order(paint, progress, asyncio.get_running_loop().create_future())
-        self._orders[paint.job] = order
-        sending = asyncio.ensure_future(self._supervisor.send(paint))
+
+        def hear(report: pipe.PaintStep | pipe.Painted) -> bool:
+            if isinstance(report, pipe.PaintStep):
+                progress(report.step, report.steps)
+            return isinstance(report, pipe.Painted)
+
+        self._outs.append(paint.out)
         try:
-            # Not to be cut short: it may be beginning a worker.
-            order.worker = await asyncio.shield(sending)
-            return await order.done
-        except asyncio.CancelledError:
-            sending.add_done_callback(lambda sent: self._give_up(paint.job, sent))
-            raise
+            painted: pipe.Painted = await self._orders.ask(paint, "The picture was not made.", hear)
+            return painted
         finally:
-            del self._orders[paint.job]
+            self._outs.remove(paint.out)
             self.settled()
-
-    def _give_up(self, job: str, sent: asyncio.Future[int]) -> None:
-        """Cancel a job once the worker has it."""
-        if not sent.cancelled() and sent.exception() is None:
-            self._supervisor.tell(pipe.Cancel(job=job))
-
-    def report(self, report: pipe.PaintStep | pipe.Painted | pipe.PaintFailed) -> None:
-        """What the worker says of a picture."""
-        order = self._orders.get(report.job)
-        if order is None or order.done.done():
-            return
-        match report:
-            case pipe.PaintStep():
-                order.progress(report.step, report.steps)
-            case pipe.Painted():
-                order.done.set_result(report)
-            case pipe.PaintFailed():
-                order.done.set_exception(LoraError.of(report.failure))
-
-    async def worker_died(self, pid: int, reason: str) -> None:
-        """Ask a new worker for what the dead one had not finished, once."""
-        for order in list(self._orders.values()):
-            if order.done.done() or order.worker != pid:
-                continue
-            order.tries += 1
-            try:
-                if order.tries > TRIES:
-                    raise LoraError(
-                        Code.WORKER_FAILED, f"The picture was not made. {reason}", retryable=True
-                    )
-                order.worker = await self._supervisor.send(order.paint)
-            except LoraError as error:
-                order.done.set_exception(error)
 
     def _place(self, spec: PictureSpec) -> Path:
         """A free file name in the outputs: when, the prompt's first words, the seed."""
@@ -150,7 +101,7 @@ class Painting:
         stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{words}-{spec.seed}"
         for number in itertools.count(1):
             path = self._workspace.outputs / f"{stem}{f'-{number}' if number > 1 else ''}.png"
-            if not path.exists() and all(o.paint.out != str(path) for o in self._orders.values()):
+            if not path.exists() and str(path) not in self._outs:
                 return path
         raise AssertionError
 

@@ -10,49 +10,33 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from lora_daemon import base_look, input_cache, pipe, probe_plan
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
+from lora_daemon.orders import Orders
 from lora_daemon.probe_plan import Row, Trial
 from lora_daemon.service import Context, Daemon
-from lora_daemon.supervisor import Supervisor
 from shared import blocks, probes, remedies, wire
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
 from shared.pictures import LoraUse, PictureSpec
 
 MOST = 8  # LoRAs probed at once
-TRIES = 2  # a worker's death may have had another cause; a second one was this order's
-Asked = TypeVar("Asked", pipe.Probed, pipe.Gathered)
-
-
-@dataclass
-class _Order:
-    """An order with the worker."""
-
-    order: pipe.Probe | pipe.Gather
-    done: asyncio.Future[Any]
-    tries: int = 1
-    worker: int = 0  # the pid it was given to
+UNFINISHED = "The probe was not finished."
 
 
 class Probing:
     """Answers ProbeLoras and MeasureInputs."""
 
-    def __init__(
-        self, daemon: Daemon, library: Library, jobs: Jobs, supervisor: Supervisor
-    ) -> None:
+    def __init__(self, daemon: Daemon, library: Library, jobs: Jobs, orders: Orders) -> None:
         self._cache = daemon.workspace.cache
         self._library = library
         self._jobs = jobs
-        self._supervisor = supervisor
-        self._orders: dict[str, _Order] = {}
+        self._orders = orders
         self._numbers = itertools.count(1)
         self._at_work = 0
         self.settled: Callable[[], None] = lambda: None  # called after each request
@@ -185,7 +169,7 @@ class Probing:
                 loras=[to_text(one) for one in distinct], out=to_text(path),
                 base_predicts=base.objective,
             )  # fmt: skip
-            told = await self._ask(gather, pipe.Gathered)
+            told: pipe.Gathered = await self._orders.ask(gather, UNFINISHED)
             await asyncio.to_thread(input_cache.prune, self._cache)
             if told.left_out:
                 notes[f"{len(told.left_out)} modules are too wide to be measured."] = None
@@ -202,7 +186,7 @@ class Probing:
                 loras=trial.files, rows=[trial.row(row, step) for row in rows],
                 base_predicts=trial.base.objective,
             )  # fmt: skip
-            told = await self._ask(order, pipe.Probed)
+            told: pipe.Probed = await self._orders.ask(order, UNFINISHED)
             trial.notes |= dict.fromkeys(told.notes)
             found.append(told.products)
             advance()
@@ -211,51 +195,6 @@ class Probing:
     def _name(self, job: str) -> str:
         """An order's own id: one that is cancelled must not be taken for the next."""
         return f"{job}.{next(self._numbers)}"
-
-    async def _ask(self, order: pipe.Probe | pipe.Gather, kind: type[Asked]) -> Asked:
-        """Have the worker do it; one that dies of it is replaced once. Cancelled, the worker gives
-        it up within a denoising step."""
-        own = _Order(order, asyncio.get_running_loop().create_future())
-        self._orders[order.job] = own
-        sending = asyncio.ensure_future(self._supervisor.send(order))
-        try:
-            own.worker = await asyncio.shield(sending)  # it may be beginning a worker
-            answer: Asked = await own.done
-            return answer
-        except asyncio.CancelledError:
-            sending.add_done_callback(lambda sent: self._give_up(order.job, sent))
-            raise
-        finally:
-            del self._orders[order.job]
-
-    def _give_up(self, job: str, sent: asyncio.Future[int]) -> None:
-        if not sent.cancelled() and sent.exception() is None:
-            self._supervisor.tell(pipe.Cancel(job=job))
-
-    def report(self, report: pipe.Probed | pipe.Gathered | pipe.ProbeFailed) -> None:
-        """What the worker says of an order."""
-        own = self._orders.get(report.job)
-        if own is None or own.done.done():
-            return
-        if isinstance(report, pipe.ProbeFailed):
-            own.done.set_exception(LoraError.of(report.failure))
-        else:
-            own.done.set_result(report)
-
-    async def worker_died(self, pid: int, reason: str) -> None:
-        """Ask a new worker for what the dead one had not finished, once."""
-        for own in list(self._orders.values()):
-            if own.done.done() or own.worker != pid:
-                continue
-            own.tries += 1
-            try:
-                if own.tries > TRIES:
-                    raise LoraError(
-                        Code.WORKER_FAILED, f"The probe was not finished. {reason}", retryable=True
-                    )
-                own.worker = await self._supervisor.send(own.order)
-            except LoraError as error:
-                own.done.set_exception(error)
 
     def _resolved(self, wanted: Sequence[LoraUse]) -> tuple[list[LoraUse], list[Path]]:
         """The uses by the library's names, and their files."""
