@@ -42,7 +42,7 @@ class Browsing(Place):
 
     def __init__(self) -> None:
         super().__init__()
-        self.selection = Selection()
+        self.picked = Selection()
 
     # What the screen has.
 
@@ -105,7 +105,7 @@ class Browsing(Place):
             label=item.name.rpartition("/")[2],
             mark="!" if unusable else words.MARKS[state],
             tone="error" if unusable else words.CAPTION_TONES[state],
-            chosen=index in self.selection,
+            chosen=index in self.picked,
         )
 
     # ── the strip ───────────────────────────────────────────────────────────────────────────────
@@ -185,25 +185,25 @@ class Browsing(Place):
     def action_select(self) -> None:
         if self._among_pictures() and self.items.count:
             here = self.items.cursor
-            self.selection.toggle(here)
+            self.picked.toggle(here)
             self.items.update_row(here)
             self.items.cursor = min(here + 1, self.items.count - 1)
             self._show_selection()
 
     def action_stretch(self) -> None:
         if self._among_pictures() and self.items.count:
-            self.selection.stretch(self.items.cursor)
+            self.picked.stretch(self.items.cursor)
             self.items.refresh()
             self._show_selection()
 
     def action_all(self) -> None:
         if self._roll is not None:
-            self.selection.all(self._roll.total)
+            self.picked.all(self._roll.total)
             self.items.refresh()
             self._show_selection()
 
     def action_unselect(self) -> None:
-        self.selection.clear()
+        self.picked.clear()
         self.items.refresh()
         self._show_selection()
 
@@ -211,7 +211,7 @@ class Browsing(Place):
         raise NotImplementedError
 
     def selection_said(self) -> str:
-        return f" · {words.count(len(self.selection))} chosen" if len(self.selection) else ""
+        return f" · {words.count(len(self.picked))} chosen" if len(self.picked) else ""
 
     # ── changing them ───────────────────────────────────────────────────────────────────────────
 
@@ -220,7 +220,7 @@ class Browsing(Place):
         roll = self._roll
         if roll is None or not roll.total:
             return None
-        places = self.selection.spans or [(self.items.cursor, self.items.cursor)]
+        places = self.picked.spans or [(self.items.cursor, self.items.cursor)]
         return wire.PreviewEdit(
             dataset=roll.dataset, view=roll.view, filter=roll.filter, places=list(places)
         )
@@ -231,7 +231,7 @@ class Browsing(Place):
         which = self._which() if self._among_pictures() else None
         if which is None:
             return
-        one = not self.selection.spans
+        one = not self.picked.spans
 
         async def change() -> wire.Edited:
             preview = await self.lora.ask(replace(which, state=state))
@@ -262,8 +262,8 @@ class Browsing(Place):
         roll, dataset = self._roll, self.dataset
         if roll is None or dataset is None or not roll.total:
             return
-        number = len(self.selection) or roll.total
-        which = self.selection.spans or [(0, roll.total - 1)]
+        number = len(self.picked) or roll.total
+        which = self.picked.spans or [(0, roll.total - 1)]
         ask = self._which()
         assert ask is not None
         title = f"Edit {words.plural(number, 'caption')} of {clean(dataset.name)}"

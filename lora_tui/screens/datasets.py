@@ -103,9 +103,10 @@ class Datasets(Browsing):
 
     def _look_again(self) -> None:
         """Captions may be others now. The list stands, and what is chosen in it, unless it is
-        another daemon's."""
+        another daemon's, or Review has another filter or order by now."""
         roll = self._roll
-        if roll is None or not roll.opened:
+        wanted = (self.lora.picture_filters.get(self._dataset, ""), self.sort_of(self._dataset))
+        if roll is None or not roll.opened or (roll.filter, roll.sort) != wanted:
             self._open(self._dataset, again=True, item=self._wanted)
             return
         view = roll.view
@@ -113,7 +114,7 @@ class Datasets(Browsing):
         def refreshed(_: None) -> None:
             if roll is self._roll:
                 if roll.view != view:
-                    self.selection.clear()
+                    self.picked.clear()
                     self._show_title()
                 self.items.show(roll.total, self.item_cells)
                 self._show_item()
@@ -193,7 +194,7 @@ class Datasets(Browsing):
     def _open(self, dataset: str, *, again: bool = False, item: str = "") -> None:
         self._dataset = dataset
         self._wanted = item
-        self.selection.clear()
+        self.picked.clear()
         cursor = self.items.cursor if again else 0
         if not dataset:
             self._roll = None
@@ -247,7 +248,7 @@ class Datasets(Browsing):
         if item is None:
             return None
         state = item.caption.state
-        name: Cell = (f"■ {item.name}", "primary") if index in self.selection else item.name
+        name: Cell = (f"■ {item.name}", "primary") if index in self.picked else item.name
         if item.problem:
             return [("!", "error"), name, ("unusable", "error")]
         remark = state if item.caption.text.strip() else "no caption"

@@ -102,7 +102,8 @@ class HealthWindow(Dialog[str | None]):
             else:
                 self._show(found.health)
 
-        self.run_worker(ask(), group="known", exclusive=True)
+        # The function, not its coroutine: one that is replaced at once was never begun.
+        self.run_worker(ask, group="known", exclusive=True)  # type: ignore[arg-type]
 
     def _show(self, health: Health) -> None:
         here, self._health = self.finding, health

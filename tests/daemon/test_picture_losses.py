@@ -80,10 +80,10 @@ def test_what_is_no_loss_is_refused(text: str) -> None:
 def found_by(store: Store, text: str) -> list[str]:
     node = parse(text)
     assert node is not None
-    query = filtering.query(node)
+    query = filtering.query(node, {})
     with sqlite3.connect(store.database) as connection:
-        sql = f"SELECT id FROM items WHERE dataset = 'd1' AND {query.where} ORDER BY name"
-        return [row[0] for row in connection.execute(sql, query.values)]
+        sql = f"SELECT id FROM items WHERE dataset = ?1 AND {query.where} ORDER BY name"
+        return [row[0] for row in connection.execute(sql, ["d1", *query.values])]
 
 
 def test_the_last_run_that_saw_a_picture_counts(tmp_path: Path) -> None:

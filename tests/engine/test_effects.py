@@ -85,13 +85,13 @@ def test_a_lora_takes_part_in_its_part_of_the_steps(base: Base, files: list[Path
         return [bool(one) for one in (site.v[0], site.v[-1])]
 
     with mix.on():
-        first = paint(base, [SPEC], lambda _: seen.append(weights()), turn)
+        first = paint(base, [SPEC], lambda _: seen.append(weights()), turn=turn)
     assert seen == [[True, False], [True, True], [False, True], [False, True]]
     again = [turn(step) for step in range(4)]
     assert again == [True, True, True, False]  # the text is read again at each change
     other = [pipe.LoraFile(name="one", path="", weight=0.5), uses[1]]
     with mix.on():
-        second = paint(base, [SPEC], lambda _: None, studio._turn(mix, other, SPEC.steps))
+        second = paint(base, [SPEC], lambda _: None, turn=studio._turn(mix, other, SPEC.steps))
     assert first[0].tobytes() != second[0].tobytes()
     mix.set([Strength(0.5), Strength(0.8)])
     always = [pipe.LoraFile(name=use.name, path="", weight=use.weight) for use in uses]

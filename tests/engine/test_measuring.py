@@ -56,7 +56,7 @@ def rows(
         job="j", what=what, base_path=str(base.path), loras=uses, cache_dir=str(folder / "cache"),
         resolution=base.resolution, seed=7, timesteps=(0, 1000), **more,
     )  # fmt: skip
-    studio.measure(job, lambda: base)
+    studio.serve(job, lambda: base)
     told = studio.told.pop()  # type: ignore[attr-defined]
     assert isinstance(told, pipe.Measured), told
     found: list[list[float]] = told.rows
@@ -157,7 +157,7 @@ def test_a_picture_that_is_gone_is_named_and_the_rest_is_measured(
         job="j", what="loss", base_path=str(base.path), loras=[], cache_dir=str(tmp_path / "c"),
         resolution=64, seed=1, timesteps=(0, 1000), pictures=[gone, frozen[0]],
     )  # fmt: skip
-    studio.measure(job, lambda: base)
+    studio.serve(job, lambda: base)
     told = studio.told.pop()  # type: ignore[attr-defined]
     assert [bool(row) for row in told.rows] == [False, True]
     assert told.skipped == [("/nowhere.png", "the file is no longer there")]

@@ -62,7 +62,7 @@ async def test_chosen_pictures_change_as_one(daemon: standin.Daemon) -> None:
         await until(pilot, lambda: "4 chosen" in text_of(app))  # 0, and 3 to 5
         screen = app.screen
         assert isinstance(screen, Datasets)
-        spans = screen.selection.spans
+        spans = screen.picked.spans
         await pilot.press("a")
         await until(pilot, lambda: "accepted" in states(daemon))
         chosen = [place for first, last in spans for place in range(first, last + 1)]

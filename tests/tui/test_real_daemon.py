@@ -125,12 +125,11 @@ async def test_a_text_survives_the_death_of_the_client(real: DaemonProcess, tmp_
     try:
         await asyncio.to_thread(shown, terminal, b"picture 0")
         os.write(terminal, b"gv")
-        await asyncio.to_thread(shown, terminal, b"reviewed")
-        await asyncio.to_thread(shown, terminal, b"picture 0")
+        await asyncio.to_thread(shown, terminal, b"reviewed", b"words")
         os.write(terminal, b"e typed by hand")
         async with asyncio.timeout(30):
             while not any(b"typed by hand" in path.read_bytes() for path in drafts.glob("*.json")):
-                await asyncio.to_thread(shown, terminal, b"", 0.05)
+                await asyncio.to_thread(shown, terminal, within=0.05)
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)  # noqa: ASYNC222  # it is dead
@@ -145,15 +144,16 @@ async def test_a_text_survives_the_death_of_the_client(real: DaemonProcess, tmp_
         assert not list(drafts.glob("*.json"))
 
 
-def shown(terminal: int, text: bytes, within: float = 30.0) -> None:
-    """Read a terminal until ``text`` comes, or until the time is over if it is empty."""
+def shown(terminal: int, *texts: bytes, within: float = 30.0) -> None:
+    """Read a terminal until all ``texts`` have come, or until the time is over if there are none.
+    Only what changes on the screen is sent, so they must not have stood there before."""
     seen, end = b"", time.monotonic() + within
     while time.monotonic() < end:
         if select.select([terminal], [], [], 0.02)[0]:
             seen += os.read(terminal, 65536)
-        if text and text in seen:
+        if texts and all(text in seen for text in texts):
             return
-    assert not text, f"{text!r} was not shown"
+    assert not texts, f"{texts} were not all shown"
 
 
 async def test_a_lora_is_trained_and_tried(real: DaemonProcess, tmp_path: Path) -> None:
