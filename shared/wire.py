@@ -550,7 +550,7 @@ class FromHub(Record, frozen=True, kw_only=True):
     id: str  # owner/name
     revision: str = ""  # a branch, tag or commit; empty: main
     file: str = ""  # of a repository of single files; empty: its only one
-    kind: Literal["model", "dataset"] = "model"
+    kind: Literal["model", "dataset", "captioner"] = "model"
     token: str = ""  # empty: what the daemon's machine is logged in with. Never stored
     mirror: str = ""  # address of another Hub; empty: HF_ENDPOINT, or the Hub itself
     offline: bool = False  # take what is in the cache, ask nobody
@@ -851,6 +851,9 @@ class Captioned(Record, frozen=True, kw_only=True):
     warnings: list[str]
 
 
+TagCategory = Literal["general", "character", "rating"]
+
+
 class CaptionPictures(Request[Captioned], frozen=True, kw_only=True, tag="caption.write"):
     """Let a captioner fill empty captions; a caption that is there is never touched, nor is a
     rejected picture. What it writes is a candidate: unreviewed, its source "captioner", until a
@@ -863,10 +866,17 @@ class CaptionPictures(Request[Captioned], frozen=True, kw_only=True, tag="captio
 
     changes: ClassVar[bool] = True
     dataset: str
-    model: str = "starter"  # or blip, a Hub id, a folder on the daemon's machine
+    model: str = "starter"  # or a name as in shared.captioners, a Hub id, a folder of the daemon's
     accept: bool = False  # what it writes is accepted at once
     filter: str = ""  # only these pictures, as shared.filters reads it
     beside: bool = False  # write candidates for pictures that have a caption, too
+    prompt: str = ""  # what to ask; {trigger}, {tags}, {caption} are the picture's. Empty: its own
+    max_tokens: Annotated[int, Meta(ge=0, le=2048)] = 0  # of a caption. 0: its own
+    # For taggers: the probability from which on a tag is said (None: 0.35, of characters 0.85),
+    # which kinds of tags (none: characters, then general ones), and tags that are never said.
+    threshold: Annotated[float, Meta(ge=0, le=1)] | None = None
+    categories: list[TagCategory] = []
+    blacklist: list[str] = []
 
 
 class Candidate(Record, frozen=True, kw_only=True):
