@@ -1,8 +1,8 @@
-"""Models, datasets and captioners from the Hugging Face Hub, through its own library, in a process of its own.
+"""Models, datasets and captioners from the Hugging Face Hub, through its own library.
 
 ``python -m lora_daemon.hub`` takes a ``wire.FromHub`` in JSON on stdin; on stdout come lines of
-``Advance``, and at last one ``Fetched`` or a ``Failure``. A process, because a download cannot be
-interrupted within one.
+``Advance``, and at last one ``Fetched`` or a ``Failure``. A process of its own, because a download
+cannot be interrupted within one.
 """
 
 from __future__ import annotations
@@ -280,8 +280,8 @@ def _explained(wanted: FromHub, error: Exception) -> LoraError:
         case errors.RepositoryNotFoundError():
             return LoraError(
                 Code.NOT_FOUND,
-                f"The Hub has no {_repository(wanted)} {wanted.id}, or not for you: a private one needs a "
-                "token in HF_TOKEN.",
+                f"The Hub has no {_repository(wanted)} {wanted.id}, or not for you: a private one "
+                "needs a token in HF_TOKEN.",
             )
         case errors.HFValidationError():
             return LoraError(Code.BAD_REQUEST, f"{wanted.id!r} is no Hub id: that is owner/name.")

@@ -860,23 +860,24 @@ class CaptionPictures(Request[Captioned], frozen=True, kw_only=True, tag="captio
     person accepts it. With ``beside`` it says what it sees in captioned pictures as well:
     GetCandidates has it then, while the captions stay.
 
+    A tagger says the tags that are at least as likely as ``threshold``: 0.35 where nothing is said,
+    of characters 0.85. What a captioner cannot be asked is refused with BAD_REQUEST.
+
     Reports progress. Goes on if the client leaves; asked again, it goes on where it was. Beside a
     training run it takes its turn between two steps.
     """
 
     changes: ClassVar[bool] = True
     dataset: str
-    model: str = "starter"  # or a name as in shared.captioners, a Hub id, a folder of the daemon's
+    model: str = "starter"  # or another name, a Hub id, a folder on the daemon's machine
     accept: bool = False  # what it writes is accepted at once
     filter: str = ""  # only these pictures, as shared.filters reads it
     beside: bool = False  # write candidates for pictures that have a caption, too
-    prompt: str = ""  # what to ask; {trigger}, {tags}, {caption} are the picture's. Empty: its own
+    prompt: str = ""  # what to ask; {trigger} {tags} {caption} are the picture's. Empty: its own
     max_tokens: Annotated[int, Meta(ge=0, le=2048)] = 0  # of a caption. 0: its own
-    # For taggers: the probability from which on a tag is said (None: 0.35, of characters 0.85),
-    # which kinds of tags (none: characters, then general ones), and tags that are never said.
-    threshold: Annotated[float, Meta(ge=0, le=1)] | None = None
-    categories: list[TagCategory] = []
-    blacklist: list[str] = []
+    threshold: Annotated[float, Meta(ge=0, le=1)] | None = None  # of a tagger; null: its own
+    categories: list[TagCategory] = []  # of a tagger, in this order; none: character, general
+    blacklist: list[str] = []  # tags that a tagger never says
 
 
 class Candidate(Record, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
 
 BATCH = 8  # pictures at once, to begin with
+_PLAINLY = Manner()
 
 
 class Captioner(Protocol):
@@ -32,7 +33,7 @@ class Captioner(Protocol):
         or none where it is to use its own."""
 
 
-def load(path: Path, device: torch.device, manner: Manner = Manner()) -> Captioner:
+def load(path: Path, device: torch.device, manner: Manner = _PLAINLY) -> Captioner:
     """The captioner in a folder: a WD tagger, or what transformers saves of the kinds known here.
 
     Raises LoraError: NOT_FOUND, INVALID_FILE for what is no captioner that is known here,

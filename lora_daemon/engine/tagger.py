@@ -23,8 +23,10 @@ TAGS, NETWORK = "selected_tags.csv", "model.onnx"
 GENERAL, CHARACTER = 0.35, 0.85  # probabilities from which on a tag is said: the author's
 _CATEGORIES: dict[str, TagCategory] = {"9": "rating", "0": "general", "4": "character"}
 _KAOMOJI = frozenset(
-    "0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||"
-    .split()
+    {
+        "0_0", "(o)_(o)", "+_+", "+_-", "._.", "<o>_<o>", "<|>_<|>", "=_=", ">_<", "3_3", "6_9",
+        ">_o", "@_@", "^_^", "o_o", "u_u", "x_x", "|_|", "||_||",
+    }
 )  # fmt: skip
 
 

@@ -86,7 +86,9 @@ async def test_a_named_captioner_is_fetched_once_and_is_there_without_a_network(
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
         ask = wire.CaptionPictures(dataset="set", model="wd-vit")
         assert (await house.call(ask)).written == 1
-        with pytest.raises(LoraError, match=r"smolvlm|could not be fetched.*--model /path"):
+        with pytest.raises(
+            LoraError, match=r"SmolVLM-Instruct could not be fetched.*--model /path"
+        ):
             await house.call(wire.CaptionPictures(dataset="set", model="smolvlm", beside=True))
 
 

@@ -48,12 +48,12 @@ PLAIN = "{{ bos_token }} <image> {{ messages[0]['content'] }} ASSISTANT:"  # as 
 WORDS = (
     "<s> </s> <pad> <unk> <image> USER : ASSISTANT Describe What does the image describe ? in "
     "detail what is shown with a paragraph . this picture one dragon red tags , green"
-).split()
+)
 
 
 def words() -> PreTrainedTokenizerFast:
     """A tokenizer of a few words."""
-    known = {word: number for number, word in enumerate(dict.fromkeys(WORDS))}
+    known = {word: number for number, word in enumerate(dict.fromkeys(WORDS.split()))}
     bare = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
     bare.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
