@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Captioner:
+    key: str  # that chooses it in the terminal
     hub: str  # owner/name; empty: built in
     good_for: str
-    tagger: bool = False
+    asks: Literal["nothing", "prompt", "threshold"] = "nothing"
+    tasks: tuple[str, ...] = ()  # the only prompts it takes
 
 
+FLORENCE_TASKS = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 CAPTIONERS = {
-    "starter": Captioner("", "the starter's world"),
-    "blip": Captioner("Salesforce/blip-image-captioning-large", "a short sentence"),
-    "florence-2": Captioner("florence-community/Florence-2-large", "a sentence or a paragraph"),
-    "qwen3-vl": Captioner("Qwen/Qwen3-VL-4B-Instruct", "what your prompt asks, 9 GB"),
-    "smolvlm": Captioner("HuggingFaceTB/SmolVLM-Instruct", "what your prompt asks, 5 GB"),
-    "joycaption": Captioner(
-        "fancyfeast/llama-joycaption-beta-one-hf-llava", "what your prompt asks, 17 GB"
+    "starter": Captioner("s", "", "the starter's world"),
+    "blip": Captioner("b", "Salesforce/blip-image-captioning-large", "one short sentence"),
+    "florence-2": Captioner(
+        "f", "florence-community/Florence-2-large", "a sentence or a paragraph", "prompt",
+        FLORENCE_TASKS,
     ),
-    "wd-eva02": Captioner("SmilingWolf/wd-eva02-large-tagger-v3", "tags of drawings", tagger=True),
-    "wd-vit": Captioner("SmilingWolf/wd-vit-tagger-v3", "tags of drawings", tagger=True),
-    "wd-swinv2": Captioner("SmilingWolf/wd-swinv2-tagger-v3", "tags of drawings", tagger=True),
-}
+    "qwen3-vl": Captioner("v", "Qwen/Qwen3-VL-4B-Instruct", "what you ask of it", "prompt"),
+    "smolvlm": Captioner("m", "HuggingFaceTB/SmolVLM-Instruct", "what you ask of it", "prompt"),
+    "joycaption": Captioner(
+        "y", "fancyfeast/llama-joycaption-beta-one-hf-llava", "what you ask of it", "prompt"
+    ),
+    "wd-eva02": Captioner(
+        "e", "SmilingWolf/wd-eva02-large-tagger-v3", "tags of drawings", "threshold"
+    ),
+    "wd-vit": Captioner("t", "SmilingWolf/wd-vit-tagger-v3", "tags of drawings", "threshold"),
+    "wd-swinv2": Captioner("w", "SmilingWolf/wd-swinv2-tagger-v3", "tags of drawings", "threshold"),
+}  # fmt: skip

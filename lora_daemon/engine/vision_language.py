@@ -13,11 +13,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lora_daemon.engine.bases import DTYPES, best_precision
 from lora_daemon.pipe import Manner
+from shared.captioners import FLORENCE_TASKS
 from shared.errors import Code, LoraError
 from shared.filenames import to_text
 
 _SHORT = "Describe this picture in one sentence of at most 40 words. Say only what it shows."
-FLORENCE_TASKS = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 
 
 @dataclass(frozen=True)
