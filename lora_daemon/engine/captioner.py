@@ -52,7 +52,7 @@ def load(path: Path, device: torch.device, manner: Manner = _PLAINLY) -> Caption
         raise LoraError(
             Code.WRONG_STATE,
             f"{kind.name if kind else to_text(path)} needs packages that are not installed where "
-            f"the daemon runs ({_first_line(error)}): "
+            f"the daemon runs ({_first_line(error).partition('. ')[0]}): "
             'pip install "lora-tui[captioners]", then lora-tui daemon restart.',
         ) from None
     except (OSError, ValueError, SafetensorError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -37,6 +38,7 @@ _OF_WRITE = (
 )  # fmt: skip
 
 
+_CATEGORIES = get_args(wire.TagCategory)
 WRITE = "write"  # the verb that need not be said
 
 
@@ -80,15 +82,15 @@ def add(subparsers: Subparsers) -> None:
         "--max-tokens", type=int, default=0, metavar="N", help="the longest caption (its own)"
     )
     write.add_argument(
-        "--threshold", type=float, metavar="P",
+        "--threshold", type=_probability, metavar="P",
         help="a tagger says tags from this probability on (0.35, of characters 0.85)",
     )  # fmt: skip
     write.add_argument(
         "--blacklist", type=_tags, default=[], metavar="TAG,TAG", help="tags a tagger never says"
     )
     write.add_argument(
-        "--categories", type=_tags, default=[], metavar="KIND,KIND",
-        help=f"of a tagger: {', '.join(get_args(wire.TagCategory))} (character,general)",
+        "--categories", type=_categories, default=[], metavar="KIND,KIND",
+        help=f"of a tagger: {', '.join(_CATEGORIES)} (character,general)",
     )  # fmt: skip
     listing = command(
         verbs,
@@ -183,6 +185,20 @@ def _positions(arguments: Sequence[str], valued: Collection[str]) -> Iterator[in
 
 def _tags(text: str) -> list[str]:
     return [tag for tag in map(str.strip, text.split(",")) if tag]
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ArgumentTypeError(f"{text} is no probability: that is from 0 to 1.")
+    return value
+
+
+def _categories(text: str) -> list[str]:
+    for name in _tags(text):
+        if name not in _CATEGORIES:
+            raise ArgumentTypeError(f"There is no {name!r}: there are {', '.join(_CATEGORIES)}.")
+    return _tags(text)
 
 
 async def write_them(call: Invocation) -> Exit:
