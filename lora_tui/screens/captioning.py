@@ -21,7 +21,7 @@ def _from(captioner: Captioner) -> str:
 _MODELS = (*CAPTIONERS, "")
 _OPTIONS = (
     *((one.key, f"{name}, {one.good_for}", _from(one)) for name, one in CAPTIONERS.items()),
-    ("o", "another of these kinds: a folder, or a Hub id", ""),
+    ("o", "another: a folder, or a Hub id", ""),
 )
 
 
@@ -41,7 +41,7 @@ def fill(place: Place, dataset: wire.Dataset | None) -> None:
             _ask(place, dataset, _MODELS[option], beside)
         else:
             place.app.push_screen(
-                AskText("Which captioner?", placeholder="/path/to/blip or owner/name"),
+                AskText("Which captioner?", placeholder="/path/to/captioner or owner/name"),
                 lambda model: _begin(place, dataset, model, beside) if model else None,
             )
 

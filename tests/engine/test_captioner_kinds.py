@@ -51,14 +51,14 @@ WORDS = (
 )
 
 
-def words() -> PreTrainedTokenizerFast:
-    """A tokenizer of a few words."""
-    known = {word: number for number, word in enumerate(dict.fromkeys(WORDS.split()))}
+def words(image: str = "<image>", more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """A tokenizer of a few words, and of what stands for a picture."""
+    known = {word: number for number, word in enumerate(dict.fromkeys([*WORDS.split(), *more]))}
     bare = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
     bare.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
         tokenizer_object=bare, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
-        unk_token="<unk>", extra_special_tokens={"image_token": "<image>"},
+        unk_token="<unk>", extra_special_tokens={"image_token": image},
     )  # fmt: skip
 
 
