@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from lora_daemon import folder, pipe
+import msgspec
+
+from lora_daemon import folder, hub, pipe, prompts
 from lora_daemon.candidates import Candidates
+from lora_daemon.caption_facts import CaptionLore
 from lora_daemon.captions import Captions
 from lora_daemon.catalog import Catalog
 from lora_daemon.jobs import Jobs
@@ -17,12 +19,13 @@ from lora_daemon.orders import Orders
 from lora_daemon.service import Context
 from lora_daemon.views import Views
 from shared import wire
+from shared.captioners import CAPTIONERS
 from shared.errors import Code, LoraError
 from shared.filenames import to_text
+from shared.hub_ids import from_hub
 
 PORTION = 16  # pictures in one order: a training run or a picture waits no longer than that
 TOLD = 200  # problems in the answer
-HUB = {"blip": "Salesforce/blip-image-captioning-large"}  # the lesson's
 _USABLE = "NOT issue:unusable NOT state:rejected"
 _EMPTY = f"issue:no-caption {_USABLE}"
 
@@ -43,12 +46,13 @@ class Captioning:
 
     def __init__(
         self, catalog: Catalog, views: Views, captions: Captions, candidates: Candidates,
-        jobs: Jobs, orders: Orders,
+        lore: CaptionLore, jobs: Jobs, orders: Orders,
     ) -> None:  # fmt: skip
         self._catalog = catalog
         self._views = views
         self._captions = captions
         self._candidates = candidates
+        self._lore = lore
         self._jobs = jobs
         self._orders = orders
         self._at_work: set[str] = set()  # datasets
@@ -63,6 +67,14 @@ class Captioning:
         OUT_OF_MEMORY, WORKER_FAILED, STORAGE, CANCELLED. What was written before stays."""
         dataset = self._catalog.dataset(request.dataset)
         model = await asyncio.to_thread(_named, request.model)
+        prompts.check(request.prompt, self._lore.trigger(dataset.id))
+        manner = pipe.Manner(
+            prompt=request.prompt.strip(),
+            max_tokens=request.max_tokens,
+            threshold=request.threshold,
+            categories=tuple(request.categories),
+            blacklist=tuple(request.blacklist),
+        )
         if dataset.id in self._at_work:
             raise LoraError(
                 Code.BUSY,
@@ -74,14 +86,14 @@ class Captioning:
             asked = f"({request.filter})" if request.filter.strip() else ""
             wanted = _USABLE if request.beside else _EMPTY
             chosen = await self._found(dataset.id, f"{asked} {wanted}".strip())
-            if request.beside:
+            if request.beside and manner == pipe.Manner():  # asked otherwise, it says otherwise
                 known = self._candidates.having(dataset.id, request.model)
                 chosen = [one for one in chosen if one.id not in known or not one.caption.text]
             unusable = await self._found(dataset.id, f"{asked} issue:unusable".strip())
             every = await self._count(dataset.id, request.filter)
             tally = _Tally(problems=[(item.name, item.problem) for item in unusable])
             if chosen:
-                await self._run(context, request, dataset, model, chosen, tally)
+                await self._run(context, request, dataset, model, manner, chosen, tally)
                 await self._captions.writer.drained()  # whoever asked may take the folder away
         finally:
             self._at_work.discard(dataset.id)
@@ -97,7 +109,7 @@ class Captioning:
 
     async def _run(
         self, context: Context, request: wire.CaptionPictures, dataset: wire.Dataset, model: str,
-        chosen: list[wire.Item], tally: _Tally,
+        manner: pipe.Manner, chosen: list[wire.Item], tally: _Tally,
     ) -> None:  # fmt: skip
         job = self._jobs.begin("caption", f"captions for {dataset.name}", len(chosen))
         state: wire.CaptionState = "accepted" if request.accept else "unreviewed"
@@ -120,9 +132,19 @@ class Captioning:
             if not model.startswith("/"):
                 self._jobs.progress(job, 0, len(chosen), f"fetching {model}")
                 context.progress(0, len(chosen), f"fetching {model}")
-                model = await _fetched(model)
+                wanted = from_hub(model, "captioner")
+                assert wanted is not None
+                model = await _fetched(self._jobs, context, wanted)
+            trigger = self._lore.trigger(dataset.id)
+            said = {
+                item.id: prompts.filled(manner.prompt, trigger=trigger, caption=item.caption.text)
+                for item in chosen * bool(manner.prompt)
+            }
             for portion, more in self._portions(chosen):
-                describe = pipe.Describe(job=job, model=model, pictures=portion, more=more)
+                describe = pipe.Describe(
+                    job=job, model=model, pictures=portion, more=more, manner=manner,
+                    prompts={item: said[item] for item, _ in portion if said},
+                )  # fmt: skip
                 await self._orders.ask(describe, "The captioning ended.", take_in)
         except asyncio.CancelledError:
             self._jobs.end(job, "cancelled", f"{tally.written} captions are written.")
@@ -174,45 +196,33 @@ def _named(model: str) -> str:
         return to_text(blip_dir())
     if model.startswith(("/", "~")):
         return to_text(folder.resolve(model))
-    named = HUB.get(model, model)
-    if named.count("/") != 1:
+    named = CAPTIONERS[model].hub if model in CAPTIONERS else model
+    if from_hub(named) is None:
+        known = ", ".join(f"{name} ({one.hub or 'built in'})" for name, one in CAPTIONERS.items())
         raise LoraError(
             Code.NOT_FOUND,
-            f"There is no captioner {model!r}. There is starter (built in), blip "
-            f"({HUB['blip']}), any other BLIP by its Hub id such as owner/name, or a folder.",
+            f"There is no captioner {model!r}. There are {known}, others of their kinds by a Hub "
+            "id such as owner/name, or a folder.",
         )
     return named
 
 
-_FETCH = """
-import sys
-from huggingface_hub import snapshot_download
-wanted = ["*.json", "*.txt", "model*.safetensors"]
-print(snapshot_download(sys.argv[1], allow_patterns=wanted))
-"""
+async def _fetched(jobs: Jobs, context: Context, wanted: wire.FromHub) -> str:
+    """The folder of a captioner from the Hub; where there is no network, what was fetched before.
 
-
-async def _fetched(hub_id: str) -> str:
-    """The folder of a captioner from the Hugging Face Hub, downloaded if it is not here yet.
-
-    By another process, which can be given up. Raises LoraError(NOT_FOUND).
+    Raises LoraError as hub.job.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _FETCH, hub_id,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
     try:
-        answer, problem = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        lines = problem.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        return to_text((await hub.job(jobs, context, wanted))[0])
+    except LoraError as error:
+        if error.code != Code.UNREACHABLE:
+            raise
+        with contextlib.suppress(LoraError):
+            before = msgspec.structs.replace(wanted, offline=True)
+            return to_text((await hub.job(jobs, context, before))[0])
         raise LoraError(
-            Code.NOT_FOUND,
-            f"{hub_id} could not be fetched from the Hugging Face Hub ({lines[-1].strip()}). Where "
-            "there is no network, download it elsewhere and give its folder: --model /path.",
-        )
-    return answer.decode().strip().splitlines()[-1]
+            error.code,
+            f"{wanted.id} could not be fetched. {error.message} Where there is no network, "
+            "download it elsewhere and give its folder: --model /path.",
+            retryable=True,
+        ) from None

@@ -101,7 +101,7 @@ class Domain:
         self._probing = Probing(daemon, self._library, self._jobs, self._orders)
         self._mix_pictures = MixPictures(daemon, self._library, self._painting, self._mixing)
         self._captioning = Captioning(
-            self._catalog, self._views, self._captions, self._candidates, self._jobs,
+            self._catalog, self._views, self._captions, self._candidates, lore, self._jobs,
             self._orders,
         )  # fmt: skip
         self._measuring = Measuring(

@@ -1,8 +1,8 @@
-"""Models and datasets from the Hugging Face Hub, through its own library, in a process of its own.
+"""Models, datasets and captioners from the Hugging Face Hub, through its own library.
 
 ``python -m lora_daemon.hub`` takes a ``wire.FromHub`` in JSON on stdin; on stdout come lines of
-``Advance``, and at last one ``Fetched`` or a ``Failure``. A process, because a download cannot be
-interrupted within one.
+``Advance``, and at last one ``Fetched`` or a ``Failure``. A process of its own, because a download
+cannot be interrupted within one.
 """
 
 from __future__ import annotations
@@ -99,13 +99,16 @@ async def job(jobs: Jobs, context: Context, wanted: FromHub) -> tuple[Path, str]
 
 
 def chosen(names: Iterable[str], wanted: FromHub) -> list[str]:
-    """Which of a repository's files make a base: one file, or a diffusers folder's own.
+    """Which of a repository's files make a base (one file, or a diffusers folder's own), a dataset
+    or a captioner.
 
     Of weights in two precisions, the half one: it is what trains. Raises LoraError(INVALID_FILE).
     """
     known = sorted(names)
     if wanted.kind == "dataset":
         return _pictures(known, wanted)
+    if wanted.kind == "captioner":
+        return _captioner(known, wanted)
     roots = [name for name in known if name.endswith(_SUFFIX) and "/" not in name]
     if wanted.file:
         if wanted.file not in known:
@@ -154,6 +157,24 @@ def _pictures(names: list[str], wanted: FromHub) -> list[str]:
     raise LoraError(Code.INVALID_FILE, f"{text}{hint}.")
 
 
+def _captioner(names: list[str], wanted: FromHub) -> list[str]:
+    """A tagger's network with its table of tags; else weights with all that transformers reads."""
+    if not {"model.onnx", "selected_tags.csv"} - set(names):
+        return ["model.onnx", "selected_tags.csv"]
+    roots = [name for name in names if "/" not in name]
+    weights = [name for name in roots if name.startswith("model") and name.endswith(_SUFFIX)]
+    if "config.json" not in roots or not weights:
+        raise LoraError(
+            Code.INVALID_FILE,
+            f"{wanted.id} holds no captioner: neither config.json with model.safetensors nor "
+            "model.onnx with selected_tags.csv.",
+        )
+    whole = "model.safetensors"
+    return [name for name in roots if name.endswith((".json", ".txt", ".jinja", ".model"))] + (
+        [whole] if whole in weights else weights
+    )
+
+
 def _weights(names: list[str], part: str, stem: str) -> list[str]:
     """A part's weights: whole or in shards with their index, in half precision where there is."""
     own = [name for name in names if name.startswith(f"{part}/{stem}")]
@@ -198,9 +219,9 @@ def _fetch(wanted: FromHub) -> Fetched:
     else:
         where: dict[str, Any] = {"token": wanted.token or None, "endpoint": wanted.mirror or None}
         api = HfApi(**where)
-        look = api.model_info if wanted.kind == "model" else api.dataset_info
+        look = api.dataset_info if wanted.kind == "dataset" else api.model_info
         info = look(wanted.id, revision=wanted.revision or None, files_metadata=True)
-        where["repo_type"] = wanted.kind
+        where["repo_type"] = _repository(wanted)
         commit = str(info.sha)
         sizes = {one.rfilename: int(one.size or 0) for one in info.siblings or ()}
         picked = chosen(sizes, wanted)
@@ -217,6 +238,11 @@ def _fetch(wanted: FromHub) -> Fetched:
     return Fetched(to_text(folder / picked[0] if single else folder), commit)
 
 
+def _repository(wanted: FromHub) -> str:
+    """What the Hub calls such a repository."""
+    return "dataset" if wanted.kind == "dataset" else "model"
+
+
 def _cached(wanted: FromHub) -> tuple[Path, str]:
     """Folder and commit of what was fetched before. Raises LoraError(NOT_FOUND)."""
     from huggingface_hub import scan_cache_dir
@@ -225,7 +251,7 @@ def _cached(wanted: FromHub) -> tuple[Path, str]:
     name = wanted.revision or "main"
     with contextlib.suppress(CacheNotFound):
         for repository in scan_cache_dir().repos:
-            if (repository.repo_type, repository.repo_id) != (wanted.kind, wanted.id):
+            if (repository.repo_type, repository.repo_id) != (_repository(wanted), wanted.id):
                 continue
             for one in repository.revisions:
                 if name in one.refs or one.commit_hash.startswith(name):
@@ -254,8 +280,8 @@ def _explained(wanted: FromHub, error: Exception) -> LoraError:
         case errors.RepositoryNotFoundError():
             return LoraError(
                 Code.NOT_FOUND,
-                f"The Hub has no {wanted.kind} {wanted.id}, or not for you: a private one needs a "
-                "token in HF_TOKEN.",
+                f"The Hub has no {_repository(wanted)} {wanted.id}, or not for you: a private one "
+                "needs a token in HF_TOKEN.",
             )
         case errors.HFValidationError():
             return LoraError(Code.BAD_REQUEST, f"{wanted.id!r} is no Hub id: that is owner/name.")

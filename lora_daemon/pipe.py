@@ -13,7 +13,7 @@ import msgspec
 
 from shared.errors import Failure
 from shared.pictures import LoraUse, PictureSpec
-from shared.wire import Objective
+from shared.wire import Objective, TagCategory
 
 MAX_FRAME = 16 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
@@ -116,6 +116,22 @@ class Paint(msgspec.Struct, frozen=True, kw_only=True, tag="paint"):
     base_predicts: Objective | None = None  # None: as its files say
 
 
+class Manner(msgspec.Struct, frozen=True, kw_only=True):
+    """How a captioner is to be asked; what is empty is left to it. wire.CaptionPictures says what
+    each means."""
+
+    prompt: str = ""
+    max_tokens: int = 0
+    threshold: float | None = None
+    categories: tuple[TagCategory, ...] = ()
+    blacklist: tuple[str, ...] = ()
+
+    @property
+    def of_tagger(self) -> bool:
+        """Whether something is said that only a tagger understands."""
+        return self.threshold is not None or bool(self.categories or self.blacklist)
+
+
 class Describe(msgspec.Struct, frozen=True, kw_only=True, tag="describe"):
     """Caption some pictures. During training it takes its turn at a step boundary, so ``pictures``
     are few; the captioner stays resident until an order without ``more``."""
@@ -124,6 +140,8 @@ class Describe(msgspec.Struct, frozen=True, kw_only=True, tag="describe"):
     model: str  # absolute path of its folder, as shared.filenames has it
     pictures: list[tuple[str, str]]  # (item, absolute path)
     more: bool
+    manner: Manner = Manner()
+    prompts: dict[str, str] = {}  # by item, their fields filled in; none: the captioner's own
 
 
 class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):

@@ -22,7 +22,7 @@ def is_hub(text: str) -> bool:
 
 def from_hub(
     text: str,
-    kind: Literal["model", "dataset"] = "model",
+    kind: Literal["model", "dataset", "captioner"] = "model",
     *,
     revision: str = "",
     file: str = "",

@@ -550,7 +550,7 @@ class FromHub(Record, frozen=True, kw_only=True):
     id: str  # owner/name
     revision: str = ""  # a branch, tag or commit; empty: main
     file: str = ""  # of a repository of single files; empty: its only one
-    kind: Literal["model", "dataset"] = "model"
+    kind: Literal["model", "dataset", "captioner"] = "model"
     token: str = ""  # empty: what the daemon's machine is logged in with. Never stored
     mirror: str = ""  # address of another Hub; empty: HF_ENDPOINT, or the Hub itself
     offline: bool = False  # take what is in the cache, ask nobody
@@ -851,11 +851,17 @@ class Captioned(Record, frozen=True, kw_only=True):
     warnings: list[str]
 
 
+TagCategory = Literal["general", "character", "rating"]
+
+
 class CaptionPictures(Request[Captioned], frozen=True, kw_only=True, tag="caption.write"):
     """Let a captioner fill empty captions; a caption that is there is never touched, nor is a
     rejected picture. What it writes is a candidate: unreviewed, its source "captioner", until a
     person accepts it. With ``beside`` it says what it sees in captioned pictures as well:
     GetCandidates has it then, while the captions stay.
+
+    A tagger says the tags that are at least as likely as ``threshold``: 0.35 where nothing is said,
+    of characters 0.85. What a captioner cannot be asked is refused with BAD_REQUEST.
 
     Reports progress. Goes on if the client leaves; asked again, it goes on where it was. Beside a
     training run it takes its turn between two steps.
@@ -863,10 +869,15 @@ class CaptionPictures(Request[Captioned], frozen=True, kw_only=True, tag="captio
 
     changes: ClassVar[bool] = True
     dataset: str
-    model: str = "starter"  # or blip, a Hub id, a folder on the daemon's machine
+    model: str = "starter"  # or another name, a Hub id, a folder on the daemon's machine
     accept: bool = False  # what it writes is accepted at once
     filter: str = ""  # only these pictures, as shared.filters reads it
     beside: bool = False  # write candidates for pictures that have a caption, too
+    prompt: str = ""  # what to ask; {trigger} {tags} {caption} are the picture's. Empty: its own
+    max_tokens: Annotated[int, Meta(ge=0, le=2048)] = 0  # of a caption. 0: its own
+    threshold: Annotated[float, Meta(ge=0, le=1)] | None = None  # of a tagger; null: its own
+    categories: list[TagCategory] = []  # of a tagger, in this order; none: character, general
+    blacklist: list[str] = []  # tags that a tagger never says
 
 
 class Candidate(Record, frozen=True, kw_only=True):

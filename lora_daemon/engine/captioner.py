@@ -2,84 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from transformers import AutoConfig, BlipForConditionalGeneration, BlipProcessor
+from transformers import AutoConfig
 
-from lora_daemon.engine.bases import DTYPES, best_precision
+from lora_daemon.engine import tagger
 from lora_daemon.engine.cache import PictureError, load_picture
 from lora_daemon.engine.device import free_cache, out_of_memory
+from lora_daemon.engine.vision_language import KINDS, VisionLanguage
+from lora_daemon.pipe import Manner
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
 
 BATCH = 8  # pictures at once, to begin with
-LONGEST = 60  # tokens of a caption; the text encoder reads 75
+_PLAINLY = Manner()
 
 
 class Captioner(Protocol):
     """Says what pictures show."""
 
-    def __call__(self, pictures: Sequence[Image.Image]) -> list[str]:
-        """One caption a picture, in order, for RGB pictures of any sizes."""
+    warning: str  # what whoever asks it should know, or nothing
+
+    def __call__(self, pictures: Sequence[Image.Image], prompts: Sequence[str] = ()) -> list[str]:
+        """One caption a picture, in order, for RGB pictures of any sizes. ``prompts`` are as many,
+        or none where it is to use its own."""
 
 
-class Blip:
-    """BLIP (Li et al. 2022) as transformers has it."""
+def load(path: Path, device: torch.device, manner: Manner = _PLAINLY) -> Captioner:
+    """The captioner in a folder: a WD tagger, or what transformers saves of the kinds known here.
 
-    def __init__(self, path: Path, device: torch.device) -> None:
-        dtype = DTYPES[best_precision(device)]
-        self._processor = BlipProcessor.from_pretrained(path, local_files_only=True)
-        network = BlipForConditionalGeneration.from_pretrained(
-            path, dtype=dtype, local_files_only=True, use_safetensors=True
-        )
-        self._network = network.to(device).eval()
-        self._device, self._dtype = device, dtype
-
-    @torch.no_grad()
-    def __call__(self, pictures: Sequence[Image.Image]) -> list[str]:
-        pixels = self._processor(images=list(pictures), return_tensors="pt").pixel_values
-        tokens = self._network.generate(
-            pixel_values=pixels.to(self._device, self._dtype), max_new_tokens=LONGEST,
-            do_sample=False, num_beams=1,
-        )  # fmt: skip
-        texts = self._processor.batch_decode(tokens, skip_special_tokens=True)
-        return [" ".join(text.split()) for text in texts]
-
-
-def load(path: Path, device: torch.device) -> Captioner:
-    """The captioner in a folder, as transformers saves it.
-
-    Raises LoraError: NOT_FOUND, INVALID_FILE for what is no captioner that is known here.
+    Raises LoraError: NOT_FOUND, INVALID_FILE for what is no captioner that is known here,
+    BAD_REQUEST for what this one cannot be asked, WRONG_STATE where a package is missing.
     """
     if not path.is_dir():
         raise LoraError(Code.NOT_FOUND, f"There is no folder {to_text(path)}.")
+    if (path / tagger.TAGS).exists():
+        return tagger.load(path, manner)
+    kind = None
     try:
-        kind = AutoConfig.from_pretrained(path, local_files_only=True).model_type
-        if kind == "blip":
-            return Blip(path, device)
+        model_type = AutoConfig.from_pretrained(path, local_files_only=True).model_type
+        if kind := KINDS.get(model_type):
+            return VisionLanguage(path, device, kind, manner)
+    except ImportError as error:
+        raise LoraError(
+            Code.WRONG_STATE,
+            f"{kind.name if kind else to_text(path)} needs packages that are not installed where "
+            f"the daemon runs ({_first_line(error).partition('. ')[0]}): "
+            'pip install "lora-tui[captioners]", then lora-tui daemon restart.',
+        ) from None
     except (OSError, ValueError, SafetensorError) as error:
-        first = str(error).strip().partition("\n")[0]
         raise LoraError(
             Code.INVALID_FILE,
-            f"{to_text(path)} is no whole captioner ({first}). It takes config.json, "
+            f"{to_text(path)} is no whole captioner ({_first_line(error)}). It takes config.json, "
             "preprocessor_config.json or processor_config.json, the tokenizer's files and "
-            "model.safetensors.",
+            "model.safetensors; a WD tagger, model.onnx and selected_tags.csv.",
         ) from None
+    names = ", ".join(sorted({kind.name for kind in KINDS.values()}))
     raise LoraError(
         Code.INVALID_FILE,
-        f"{to_text(path)} is {kind!r}; the captioners that are known here are BLIP.",
+        f"{to_text(path)} is {model_type!r}; the captioners that are known here are {names}, and "
+        "WD taggers.",
     )
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
 def describe(
-    captioner: Captioner, pictures: Sequence[tuple[str, str]], check: Callable[[], None]
+    captioner: Callable[[Sequence[Image.Image], Sequence[str]], list[str]],
+    pictures: Sequence[tuple[str, str]],
+    check: Callable[[], None],
+    prompts: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[list[tuple[str, str]], list[tuple[str, str]], int]]:
-    """Caption pictures, given as (item, path), a batch at a time.
+    """Caption pictures, given as (item, path), a batch at a time. ``prompts`` are by item.
 
     Yields captions as (item, text), what was skipped as (item, reason), and the batch size, halved
     each time the memory did not suffice. ``check`` is called before each batch and may raise.
@@ -95,7 +96,9 @@ def describe(
             except PictureError as error:
                 skipped.append((item, str(error)))
         try:
-            texts = captioner([picture for _, picture in ready]) if ready else []
+            shown = [picture for _, picture in ready]
+            asked = [prompts[item] for item, _ in ready] if prompts else []
+            texts = captioner(shown, asked) if ready else []
         except Exception as error:
             if not out_of_memory(error) or batch == 1:
                 raise

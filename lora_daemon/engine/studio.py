@@ -73,7 +73,7 @@ class Studio:
         self._precision = ""
         self._mixed: _Mixed | None = None
         self._measurer: Measurer | None = None
-        self._captioner: tuple[str, Captioner] | None = None  # with the name it was asked by
+        self._captioner: tuple[object, Captioner] | None = None  # with what it was asked by
 
     def base(self, path: str, precision: str = "", predicts: Objective | None = None) -> Base:
         """The base at ``path``, loaded if it is not the resident one, or not as it was.
@@ -171,14 +171,19 @@ class Studio:
                 raise LoraError(Code.CANCELLED, "The captioning was cancelled.")
 
         check()
-        if self._captioner is None or self._captioner[0] != job.model:
+        wanted = (job.model, job.manner)
+        if self._captioner is None or self._captioner[0] != wanted:
             self._captioner = None  # let go of it before loading: two might not fit
-            self._captioner = (job.model, captioner.load(_place(job.model), self.device))
-        done, notes = 0, list[str]()
-        for captions, skipped, batch in captioner.describe(self._captioner[1], job.pictures, check):
+            loaded = captioner.load(_place(job.model), self.device, job.manner)
+            self._captioner = (wanted, loaded)
+        asked = self._captioner[1]
+        warned = [asked.warning] * bool(asked.warning)
+        done, few = 0, list[str]()
+        for captions, skipped, batch in captioner.describe(asked, job.pictures, check, job.prompts):
             done += len(captions) + len(skipped)
-            if batch < captioner.BATCH and not notes:
-                notes = [f"The memory was enough for {batch} pictures at once only."]
+            if batch < captioner.BATCH and not few:
+                few = [f"The memory was enough for {batch} pictures at once only."]
+            notes = warned + few
             last = done == len(job.pictures)
             self.tell(
                 Described(job=job.job, captions=captions, skipped=skipped, last=last, notes=notes)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from lora_tui.commands import caption_edit, caption_texts
 from lora_tui.commands.common import (
@@ -21,6 +22,7 @@ from lora_tui.commands.console import table
 from lora_tui.core import words
 from lora_tui.core.cells import clean
 from shared import wire
+from shared.captioners import CAPTIONERS
 from shared.errors import Code, Exit, LoraError
 
 if TYPE_CHECKING:
@@ -31,8 +33,12 @@ _VERBS = (
     "redo",
 )  # fmt: skip
 _VALUED = ("--home", "--endpoint", "--as")  # global options that take a value
+_OF_WRITE = (
+    "--model", "--filter", "--prompt", "--max-tokens", "--threshold", "--blacklist", "--categories",
+)  # fmt: skip
 
 
+_CATEGORIES = get_args(wire.TagCategory)
 WRITE = "write"  # the verb that need not be said
 
 
@@ -46,15 +52,18 @@ def add(subparsers: Subparsers) -> None:
         "  lora-tui caption ~/dragons --model starter          # candidates, to be reviewed\n"
         "  lora-tui caption dragons --model blip --accept\n"
         "  lora-tui caption dragons --model ~/models/blip --filter 'name:new/*'\n"
-        "  lora-tui caption dragons --model blip --beside   # a second opinion on every picture",
+        "  lora-tui caption dragons --model blip --beside   # a second opinion on every picture\n"
+        "  lora-tui caption dragons --model florence-2 --prompt '<MORE_DETAILED_CAPTION>'\n"
+        "  lora-tui caption dragons --model qwen3-vl --max-tokens 90 --prompt \\\n"
+        "      'Describe {trigger} in this picture in one sentence. Known: {tags}'\n"
+        "  lora-tui caption manga --model wd-eva02 --threshold 0.4 --blacklist 'solo,1girl'",
     )
     write.add_argument(
         "dataset", metavar="DATASET_OR_DIR", help="a folder that is no dataset yet is imported"
     )
     write.add_argument(
         "--model", default="starter", metavar="NAME",
-        help="starter (built in; knows the starter's world), blip (Salesforce's, from the Hub), "
-        "any BLIP by its Hub id or folder (starter)",
+        help=f"{', '.join(CAPTIONERS)}; others of these kinds by their Hub id or folder (starter)",
     )  # fmt: skip
     write.add_argument(
         "--accept", action="store_true", help="accept what it writes; else it waits for review"
@@ -64,6 +73,25 @@ def add(subparsers: Subparsers) -> None:
         help="look at captioned pictures as well: their captions stay, this is a candidate",
     )  # fmt: skip
     filter_option(write)
+    write.add_argument(
+        "--prompt", default="", metavar="TEXT",
+        help="what to ask, for florence-2 one of <CAPTION>, <DETAILED_CAPTION>, "
+        "<MORE_DETAILED_CAPTION>; {trigger}, {tags} and {caption} stand for the picture's",
+    )  # fmt: skip
+    write.add_argument(
+        "--max-tokens", type=int, default=0, metavar="N", help="the longest caption (its own)"
+    )
+    write.add_argument(
+        "--threshold", type=_probability, metavar="P",
+        help="a tagger says tags from this probability on (0.35, of characters 0.85)",
+    )  # fmt: skip
+    write.add_argument(
+        "--blacklist", type=_tags, default=[], metavar="TAG,TAG", help="tags a tagger never says"
+    )
+    write.add_argument(
+        "--categories", type=_categories, default=[], metavar="KIND,KIND",
+        help=f"of a tagger: {', '.join(_CATEGORIES)} (character,general)",
+    )  # fmt: skip
     listing = command(
         verbs,
         "list",
@@ -139,7 +167,7 @@ def with_verb(arguments: Sequence[str]) -> list[str]:
     if place is None or said[place] != "caption":
         return said
     after = said[place + 1 :]
-    first = next(_positions(after, (*_VALUED, "--model", "--filter")), None)
+    first = next(_positions(after, (*_VALUED, *_OF_WRITE)), None)
     if first is None or after[first] in _VERBS or {"-h", "--help"} & set(after[:first]):
         return said
     return [*said[: place + 1], WRITE, *after]
@@ -155,6 +183,24 @@ def _positions(arguments: Sequence[str], valued: Collection[str]) -> Iterator[in
             yield place
 
 
+def _tags(text: str) -> list[str]:
+    return [tag for tag in map(str.strip, text.split(",")) if tag]
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ArgumentTypeError(f"{text} is no probability: that is from 0 to 1.")
+    return value
+
+
+def _categories(text: str) -> list[str]:
+    for name in _tags(text):
+        if name not in _CATEGORIES:
+            raise ArgumentTypeError(f"There is no {name!r}: there are {', '.join(_CATEGORIES)}.")
+    return _tags(text)
+
+
 async def write_them(call: Invocation) -> Exit:
     args = call.args
     async with call.client() as client:
@@ -162,7 +208,8 @@ async def write_them(call: Invocation) -> Exit:
         dataset = await dataset_or_folder(call, client)
         ask = wire.CaptionPictures(
             dataset=dataset, model=call.base(args.model), accept=args.accept, filter=text,
-            beside=args.beside,
+            beside=args.beside, prompt=args.prompt, max_tokens=args.max_tokens,
+            threshold=args.threshold, blacklist=args.blacklist, categories=args.categories,
         )  # fmt: skip
         done = await client.call(ask, on_progress=call.report)
     for name, reason in done.problems:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lora_tui.core import words
 from lora_tui.screens import behind
 from lora_tui.screens.base import Place
 from lora_tui.screens.dialogs import AskText, Choose
 from shared import wire
+from shared.captioners import CAPTIONERS, Captioner
 
 GROUP = "captions"
-_MODELS = ("starter", "blip", "")
+
+
+def _from(captioner: Captioner) -> str:
+    return "from the Hub" if captioner.hub else "built in"
+
+
+_MODELS = (*CAPTIONERS, "")
 _OPTIONS = (
-    ("s", "starter, for the starter's world", "built in"),
-    ("b", "blip, for photos and drawings", "from the Hub"),
-    ("o", "another BLIP: a folder, or a Hub id", ""),
+    *((one.key, f"{name}, {one.good_for}", _from(one)) for name, one in CAPTIONERS.items()),
+    ("o", "another: a folder, or a Hub id", ""),
 )
 
 
@@ -30,10 +38,10 @@ def fill(place: Place, dataset: wire.Dataset | None) -> None:
         if option is None:
             return
         if _MODELS[option]:
-            _begin(place, dataset, _MODELS[option], beside)
+            _ask(place, dataset, _MODELS[option], beside)
         else:
             place.app.push_screen(
-                AskText("Which captioner?", placeholder="/path/to/blip or owner/name"),
+                AskText("Which captioner?", placeholder="/path/to/captioner or owner/name"),
                 lambda model: _begin(place, dataset, model, beside) if model else None,
             )
 
@@ -43,9 +51,58 @@ def fill(place: Place, dataset: wire.Dataset | None) -> None:
     place.app.push_screen(Choose(title, _OPTIONS), chosen)
 
 
-def _begin(place: Place, dataset: wire.Dataset, model: str, beside: bool) -> None:
+def _ask(place: Place, dataset: wire.Dataset, model: str, beside: bool) -> None:
+    """What this captioner wants to know, if it wants to know something; then begin."""
+    named = CAPTIONERS[model]
+    match named.asks:
+        case "prompt":
+            text = "Nothing: its own question."
+            if named.tasks:
+                text = f"{', '.join(named.tasks)}. {text}"
+            else:
+                text = f"{{trigger}}, {{tags}} and {{caption}} are the picture's. {text}"
+            window = AskText(f"What is {model} to be asked?", text)
+        case "threshold":
+            window = AskText(
+                f"From which probability on does {model} say a tag?",
+                "And which tags never: 0.4, solo, 1girl. Nothing: 0.35, of characters 0.85.\n"
+                "It knows drawings; of photographs it says much that is wrong.",
+            )
+        case _:
+            _begin(place, dataset, model, beside)
+            return
+
+    def told(answer: str | None) -> None:
+        if answer is None:
+            return
+        if named.asks == "prompt":
+            _begin(place, dataset, model, beside, prompt=answer)
+        else:
+            threshold, never = tagged(answer)
+            _begin(place, dataset, model, beside, threshold=threshold, blacklist=never)
+
+    place.app.push_screen(window, told)
+
+
+def tagged(answer: str) -> tuple[float | None, list[str]]:
+    """Threshold and blacklist from what was typed: "0.4, solo, 1girl"."""
+    parts = [part for part in map(str.strip, answer.split(",")) if part]
+    try:
+        threshold = float(parts[0])
+    except (IndexError, ValueError):
+        return None, parts
+    return threshold, parts[1:]
+
+
+def _begin(
+    place: Place, dataset: wire.Dataset, model: str, beside: bool, *, prompt: str = "",
+    threshold: float | None = None, blacklist: Sequence[str] = (),
+) -> None:  # fmt: skip
     shown = place.lora.picture_filters.get(dataset.id, "")
-    ask = wire.CaptionPictures(dataset=dataset.id, model=model, filter=shown, beside=beside)
+    ask = wire.CaptionPictures(
+        dataset=dataset.id, model=model, filter=shown, beside=beside, prompt=prompt,
+        threshold=threshold, blacklist=list(blacklist),
+    )  # fmt: skip
     behind.begin(place, GROUP, ask, summed, "Cancelled. The captions that were written stay.", 8)
 
 
@@ -57,4 +114,4 @@ def summed(done: wire.Captioned) -> str:
     if done.problems:
         name, reason = done.problems[0]
         text += f"; {words.plural(len(done.problems), 'picture')} left out ({name}: {reason})"
-    return f"{text}."
+    return " ".join([f"{text}.", *done.warnings])

@@ -41,6 +41,7 @@ def test_a_bare_folder_is_filled_accepted_and_what_was_there_is_kept(
         ("--home /h caption --json pics", "--home /h caption write --json pics"),
         ("caption --model list pics", "caption write --model list pics"),
         ("caption --filter list pics", "caption write --filter list pics"),
+        ("caption --threshold list pics", "caption write --threshold list pics"),
         ("caption list pics", "caption list pics"),
         ("caption --json list pics", "caption --json list pics"),
         ("caption write list", "caption write list"),

@@ -66,10 +66,11 @@ def main() -> None:
                     job=command.job, width=8, height=8, parameters="text", seconds=0.1
                 )
                 tell(stream, done)
-            case pipe.Describe(job=job, pictures=portion):
+            case pipe.Describe(job=job, pictures=portion, prompts=asks):
                 slow = any("slow" in path for _, path in portion)
                 torn = [(item, "it is torn") for item, path in portion if "torn" in path]
-                said = [(i, f"the picture {Path(p).stem}") for i, p in portion if "torn" not in p]
+                well = [(item, Path(path)) for item, path in portion if "torn" not in path]
+                said = [(item, asks.get(item, f"the picture {path.stem}")) for item, path in well]
                 told = pipe.Described(job=job, captions=said, skipped=torn, last=not slow)
                 tell(stream, told)
 

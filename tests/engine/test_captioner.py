@@ -47,7 +47,7 @@ def test_the_packaged_captioner_is_small_and_of_transformers_own_classes() -> No
 def test_it_halves_its_batch_until_the_memory_suffices_and_goes_on(tmp_path: Path) -> None:
     sizes: list[int] = []
 
-    def small(pictures: Sequence[Image.Image]) -> list[str]:
+    def small(pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
         sizes.append(len(pictures))
         if len(pictures) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -63,7 +63,7 @@ def test_it_halves_its_batch_until_the_memory_suffices_and_goes_on(tmp_path: Pat
 
 
 def test_memory_for_not_even_one_picture_is_an_error(tmp_path: Path) -> None:
-    def none(pictures: Sequence[Image.Image]) -> list[str]:
+    def none(pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
@@ -74,7 +74,7 @@ def test_a_folder_that_is_no_captioner_says_what_is_wrong(tmp_path: Path) -> Non
     with pytest.raises(LoraError, match="no folder") as missing:
         captioner.load(tmp_path / "nowhere", torch.device("cpu"))
     assert missing.value.code == Code.NOT_FOUND
-    with pytest.raises(LoraError, match=r"clip_text_model.*are BLIP"):
+    with pytest.raises(LoraError, match=r"clip_text_model.*are BLIP, Florence-2"):
         captioner.load(starter.base_dir() / "text_encoder", torch.device("cpu"))
     torn = tmp_path / "torn"
     shutil.copytree(starter.blip_dir(), torn)
