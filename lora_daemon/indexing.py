@@ -31,6 +31,7 @@ class _Seen:
     gone: list[str] = field(default_factory=list)
     same: int = 0
     skipped: list[wire.Skipped] = field(default_factory=list)
+    made_up: dict[int, tuple[int, str]] = field(default_factory=dict)  # rank, shapes
 
 
 class Indexing:
@@ -135,7 +136,7 @@ class Indexing:
             if before and not before.problem and stamp == (before.size, before.modified):
                 seen.same += 1
                 return
-            facts = _facts(path)
+            facts = _facts(path, seen.made_up)
         except (LoraError, OSError) as error:
             why = error.message if isinstance(error, LoraError) else f"{path}: {error.strerror}."
             seen.skipped.append(wire.Skipped(path=to_text(path), why=why))
@@ -159,15 +160,21 @@ class _Facts(msgspec.Struct):
     shapes: str
 
 
-def _facts(path: Path) -> _Facts:
-    """By the header. Raises LoraError(INVALID_FILE)."""
+def _facts(path: Path, made_up: dict[int, tuple[int, str]]) -> _Facts:
+    """By the header. ``made_up``: what was found of files of the same tensors' names and shapes, as
+    most of a library are of few kinds. Raises LoraError(INVALID_FILE)."""
     header = read_header(path)
-    found = contents(path, header).modules
+    kind = hash(tuple((name, one.dtype, one.shape) for name, one in header.tensors.items()))
+    if kind not in made_up:
+        found = contents(path, header).modules
+        rank = lora_info.commonest(module.rank for module in found)
+        made_up[kind] = rank, lora_info.shapes(header)
+    rank, shapes = made_up[kind]
     return _Facts(
-        rank=lora_info.commonest(module.rank for module in found),
+        rank=rank,
         base=lora_cards.said_base(header.metadata),
         trigger=header.metadata.get("modelspec.trigger_phrase", ""),
-        shapes=lora_info.shapes(header),
+        shapes=shapes,
     )
 
 
