@@ -170,7 +170,8 @@ def advice(lora: str, found: Spectrum) -> str:
         return ""
     return (
         f"Rank {enough} would do: it leaves out {found.losses[enough - 1]:.1%} of ΔW (Frobenius) "
-        f"at {enough / found.rank:.0%} of the size: `lora-tui lora resize {lora} --rank {enough}`."
+        f"at {enough / found.rank:.0%} of the size: "
+        f"`lora-tui lora resize {lora} --rank {enough} --out smaller.safetensors`."
     )
 
 

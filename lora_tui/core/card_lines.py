@@ -72,21 +72,27 @@ def _twins(card: LoraCard) -> str:
 
 
 def _spectrum(found: Spectrum) -> Iterator[list[Cell]]:
-    yield [(f"Of rank {found.rank}, {found.effective:.1f} are in effect; rank {found.enough} keeps "
-            f"all but {LITTLE:.0%} of ΔW.", "bold")]  # fmt: skip
+    enough = (
+        f"rank {found.enough} leaves out at most {LITTLE:.0%} of ΔW"
+        if found.enough < found.rank
+        else f"no smaller rank leaves out less than {LITTLE:.0%} of ΔW"
+    )
+    yield [(f"Of rank {found.rank}, {found.effective:.1f} are in effect; {enough}.", "bold")]
     yield [(fit("block", 7), "muted"), (fit("in effect", 10, "right"), "muted"),
-           (fit("of rank", WIDE + 4), "muted"), ("share of ‖ΔW‖²", "muted")]  # fmt: skip
+           (" " + fit("of rank", WIDE + 6), "muted"), ("of ‖ΔW‖²", "muted")]  # fmt: skip
     for one in found.blocks:
         share = one.energy / found.energy if found.energy else 0.0
         yield [
             (fit(one.block, 7), ""),
             (fit(f"{one.effective:.1f}", 10, "right"), ""),
             (f" {bar(one.effective / one.rank)} ", "primary"),
-            (fit(str(one.rank), 4), "muted"),
+            (fit(str(one.rank), 5), "muted"),
             (f"{share:.0%}", ""),
         ]
-    yield [("In effect: exp of the entropy of the singular values of ΔW (Roy & Vetterli 2007), "
-            "the mean over the modules by ‖ΔW‖².", "muted")]  # fmt: skip
+    yield [
+        ("In effect: exp of the entropy of ΔW's singular values (Roy & Vetterli 2007),", "muted")
+    ]
+    yield [("the mean over the modules by their ‖ΔW‖².", "muted")]
     yield from ([(clean(note), "warning")] for note in found.notes)
 
 

@@ -62,7 +62,7 @@ def test_a_card_reads_without_colours() -> None:
     assert rows[0] == "dragons" and "wings 4" in rows
     assert "leak        25% of its effect shows without the trigger word" in rows
     assert "same as     copy; 2 of its shapes not yet compared (lora-tui lora duplicates)" in rows
-    assert "Of rank 16, 4.0 are in effect; rank 2 keeps all but 10% of ΔW." in rows
+    assert "Of rank 16, 4.0 are in effect; rank 2 leaves out at most 10% of ΔW." in rows
     (drawn,) = (row for row in rows if row.startswith("OUT05"))
     assert drawn.split() == ["OUT05", "4.0", "██████", "16", "100%"]
     assert "lora resize dragons --rank 2" in rows[-1]
