@@ -29,10 +29,7 @@ def lines(card: LoraCard) -> Iterator[list[Cell]]:
         yield [(told + (f" … and {more} more" if more > 0 else ""), "")]
     if card.spectrum is not None:
         yield [("", "")]
-        yield from _spectrum(card.spectrum)
-    if card.advice:
-        yield [("", "")]
-        yield [(clean(card.advice), "warning")]
+        yield from _spectrum(card.spectrum, card.advice)
 
 
 def _facts(card: LoraCard) -> Iterator[tuple[str, str]]:
@@ -71,13 +68,16 @@ def _twins(card: LoraCard) -> str:
     return f"{same}; {unknown}" if same else unknown
 
 
-def _spectrum(found: Spectrum) -> Iterator[list[Cell]]:
+def _spectrum(found: Spectrum, advice: str) -> Iterator[list[Cell]]:
     enough = (
         f"rank {found.enough} leaves out at most {LITTLE:.0%} of ΔW"
         if found.enough < found.rank
         else f"no smaller rank leaves out less than {LITTLE:.0%} of ΔW"
     )
     yield [(f"Of rank {found.rank}, {found.effective:.1f} are in effect; {enough}.", "bold")]
+    if advice:
+        yield [(clean(advice), "warning")]
+    yield [("", "")]
     yield [(fit("block", 7), "muted"), (fit("in effect", 10, "right"), "muted"),
            (" " + fit("of rank", WIDE + 6), "muted"), ("of ‖ΔW‖²", "muted")]  # fmt: skip
     for one in found.blocks:

@@ -365,6 +365,12 @@ class Library(Place):
         lora = self.lora_shown
         if lora is None:
             return
+        if lora.folder:
+            self.notify(
+                f"{lora.name} lies in a folder of yours, where nothing is deleted from here.",
+                severity="warning",
+            )
+            return
 
         def answered(yes: bool | None) -> None:
             if yes:

@@ -65,7 +65,8 @@ def test_a_card_reads_without_colours() -> None:
     assert "Of rank 16, 4.0 are in effect; rank 2 leaves out at most 10% of ΔW." in rows
     (drawn,) = (row for row in rows if row.startswith("OUT05"))
     assert drawn.split() == ["OUT05", "4.0", "██████", "16", "100%"]
-    assert "lora resize dragons --rank 2" in rows[-1]
+    assert sum("lora resize dragons --rank 2" in row for row in rows) == 1
+    assert rows[-1] == "3 DoRA modules."
     assert not any(row.startswith("trigger") for row in rows)
 
 
