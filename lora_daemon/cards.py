@@ -25,6 +25,7 @@ from shared.lora_keys import Module, contents
 from shared.safetensors_file import Header, read_header
 
 KEPT = 500  # spectra; the oldest go
+MOST = 500_000  # singular values told, within what one message holds
 _BESIDE = (".preview.png", ".png", ".preview.jpg", ".jpg", ".jpeg", ".webp")
 _spectrum = msgspec.json.Decoder(Spectrum).decode
 
@@ -53,7 +54,7 @@ class Cards:
             tensors, row = await self._read(path, row)
             spectrum = await self._spectrum(path, header, tensors)
             advice = lora_cards.advice(name, spectrum)
-            spectrum = spectrum if request.modules else replace(spectrum, modules=[])
+            spectrum = _shortened(spectrum, request.modules)
         found = replace(
             found, spectrum=spectrum, advice=advice, twins=self._twins(row, path, header)
         )
@@ -158,8 +159,8 @@ class Cards:
         leak = None
         with contextlib.suppress(LoraError):  # its run is gone, or cannot be read
             judged = (await self._choosing.which(context, wire.GetWhich(run=row.run))).found
-            same = (one.leak for one in judged.candidates if one.files == [row.path])
-            leak = next(same, None)
+            single = [one for one in judged.candidates if len(one.files) == 1]
+            leak = next((one.leak for one in single if one.step == row.step), None)
         return replace(
             card, run=row.run, steps=card.steps or row.step, leak=leak,
             picture=max(upto, key=lambda one: one.step).id if upto else "",
@@ -195,6 +196,16 @@ def _card(name: str, path: Path, header: Header) -> LoraCard:
         epochs=lora_info.number(said.get("ss_epoch")) or 0,
         made=lora_cards.made(said),
     )
+
+
+def _shortened(found: Spectrum, modules: bool) -> Spectrum:
+    """Without what was not asked for, or is too much to send."""
+    if not modules:
+        return replace(found, modules=[])
+    if sum(len(one.values) for one in found.modules) <= MOST:
+        return found
+    note = f"More than {MOST} singular values: the modules are left out here."
+    return replace(found, modules=[], notes=[*found.notes, note])
 
 
 def _kind(module: Module) -> str:
