@@ -109,7 +109,7 @@ class Indexing:
     def _look(self, folders: list[str], loras: list[wire.Lora]) -> _Seen:
         seen = _Seen()
         taken = {lora.name for lora in loras}
-        elsewhere = {lora.path for lora in loras}
+        listed = {os.path.realpath(typed(lora.path)) for lora in loras}
         for folder in folders:
             known = {lora.path: lora for lora in loras if lora.folder == folder}
             if not Path(typed(folder)).is_dir():
@@ -118,11 +118,12 @@ class Indexing:
                 seen.changed += [replace(lora, problem=why) for lora in lost]
                 continue
             for path in _files(folder, self._root):
-                text = to_text(path)
-                before = known.pop(text, None)
-                if before is not None or text not in elsewhere:
+                before, real = known.pop(to_text(path), None), os.path.realpath(path)
+                if before is not None or real not in listed:
                     self._take(folder, path, before, taken, seen)
-                    elsewhere.add(text)
+                    listed.add(real)
+                else:  # of another folder, or of a run
+                    seen.same += 1
             seen.gone += [lora.name for lora in known.values()]
         return seen
 
@@ -179,15 +180,19 @@ def _facts(path: Path, made_up: dict[int, tuple[int, str]]) -> _Facts:
 
 
 def _files(folder: str, workspace: Path) -> Iterator[Path]:
-    """Every safetensors file of a folder and below, in order; hidden folders and the workspace,
-    whose LoRAs the library has already, are left out. Raises LoraError(BAD_REQUEST)."""
+    """Every safetensors file of a folder and below, links followed, in order; hidden folders and
+    the workspace, whose LoRAs the library has already, are left out. Raises LoraError(BAD_REQUEST).
+    """
     count = 0
-    own = os.path.realpath(workspace)
-    for place, folders, names in os.walk(typed(folder)):
-        folders[:] = sorted(
-            one for one in folders
-            if not one.startswith(".") and os.path.realpath(os.path.join(place, one)) != own  # noqa: PTH118
-        )  # fmt: skip
+    seen = {os.path.realpath(workspace), os.path.realpath(typed(folder))}
+    for place, folders, names in os.walk(typed(folder), followlinks=True):
+        inside = []
+        for one in sorted(folders):
+            real = os.path.realpath(os.path.join(place, one))  # noqa: PTH118
+            if not one.startswith(".") and real not in seen:  # a link may lead back
+                seen.add(real)
+                inside.append(one)
+        folders[:] = inside
         for name in sorted(names):
             if name.endswith(".safetensors") and not name.startswith("."):
                 count += 1

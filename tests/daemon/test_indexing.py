@@ -91,6 +91,19 @@ async def test_a_folder_without_loras_is_refused(house: House, tmp_path: Path) -
         assert caught.value.code == Code.NOT_FOUND
 
 
+async def test_links_are_followed_and_the_workspace_is_left_out(
+    house: House, tmp_path: Path
+) -> None:
+    own = _lora(tmp_path / "home" / "runs" / "r0001" / "lora" / "own.safetensors", 1)
+    _lora(tmp_path / "elsewhere" / "linked.safetensors", 2)
+    (folder := tmp_path / "loras").mkdir()
+    (folder / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(folder)
+    assert (await house.call(wire.IndexLoras(folder=str(folder)))).added == ["linked"]
+    found = await house.call(wire.IndexLoras(folder=str(tmp_path)))
+    assert own.exists() and found.added == [] and found.same == 1
+
+
 async def test_a_card_says_what_is_known_and_the_spectrum_is_kept(
     house: House, tmp_path: Path
 ) -> None:
