@@ -9,7 +9,7 @@ from lora_tui.core.cells import clean, fit
 from shared.lora_cards import LITTLE, LoraCard, Spectrum
 
 Cell = tuple[str, str]  # text, tone
-WIDE = 24  # cells of a bar
+WIDE = 16  # cells of a bar
 TAGS = 24  # shown
 _NAME = 12
 _EIGHTHS = " ▏▎▍▌▋▊▉█"

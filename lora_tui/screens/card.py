@@ -24,7 +24,7 @@ class CardWindow(Dialog[None]):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self._name = name
+        self._wanted = name
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="window -page") as window:
@@ -42,13 +42,13 @@ class CardWindow(Dialog[None]):
         self.run_worker(self._ask(), group="ask", exclusive=True)
 
     async def _ask(self) -> None:
-        request = wire.GetLoraCard(lora=self._name)
+        request = wire.GetLoraCard(lora=self._wanted)
         self._going("Working out its singular values…")
         try:
             card = (await self.lora.ask(request)).found
             self._show(card)
             self._picture(card)
-            request = wire.GetLoraCard(lora=self._name, spectrum=True)
+            request = wire.GetLoraCard(lora=self._wanted, spectrum=True)
             self._show((await self.lora.ask(request)).found)
         except LoraError as error:
             self._going(error.message)
@@ -77,7 +77,7 @@ class CardWindow(Dialog[None]):
     def _fetch(self, card: LoraCard) -> Fetch:
         async def fetch(side: int) -> bytes:
             if card.preview:
-                request = wire.GetLoraPreview(lora=self._name, width=side, height=side)
+                request = wire.GetLoraPreview(lora=self._wanted, width=side, height=side)
                 _, blobs = await self.lora.fetch(request)
             else:
                 painted = wire.GetPicture(picture=card.picture, width=side, height=side)

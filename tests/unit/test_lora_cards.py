@@ -64,12 +64,12 @@ def test_a_card_reads_without_colours() -> None:
     assert "same as     copy; 2 of its shapes not yet compared (lora-tui lora duplicates)" in rows
     assert "Of rank 16, 4.0 are in effect; rank 2 leaves out at most 10% of ΔW." in rows
     (drawn,) = (row for row in rows if row.startswith("OUT05"))
-    assert drawn.split() == ["OUT05", "4.0", "██████", "16", "100%"]
+    assert drawn.split() == ["OUT05", "4.0", "████", "16", "100%"]
     assert sum("lora resize dragons --rank 2" in row for row in rows) == 1
     assert rows[-1] == "3 DoRA modules."
     assert not any(row.startswith("trigger") for row in rows)
 
 
-@pytest.mark.parametrize(("share", "drawn"), [(0, ""), (1 / 48, "▌"), (1, "█" * 24), (7, "█" * 24)])
+@pytest.mark.parametrize(("share", "drawn"), [(0, ""), (1 / 32, "▌"), (1, "█" * 16), (7, "█" * 16)])
 def test_a_bar_is_drawn_to_an_eighth_of_a_cell(share: float, drawn: str) -> None:
-    assert card_lines.bar(share) == drawn.ljust(24)
+    assert card_lines.bar(share) == drawn.ljust(16)
