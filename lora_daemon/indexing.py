@@ -144,11 +144,13 @@ class Indexing:
             if before is not None and before.problem != why:  # it was a LoRA: say what became of it
                 seen.changed.append(replace(before, problem=why))
             return
+        back = before is not None and stamp == (before.size, before.modified)  # its folder was away
         name = before.name if before else _name(path, taken)
         taken.add(name)
         lora = wire.Lora(
             name=name, path=to_text(path), run="", step=0, sha256="", folder=folder,
             size=stamp[0], modified=stamp[1], created=status.st_mtime,
+            tensors=before.tensors if before and back else "",
             **msgspec.structs.asdict(facts),
         )  # fmt: skip
         (seen.changed if before else seen.added).append(lora)

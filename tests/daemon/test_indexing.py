@@ -142,5 +142,8 @@ async def test_the_same_tensors_are_found_under_other_names_and_metadata(
     found = await house.call(wire.FindDuplicates())
     assert found.groups == [["copy", "dialect", "one"]] and found.read == 4
     assert (await house.call(wire.FindDuplicates())).read == 0
+    for here, there in ((folder, tmp_path / "away"), (tmp_path / "away", folder)):
+        here.rename(there)
+        await house.call(wire.IndexLoras())
     after = (await house.call(wire.GetLoraCard(lora="one"))).found.twins
     assert sorted(after.same) == ["copy", "dialect"] and not after.unread
