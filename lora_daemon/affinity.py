@@ -77,7 +77,7 @@ class Affinities:
                     return base, "hash"
             return None, ""  # it is another file, whatever it is called
         rows = {lora.name: lora for lora in self._library.loras()}
-        if (row := rows.get(name)) and row.base:
+        if (row := rows.get(name)) and row.run and row.base:
             return next(((one, "run") for one in bases if one.name == row.base), (None, ""))
         said = header.metadata.get("ss_sd_model_name", "").rsplit("/", 1)[-1]
         said = said.removesuffix(".safetensors").lower()

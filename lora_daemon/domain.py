@@ -19,6 +19,7 @@ from lora_daemon.candidates import Candidates
 from lora_daemon.caption_facts import CaptionLore
 from lora_daemon.captioning import Captioning
 from lora_daemon.captions import Captions
+from lora_daemon.cards import Cards
 from lora_daemon.catalog import Catalog
 from lora_daemon.choosing import Choosing
 from lora_daemon.comparing import Comparing
@@ -28,6 +29,7 @@ from lora_daemon.filesystem import file_system, is_ephemeral, is_network
 from lora_daemon.freezing import Freezer
 from lora_daemon.grids import Grids
 from lora_daemon.health import Health
+from lora_daemon.indexing import Indexing
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
 from lora_daemon.measuring import Measuring
@@ -98,6 +100,7 @@ class Domain:
         self._mixing = Mixing(daemon, self._library)
         self._comparing = Comparing(daemon, self._library)
         self._affinities = Affinities(daemon, self._library)
+        self._indexing = Indexing(daemon, self._library)
         self._probing = Probing(daemon, self._library, self._jobs, self._orders)
         self._mix_pictures = MixPictures(daemon, self._library, self._painting, self._mixing)
         self._captioning = Captioning(
@@ -108,6 +111,7 @@ class Domain:
             daemon, self._runs, self._library, self._painting, self._jobs, self._orders
         )
         self._choosing = Choosing(daemon, self._runs, self._measuring)
+        self._cards = Cards(daemon, self._library, self._thumbnails, self._choosing)
         self._telemetry = Telemetry(daemon, self._worker_use)
         self._told = wire.Worker(state="absent")
         self._listening: asyncio.Task[None] | None = None
@@ -170,6 +174,10 @@ class Domain:
         handlers.add(wire.CheckAffinity, self._affinities.check)
         handlers.add(wire.ProbeLoras, self._probing.probe)
         handlers.add(wire.MeasureInputs, self._probing.measure)
+        handlers.add(wire.IndexLoras, self._indexing.index)
+        handlers.add(wire.GetLoraCard, self._cards.card)
+        handlers.add(wire.GetLoraPreview, self._cards.preview)
+        handlers.add(wire.FindDuplicates, self._cards.duplicates)
         handlers.add(wire.RemoveLora, self._library.remove_lora)
         handlers.add(wire.AddBase, self._bases.add)
         handlers.add(wire.InspectBase, self._bases.inspect)

@@ -18,6 +18,7 @@ from lora_daemon.thumbnails import Thumbnails
 from shared import lora_info, wire
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
+from shared.safetensors_file import read_header
 
 _lora = msgspec.msgpack.Decoder(wire.Lora).decode
 _picture = msgspec.msgpack.Decoder(wire.Picture).decode
@@ -70,9 +71,25 @@ class Library:
             raise LoraError(Code.NOT_FOUND, f"There is no LoRA file {to_text(path)}.")
         raise not_found("LoRA", name, [lora.name for lora in self.loras()])
 
+    def known(self, name: str, path: Path) -> wire.Lora | None:
+        """The row of a file, if the library has it by this name."""
+        rows = self._store.query("SELECT lora FROM loras WHERE name = ?", (name,))
+        lora = _lora(rows[0]["lora"]) if rows else None
+        return lora if lora is not None and Path(typed(lora.path)) == path else None
+
+    def change_lora(self, lora: wire.Lora) -> None:
+        """More is known of a LoRA; one that has gone meanwhile stays gone."""
+        with self._store.change("engine") as change:
+            changed = change.execute(
+                "UPDATE loras SET lora = ? WHERE name = ?", (wire.encoder.encode(lora), lora.name)
+            )
+            if changed.rowcount:
+                change.emit(wire.LoraChanged(lora=lora))
+
     async def add_lora(self, run: wire.Run, path: Path, step: int) -> wire.Lora:
         """A run's LoRA enters the library; once more, and it is brought up to date."""
         info = await asyncio.to_thread(lora_info.inspect, path)
+        header, status = read_header(path), await asyncio.to_thread(path.stat)
         taken = {lora.name: lora for lora in self.loras()}
         name = path.stem
         if name in taken and taken[name].path != str(path):
@@ -88,6 +105,8 @@ class Library:
             step=step,
             sha256=info.sha256,
             created=time.time(),
+            modified=status.st_mtime_ns,
+            shapes=lora_info.shapes(header),
         )
         with self._store.change("engine") as change:
             change.execute(
@@ -123,6 +142,13 @@ class Library:
         if not rows:
             raise not_found("LoRA", request.lora, [lora.name for lora in self.loras()])
         lora = _lora(rows[0]["lora"])
+        if lora.folder:
+            raise LoraError(
+                Code.WRONG_STATE,
+                f"{lora.name} lies in a folder of yours, and nothing is deleted there. Delete "
+                f"{lora.path} yourself, or have the folder listed no longer: "
+                f"`lora-tui lora index {lora.folder} --forget`.",
+            )
         with self._store.change(context.by) as change:
             change.execute("DELETE FROM loras WHERE name = ?", (lora.name,))
             if lora.run:

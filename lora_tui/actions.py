@@ -301,8 +301,12 @@ ACTIONS: tuple[Action, ...] = (
     Action("library.seed", "n", "new seed", "Take another seed.", 5),
     Action("library.cancel", "c", "cancel", "Stop painting."),
     Action("library.filter", "slash", "filter", "Show only LoRAs whose name has these letters.", 6),
+    Action("library.card", "i", "card", "All that is known of the LoRA, and its spectrum.", 8),
+    Action("library.index", "a", "add folder", "List the LoRA files of a folder of yours.", 9),
     Action("library.delete", "D", "delete", "Delete the LoRA file (asks first).", 7),
     Action("library.leave_field", "escape", "leave field", "Back to the list."),
+    Action("card.duplicates", "d", "duplicates", "Read the files that may be the same as others."),
+    Action("card.close", "escape,q", "close", "Close this window."),
     # Bases.
     Action("bases.add", "a", "add", "Add a folder, a file, or a model of the Hub.", 1),
     Action("bases.inspect", "enter", "look again", "Look the base over anew.", 2),

@@ -48,7 +48,7 @@ def inspect(path: Path) -> LoraInfo:
     header = read_header(path)
     found = contents(path, header).modules
     try:
-        alphas = _alphas(path, header, found)
+        found_alphas = alphas(path, header, found)
         whole, data = _hashes(path, header)
     except OSError as error:
         raise LoraError.storage("read", path, error) from None
@@ -58,16 +58,16 @@ def inspect(path: Path) -> LoraInfo:
         size=header.size,
         dialect=dialect(header),
         modules=dict(Counter(map(_part, found))),
-        rank=_commonest(module.rank for module in found),
-        alpha=_commonest(alphas),
+        rank=commonest(module.rank for module in found),
+        alpha=commonest(found_alphas),
         ranks=sorted({module.rank for module in found}),
-        dtype=_commonest(header.tensors[one.matrix].dtype for one in found),
+        dtype=commonest(header.tensors[one.matrix].dtype for one in found),
         base_version=metadata.get("ss_base_model_version", ""),
         title=metadata.get("modelspec.title", "") or metadata.get("ss_output_name", ""),
         trigger=metadata.get("modelspec.trigger_phrase", ""),
-        steps=_number(metadata.get("ss_steps")),
-        epochs=_number(metadata.get("ss_epoch")),
-        pictures=_number(metadata.get("ss_num_train_images")),
+        steps=number(metadata.get("ss_steps")),
+        epochs=number(metadata.get("ss_epoch")),
+        pictures=number(metadata.get("ss_num_train_images")),
         sha256=whole,
         model_hash=data,
         metadata=metadata,
@@ -95,6 +95,34 @@ def prompts(metadata: Mapping[str, str], most: int) -> list[str]:
     return [one for one in named if one]
 
 
+def shapes(header: Header) -> str:
+    """A digest (SHA-256 in hex) of the formats and shapes of the tensors, whatever their names."""
+    return _digest(f"{one.dtype} {one.shape}" for one in header.tensors.values())
+
+
+def tensors(path: Path) -> str:
+    """A digest (SHA-256 in hex) of all tensors of a file, whatever their names and order and the
+    metadata: the same for copies that were renamed, relabelled or put into another dialect.
+
+    Raises LoraError: NOT_FOUND, STORAGE, INVALID_FILE.
+    """
+    header = read_header(path)
+    found = []
+    try:
+        with path.open("rb") as file:
+            for name in sorted(header.tensors, key=lambda name: header.tensors[name].begin):
+                one = header.tensors[name]
+                data = hashlib.sha256(read_tensor(file, header, name)).hexdigest()
+                found.append(f"{one.dtype} {one.shape} {data}")
+    except OSError as error:
+        raise LoraError.storage("read", path, error) from None
+    return _digest(found)
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
 _CAPTION, _TAGS = 4, 6  # words of what is a caption and no tag; tags in one prompt
 
 
@@ -102,7 +130,7 @@ def _part(module: Module) -> str:
     return "text encoder" if module.name.startswith(("lora_te", "text_encoder")) else "unet"
 
 
-def _alphas(path: Path, header: Header, found: list[Module]) -> list[float]:
+def alphas(path: Path, header: Header, found: list[Module]) -> list[float]:
     with path.open("rb") as file:
         return [
             scalar(header, module.alpha, read_tensor(file, header, module.alpha))
@@ -138,9 +166,9 @@ def _hashes(path: Path, header: Header) -> tuple[str, str]:
     return whole.hexdigest(), data.hexdigest()
 
 
-def _commonest(values: Iterable[Value]) -> Value:
+def commonest(values: Iterable[Value]) -> Value:
     return Counter(values).most_common(1)[0][0]
 
 
-def _number(text: str | None) -> int | None:
+def number(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() else None

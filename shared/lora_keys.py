@@ -22,7 +22,7 @@ from shared.safetensors_file import Header
 Dialect = Literal["kohya", "diffusers", "peft"]
 Kind = Literal["lora", "loha", "lokr", "full"]
 
-# Ending → (role, dialect; empty: all of them). Endings with more dots come first.
+# Ending → (role, dialect; empty: all of them). The longest that fits counts.
 _NAMED: dict[str, tuple[str, Dialect | Literal[""]]] = {
     ".lora_magnitude_vector.default.weight": ("rows", "peft"),
     ".lora_magnitude_vector.weight": ("rows", "peft"),
@@ -50,6 +50,7 @@ _ENDINGS: dict[str, tuple[str, Dialect | Literal[""]]] = {
     **_NAMED,
     **{f".{role}": (role, "") for role in _LYCORIS},
 }
+_DOTS = max(ending.count(".") for ending in _ENDINGS)
 _REFUSED = (
     (re.compile(r"\.(oft_|boft_)"), "an OFT"),
     (re.compile(r"\.(a1|a2|b1|b2)\.weight$|\.glora"), "a GLoRA"),
@@ -57,6 +58,7 @@ _REFUSED = (
     (re.compile(r"\.(w_norm|b_norm)$"), "an adapter with trained norms"),
     (re.compile(r"\.vera_"), "a VeRA"),
 )
+_SUSPECT = re.compile("|".join(pattern.pattern for pattern, _ in _REFUSED))
 _NEEDS = {
     "lora": ({"down", "up"}, {"mid"}),
     "loha": ({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}, {"hada_t1", "hada_t2"}),
@@ -115,9 +117,9 @@ def contents(path: Path, header: Header) -> Contents:
     roles: dict[str, dict[str, str]] = {}
     unknown = []
     for key in sorted(header.tensors):
-        for pattern, kind in _REFUSED:
-            if pattern.search(key):
-                raise wrong(path, f"is {kind}, which lora-tui cannot apply ({key})")
+        if _SUSPECT.search(key):
+            kind = next(kind for pattern, kind in _REFUSED if pattern.search(key))
+            raise wrong(path, f"is {kind}, which lora-tui cannot apply ({key})")
         if (split := split_key(key)) is None:
             unknown.append(key)
             continue
@@ -138,13 +140,22 @@ def contents(path: Path, header: Header) -> Contents:
 
 def split_key(key: str) -> tuple[str, str, Dialect | Literal[""]] | None:
     """A tensor's name to (module, role, dialect); None if it is not named like one of a LoRA's."""
-    for ending, (role, dialect) in _ENDINGS.items():
-        if key.endswith(ending):
-            return _spelled(key.removesuffix(ending)), role, dialect
+    for start in _dots(key):
+        if (named := _ENDINGS.get(key[start:])) is not None:
+            return _spelled(key[:start]), *named
     if match := _PROCESSOR.match(key):
         leaf = match["leaf"] + (".0" if match["leaf"] == "to_out" else "")
         return _spelled(f"{match['path']}.{leaf}"), match["role"], "diffusers"
     return None
+
+
+def _dots(key: str) -> list[int]:
+    """Where its last dots are, as many as an ending has, the first of them first."""
+    found: list[int] = []
+    at = len(key)
+    while len(found) < _DOTS and (at := key.rfind(".", 0, at)) >= 0:
+        found.insert(0, at)
+    return found
 
 
 def kohya_ending(role: str) -> str:

@@ -185,8 +185,10 @@ def _wholes(value: Any) -> list[int] | None:
     """A list of whole numbers that fit 63 bits, or None."""
     if not isinstance(value, list):
         return None
-    fits = all(type(one) is int and 0 <= one < 2**63 for one in value)
-    return value if fits else None
+    for one in value:
+        if type(one) is not int or not 0 <= one < 2**63:
+            return None
+    return value
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from shared.conflicts import Conflict
 from shared.edits import AnyEdit
 from shared.errors import Code, Failure, LoraError
 from shared.health import Health
+from shared.lora_cards import LoraCard
 from shared.mixes import MixSpec
 from shared.pictures import LoraUse, PictureSpec
 from shared.probes import Probe
@@ -133,8 +134,13 @@ class Lora(Record, frozen=True, kw_only=True):
     trigger: str
     run: str  # the run that made it; empty if brought from elsewhere
     step: int
-    sha256: str
+    sha256: str  # empty of a file in an indexed folder: it has not been read
     created: float
+    folder: str = ""  # the indexed folder that it was found in
+    modified: int = 0  # of the file when its header was read, in ns
+    problem: str = ""  # why it cannot be used; empty if it can
+    shapes: str = ""  # digest of its tensors' formats and shapes
+    tensors: str = ""  # digest of the tensors themselves; empty: not yet read
 
 
 Objective = Literal["epsilon", "v_prediction"]
@@ -1273,6 +1279,69 @@ class CheckAffinity(Request[AffinityFound], frozen=True, kw_only=True, tag="lora
     thorough: bool = False
 
 
+class Skipped(Record, frozen=True, kw_only=True):
+    """A file that is not taken in, and why."""
+
+    path: str
+    why: str
+
+
+class LorasIndexed(Record, frozen=True, kw_only=True):
+    """What was found. ``same``: known, and as they were; ``gone``: no longer listed, or marked
+    where a whole folder is not there."""
+
+    folders: list[str]
+    added: list[str]  # names in the library, as are the next two
+    changed: list[str]
+    gone: list[str]
+    same: int
+    skipped: list[Skipped]
+
+
+class IndexLoras(Request[LorasIndexed], frozen=True, kw_only=True, tag="lora.index"):
+    """List the LoRA files of a folder and all below it, by their headers alone; they stay where
+    they are. No folder: look again at all that were indexed. ``forget``: list them no longer."""
+
+    changes: ClassVar[bool] = True
+    folder: str = ""
+    forget: bool = False
+
+
+class CardFound(Record, frozen=True, kw_only=True):
+    found: LoraCard
+
+
+class GetLoraCard(Request[CardFound], frozen=True, kw_only=True, tag="lora.card"):
+    """All that is known of a LoRA, by a name in the library or a path. ``spectrum``: the singular
+    values of what it adds too, which reads the file; ``modules``: those of each module."""
+
+    lora: str
+    spectrum: bool = False
+    modules: bool = False
+
+
+class GetLoraPreview(Request[Thumbnail], frozen=True, kw_only=True, tag="lora.preview"):
+    """The picture that lies beside a LoRA file, to fit ``width`` × ``height`` pixels. NOT_FOUND
+    where there is none."""
+
+    lora: str
+    width: int = 512
+    height: int = 512
+
+
+class DuplicatesFound(Record, frozen=True, kw_only=True):
+    """``groups``: names of LoRAs with the same tensors, whatever their names and metadata."""
+
+    groups: list[list[str]]
+    read: int  # files that had to be read now
+    unread: list[Skipped]
+
+
+class FindDuplicates(Request[DuplicatesFound], frozen=True, kw_only=True, tag="lora.duplicates"):
+    """Which LoRAs of the library are the same. Only files of equal shapes are read, and once;
+    reports progress."""
+
+
 class RemoveLora(Request[Done], frozen=True, kw_only=True, tag="lora.remove"):
     changes: ClassVar[bool] = True
     lora: str
@@ -1353,6 +1422,10 @@ AnyRequest = (
     | ProbeLoras
     | MeasureInputs
     | CheckAffinity
+    | IndexLoras
+    | GetLoraCard
+    | GetLoraPreview
+    | FindDuplicates
     | RemoveLora
     | AddBase
     | InspectBase

@@ -92,22 +92,22 @@ def compare(order: ConflictOrder, threads: int = 1) -> Conflict:
         if unknown := [path for path in every if path not in measured.header.tensors]:
             notes.append(f"{_few(unknown)} left out: not measured on the base.")
         every = [path for path in every if path in measured.header.tensors]
-    layers = _layers(every)
+    layers = layers_of(every)
     sums: dict[tuple[str, str], Sum] = {}
     modules = []
     with ThreadPoolExecutor(threads) as pool:
         found = pool.map(
-            lambda path: _module(sources, path, _where(path, layers)[0], order, measured), every
+            lambda path: _module(sources, path, where(path, layers)[0], order, measured), every
         )
         for path, here in zip(every, found, strict=True):
-            block, kind = _where(path, layers)
+            block, kind = where(path, layers)
             sums.setdefault((block, kind), nothing(len(sources))).add(here)
             if order.modules:
                 modules.append(here.place(block=block, kind=kind, module=path))
     return _told(order, names, sums, modules, layers, notes)
 
 
-def _where(path: str, layers: int) -> tuple[str, str]:
+def where(path: str, layers: int) -> tuple[str, str]:
     """Block and kind of a module by its dotted path."""
     part, _, inside = path.partition(".")
     return _TEXT.get(part) or blocks.label(inside, layers), conflicts.kind(path)
@@ -199,7 +199,7 @@ def _give_factors(order: ConflictOrder, sources: Sequence[_Source]) -> None:
             source.factors = blocks.factors(source.one.use.blocks, config)
 
 
-def _layers(paths: Iterable[str]) -> int:
+def layers_of(paths: Iterable[str]) -> int:
     """The layers a block of the UNet has, by the modules that are changed."""
     found = [match for path in paths if (match := _STAGE.match(path.removeprefix("unet.")))]
     counts = [int(match[3]) + (match[1] == "down") for match in found]
@@ -224,7 +224,7 @@ def _told(
     for (block, _), one in sums.items():
         for total in (all_of_it, by_block.setdefault(block, nothing(len(names)))):
             total.add(one)
-    in_order = sorted(by_block, key=_rank_of)
+    in_order = sorted(by_block, key=order_of)
     cells = [
         sums[block, kind].place(block=block, kind=kind)
         for block in in_order
@@ -243,7 +243,7 @@ def _told(
     )  # fmt: skip
 
 
-def _rank_of(block: str) -> tuple[int, str]:
+def order_of(block: str) -> tuple[int, str]:
     """Text encoders, what lies outside the blocks, and the UNet from its input to its output."""
     order = ("TE", blocks.BASE, "IN", "M", "OUT")
     return next(at for at, begin in enumerate(order) if block.startswith(begin)), block

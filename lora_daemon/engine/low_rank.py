@@ -50,6 +50,15 @@ def norm(pair: Pair) -> float:
     return float((torch.linalg.qr(up).R @ torch.linalg.qr(down.t()).R.t()).norm())
 
 
+def singular_values(pair: Pair) -> Tensor:
+    """Of ΔW, the largest first, (min(r, out, in),): those of the small product of the factors' two
+    triangles (QR), as orthonormal columns change none."""
+    up, down = pair
+    left, right = torch.linalg.qr(up, mode="r").R, torch.linalg.qr(down.t(), mode="r").R
+    values: Tensor = torch.linalg.svdvals(left @ right.t())
+    return values
+
+
 def difference(one: Pair, other: Pair) -> float:
     """‖ΔW − ΔW'‖ (Frobenius), exact to rounding."""
     return norm((torch.cat([one[0], -other[0]], dim=1), torch.cat([one[1], other[1]])))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lora_tui.commands import lora_affinity, lora_conflict, lora_make
+from lora_tui.commands import lora_affinity, lora_card, lora_conflict, lora_make
 from lora_tui.commands.common import Invocation, Subparsers, command, find, noun
 from lora_tui.commands.console import pairs, table
 from lora_tui.commands.generate import lora_use
@@ -28,6 +28,7 @@ def add(subparsers: Subparsers) -> None:
     )
     inspect.add_argument("lora", metavar="FILE_OR_NAME")
     lora_affinity.base_option(inspect)
+    lora_card.add(verbs)
     lora_affinity.add(verbs)
     lora_conflict.add(verbs)
     lora_make.add(verbs)
@@ -38,10 +39,16 @@ def add(subparsers: Subparsers) -> None:
 async def list_them(call: Invocation) -> Exit:
     async with call.client() as client:
         loras = (await client.call(wire.GetState())).loras
+        if any(one.folder for one in loras):  # in folders of the person's own, where files change
+            await client.call(wire.IndexLoras())
+            loras = (await client.call(wire.GetState())).loras
+    for one in loras:
+        if one.problem:
+            call.console.say(f"warning: {one.name}: {one.problem}")
 
     def lines() -> list[str]:
         rows = [
-            (one.name, str(one.rank), one.base, one.trigger, one.run, str(one.step),
+            (one.name, str(one.rank), one.base, one.trigger, one.run, str(one.step or ""),
              words.size(one.size), one.path)
             for one in loras
         ]  # fmt: skip

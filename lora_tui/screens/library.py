@@ -15,6 +15,7 @@ from textual.widgets import Input, Select, Static
 from lora_tui.core import words
 from lora_tui.core.cells import clean
 from lora_tui.screens.base import Place
+from lora_tui.screens.card import CardWindow
 from lora_tui.screens.dialogs import AskText, Confirm
 from lora_tui.screens.runs import picture_fetch
 from lora_tui.widgets.bind import bindings
@@ -124,6 +125,8 @@ class Library(Place):
     def on_mount(self) -> None:
         super().on_mount()
         self.rows.focus()
+        if any(lora.folder for lora in self.state.loras) and self.lora.connection is not None:
+            self.attempt(self.lora.ask(wire.IndexLoras()), group="index")  # what has changed there
 
     # ── the state ───────────────────────────────────────────────────────────────────────────────
 
@@ -150,7 +153,7 @@ class Library(Place):
 
     def _cells(self, lora: Lora) -> Sequence[Cell]:
         return [
-            lora.name,
+            (lora.name, "error") if lora.problem else lora.name,
             str(lora.rank or "?"),
             (lora.base, "muted"),
             (words.size(lora.size), "muted"),
@@ -341,9 +344,32 @@ class Library(Place):
 
         self.app.push_screen(AskText("Show LoRAs with", value=self._filter), typed)
 
+    def action_card(self) -> None:
+        if self.lora_shown is not None:
+            self.app.push_screen(CardWindow(self.lora_shown.name))
+
+    def action_index(self) -> None:
+        def typed(folder: str | None) -> None:
+            if folder:
+                self.attempt(
+                    self.lora.ask(wire.IndexLoras(folder=folder)), self._indexed, group="index"
+                )
+
+        self.app.push_screen(AskText("List the LoRAs in the folder"), typed)
+
+    def _indexed(self, found: wire.LorasIndexed) -> None:
+        skipped = f", {words.plural(len(found.skipped), 'file')} skipped" if found.skipped else ""
+        self.notify(f"{words.plural(len(found.added), 'LoRA')} listed{skipped}.")
+
     def action_delete(self) -> None:
         lora = self.lora_shown
         if lora is None:
+            return
+        if lora.folder:
+            self.notify(
+                f"{lora.name} lies in a folder of yours, where nothing is deleted from here.",
+                severity="warning",
+            )
             return
 
         def answered(yes: bool | None) -> None:
@@ -366,6 +392,7 @@ class Library(Place):
 def about(lora: Lora, info: wire.LoraInfo | None) -> str:
     """What there is to say of a LoRA; ``info`` once its header has been read."""
     lines = [
+        clean(lora.problem),
         f"trigger  {clean(lora.trigger) or '–'}",
         f"base     {clean(lora.base) or '–'}",
         f"from     {lora.run + ', step ' + words.count(lora.step) if lora.run else 'a file'}",

@@ -14,6 +14,7 @@ from lora_daemon import pipe, recommending, supervisor
 from shared import recipe as recipes
 from shared import wire
 from shared.errors import Code, LoraError
+from shared.safetensors_file import Tensor, write
 from shared.which import Which
 from tests.daemon.house import House, hollow_base
 
@@ -113,6 +114,24 @@ async def test_a_run_is_measured_and_the_answer_has_its_reason(
     orders = asked(tmp_path)
     assert "loss base 4" in orders and "loss base 1" in orders  # in portions
     assert "drift base 0" not in orders  # it cannot drift from itself
+
+
+async def test_a_loras_card_tells_the_leak_that_was_measured(house: House) -> None:
+    file = house.workspace.run("r0001") / "lora/blorps-step000020.safetensors"
+    key = "lora_unet_mid_block_attentions_0_proj_in"
+    up, down = Tensor("F16", (3, 1), b"\1" * 6), Tensor("F16", (1, 2), b"\1" * 4)
+    write(file, {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down}, {})
+    lora = wire.Lora(
+        name="blorps", path=str(file), size=9, rank=1, base="b", trigger="blorp", run="r0001",
+        step=20, sha256="", created=0.0,
+    )  # fmt: skip
+    with house.store.change("t") as change:
+        row = (lora.name, lora.run, wire.encoder.encode(lora))
+        change.execute("INSERT INTO loras (name, run, lora) VALUES (?, ?, ?)", row)
+    assert (await house.call(wire.GetLoraCard(lora="blorps"))).found.leak is None
+    await measured(house)
+    card = (await house.call(wire.GetLoraCard(lora="blorps"))).found
+    assert card.leak == pytest.approx(0.5) and (card.run, card.base) == ("r0001", "b")
 
 
 async def test_nothing_is_measured_twice_and_a_new_checkpoint_alone(

@@ -18,6 +18,7 @@ from shared.conflicts import Conflict, Place
 from shared.edits import Trigger, editor, has_word
 from shared.errors import Code, LoraError
 from shared.health import Advice, Finding, Fix, Health
+from shared.lora_cards import BlockSpectrum, LoraCard, Spectrum, Tag, advice
 from shared.mixes import Clash, MixSpec, merged
 from shared.notices import Connected, Disconnected, Notice, Notices, StateReplaced
 from shared.pictures import stem
@@ -554,6 +555,25 @@ class Daemon:
             warning="" if same else f"{stem(request.lora)} was trained on {own}: no kin.",
         )  # fmt: skip
         return wire.AffinityFound(found=found), []
+
+    def on_GetLoraCard(self, request: wire.GetLoraCard, by: str) -> Any:
+        block = BlockSpectrum(block="OUT05", modules=9, rank=16, effective=4.0, energy=1.0)
+        spectrum = Spectrum(
+            rank=16, effective=4.0, energy=1.0, losses=[0.5, 0.05, *[0.0] * 14], plain=True,
+            blocks=[block], modules=[], notes=[],
+        )  # fmt: skip
+        card = LoraCard(
+            name=request.lora, path="/x.safetensors", size=9, tags=[Tag("dragon", 11)], ranks=[16],
+            spectrum=spectrum if request.spectrum else None,
+            advice=advice(request.lora, spectrum) if request.spectrum else "",
+        )  # fmt: skip
+        return wire.CardFound(found=card), []
+
+    def on_IndexLoras(self, request: wire.IndexLoras, by: str) -> Any:
+        found = wire.LorasIndexed(
+            folders=[request.folder], added=["ink"], changed=[], gone=[], same=0, skipped=[]
+        )
+        return found, []
 
     def on_InspectLora(self, request: wire.InspectLora, by: str) -> Any:
         return wire.LoraInfo(

@@ -251,6 +251,18 @@ async def test_library_cancels_filters_and_deletes(daemon: standin.Daemon) -> No
         await until(pilot, lambda: not daemon.state.loras)
 
 
+async def test_library_tells_all_of_a_lora_and_lists_a_folder(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "g", "l") as (app, pilot, _):
+        await until(pilot, lambda: "128 unet" in text_of(app))
+        await pilot.press("i")
+        await until(pilot, lambda: "Of rank 16, 4.0 are in effect" in text_of(app))
+        assert "dragon 11" in text_of(app) and "Rank 2 would do" in text_of(app)
+        await pilot.press("escape", "a", *"/loras", "enter")
+        await until(pilot, lambda: "1 LoRA listed" in text_of(app))
+        [request] = asked(daemon, wire.IndexLoras)
+        assert request.folder == "/loras"  # type: ignore[attr-defined]
+
+
 # ── two at once ─────────────────────────────────────────────────────────────────────────────────
 
 
