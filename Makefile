@@ -1,11 +1,12 @@
 # The two commands of the README: `make demo` and `make test`. Everything runs in .venv.
 # PYTHON=… chooses the interpreter; TORCH_INDEX=… takes torch from another index (a CPU-only or an
-# older CUDA build, such as https://download.pytorch.org/whl/cpu).
+# older CUDA build, such as https://download.pytorch.org/whl/cpu). JOBS=… tests run side by side.
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
 BIN := .venv/bin
+JOBS ?= 2
 
 .DEFAULT_GOAL := env
 .PHONY: env demo test check format docs bench constraints clean
@@ -18,7 +19,7 @@ demo: env  ## a real training run on the starter, and pictures with and without 
 	@$(BIN)/lora-tui demo $(ARGS)
 
 test: env  ## every test that needs neither a GPU nor hours; ARGS="-k name" chooses
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 check: env  ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .

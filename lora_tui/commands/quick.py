@@ -164,8 +164,6 @@ async def _dataset(call: Invocation, client: Client) -> wire.Dataset:
         wire.ImportDataset(path=call.daemon_path(call.args.folder)), on_progress=call.report
     )
     dataset = imported.dataset
-    if not dataset.items:
-        raise LoraError(Code.NOT_FOUND, f"No picture was found in {call.args.folder}.")
     call.console.say(f"{dataset.name}: {words.plural(dataset.items, 'picture')}.")
     return dataset
 

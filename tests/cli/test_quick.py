@@ -27,7 +27,7 @@ def test_quick_says_what_it_lacks(cli: CommandLine, tmp_path: Path) -> None:
     code, error = cli.refused("quick", str(tmp_path / "empty"), "--base", "nowhere", "--here")
     assert code == Exit.NOT_FOUND and "nowhere" in error["message"]
     code, error = cli.refused("quick", str(tmp_path / "empty"), "--base", "starter", "--here")
-    assert code == Exit.NOT_FOUND and "No picture" in error["message"]
+    assert code == Exit.INVALID and "no pictures" in error["message"]
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ class InHouse:
         return job in self._cancelled
 
     def _tell(self, report: pipe.Report) -> None:
-        self._loop.call_soon_threadsafe(self._domain._painting.report, report)
+        self._loop.call_soon_threadsafe(self._domain._orders.report, report)
 
     async def _work(self) -> None:
         while True:
