@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -144,9 +145,11 @@ async def _whole(call: Invocation) -> Made:
         found = (await client.call(wire.MeasureRun(run=run.id), on_progress=call.report)).found
         folder = call.home / "outputs" / "quick"
         folder.mkdir(parents=True, exist_ok=True)
-        lora = folder / f"{dataset.name}-{run.id}.safetensors"
         wanted = found.take or found.candidates[-1]
-        await copied(call, wanted, lora)
+        words_of_it = re.sub(r"\W+", "-", wanted.name)
+        lora = folder / f"{dataset.name}-{run.id}-{words_of_it}.safetensors"
+        if not lora.exists():  # a new file would have its grid painted anew
+            await copied(call, wanted, lora)
         prompt = loaded.sample.prompts[0] if loaded.sample.prompts else ""
         spec = PictureSpec(base=known.name, prompt=prompt, loras=[LoraUse(lora=str(lora))])
         grid = await client.call(

@@ -15,6 +15,7 @@ from tests.cli.command_line import CommandLine
 SHORT = (
     "--base", "starter", "--trigger", "zrx", "--set", "training.max_steps=12",
     "--set", "save.every_steps=6", "--set", "training.batch_size=1", "--set", "sample.steps=2",
+    "--set", "schedule.warmup_steps=0",
 )  # fmt: skip
 
 
