@@ -18,7 +18,7 @@ import msgspec
 from lora_daemon import grid_sheet, pipe
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
-from lora_daemon.painting import Painting, lora_file, sized
+from lora_daemon.painting import Painting, resolved
 from lora_daemon.service import Context, Daemon
 from shared import grids, wire
 from shared.errors import Code, LoraError
@@ -55,21 +55,15 @@ class Grids:
             raise LoraError(
                 Code.BUSY, f"{folder.name} is being painted already. Name this one otherwise."
             )
-        planned = [await self._plan(cell, folder) for cell in grids.cells(request.spec, axes)]
         self._under_way.add(folder)
         try:
+            planned = [await self._plan(cell, folder) for cell in grids.cells(request.spec, axes)]
             return await self._paint(context, folder, axes, planned)
         finally:
             self._under_way.discard(folder)
 
     async def _plan(self, cell: grids.Cell, folder: Path) -> _Planned:
-        base = await self._library.base(cell.spec.base)
-        spec = sized(cell.spec, base)
-        files = [
-            lora_file(use, name, path)
-            for use in spec.loras
-            for name, path in [self._library.lora(use.lora)]
-        ]
+        spec, base, files = await resolved(self._library, cell.spec)
         return _Planned(
             cell=cell, spec=spec, base=base, loras=files,
             path=folder / f"{_words(' '.join(cell.labels))}-{_digest(spec, base, files)}.png",

@@ -42,13 +42,7 @@ class Painting:
     async def generate(self, context: Context, request: wire.Generate) -> wire.Picture:
         """Raises LoraError: NOT_FOUND (base, LoRA), BAD_REQUEST, OUT_OF_MEMORY, WORKER_FAILED,
         STORAGE, CANCELLED."""
-        base = await self._library.base(request.spec.base)
-        spec = sized(request.spec, base)
-        files = [
-            lora_file(use, name, path)
-            for use in spec.loras
-            for name, path in [self._library.lora(use.lora)]
-        ]
+        spec, base, files = await resolved(self._library, request.spec)
         out = await asyncio.to_thread(self._place, spec)
         with self._jobs.open("generate", spec.prompt[:60] or "a picture", spec.steps) as job:
             paint = pipe.Paint(
@@ -104,6 +98,19 @@ class Painting:
             if not path.exists() and str(path) not in self._outs:
                 return path
         raise AssertionError
+
+
+async def resolved(
+    library: Library, spec: PictureSpec
+) -> tuple[PictureSpec, wire.BaseModel, list[pipe.LoraFile]]:
+    """The spec, its size settled, with its base and its LoRAs. Raises LoraError: NOT_FOUND,
+    BAD_REQUEST."""
+    base = await library.base(spec.base)
+    spec = sized(spec, base)
+    files = [
+        lora_file(use, name, path) for use in spec.loras for name, path in [library.lora(use.lora)]
+    ]
+    return spec, base, files
 
 
 def sized(spec: PictureSpec, base: wire.BaseModel) -> PictureSpec:

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from rich.console import Console
-from rich.segment import Segment
+from rich.segment import Segment, Segments
 
 from lora_tui import pixels
 from lora_tui.core.cells import fit
@@ -29,17 +29,7 @@ def show(pictures: Sequence[tuple[str, str]], across: int) -> None:
         blocks = [_block(Path(path), label, cells, console) for path, label in row]
         for parts in zip_longest(*blocks, fillvalue=[]):
             wide = [Segment.adjust_line_length(part, cells + 1) for part in parts]
-            console.print(_Line([segment for part in wide for segment in part]), end="")
-
-
-class _Line:
-    """Segments as they are."""
-
-    def __init__(self, segments: list[Segment]) -> None:
-        self._segments = segments
-
-    def __rich_console__(self, *_: object) -> list[Segment]:
-        return [*self._segments, Segment.line()]
+            console.print(Segments(segment for part in wide for segment in part))
 
 
 def _block(path: Path, label: str, cells: int, console: Console) -> pixels.Picture:

@@ -23,7 +23,7 @@ import msgspec
 from lora_tui.commands import process
 from lora_tui.commands import recipe as recipes
 from lora_tui.commands.common import Invocation, Subparsers, command
-from lora_tui.commands.follow import follow
+from lora_tui.commands.follow import followed
 from lora_tui.core import words
 from shared import recipe, wire
 from shared.client import Client
@@ -147,16 +147,10 @@ async def _whole(call: Invocation, began: float) -> Result:
             call.console.say(f"Done before as {run.id}; `lora-tui demo --again` trains anew.")
             return before
         try:
-            run = await follow(call, client, run.id)
+            run = await followed(call, client, run.id)
         except asyncio.CancelledError:
             call.console.say(f"{run.id} goes on without you; `lora-tui demo` takes it up again.")
             raise
-        if run.state != "finished":
-            raise LoraError(
-                Code.WORKER_FAILED,
-                f"{run.id} {run.state} at step {run.step}. {run.message} "
-                f"`lora-tui run log {run.id}` has the details.",
-            )
         shown = await _pictures(call, client, run)
         await _furnish(call, client, run)
         lora = next(one for one in client.state.loras if one.name == run.lora)

@@ -15,11 +15,10 @@ from msgspec.structs import replace
 from lora_tui.commands import demo
 from lora_tui.commands import recipe as recipes
 from lora_tui.commands.common import Invocation
-from lora_tui.commands.follow import follow
+from lora_tui.commands.follow import followed
 from shared import recipe, wire
 from shared.affinity import Affinity
 from shared.client import Client
-from shared.errors import Code, LoraError
 from shared.pictures import LoraUse, PictureSpec
 
 PENCIL = "pencil"
@@ -87,14 +86,7 @@ async def _pencil(call: Invocation, client: Client) -> wire.Run:
     run = await client.call(
         wire.StartRun(recipe=text, name=PENCIL), key=f"demo --full {dataset} {text}"
     )
-    run = await follow(call, client, run.id)
-    if run.state != "finished":
-        raise LoraError(
-            Code.WORKER_FAILED,
-            f"{run.id} {run.state} at step {run.step}. {run.message} `lora-tui run log {run.id}` "
-            "has the details.",
-        )
-    return run
+    return await followed(call, client, run.id)
 
 
 async def _grid(

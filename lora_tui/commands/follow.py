@@ -64,6 +64,19 @@ async def follow(call: Invocation, client: Client, run_id: str) -> wire.Run:
     raise LoraError(Code.UNREACHABLE, "The connection was closed.")
 
 
+async def followed(call: Invocation, client: Client, run_id: str, more: str = "") -> wire.Run:
+    """As ``follow``, for what needs the run's LoRA: raises LoraError(WORKER_FAILED), which ends in
+    ``more``, unless the run finishes."""
+    run = await follow(call, client, run_id)
+    if run.state != "finished":
+        raise LoraError(
+            Code.WORKER_FAILED,
+            f"{run.id} {run.state} at step {run.step}. {run.message} "
+            f"`lora-tui run log {run.id}` has the details{more}.",
+        )
+    return run
+
+
 async def outcome(call: Invocation, client: Client, run: wire.Run) -> Exit:
     """Say how a run ended: the last line on stdout, and the exit status."""
     detail = await client.call(wire.GetRun(run=run.id))

@@ -22,7 +22,7 @@ import msgspec
 
 from lora_tui.commands import recipe as recipes
 from lora_tui.commands.common import Invocation, Subparsers, command, find
-from lora_tui.commands.follow import follow
+from lora_tui.commands.follow import followed
 from lora_tui.commands.recipe_new import add_answers
 from lora_tui.commands.run_which import copied
 from lora_tui.core import words
@@ -134,13 +134,7 @@ async def _whole(call: Invocation) -> Made:
             key=f"quick {dataset.id} {said}",
         )
         call.console.say(f"{run.id}: {run.pictures} pictures, {run.steps} steps on {run.base}.")
-        run = await follow(call, client, run.id)
-        if run.state != "finished":
-            raise LoraError(
-                Code.WORKER_FAILED,
-                f"{run.id} {run.state} at step {run.step}. {run.message} "
-                f"`lora-tui run log {run.id}` has the details; the same command begins anew.",
-            )
+        run = await followed(call, client, run.id, "; the same command begins anew")
         call.console.say("Measuring which checkpoint to take.")
         found = (await client.call(wire.MeasureRun(run=run.id), on_progress=call.report)).found
         folder = call.home / "outputs" / "quick"

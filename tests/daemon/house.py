@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import pytest
 
+from lora_daemon import supervisor
 from lora_daemon.domain import Domain
 from lora_daemon.service import Context, Daemon, Handlers
 from lora_daemon.store import Store
@@ -18,6 +21,18 @@ from shared.safetensors_file import Tensor, write
 
 WITHIN = 20.0
 R = TypeVar("R")
+
+
+FAKE = Path(__file__).with_name("fake_worker.py")
+
+
+def with_fake_worker(monkeypatch: pytest.MonkeyPatch, folder: Path, log: str = "log") -> None:
+    """Daemons get a worker that obeys; its mark and its log lie in ``folder``."""
+    monkeypatch.setattr(supervisor, "_command", lambda: [sys.executable, str(FAKE)])
+    monkeypatch.setenv("PYTHONPATH", str(FAKE.parents[2]))
+    monkeypatch.setenv("FAKE_MARK", str(folder / "mark"))
+    monkeypatch.setenv("FAKE_LOG", str(folder / log))
+    monkeypatch.setenv("FAKE_WORKER", "obey")
 
 
 class House:

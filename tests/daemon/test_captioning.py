@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from lora_daemon import captioning, supervisor
+from lora_daemon import captioning
 from shared import wire
 from shared.errors import Code, LoraError
-from tests.daemon.house import House
+from tests.daemon.house import House, with_fake_worker
 from tests.daemon.process import pictures
-
-FAKE = Path(__file__).with_name("fake_worker.py")
 
 
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
-    monkeypatch.setattr(supervisor, "_command", lambda: [sys.executable, str(FAKE)])
+    with_fake_worker(monkeypatch, tmp_path)
     monkeypatch.setattr(captioning, "PORTION", 2)
-    monkeypatch.setenv("PYTHONPATH", str(FAKE.parents[2]))
-    monkeypatch.setenv("FAKE_MARK", str(tmp_path / "mark"))
-    monkeypatch.setenv("FAKE_WORKER", "obey")
     house = House(tmp_path / "home")
     await house.domain.start()
     yield house

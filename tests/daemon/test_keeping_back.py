@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,19 +10,15 @@ import msgspec
 import pytest
 from PIL import Image
 
-from lora_daemon import pipe, supervisor
+from lora_daemon import pipe
 from shared import wire
 from shared.errors import Code, LoraError
-from tests.daemon.house import House, hollow_base
-
-FAKE = Path(__file__).with_name("fake_worker.py")
+from tests.daemon.house import House, hollow_base, with_fake_worker
 
 
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
-    monkeypatch.setattr(supervisor, "_command", lambda: [sys.executable, str(FAKE)])
-    monkeypatch.setenv("PYTHONPATH", str(FAKE.parents[2]))
-    monkeypatch.setenv("FAKE_WORKER", "obey")
+    with_fake_worker(monkeypatch, tmp_path)
     house = House(tmp_path / "home")
     await house.domain.start()
     yield house

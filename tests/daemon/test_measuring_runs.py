@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from lora_daemon import pipe, recommending, supervisor
+from lora_daemon import pipe, recommending
 from shared import recipe as recipes
 from shared import wire
 from shared.errors import Code, LoraError
 from shared.safetensors_file import Tensor, write
 from shared.which import Which
-from tests.daemon.house import House, hollow_base
-
-FAKE = Path(__file__).with_name("fake_worker.py")
+from tests.daemon.house import House, hollow_base, with_fake_worker
 
 
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
-    monkeypatch.setattr(supervisor, "_command", lambda: [sys.executable, str(FAKE)])
-    monkeypatch.setenv("PYTHONPATH", str(FAKE.parents[2]))
-    monkeypatch.setenv("FAKE_MARK", str(tmp_path / "mark"))
-    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
-    monkeypatch.setenv("FAKE_WORKER", "obey")
+    with_fake_worker(monkeypatch, tmp_path)
     monkeypatch.setattr(recommending, "RESAMPLES", 80)
     house = House(tmp_path / "home")
     await house.domain.start()

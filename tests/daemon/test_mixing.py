@@ -6,29 +6,22 @@ import asyncio
 import os
 import shutil
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from lora_daemon import mix_pictures, supervisor
+from lora_daemon import mix_pictures
 from shared import mixes, wire
 from shared.errors import Code, LoraError
 from shared.mixes import MixLora, MixSpec
-from tests.daemon.house import House, hollow_base
-
-FAKE = Path(__file__).with_name("fake_worker.py")
+from tests.daemon.house import House, hollow_base, with_fake_worker
 
 
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
-    monkeypatch.setattr(supervisor, "_command", lambda: [sys.executable, str(FAKE)])
-    monkeypatch.setenv("PYTHONPATH", str(FAKE.parents[2]))
-    monkeypatch.setenv("FAKE_MARK", str(tmp_path / "mark"))
-    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "begun"))
-    monkeypatch.setenv("FAKE_WORKER", "obey")
+    with_fake_worker(monkeypatch, tmp_path, "begun")
     house = House(tmp_path / "home")
     await house.domain.start()
     await house.call(wire.AddBase(path=str(hollow_base(tmp_path / "base"))))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,23 +12,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lora_daemon import input_cache, supervisor
+from lora_daemon import input_cache
 from shared import probes, wire
 from shared.errors import Code, LoraError
 from shared.pictures import LoraUse
-from tests.daemon.house import House, hollow_base
+from tests.daemon.house import House, hollow_base, with_fake_worker
 
-FAKE = Path(__file__).with_name("fake_worker.py")
 KEYS = "lora_unet_up_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
 
 
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
-    monkeypatch.setattr(supervisor, "_command", lambda: [sys.executable, str(FAKE)])
-    monkeypatch.setenv("PYTHONPATH", str(FAKE.parents[2]))
-    monkeypatch.setenv("FAKE_MARK", str(tmp_path / "mark"))
-    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "asked"))
-    monkeypatch.setenv("FAKE_WORKER", "obey")
+    with_fake_worker(monkeypatch, tmp_path, "asked")
     house = House(tmp_path / "home")
     await house.domain.start()
     config = hollow_base(tmp_path / "base") / "unet" / "config.json"

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_daemon import freezing, supervisor
+from lora_daemon import freezing
 from lora_daemon.runs import read_series
 from shared import launch, wire
 from shared import recipe as recipes
 from shared.client import Client
 from shared.errors import Code, LoraError
 from shared.pictures import LoraUse, PictureSpec
-from tests.daemon.house import House, hollow_base
+from tests.daemon.house import House, hollow_base, with_fake_worker
 from tests.daemon.process import DaemonProcess, pictures
 from tests.daemon.waiting import until
 
 RECIPE = '[base]\nname = "base"\n[dataset]\nname = "set"\n'
-FAKE = Path(__file__).with_name("fake_worker.py")
 
 
 # ── queueing, with a worker that only says it trains ────────────────────────────────────────────
@@ -31,9 +29,7 @@ FAKE = Path(__file__).with_name("fake_worker.py")
 
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
-    monkeypatch.setattr(supervisor, "_command", lambda: [sys.executable, str(FAKE)])
-    monkeypatch.setenv("PYTHONPATH", str(FAKE.parents[2]))
-    monkeypatch.setenv("FAKE_WORKER", "obey")
+    with_fake_worker(monkeypatch, tmp_path)
     house = House(tmp_path / "home")
     await house.domain.start()
     await house.call(wire.ImportDataset(path=str(pictures(tmp_path / "set", 5))))

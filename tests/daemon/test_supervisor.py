@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,20 +13,16 @@ from lora_daemon import supervisor
 from shared import wire
 from shared.errors import Code, LoraError
 from shared.pictures import PictureSpec
-from tests.daemon.house import House, hollow_base
+from tests.daemon.house import House, hollow_base, with_fake_worker
 from tests.daemon.process import pictures
 
 RECIPE = '[base]\nname = "base"\n[dataset]\nname = "set"\n'
-FAKE = Path(__file__).with_name("fake_worker.py")
 Spec = PictureSpec(base="base", prompt="a dragon")
 
 
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
-    monkeypatch.setattr(supervisor, "_command", lambda: [sys.executable, str(FAKE)])
-    monkeypatch.setenv("PYTHONPATH", str(FAKE.parents[2]))
-    monkeypatch.setenv("FAKE_MARK", str(tmp_path / "mark"))
-    monkeypatch.setenv("FAKE_WORKER", "obey")
+    with_fake_worker(monkeypatch, tmp_path)
     house = House(tmp_path / "home")
     await house.domain.start()
     await house.call(wire.ImportDataset(path=str(pictures(tmp_path / "set", 2))))
