@@ -24,9 +24,11 @@ from lora_daemon.catalog import Catalog
 from lora_daemon.choosing import Choosing
 from lora_daemon.comparing import Comparing
 from lora_daemon.datasets import Datasets
+from lora_daemon.embeddings import Embeddings
 from lora_daemon.exporting import Export
 from lora_daemon.filesystem import file_system, is_ephemeral, is_network
 from lora_daemon.freezing import Freezer
+from lora_daemon.gallery import Gallery
 from lora_daemon.grids import Grids
 from lora_daemon.health import Health
 from lora_daemon.indexing import Indexing
@@ -96,6 +98,8 @@ class Domain:
         self._freezer = Freezer(daemon, self._catalog, self._library, self._runs)
         self._scheduler = Scheduler(daemon, self._runs, self._library, self._supervisor)
         self._painting = Painting(daemon, self._library, self._jobs, self._orders)
+        self._gallery = Gallery(daemon, self._library, self._thumbnails, self._jobs)
+        self._painting.file_of, self._painting.keep = self._gallery.path_of, self._gallery.keep_spec
         self._grids = Grids(daemon, self._library, self._jobs, self._painting)
         self._mixing = Mixing(daemon, self._library)
         self._comparing = Comparing(daemon, self._library)
@@ -160,6 +164,7 @@ class Domain:
         handlers.add(wire.UndoChoice, self._choosing.undo)
         handlers.add(wire.GetHistory, self._telemetry.history)
         handlers.add(wire.Generate, self._painting.generate)
+        handlers.add(wire.ListEmbeddings, Embeddings(self._daemon).list_them)
         handlers.add(wire.PaintGrid, self._grids.paint)
         handlers.add(wire.ChangeMix, self._mixing.change)
         handlers.add(wire.FlipMix, self._mixing.flip)
@@ -168,7 +173,11 @@ class Domain:
         handlers.add(wire.WatchMix, self._mix_pictures.watch)
         handlers.add(wire.GetTried, self._mix_pictures.get_tried)
         handlers.add(wire.GetPicture, self._library.get_picture)
-        handlers.add(wire.RemovePicture, self._library.remove_picture)
+        handlers.add(wire.RemovePicture, self._gallery.remove)
+        handlers.add(wire.ListGallery, self._gallery.list_them)
+        handlers.add(wire.GetGalleryPicture, self._gallery.get)
+        handlers.add(wire.RatePicture, self._gallery.rate)
+        handlers.add(wire.ImportPictures, self._gallery.import_them)
         handlers.add(wire.InspectLora, self._library.inspect)
         handlers.add(wire.CompareLoras, self._comparing.compare)
         handlers.add(wire.CheckAffinity, self._affinities.check)

@@ -11,28 +11,28 @@ import hashlib
 import re
 import secrets
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from lora_daemon import grid_sheet, pipe
+from lora_daemon import grid_sheet
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
-from lora_daemon.painting import Painting, resolved
+from lora_daemon.painting import Painting, Resolved
 from lora_daemon.service import Context, Daemon
 from shared import grids, wire
 from shared.errors import Code, LoraError
+from shared.filenames import to_text
 from shared.files import publish
-from shared.pictures import PictureSpec
 
 
-class _Planned(msgspec.Struct):
+@dataclass(frozen=True)
+class _Planned:
     """A cell as the worker gets it."""
 
     cell: grids.Cell
-    spec: PictureSpec
-    base: wire.BaseModel
-    loras: list[pipe.LoraFile]
+    made: Resolved
     path: Path
 
 
@@ -63,11 +63,9 @@ class Grids:
             self._under_way.discard(folder)
 
     async def _plan(self, cell: grids.Cell, folder: Path) -> _Planned:
-        spec, base, files = await resolved(self._library, cell.spec)
-        return _Planned(
-            cell=cell, spec=spec, base=base, loras=files,
-            path=folder / f"{_words(' '.join(cell.labels))}-{_digest(spec, base, files)}.png",
-        )  # fmt: skip
+        made = await self._painting.resolved(cell.spec)
+        name = f"{_words(' '.join(cell.labels))}-{_digest(made)}.png"
+        return _Planned(cell, made, folder / name)
 
     async def _paint(
         self, context: Context, folder: Path, axes: list[grids.Axis], planned: list[_Planned]
@@ -92,10 +90,7 @@ class Grids:
         return wire.Grid(folder=str(folder), picture=picture, painted=len(missing), pictures=total)
 
     async def _one(self, one: _Planned, job: str) -> None:
-        paint = pipe.Paint(
-            job=f"{job}-{secrets.token_hex(4)}", spec=one.spec, base_path=one.base.path,
-            base_predicts=one.base.objective, loras=one.loras, out=str(one.path),
-        )  # fmt: skip
+        paint = one.made.order(f"{job}-{secrets.token_hex(4)}", one.path, patient=True)
         await self._painting.make(paint, lambda done, total: None)
 
 
@@ -103,7 +98,7 @@ def _missing(folder: Path, planned: list[_Planned]) -> list[_Planned]:
     """What is still to be painted, each file once, base after base, so that each is loaded once."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {one.path: one for one in planned if not one.path.exists()}
-    return sorted(files.values(), key=lambda one: one.base.name)
+    return sorted(files.values(), key=lambda one: one.made.base.name)
 
 
 def _lay_out(folder: Path, axes: list[grids.Axis], planned: list[_Planned]) -> wire.Picture:
@@ -121,10 +116,10 @@ def _lay_out(folder: Path, axes: list[grids.Axis], planned: list[_Planned]) -> w
         parameters,
     )
     listed = [
-        {"file": one.path.name, "labels": one.cell.labels, "spec": one.spec} for one in planned
+        {"file": one.path.name, "labels": one.cell.labels, "spec": one.made.spec} for one in planned
     ]
     publish(sheet.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(listed)) + b"\n")
-    first = planned[0].spec
+    first = planned[0].made.spec
     return wire.Picture(
         id=f"p{secrets.token_hex(6)}", path=str(sheet), run="", step=0,
         prompt=first.prompt, seed=first.seed, width=width, height=height, parameters=parameters,
@@ -145,14 +140,14 @@ def _words(text: str) -> str:
     return re.sub(r"[^\w.]+", "-", text[:80]).strip("-.")[:60] or "grid"
 
 
-def _digest(spec: PictureSpec, base: wire.BaseModel, loras: list[pipe.LoraFile]) -> str:
+def _digest(made: Resolved) -> str:
     """Ten digits of everything that decides the pixels, the files' age and size included."""
     files = []
-    for lora in loras:
+    for path in made.files():
         try:
-            status = Path(lora.path).stat()
+            status = path.stat()
         except OSError as error:
-            raise LoraError.storage("read the LoRA", lora.path, error) from None
-        files.append((lora.path, status.st_size, status.st_mtime_ns))
-    said = msgspec.json.encode((spec, base.path, base.objective, files))
+            raise LoraError.storage("read", path, error) from None
+        files.append((to_text(path), status.st_size, status.st_mtime_ns))
+    said = msgspec.json.encode((made.spec, made.base.path, made.base.objective, files))
     return hashlib.sha256(said).hexdigest()[:10]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import logging
@@ -20,7 +21,7 @@ from msgspec.structs import replace
 from lora_daemon import painting, pictures, pipe
 from lora_daemon.library import Library
 from lora_daemon.mixing import Mixing
-from lora_daemon.painting import Painting
+from lora_daemon.painting import Painting, Resolved
 from lora_daemon.service import Context, Daemon
 from shared import mixes, wire
 from shared.errors import Code, LoraError
@@ -42,9 +43,7 @@ _tried = msgspec.msgpack.Decoder(wire.Tried).decode
 class _Order:
     """What is to be painted, resolved. ``key``: of all that decides the pixels."""
 
-    spec: PictureSpec
-    base: wire.BaseModel
-    loras: list[pipe.LoraFile]
+    made: Resolved
     notes: list[str]
     key: str
 
@@ -149,13 +148,14 @@ class MixPictures:
                 self._show(known.id, **done, stage="done", sharp=True,
                            notes=[*order.notes, *known.notes], seconds=0.0)  # fmt: skip
                 return
-            if order.spec.steps >= 2 * PREVIEW_STEPS:
-                quick = replace(order.spec, sampler=PREVIEW_SAMPLER, steps=PREVIEW_STEPS)
+            spec = order.made.spec
+            if spec.steps >= 2 * PREVIEW_STEPS:
+                quick = replace(spec, sampler=PREVIEW_SAMPLER, steps=PREVIEW_STEPS)
                 picture, painted = await self._make(mix, order, quick, "preview")
                 self._show(picture, **done, stage="full", sharp=False, step=0,
-                           steps=order.spec.steps, notes=[*order.notes, *painted.notes],
+                           steps=spec.steps, notes=[*order.notes, *painted.notes],
                            seconds=time.monotonic() - began)  # fmt: skip
-            picture, painted = await self._make(mix, order, order.spec, "full")
+            picture, painted = await self._make(mix, order, spec, "full")
             self._keep(picture, mix, order, painted)
             self._show(picture, **done, stage="done", sharp=True,
                        notes=[*order.notes, *painted.notes],
@@ -174,10 +174,7 @@ class MixPictures:
         picture = f"m{secrets.token_hex(6)}"
         self._tell(rev=mix.rev, stage=stage, step=0, steps=spec.steps)
         self._folder.mkdir(parents=True, exist_ok=True)
-        paint = pipe.Paint(
-            job=picture, spec=spec, base_path=order.base.path,
-            base_predicts=order.base.objective, loras=order.loras, out=str(self._path(picture)),
-        )  # fmt: skip
+        paint = replace(order.made.order(picture, self._path(picture)), spec=spec)
         painted = await self._painting.make(
             paint, lambda step, steps: self._tell(step=step, steps=steps)
         )
@@ -208,9 +205,12 @@ class MixPictures:
             files.append(painting.lora_file(use, name, path))
         wanted = mixes.picture(spec)
         wanted = replace(wanted, loras=[use for use in wanted.loras if use.lora not in gone])
-        wanted = painting.sized(wanted, base)
+        made = await self._painting.resolved(replace(wanted, loras=[]))  # with those in the prompt
+        stamped += made.files()
+        wanted = replace(made.spec, loras=[*wanted.loras, *made.spec.loras])
+        made = dataclasses.replace(made, spec=wanted, loras=[*files, *made.loras])
         key = await asyncio.to_thread(_key, wanted, base, stamped)
-        return _Order(wanted, base, files, notes, key)
+        return _Order(made, notes, key)
 
     # ── what there is to see ────────────────────────────────────────────────────────────────────
 

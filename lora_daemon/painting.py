@@ -7,21 +7,49 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from lora_daemon import pipe
+from lora_daemon import embeddings, pipe
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
 from lora_daemon.orders import Orders
 from lora_daemon.service import Context, Daemon
-from shared import wire
+from shared import lora_tags, wire
 from shared.errors import Code, LoraError
+from shared.filenames import typed
 from shared.pictures import LoraUse, PictureSpec
 
+LARGEST = 8192  # pixels of a side
 Progress = Callable[[int, int], None]  # denoising steps done, of how many
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What is to be painted, its size settled, and all that it needs. ``embeddings``: textual
+    inversions that its prompts name, with their files."""
+
+    spec: PictureSpec
+    base: wire.BaseModel
+    loras: list[pipe.LoraFile]
+    embeddings: list[tuple[str, str]]
+
+    def order(self, job: str, out: Path, *, patient: bool = False) -> pipe.Paint:
+        """The order to the worker that puts it at ``out``."""
+        return pipe.Paint(
+            job=job, spec=self.spec, base_path=self.base.path, base_predicts=self.base.objective,
+            loras=self.loras, out=str(out), embeddings=self.embeddings, patient=patient,
+        )  # fmt: skip
+
+    def files(self) -> list[Path]:
+        """Files besides the base that decide the pixels."""
+        paths = [lora.path for lora in self.loras] + [path for _, path in self.embeddings]
+        if self.spec.start is not None:
+            paths.append(self.spec.start.picture)
+        return [Path(typed(path)) for path in paths]
 
 
 class Painting:
@@ -34,6 +62,8 @@ class Painting:
         self._orders = orders
         self._outs: list[str] = []  # files that are being made
         self.settled: Callable[[], None] = lambda: None  # called after each picture
+        self.file_of: Callable[[str], Awaitable[str]] = _itself  # of a picture to begin from
+        self.keep: Callable[[str, PictureSpec], None] = lambda *_: None  # with what one was asked
 
     @property
     def busy(self) -> bool:
@@ -42,13 +72,11 @@ class Painting:
     async def generate(self, context: Context, request: wire.Generate) -> wire.Picture:
         """Raises LoraError: NOT_FOUND (base, LoRA), BAD_REQUEST, OUT_OF_MEMORY, WORKER_FAILED,
         STORAGE, CANCELLED."""
-        spec, base, files = await resolved(self._library, request.spec)
+        made = await self.resolved(request.spec)
+        spec = made.spec
         out = await asyncio.to_thread(self._place, spec)
-        with self._jobs.open("generate", spec.prompt[:60] or "a picture", spec.steps) as job:
-            paint = pipe.Paint(
-                job=job, spec=spec, base_path=base.path, base_predicts=base.objective,
-                loras=files, out=str(out),
-            )  # fmt: skip
+        with self._jobs.open("generate", spec.prompt[:60] or "a picture", spec.work) as job:
+            paint = made.order(job, out, patient=request.patient)
 
             def progress(done: int, total: int) -> None:
                 self._jobs.progress(job, done, total)
@@ -67,6 +95,7 @@ class Painting:
                 parameters=painted.parameters,
                 created=time.time(),
             )
+            self.keep(picture.id, spec)
             self._library.add_picture(picture, context.by, context.key)
             self._jobs.end(job, "done", " ".join(painted.notes) or f"{painted.seconds:.1f} s")
         return picture
@@ -88,6 +117,24 @@ class Painting:
             self._outs.remove(paint.out)
             self.settled()
 
+    async def resolved(self, spec: PictureSpec) -> Resolved:
+        """The spec with all that it names: LoRAs in its prompt are among its own. Raises LoraError:
+        NOT_FOUND, BAD_REQUEST, INVALID_FILE (a textual inversion that its prompts name)."""
+        base = await self._library.base(spec.base)
+        prompt, tags = lora_tags.taken(spec.prompt, spec.steps)
+        spec = sized(msgspec.structs.replace(spec, prompt=prompt, loras=[*spec.loras, *tags]), base)
+        if spec.start is not None:
+            path = await self.file_of(spec.start.picture)
+            start = msgspec.structs.replace(spec.start, picture=path)
+            spec = msgspec.structs.replace(spec, start=start)
+        loras = [
+            lora_file(use, name, path)
+            for use in spec.loras
+            for name, path in [self._library.lora(use.lora)]
+        ]
+        named = await asyncio.to_thread(embeddings.named, self._workspace.embeddings, spec)
+        return Resolved(spec, base, loras, named)
+
     def _place(self, spec: PictureSpec) -> Path:
         """A free file name in the outputs: when, the prompt's first words, the seed."""
         self._workspace.outputs.mkdir(parents=True, exist_ok=True)
@@ -100,17 +147,8 @@ class Painting:
         raise AssertionError
 
 
-async def resolved(
-    library: Library, spec: PictureSpec
-) -> tuple[PictureSpec, wire.BaseModel, list[pipe.LoraFile]]:
-    """The spec, its size settled, with its base and its LoRAs. Raises LoraError: NOT_FOUND,
-    BAD_REQUEST."""
-    base = await library.base(spec.base)
-    spec = sized(spec, base)
-    files = [
-        lora_file(use, name, path) for use in spec.loras for name, path in [library.lora(use.lora)]
-    ]
-    return spec, base, files
+async def _itself(picture: str) -> str:
+    return picture
 
 
 def sized(spec: PictureSpec, base: wire.BaseModel) -> PictureSpec:
@@ -126,6 +164,18 @@ def sized(spec: PictureSpec, base: wire.BaseModel) -> PictureSpec:
             Code.BAD_REQUEST,
             f"A picture's sides are multiples of 8 pixels; {spec.width} × {spec.height} "
             f"is not. {spec.width // 8 * 8 or 8} × {spec.height // 8 * 8 or 8} is near.",
+        )
+    if spec.start is not None and spec.second is not None:
+        raise LoraError(
+            Code.BAD_REQUEST,
+            "A second pass is for pictures made from words. One that is begun from comes out as "
+            "large as is asked for: give the size.",
+        )
+    if max(spec.final_size) > LARGEST:
+        raise LoraError(
+            Code.BAD_REQUEST,
+            f"The second pass would make {spec.final_size[0]} × {spec.final_size[1]} pixels; a "
+            f"side has at most {LARGEST}.",
         )
     return spec
 

@@ -46,7 +46,7 @@ def examine(path: Path) -> Examined:
     try:
         status = path.stat()
         seen = Examined(size=status.st_size, mtime=status.st_mtime_ns)
-        _refuse(status)
+        refuse(status)
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
             seen = msgspec.structs.replace(seen, content=content)
@@ -56,7 +56,7 @@ def examine(path: Path) -> Examined:
     except Unusable as error:
         problem = str(error)
     except OSError as error:
-        problem = _unreadable(path, error)
+        problem = unreadable(path, error)
     except MemoryError:
         problem = "is too large for this machine's memory"
     except Exception as error:  # decoders raise whatever a hostile file makes them
@@ -84,6 +84,25 @@ def shrink(data: bytes, width: int, height: int) -> tuple[bytes, int, int]:
         raise LoraError(Code.INVALID_FILE, f"That picture {error}.") from None
     except Exception as error:
         raise LoraError(Code.INVALID_FILE, f"That picture cannot be shown: {error}.") from None
+
+
+def load(path: Path) -> Image:
+    """A picture file as it is shown: upright, RGB, what is transparent white. Raises
+    LoraError(INVALID_FILE) saying what is wrong with it."""
+    from PIL import ImageOps
+
+    try:
+        refuse(path.stat())
+        with path.open("rb") as file, opened(file) as picture:
+            upright: Image = ImageOps.exif_transpose(picture)
+            return on_white(upright)
+    except Unusable as error:
+        problem = str(error)
+    except OSError as error:
+        problem = unreadable(path, error)
+    except Exception as error:  # decoders raise whatever a hostile file makes them
+        problem = f"is damaged ({error})"
+    raise LoraError(Code.INVALID_FILE, f"{path} {problem}.")
 
 
 def size_of(data: bytes) -> tuple[int, int]:
@@ -122,7 +141,7 @@ def opened(file: IO[bytes]) -> Image:
     return picture
 
 
-def _refuse(status: os.stat_result) -> None:
+def refuse(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
         raise Unusable("is not a file but a folder, device, pipe or socket")
     if status.st_size == 0:
@@ -155,7 +174,7 @@ def on_white(picture: Image) -> Image:
     return picture.convert("RGB")
 
 
-def _unreadable(path: Path, error: OSError) -> str:
+def unreadable(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         if path.is_symlink():
             return f"is a broken link to {to_text(path.readlink())}"

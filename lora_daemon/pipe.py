@@ -103,8 +103,10 @@ class Paint(msgspec.Struct, frozen=True, kw_only=True, tag="paint"):
     """Make one picture at ``out`` (PNG). During training it takes its turn at a step boundary.
 
     ``more``: further pictures with the same base and LoRAs, for measuring many prompts quickly.
-    Those of one size, sampler, steps and cfg are computed together, so that their last bits may
-    differ from the same picture made alone.
+    Those that differ in words and seeds alone are computed together, so that their last bits may
+    differ from the same picture made alone. ``embeddings``: textual inversions that the prompts
+    name, with their files. ``patient``: one of many; a run goes on between two of them for as long
+    as the first took.
     """
 
     job: str
@@ -114,6 +116,8 @@ class Paint(msgspec.Struct, frozen=True, kw_only=True, tag="paint"):
     out: str
     more: list[Canvas] = []
     base_predicts: Objective | None = None  # None: as its files say
+    embeddings: list[tuple[str, str]] = []
+    patient: bool = False
 
 
 class Manner(msgspec.Struct, frozen=True, kw_only=True):

@@ -77,6 +77,7 @@ class Workspace:
         self.cache = root / "cache"
         self.outputs = root / "outputs"
         self.models = root / "models"
+        self.embeddings = root / "embeddings"  # textual inversions, by their files' names
         self.datasets = root / "datasets"  # what was unpacked or copied, not taken by reference
         self.socket = socket_path(root)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -11,6 +11,8 @@ from shared.recipe import Sampler, Text
 
 Weight = Annotated[float, Meta(ge=-10, le=10)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Seed = Annotated[int, Meta(ge=0, lt=2**62)]
+Upscaler = Literal["Latent", "Lanczos"]  # what enlarges between two passes
 
 
 class LoraUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +35,33 @@ class LoraUse(msgspec.Struct, frozen=True, kw_only=True):
         return round(self.begin * steps), round(self.end * steps)
 
 
+class Variation(msgspec.Struct, frozen=True, kw_only=True):
+    """Another seed's noise mixed in, on the sphere: 0 is the picture itself, 1 the other seed's."""
+
+    seed: Seed
+    strength: Share
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture to begin from instead of noise (img2img), cut to the size that is asked for.
+
+    ``strength``: how much of it is drawn anew, as the part of the denoising steps that is taken; 0
+    draws nothing.
+    """
+
+    picture: Text  # an id of the gallery, or a path on the daemon's machine
+    strength: Share = 0.75
+
+
+class SecondPass(msgspec.Struct, frozen=True, kw_only=True):
+    """The finished picture enlarged and drawn anew in part, for more detail (Hires. fix)."""
+
+    scale: Annotated[float, Meta(ge=1, le=4)] = 2.0
+    strength: Share = 0.3
+    steps: Annotated[int, Meta(ge=0, le=1000)] = 0  # 0: as many as the first pass
+    upscaler: Upscaler = "Latent"
+
+
 class PictureSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides a picture's pixels."""
 
@@ -42,10 +71,32 @@ class PictureSpec(msgspec.Struct, frozen=True, kw_only=True):
     sampler: Sampler = "Euler"
     steps: Annotated[int, Meta(ge=1, le=1000)] = 20
     cfg: Annotated[float, Meta(ge=0, le=100)] = 7.0
-    seed: Annotated[int, Meta(ge=0, lt=2**62)] = 1025
+    seed: Seed = 1025
     width: Annotated[int, Meta(ge=0, le=8192)] = 0  # pixels, a multiple of 8; 0: the base's own
     height: Annotated[int, Meta(ge=0, le=8192)] = 0
     loras: list[LoraUse] = []
+    variation: Variation | None = None
+    start: Start | None = None
+    second: SecondPass | None = None
+
+    @property
+    def work(self) -> int:
+        """Denoising steps that the picture takes."""
+        first = taken(self.steps, self.start.strength) if self.start else self.steps
+        if self.second is None:
+            return first
+        return first + taken(self.second.steps or self.steps, self.second.strength)
+
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """Width and height in pixels of what comes out, multiples of 8."""
+        scale = self.second.scale if self.second else 1.0
+        return round(self.width * scale / 8) * 8, round(self.height * scale / 8) * 8
+
+
+def taken(steps: int, strength: float) -> int:
+    """How many of the steps are taken where a picture is drawn anew at this strength."""
+    return min(int(steps * strength + 1e-6), steps)
 
 
 def parameters_text(
@@ -68,12 +119,30 @@ def parameters_text(
         f"Size: {spec.width}x{spec.height}",
         f"Model hash: {model_hash}",
         f"Model: {model}",
+        *_more(spec),
     ]
     if lora_hashes:
         pairs = ", ".join(f"{name}: {digest}" for name, digest in lora_hashes.items())
         fields.append(f'Lora hashes: "{pairs}"')
     fields.append("Version: lora-tui")
     return "\n".join([*lines, ", ".join(fields)])
+
+
+def _more(spec: PictureSpec) -> list[str]:
+    """What is said only of pictures that have it."""
+    fields = []
+    if spec.variation:
+        fields.append(f"Variation seed: {spec.variation.seed}")
+        fields.append(f"Variation seed strength: {spec.variation.strength:g}")
+    if spec.start:
+        fields.append(f"Denoising strength: {spec.start.strength:g}")
+    if spec.second:
+        fields.append(f"Denoising strength: {spec.second.strength:g}")
+        fields.append(f"Hires upscale: {spec.second.scale:g}")
+        if spec.second.steps:
+            fields.append(f"Hires steps: {spec.second.steps}")
+        fields.append(f"Hires upscaler: {spec.second.upscaler}")
+    return fields
 
 
 def tag(use: LoraUse, steps: int) -> str:

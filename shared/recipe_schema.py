@@ -11,8 +11,16 @@ import msgspec
 from msgspec import Meta
 
 Sampler = Literal[
-    "Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ 2M Karras", "DPM++ 2M SDE", "DDIM", "UniPC"
-]
+    "Euler", "Euler a", "Heun", "LMS", "DPM2", "DPM2 a", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ SDE",
+    "UniPC", "DDIM", "LCM",
+    "Euler Karras", "Heun Karras", "LMS Karras", "DPM2 Karras", "DPM2 a Karras",
+    "DPM++ 2M Karras", "DPM++ 2M SDE Karras", "DPM++ SDE Karras", "UniPC Karras",
+    "Euler Exponential", "Heun Exponential", "LMS Exponential", "DPM2 Exponential",
+    "DPM2 a Exponential", "DPM++ 2M Exponential", "DPM++ 2M SDE Exponential",
+    "DPM++ SDE Exponential", "UniPC Exponential",
+    "Euler Beta", "Heun Beta", "LMS Beta", "DPM++ 2M Beta", "DPM++ 2M SDE Beta", "DPM++ SDE Beta",
+    "Euler SGM Uniform", "DPM++ 2M SGM Uniform",
+]  # fmt: skip
 Text = Annotated[str, Meta(max_length=10_000)]
 
 

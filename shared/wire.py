@@ -19,6 +19,7 @@ from shared.affinity import Affinity
 from shared.conflicts import Conflict
 from shared.edits import AnyEdit
 from shared.errors import Code, Failure, LoraError
+from shared.gallery import Order, Shown
 from shared.health import Health
 from shared.lora_cards import LoraCard
 from shared.mixes import MixSpec
@@ -375,6 +376,17 @@ class TriedForgotten(Event, frozen=True, kw_only=True, tag="tried.forgotten"):
     tried: str
 
 
+class PictureRated(Event, frozen=True, kw_only=True, tag="picture.rated"):
+    picture: str
+    rating: int  # 0: no longer rated
+
+
+class GalleryChanged(Event, frozen=True, kw_only=True, tag="gallery"):
+    """Pictures of other tools were imported, or forgotten: who shows some asks for them again."""
+
+    imported: int  # how many there are
+
+
 AnyEvent = (
     DatasetChanged
     | DatasetRemoved
@@ -395,6 +407,8 @@ AnyEvent = (
     | MixRemoved
     | MixTried
     | TriedForgotten
+    | PictureRated
+    | GalleryChanged
 )
 
 
@@ -1074,10 +1088,32 @@ class GetHistory(Request[History], frozen=True, kw_only=True, tag="device.histor
 
 
 class Generate(Request[Picture], frozen=True, kw_only=True, tag="generate"):
-    """Make one picture; reports steps as progress. Takes its turn beside a training run."""
+    """Make one picture; reports steps as progress. Takes its turn beside a training run;
+    ``patient``: as one of many, so that the run goes on in between for as long as a picture takes.
+    """
 
     changes: ClassVar[bool] = True
     spec: PictureSpec
+    patient: bool = False
+
+
+class Embedding(Record, frozen=True, kw_only=True):
+    """A textual inversion: its name stands for its vectors in a prompt."""
+
+    name: str
+    path: str
+    vectors: int = 0
+    widths: list[int] = []  # numbers in a vector, for each text encoder: 768 for SD 1.x
+    problem: str = ""  # why it cannot be used; empty if it can
+
+
+class EmbeddingsFound(Record, frozen=True, kw_only=True):
+    folder: str  # where the daemon looks for them
+    embeddings: list[Embedding]
+
+
+class ListEmbeddings(Request[EmbeddingsFound], frozen=True, kw_only=True, tag="embedding.list"):
+    """The textual inversions that prompts may name. A LoRA file may bring others."""
 
 
 class Grid(Record, frozen=True, kw_only=True):
@@ -1188,6 +1224,74 @@ class RemovePicture(Request[Done], frozen=True, kw_only=True, tag="picture.remov
     picture: str
 
 
+class Skipped(Record, frozen=True, kw_only=True):
+    """A file that is not taken in, and why."""
+
+    path: str
+    why: str
+
+
+class GalleryPage(Record, frozen=True, kw_only=True):
+    """Some of the gallery's pictures, and how many pass the filter in all."""
+
+    total: int
+    pictures: list[Shown]
+
+
+class ListGallery(Request[GalleryPage], frozen=True, kw_only=True, tag="gallery.list"):
+    """Pictures made here and those of other tools that were imported, as shared.gallery filters and
+    orders them."""
+
+    filter: Text = ""
+    order: Order = "newest"
+    offset: int = 0
+    limit: Annotated[int, Meta(ge=1, le=500)] = 100
+
+
+class GalleryFound(Record, frozen=True, kw_only=True):
+    """A picture, the spec that asks for it once more with what there is here, and what of it cannot
+    be had, in sentences. One blob where a side or the file was asked for."""
+
+    picture: Shown
+    spec: PictureSpec
+    left: list[str]
+    suffix: str = ""  # of the blob's kind, with its point
+
+
+class GetGalleryPicture(Request[GalleryFound], frozen=True, kw_only=True, tag="gallery.get"):
+    """``picture``: an id, the beginning of one, or a path. ``side``: a JPEG at most so large, in
+    pixels; 0: the file itself if ``file``, and ``bare`` of what is written in it."""
+
+    picture: str
+    side: Annotated[int, Meta(ge=0, le=2048)] = 0
+    file: bool = False
+    bare: bool = False
+
+
+class RatePicture(Request[Done], frozen=True, kw_only=True, tag="gallery.rate"):
+    """Rate a picture 1 to 5; 0 takes the rating back."""
+
+    changes: ClassVar[bool] = True
+    picture: str
+    rating: Annotated[int, Meta(ge=0, le=5)]
+
+
+class PicturesImported(Record, frozen=True, kw_only=True):
+    """``same``: pictures that were known, and are as they were."""
+
+    added: int
+    changed: int
+    same: int
+    skipped: list[Skipped]
+
+
+class ImportPictures(Request[PicturesImported], frozen=True, kw_only=True, tag="gallery.import"):
+    """Show pictures of other tools, files or whole folders, where they lie; reports progress."""
+
+    changes: ClassVar[bool] = True
+    paths: Annotated[list[str], Meta(min_length=1)]
+
+
 class LoraInfo(Record, frozen=True, kw_only=True):
     """What a LoRA file's header says."""
 
@@ -1277,13 +1381,6 @@ class CheckAffinity(Request[AffinityFound], frozen=True, kw_only=True, tag="lora
     lora: str
     base: str
     thorough: bool = False
-
-
-class Skipped(Record, frozen=True, kw_only=True):
-    """A file that is not taken in, and why."""
-
-    path: str
-    why: str
 
 
 class LorasIndexed(Record, frozen=True, kw_only=True):
@@ -1408,6 +1505,7 @@ AnyRequest = (
     | UndoChoice
     | GetHistory
     | Generate
+    | ListEmbeddings
     | PaintGrid
     | ChangeMix
     | FlipMix
@@ -1417,6 +1515,10 @@ AnyRequest = (
     | GetTried
     | GetPicture
     | RemovePicture
+    | ListGallery
+    | GetGalleryPicture
+    | RatePicture
+    | ImportPictures
     | InspectLora
     | CompareLoras
     | ProbeLoras

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +55,11 @@ class Encoder:
         """Hidden states (n, rows, width), and the pooled output (n, width), of the first window,
         if the family uses it. One window has 77 rows. Raises LoraError(INVALID_RECIPE) if it is
         to skip more layers than there are."""
+        return joined(*self.states(self._tokens(texts, reading.windows), reading), reading)
+
+    def states(self, ids: Tensor, reading: Reading) -> tuple[Tensor, Tensor | None]:
+        """Hidden states (n, 77, width) of windows, whose tokens are int64 (n, 77), and each one's
+        pooled output (n, width), if the family uses it. Raises as ``encode``."""
         layers = int(self.model.config.num_hidden_layers)
         if reading.skip > layers:
             raise LoraError(
@@ -63,7 +69,7 @@ class Encoder:
                 data={"key": "dataset.clip_skip"},
             )
         found = self.model(
-            self._tokens(texts, reading.windows).to(self.model.device),
+            ids.to(self.model.device),
             output_hidden_states=self.use.hidden != 0 or reading.skip > 1,
         )
         if self.use.hidden:
@@ -73,15 +79,7 @@ class Encoder:
             hidden = norm(found.hidden_states[-reading.skip])
         else:
             hidden = found.last_hidden_state
-        pooled = found.text_embeds[:: reading.windows] if self.use.pooled else None
-        if reading.windows == 1:
-            return hidden, pooled
-        apart = hidden.unflatten(0, (-1, reading.windows))
-        if reading.joined == "webui":
-            return apart.flatten(1, 2), pooled
-        return torch.cat(
-            [apart[:, 0, :1], apart[:, :, 1:-1].flatten(1, 2), apart[:, -1, -1:]], 1
-        ), pooled
+        return hidden, found.text_embeds if self.use.pooled else None
 
     def _tokens(self, texts: list[str], windows: int) -> Tensor:
         """Int64 (n · windows, 77): each window with its start, its end, and padding."""
@@ -101,12 +99,39 @@ class Encoder:
         return torch.tensor(rows)
 
 
+def joined(hidden: Tensor, pooled: Tensor | None, reading: Reading) -> tuple[Tensor, Tensor | None]:
+    """The windows of each text as one: hidden states (texts, rows, width), the first's pooled
+    output. ``hidden``: (texts · windows, 77, width)."""
+    if reading.windows == 1:
+        return hidden, pooled
+    if pooled is not None:
+        pooled = pooled[:: reading.windows]
+    apart = hidden.reshape(-1, reading.windows, *hidden.shape[1:])
+    if reading.joined == "webui":
+        return apart.flatten(1, 2), pooled
+    ends = apart[:, 0, :1], apart[:, -1, -1:]
+    return torch.cat([ends[0], apart[:, :, 1:-1].flatten(1, 2), ends[1]], 1), pooled
+
+
+def together(found: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+    """What each text encoder says, as one conditioning: ``Base.encode_texts`` says how."""
+    hidden = torch.cat([states for states, _ in found], dim=-1)
+    width = hidden.shape[-1]
+    pooled = [
+        F.pad(one, (0, -one.shape[-1] % width)).reshape(len(one), -1, width)
+        for _, one in found
+        if one is not None
+    ]
+    return torch.cat([hidden, *pooled], dim=1)
+
+
 @dataclass(eq=False)
 class Base:
     """A loaded base. The UNet is in ``dtype``; text encoders and VAE stay in fp32: they run seldom,
     and a half-precision VAE overflows on some pictures.
 
-    ``alphas_cumprod``: ᾱ of the noise schedule, float32 (timesteps,), on the CPU.
+    ``alphas_cumprod``: ᾱ of the noise schedule, float32 (timesteps,), on the CPU. ``learnt``:
+    textual inversions at hand, by their names in lower case: vectors of each text encoder.
     """
 
     path: Path
@@ -121,6 +146,7 @@ class Base:
     alphas_cumprod: Tensor
     stamp: object = None  # of its files when it was loaded
     unet_names: dict[str, str] = field(default_factory=dict)
+    learnt: Mapping[str, list[Tensor]] = field(default_factory=dict)
 
     @property
     def text_encoder(self) -> nn.Module:
@@ -188,15 +214,7 @@ class Base:
         pooled output, which SDXL has, lies in further rows, so that conditioning is always one
         tensor.
         """
-        found = [encoder.encode(texts, reading) for encoder in self.encoders]
-        hidden = torch.cat([states for states, _ in found], dim=-1)
-        width = hidden.shape[-1]
-        pooled = [
-            F.pad(one, (0, -one.shape[-1] % width)).reshape(len(one), -1, width)
-            for _, one in found
-            if one is not None
-        ]
-        return torch.cat([hidden, *pooled], dim=1)
+        return together([encoder.encode(texts, reading) for encoder in self.encoders])
 
     def fits(self, text: str, windows: int = 1) -> bool:
         """Whether the text encoder reads the whole text, not only its first 75 tokens a window."""

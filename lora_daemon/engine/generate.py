@@ -7,17 +7,19 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from lora_daemon.engine import starting, wording
 from lora_daemon.engine.bases import ORDINARY, Base, Reading
-from lora_daemon.engine.samplers import scheduler
+from lora_daemon.engine.samplers import timed
 from shared.errors import Code, LoraError
 from shared.files import publish
-from shared.pictures import PictureSpec
+from shared.pictures import PictureSpec, taken
 
 MAX_BATCH = 8
 RESCALE = 0.7  # φ of the guidance on bases with zero terminal SNR
@@ -45,11 +47,11 @@ def paint(
     reading: Reading = ORDINARY,
     turn: Turn = lambda _: False,
 ) -> list[Image.Image]:
-    """Pictures for specs that share size, sampler, steps and cfg; their LoRAs are on the base.
+    """Pictures for specs that share all but their words and seeds; their LoRAs are on the base.
 
     Each picture has its own generator, so it does not depend on its neighbours. ``progress`` may
-    raise to give up; ``turn`` may give LoRAs other weights. Raises LoraError(DIVERGED) where a
-    picture comes out as NaN.
+    raise to give up; ``turn`` may give LoRAs other weights. Raises LoraError: DIVERGED where a
+    picture comes out as NaN, INVALID_FILE for a picture to begin from that cannot be read.
     """
     latents = paint_latents(base, specs, progress, reading, turn)
     return [_picture(base.decode_latents(one[None])) for one in latents]
@@ -65,29 +67,74 @@ def paint_latents(
 ) -> Tensor:
     """As ``paint``, but the pictures' scaled latents: float32 (n, channels, h/8, w/8)."""
     first = specs[0]
-    width, height = sized(first, base)
-    generators = [torch.Generator().manual_seed(spec.seed) for spec in specs]
-    shape = (1, int(base.unet.config.in_channels), height // base.pixels_per_latent,
-             width // base.pixels_per_latent)  # fmt: skip
-    steps = scheduler(first.sampler, base.scheduler_config)
-    steps.set_timesteps(first.steps, device=base.device)
-    latents: Tensor = torch.cat([torch.randn(shape, generator=own) for own in generators])
-    latents = latents.to(base.device) * steps.init_noise_sigma
-    text = conditioning(base, specs, reading, guided=first.cfg > 1)
-    adds_noise = "generator" in inspect.signature(steps.step).parameters
-    for number, timestep in enumerate(steps.timesteps):
-        if turn(number * first.steps // len(steps.timesteps)):
-            text = conditioning(base, specs, reading, guided=first.cfg > 1)
-        seen = steps.scale_model_input(latents, timestep)
-        predicted = guided(base, seen, timestep, text, first.cfg)
-        more = {"generator": generators} if adds_noise else {}
-        latents = steps.step(predicted, timestep, latents, **more).prev_sample
-        progress((number + 1) * first.steps // len(steps.timesteps))
+    size = sized(first, base)
+    begun = None
+    if first.start is not None:
+        begun = starting.read(base, first.start.picture, size).expand(len(specs), -1, -1, -1)
+    strength = first.start.strength if first.start else 1.0
+    latents = _denoised(base, specs, size, first.steps, begun, strength, progress, reading, turn)
+    if first.second is not None:
+        done = first.work - taken(first.second.steps or first.steps, first.second.strength)
+        size = msgspec.structs.replace(first, width=size[0], height=size[1]).final_size
+        latents = _denoised(
+            base, specs, size, first.second.steps or first.steps,
+            starting.enlarged(base, latents, size, first.second.upscaler), first.second.strength,
+            lambda step: progress(done + step), reading, turn,
+        )  # fmt: skip
     if not bool(torch.isfinite(latents).all()):
         raise LoraError(
             Code.DIVERGED,
             "The picture came out as NaN: the base's precision overflows, or a LoRA is broken.",
         )
+    return latents
+
+
+def _denoised(
+    base: Base, specs: Sequence[PictureSpec], size: tuple[int, int], count: int,
+    begun: Tensor | None, strength: float, progress: Progress, reading: Reading, turn: Turn,
+) -> Tensor:  # fmt: skip
+    """Latents out of noise, or out of those that are ``begun``, of which the last steps are taken:
+    as many of ``count`` as ``strength`` says."""
+    first = specs[0]
+    generators = [torch.Generator().manual_seed(spec.seed) for spec in specs]
+    shape = (1, int(base.unet.config.in_channels), size[1] // base.pixels_per_latent,
+             size[0] // base.pixels_per_latent)  # fmt: skip
+    steps = timed(first.sampler, base.scheduler_config, count, base.device)
+    noise = torch.cat(
+        [
+            starting.noise(shape, own, spec.variation)
+            for spec, own in zip(specs, generators, strict=True)
+        ]
+    ).to(base.device)
+    left = taken(count, strength)
+    timesteps = steps.timesteps
+    latents: Tensor
+    if begun is None:
+        latents = noise * steps.init_noise_sigma
+    elif not left:
+        return begun
+    else:
+        skipped = max(-(-len(timesteps) // steps.order) - left, 0)  # some look twice at each
+        timesteps = timesteps[skipped * steps.order :]
+        if hasattr(steps, "set_begin_index"):
+            steps.set_begin_index(len(steps.timesteps) - len(timesteps))
+        latents = steps.add_noise(begun, noise, timesteps[:1].expand(len(specs)))
+    before = len(steps.timesteps) - len(timesteps)
+
+    def place(number: int, of: int) -> int:
+        return (before + number) * of // len(steps.timesteps)
+
+    turn(place(0, first.steps))
+    text = conditioning(base, specs, reading, guided=first.cfg > 1)
+    adds_noise = "generator" in inspect.signature(steps.step).parameters
+    for number, timestep in enumerate(timesteps):
+        if number and turn(place(number, first.steps)):
+            text = conditioning(base, specs, reading, guided=first.cfg > 1)
+        seen = steps.scale_model_input(latents, timestep)
+        predicted = guided(base, seen, timestep, text, first.cfg)
+        more = {"generator": generators} if adds_noise else {}
+        latents = steps.step(predicted, timestep, latents, **more).prev_sample
+        progress((number + 1) * left // len(timesteps))
     return latents
 
 
@@ -112,8 +159,7 @@ def conditioning(
     texts = [spec.prompt for spec in specs]
     if guided:
         texts = [spec.negative for spec in specs] + texts
-    known = {text: base.encode_text(text, reading) for text in dict.fromkeys(texts)}
-    return torch.cat([known[text] for text in texts]).to(base.dtype)
+    return wording.conditioning(base, texts, reading)
 
 
 def guided(base: Base, latents: Tensor, timestep: Tensor, text: Tensor, cfg: float) -> Tensor:

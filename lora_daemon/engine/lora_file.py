@@ -19,6 +19,7 @@ from lora_daemon.engine.lora_read import Read, raw, read_modules
 from lora_daemon.engine.mix import Placed
 from lora_daemon.engine.names import diffusers_name
 from lora_daemon.engine.parts import fitted
+from shared.embeddings import BUNDLED
 from shared.lora_keys import Module, contents, kohya_ending, wrong
 from shared.safetensors_file import Tensor as RawTensor
 from shared.safetensors_file import read_header, write
@@ -80,7 +81,7 @@ def load(path: Path, base: Base) -> Weights:
     header = read_header(path)
     found = contents(path, header)
     known = places(base)
-    modules, unplaced = [], [*found.unknown]
+    modules, unplaced = [], [name for name in found.unknown if not name.startswith(BUNDLED)]
     for one in read_modules(path, header, found):
         if (place := known.get(one.module.name)) is None:
             unplaced.append(one.module.name)

@@ -61,6 +61,8 @@ def run(order: Train, studio: Studio, commands: Commands, tell: Tell) -> None:
         if not isinstance(error, LoraError):
             traceback.print_exc()
         failure = explained(error).failure()
+    finally:
+        steering.leave_waiting()
     if failure is not None:
         free_cache()  # only here: the error's frames held on to what they had allocated
         tell(RunFailed(run=order.run, failure=failure))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Literal, Protocol
 
@@ -58,6 +59,8 @@ class Steering:
         self._commands = commands
         self.position = (0, 0)  # steps done, and of how many
         self._paused = False
+        self._patient: list[Paint] = []  # pictures that wait until the run has had its turn
+        self._due = 0.0  # when it has had it
         self._phase: PhaseName = "loading"
         self._resume_to: PhaseName = "loading"
 
@@ -73,9 +76,26 @@ class Steering:
         return before
 
     def look(self) -> None:
-        """Obey whatever waits; while paused, wait for more. Raises Leave."""
-        while (command := self._commands.take(None if self._paused else 0.0)) is not None:
-            self._obey(command)
+        """Obey whatever waits; while paused, wait for more. Raises Leave.
+
+        Of many pictures that were asked for at once, the next is begun when the run has gone on for
+        as long as the one before took; what a person waits for, at once.
+        """
+        while True:
+            while self._patient and (self._paused or time.monotonic() >= self._due):
+                self._serve(self._patient.pop(0))
+            command = self._commands.take(None if self._paused else 0.0)
+            if command is None:
+                return
+            if isinstance(command, Paint) and command.patient:
+                self._patient.append(command)
+            else:
+                self._obey(command)
+
+    def leave_waiting(self) -> None:
+        """Keep for after this run what has waited for its turn in it."""
+        while self._patient:
+            self._commands.put_off(self._patient.pop(0))
 
     def hold(self, seconds: float) -> None:
         """Be paused for some seconds, or until told to go on. Raises Leave."""
@@ -89,10 +109,16 @@ class Steering:
     def leaving(self) -> bool:
         return self._commands.leaving(self.run)
 
+    def _serve(self, job: Serving) -> None:
+        began = time.monotonic()
+        self.on_serve(job)
+        now = time.monotonic()
+        self._due = now + (now - began)
+
     def _obey(self, command: Command) -> None:
         match command:
             case Paint() | Probe() | Gather() | Measure():
-                self.on_serve(command)
+                self._serve(command)
             case Describe():
                 self.on_describe(command)
             case Steer(run=self.run, action="pause") if not self._paused:

@@ -10,8 +10,18 @@ from pathlib import Path
 
 import msgspec
 import torch
+from torch import Tensor
 
-from lora_daemon.engine import bases, captioner, effects, inputs, lora_file, moments
+from lora_daemon.engine import (
+    bases,
+    captioner,
+    effects,
+    embeddings,
+    inputs,
+    lora_file,
+    moments,
+    wording,
+)
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.captioner import Captioner
 from lora_daemon.engine.device import explained, free_cache
@@ -60,6 +70,7 @@ class _Mixed:
     mix: Mix
     hashes: dict[str, str]  # name → short hash
     notes: list[str]
+    learnt: dict[str, list[Tensor]]  # embeddings that the files carry
 
 
 class Studio:
@@ -193,7 +204,7 @@ class Studio:
         canvases = [Canvas(spec=job.spec, out=job.out), *job.more]
         canvases = [_with_size(canvas, base) for canvas in canvases]
         mixed = self._mix(job.loras, base)
-        total = sum(canvas.spec.steps for canvas in canvases)
+        total = sum(canvas.spec.work for canvas in canvases)
         done, told = 0, 0.0
 
         def progress(pictures: int, steps: int) -> None:
@@ -204,8 +215,9 @@ class Studio:
                 self.tell(PaintStep(job=job.job, step=done + steps * pictures, steps=total))
 
         first = ""
-        with mixed.mix.on():
-            for group in _together(canvases):
+        own = {name.lower(): embeddings.load(_place(path), base) for name, path in job.embeddings}
+        with mixed.mix.on(), wording.learnt(base, mixed.learnt | own):
+            for group in _together(canvases, base):
                 specs = [canvas.spec for canvas in group]
                 turn = _turn(mixed.mix, job.loras, specs[0].steps)
                 pictures = paint(base, specs, partial(progress, len(specs)), turn=turn)
@@ -221,11 +233,16 @@ class Studio:
                     )  # fmt: skip
                     save_png(Path(canvas.out), picture, text)
                     first = first or text
-                done += sum(spec.steps for spec in specs)
+                done += sum(spec.work for spec in specs)
+        width, height = canvases[0].spec.final_size
         return Painted(
-            job=job.job, width=canvases[0].spec.width, height=canvases[0].spec.height,
-            parameters=first, seconds=0.0, notes=mixed.notes,
-        )  # fmt: skip
+            job=job.job,
+            width=width,
+            height=height,
+            parameters=first,
+            seconds=0.0,
+            notes=mixed.notes,
+        )
 
     def _mix(self, uses: Sequence[LoraFile], base: Base) -> _Mixed:
         """The LoRAs on a base at their weights. While only weights change, files are not read and
@@ -240,6 +257,7 @@ class Studio:
                 mix=Mix(base, [weights.modules for _, weights in files]),
                 hashes={use.name: _short_hash(use) for use in uses},
                 notes=[_unplaced(use, w) for use, w in files if w.unplaced],
+                learnt=embeddings.carried((_place(use.path) for use in uses), base),
             )
             if base is self._resident:  # a guest's would keep the guest
                 self._mixed = mixed
@@ -279,13 +297,15 @@ def _with_size(canvas: Canvas, base: Base) -> Canvas:
     return Canvas(spec=spec, out=canvas.out)
 
 
-def _together(canvases: Sequence[Canvas]) -> list[list[Canvas]]:
+def _together(canvases: Sequence[Canvas], base: Base) -> list[list[Canvas]]:
     """Groups of pictures that can be computed together. The first is always made alone, so that a
     job of one picture has the same pixels whatever follows it."""
     groups: dict[tuple[object, ...], list[Canvas]] = {}
     for canvas in canvases[1:]:
         spec = canvas.spec
-        key = (spec.width, spec.height, spec.sampler, spec.steps, spec.cfg)
+        said = max(wording.windows_of(base, text) for text in (spec.prompt, spec.negative))
+        key = (spec.width, spec.height, spec.sampler, spec.steps, spec.cfg, spec.start, spec.second,
+               said)  # fmt: skip
         groups.setdefault(key, []).append(canvas)
     batches = [
         group[first : first + MAX_BATCH]

@@ -29,7 +29,7 @@ def test_every_sampler_paints_the_same_picture_twice(sampler: Sampler, base: Bas
 
 
 def test_samplers_differ(base: Base) -> None:
-    assert len({_paint(base, sampler=sampler) for sampler in get_args(Sampler)}) == 8
+    assert len({_paint(base, sampler=sampler) for sampler in get_args(Sampler)}) == 38
 
 
 @pytest.mark.parametrize("sampler", get_args(Sampler))
