@@ -142,6 +142,8 @@ class Gallery:
             ) from None
         except pictures.Unusable as error:
             raise LoraError(Code.INVALID_FILE, f"{one.path} {error}.") from None
+        if one.note and status.st_size <= pictures.MAX_BYTES:  # decoders choke on such texts
+            return await asyncio.to_thread(_without_texts, path, side)
         stamp = (status.st_size, status.st_mtime_ns)
         return (await self._thumbnails.shrunk(path, one.path, "", stamp, side, side))[0]
 
@@ -275,6 +277,16 @@ def _read(paths: list[Path], known: Known) -> Iterator[tuple[str, picture_texts.
             pass  # said below
         seen = picture_texts.read(path)
         yield name, f"It {seen.problem}." if seen.problem else seen
+
+
+def _without_texts(path: Path, side: int) -> bytes:
+    """A small version of a picture that carries more text than a decoder takes. Raises
+    LoraError(INVALID_FILE)."""
+    try:
+        bare, _ = privacy.without_metadata(path.read_bytes())
+    except (OSError, privacy.Unreadable) as error:
+        raise LoraError(Code.INVALID_FILE, f"{path} cannot be read ({error}).") from None
+    return pictures.shrink(bare, side, side)[0]
 
 
 def _looked_at(found: list[Shown]) -> list[Shown]:

@@ -76,9 +76,15 @@ def _png(file: BinaryIO, seen: Texts) -> Texts:
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
             if length > room:
                 left = f"It carries a text of {length / 2**20:.1f} MiB, which was not read."
-            elif (text := _text(kind, file.read(length))) is not None:
-                texts.setdefault(*text)
-                room -= length
+            else:
+                try:
+                    text = _text(kind, file.read(length))
+                except OverflowError:
+                    left = f"It carries a packed text of more than {MOST >> 20} MiB, left unread."
+                    text = None
+                if text is not None:
+                    texts.setdefault(*text)
+                    room -= length
         file.seek(begin + length + 4)
     else:
         problem = f"is made of more than {PARTS} parts"
@@ -90,7 +96,8 @@ def _png(file: BinaryIO, seen: Texts) -> Texts:
 
 
 def _text(kind: bytes, data: bytes) -> tuple[str, str] | None:
-    """Keyword and text of a chunk; None where it makes no sense."""
+    """Keyword and text of a chunk; None where it makes no sense. Raises OverflowError where it is
+    packed and too long."""
     keyword, mark, rest = data.partition(b"\0")
     if not mark or len(keyword) > 79:
         return None
@@ -107,7 +114,7 @@ def _text(kind: bytes, data: bytes) -> tuple[str, str] | None:
         except zlib.error:
             return None
         if unpacking.unconsumed_tail:
-            return None
+            raise OverflowError
     try:
         text = rest.decode("utf-8")
     except UnicodeDecodeError:

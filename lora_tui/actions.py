@@ -36,6 +36,7 @@ PLACES: tuple[tuple[str, str, str, str], ...] = (
     ("runs", "Runs", "r", "Watch and steer runs: loss, memory, samples, queue."),
     ("mixer", "Mixer", "m", "Turn the weights of several LoRAs; the picture follows."),
     ("library", "Library", "l", "LoRA files, and pictures with and without them."),
+    ("gallery", "Gallery", "p", "Pictures, and what each was made with."),
     ("bases", "Bases", "b", "What LoRAs are trained on and used with."),
 )
 
@@ -307,6 +308,29 @@ ACTIONS: tuple[Action, ...] = (
     Action("library.leave_field", "escape", "leave field", "Back to the list."),
     Action("card.duplicates", "d", "duplicates", "Read the files that may be the same as others."),
     Action("card.close", "escape,q", "close", "Close this window."),
+    # Gallery.
+    Action("gallery.mix", "m", "to Mixer", "All that made the picture, into the live mix.", 1),
+    Action("gallery.seed", "n", "new seed", "Paint it once more with another seed.", 2),
+    Action("gallery.again", "a", "again", "Paint it once more, with all that made it."),
+    *(
+        Action(
+            f"gallery.rate_{n}", str(n), f"rate {n}", f"Rate the picture {n} of 5.", 3 * (n == 5)
+        )
+        for n in range(1, 6)
+    ),
+    Action("gallery.rate_0", "0", "no rating", "Take the rating back."),
+    Action("gallery.mark", "space", "mark", "Mark it, to see another one beside it.", 4),
+    Action("gallery.beside", "b", "compare", "This picture and the marked one, side by side.", 5),
+    Action("gallery.filter", "slash", "filter", "Show only pictures that pass a filter.", 6),
+    Action("gallery.sort", "s", "sort", "Newest, oldest, best rated, or by prompt.", 7),
+    Action("gallery.import", "i", "import", "Show pictures of another tool.", 8),
+    Action("gallery.export", "e", "export", "Copy the picture to this machine.", 9),
+    Action("gallery.export_bare", "E", "export bare", "Likewise, without what is written in it."),
+    Action("gallery.copy", "y", "copy", "Copy its parameters as the WebUI reads them."),
+    Action("gallery.cancel", "X", "cancel", "Give up what you have painted here."),
+    Action(
+        "gallery.remove", "D", "delete", "Delete it, or forget an imported one (asks first).", 10
+    ),
     # Bases.
     Action("bases.add", "a", "add", "Add a folder, a file, or a model of the Hub.", 1),
     Action("bases.inspect", "enter", "look again", "Look the base over anew.", 2),

@@ -79,6 +79,12 @@ def _library() -> Screen[Any]:
     return Library()
 
 
+def _gallery() -> Screen[Any]:
+    from lora_tui.screens.gallery import Gallery
+
+    return Gallery()
+
+
 def _bases() -> Screen[Any]:
     from lora_tui.screens.bases import Bases
 
@@ -98,6 +104,7 @@ class LoraApp(Sparing, InOrder):
         "runs": _runs,
         "mixer": _mixer,
         "library": _library,
+        "gallery": _gallery,
         "bases": _bases,
     }
     DEFAULT_MODE = "datasets"

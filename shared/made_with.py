@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from shared import comfy_graph, lora_tags
 from shared.errors import LoraError
-from shared.pictures import LoraUse, PictureSpec, SecondPass, Upscaler, Variation, stem
+from shared.pictures import LoraUse, PictureSpec, SecondPass, Upscaler, Variation, more, stem, tag
 from shared.recipe import Sampler
 
 LONGEST = 10_000  # characters of a prompt that is kept
@@ -120,6 +120,23 @@ def of_webui(text: str) -> Made | None:
     )  # fmt: skip
 
 
+def webui(made: Made) -> str:
+    """What is known, as the WebUI reads it from a text."""
+    loras = [tag(use, made.steps or lora_tags.STEPS) for use in made.loras]
+    lines = [" ".join([made.prompt, *loras])]
+    if made.negative:
+        lines.append(f"Negative prompt: {made.negative}")
+    size = f"{made.width}x{made.height}" if made.width and made.height else None
+    known = {
+        "Steps": made.steps, "Sampler": made.sampler or None, "CFG scale": made.cfg,
+        "Seed": made.seed, "Size": size, "Model": made.model or None,
+    }  # fmt: skip
+    fields = [f"{name}: {value}" for name, value in known.items() if value is not None]
+    return "\n".join(
+        [*lines, ", ".join([*fields, *more(made.variation, made.strength, made.second)])]
+    )
+
+
 def sampler(name: str, schedule: str = "") -> str:
     """A sampler and its schedule, as they are written elsewhere, by the name they have here."""
     if schedule == "Automatic":
@@ -152,6 +169,10 @@ def again(
         left.append(
             f"It was begun from another picture (strength {made.strength:g}), which is not named "
             "in it: this one would be made from noise. Give that picture with --from."
+        )
+    if made.second is not None and (upscaler := made.rest.get("Hires upscaler")):
+        left.append(
+            f"Its upscaler, {upscaler}, is not here: {made.second.upscaler} takes its place."
         )
     values: dict[str, Any] = {
         "base": base, "prompt": made.prompt, "negative": made.negative, "loras": uses,

@@ -38,6 +38,7 @@ class MixSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _SETTINGS = [name for name in MixSpec.__struct_fields__ if name != "loras"]
+_FIELDS = LoraUse.__struct_fields__
 _OF_USE = [name for name in LoraUse.__struct_fields__ if name != "lora"]
 _OF_LORA = [name for name in MixLora.__struct_fields__ if name != "lora"]
 
@@ -60,6 +61,22 @@ def picture(spec: MixSpec) -> PictureSpec:
     """The picture that a mix asks for."""
     settings = {name: getattr(spec, name) for name in _SETTINGS}
     return PictureSpec(**settings, loras=[use(lora) for lora in heard(spec)])
+
+
+def of_picture(spec: PictureSpec) -> MixSpec:
+    """The mix that paints a picture. What a mix has not is in ``left_of``."""
+    mix = MixSpec(**{name: getattr(spec, name) for name in _SETTINGS})
+    for one in spec.loras:
+        mix = with_lora(mix, MixLora(**{name: getattr(one, name) for name in _FIELDS}))
+    return mix
+
+
+def left_of(spec: PictureSpec) -> list[str]:
+    """What of a picture a mix has not, in sentences."""
+    names = {"variation": "its variation", "start": "the picture it was begun from",
+             "second": "its second pass"}  # fmt: skip
+    left = [words for name, words in names.items() if getattr(spec, name) is not None]
+    return [f"The Mixer leaves out {' and '.join(left)}."] if left else []
 
 
 def use(lora: MixLora) -> LoraUse:

@@ -119,7 +119,7 @@ def parameters_text(
         f"Size: {spec.width}x{spec.height}",
         f"Model hash: {model_hash}",
         f"Model: {model}",
-        *_more(spec),
+        *more(spec.variation, spec.start.strength if spec.start else None, spec.second),
     ]
     if lora_hashes:
         pairs = ", ".join(f"{name}: {digest}" for name, digest in lora_hashes.items())
@@ -128,20 +128,22 @@ def parameters_text(
     return "\n".join([*lines, ", ".join(fields)])
 
 
-def _more(spec: PictureSpec) -> list[str]:
-    """What is said only of pictures that have it."""
+def more(
+    variation: Variation | None, strength: float | None, second: SecondPass | None
+) -> list[str]:
+    """Fields that are said only of pictures that have them. ``strength``: of a beginning."""
     fields = []
-    if spec.variation:
-        fields.append(f"Variation seed: {spec.variation.seed}")
-        fields.append(f"Variation seed strength: {spec.variation.strength:g}")
-    if spec.start:
-        fields.append(f"Denoising strength: {spec.start.strength:g}")
-    if spec.second:
-        fields.append(f"Denoising strength: {spec.second.strength:g}")
-        fields.append(f"Hires upscale: {spec.second.scale:g}")
-        if spec.second.steps:
-            fields.append(f"Hires steps: {spec.second.steps}")
-        fields.append(f"Hires upscaler: {spec.second.upscaler}")
+    if variation is not None:
+        fields.append(f"Variation seed: {variation.seed}")
+        fields.append(f"Variation seed strength: {variation.strength:g}")
+    if strength is not None:
+        fields.append(f"Denoising strength: {strength:g}")
+    if second is not None:
+        fields.append(f"Denoising strength: {second.strength:g}")
+        fields.append(f"Hires upscale: {second.scale:g}")
+        if second.steps:
+            fields.append(f"Hires steps: {second.steps}")
+        fields.append(f"Hires upscaler: {second.upscaler}")
     return fields
 
 

@@ -17,6 +17,7 @@ from lora_daemon.engine.device import explained, free_cache
 from lora_daemon.engine.generate import paint, save_png
 from lora_daemon.engine.steering import Steering
 from lora_daemon.pipe import Notice, SampleSaved
+from shared import lora_tags
 from shared.errors import Code, LoraError
 from shared.pictures import PictureSpec, parameters_text
 from shared.recipe import Recipe
@@ -41,13 +42,19 @@ class Samples:
         self.recipe, self.base, self.steering = recipe, base, steering
         self.run_dir = run_dir
         self._averaged = averaged
+        prompts = [lora_tags.taken(prompt, wanted.steps) for prompt in wanted.prompts]
+        if others := {use.lora for _, uses in prompts for use in uses}:
+            self._notice(
+                f"Samples show the LoRA in training alone: {', '.join(sorted(others))} of their "
+                "prompts left out."
+            )
         self.specs = [
             PictureSpec(
                 base=base_name, prompt=prompt, negative=wanted.negative, sampler=wanted.sampler,
                 steps=wanted.steps, cfg=wanted.cfg, seed=wanted.seed + number, width=resolution,
                 height=resolution,
             )
-            for number, prompt in enumerate(wanted.prompts)
+            for number, (prompt, _) in enumerate(prompts)
         ]  # fmt: skip
 
     def make(self, step: int) -> None:

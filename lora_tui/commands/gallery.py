@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_tui.commands.common import Invocation, Subparsers, command, noun
 from lora_tui.commands.console import pairs, table
-from lora_tui.commands.generate import write
 from lora_tui.core import words
-from lora_tui.core.shown_lines import about
+from lora_tui.core.exported import put
+from lora_tui.core.shown_lines import about, imported
 from shared import gallery, wire
 from shared.errors import Code, Exit, LoraError
 from shared.gallery import Shown
@@ -122,17 +121,8 @@ async def import_them(call: Invocation) -> Exit:
         found = await client.call(wire.ImportPictures(paths=paths), on_progress=call.report)
     for one in found.skipped:
         call.console.say(f"{one.path}: {one.why}")
-    call.console.show(found, lambda: [told(found)])
+    call.console.show(found, lambda: [imported(found)])
     return Exit.OK
-
-
-def told(found: wire.PicturesImported) -> str:
-    """What an import did, in a sentence."""
-    parts = [f"{words.plural(found.added, 'picture')} imported"]
-    parts += [f"{found.changed} had changed"] * bool(found.changed)
-    parts += [f"{found.same} were known"] * bool(found.same)
-    parts += [f"{len(found.skipped)} left out"] * bool(found.skipped)
-    return f"{', '.join(parts)}."
 
 
 async def export_them(call: Invocation) -> Exit:
@@ -152,7 +142,7 @@ async def export_them(call: Invocation) -> Exit:
                 failed.append(error.message)
                 call.console.say(error.message)
                 continue
-            written.append(_put(args.to, found, blobs[0]))
+            written.append(put(args.to, found, blobs[0]))
             call.report(number, len(pictures), "pictures")
     call.console.show({"written": written, "failed": failed}, lambda: written)
     return Exit.INVALID if failed else Exit.OK
@@ -168,22 +158,6 @@ async def _every(client: Client, filter: str) -> AsyncIterator[Shown]:
         for one in page.pictures:
             yield one
         offset, total = offset + len(page.pictures), page.total
-
-
-def _put(folder: str, found: wire.GalleryFound, content: bytes) -> str:
-    """Write a picture into a folder by its own name, and its id where that is taken; where it is.
-    Raises LoraError(STORAGE)."""
-    place = Path(folder).expanduser()
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LoraError.storage("make", place, error) from None
-    stem = Path(found.picture.path).stem
-    path = place / f"{stem}{found.suffix}"
-    if path.exists():
-        path = place / f"{stem}-{found.picture.id}{found.suffix}"
-    write(str(path), content)
-    return str(path)
 
 
 async def remove_them(call: Invocation) -> Exit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lora_tui.core import words
 from shared.gallery import BEST, Shown
 from shared.pictures import tag
+from shared.wire import PicturesImported
 
 _ORIGINS = {
     "made": "made here", "sample": "a run's sample", "grid": "a grid's sheet",
@@ -40,6 +41,15 @@ def about(one: Shown) -> list[tuple[str, str]]:
         *made.rest.items(),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def imported(found: PicturesImported) -> str:
+    """What an import did, in a sentence."""
+    parts = [f"{words.plural(found.added, 'picture')} imported"]
+    parts += [f"{found.changed} had changed"] * bool(found.changed)
+    parts += [f"{found.same} were known"] * bool(found.same)
+    parts += [f"{len(found.skipped)} left out"] * bool(found.skipped)
+    return f"{', '.join(parts)}."
 
 
 def stars(rating: int) -> str:
