@@ -165,15 +165,7 @@ def again(
             uses.append(replace(use, lora=name))
         else:
             left.append(f"There is no LoRA {use.lora} here: it is left out.")
-    if made.strength is not None:
-        left.append(
-            f"It was begun from another picture (strength {made.strength:g}), which is not named "
-            "in it: this one would be made from noise. Give that picture with --from."
-        )
-    if made.second is not None and (upscaler := made.rest.get("Hires upscaler")):
-        left.append(
-            f"Its upscaler, {upscaler}, is not here: {made.second.upscaler} takes its place."
-        )
+    left += _not_said(made)
     values: dict[str, Any] = {
         "base": base, "prompt": made.prompt, "negative": made.negative, "loras": uses,
         "variation": made.variation, "second": made.second,
@@ -196,6 +188,23 @@ def again(
         except msgspec.ValidationError:
             left.append(f"Its {name}, {str(value)[:40]}, is out of bounds here.")
     return spec, left
+
+
+def _not_said(made: Made) -> list[str]:
+    """What the texts leave open, or name something for that is not here, in sentences."""
+    left = []
+    if made.seed is None:
+        left.append("Its seed is not known: another picture will come of it.")
+    if made.strength is not None:
+        left.append(
+            f"It was begun from another picture (strength {made.strength:g}), which is not named "
+            "in it: this one would be made from noise. Give that picture with --from."
+        )
+    if made.second is not None and (upscaler := made.rest.get("Hires upscaler")):
+        left.append(
+            f"Its upscaler, {upscaler}, is not here: {made.second.upscaler} takes its place."
+        )
+    return left
 
 
 def _same(name: str, other: str) -> bool:
