@@ -52,12 +52,12 @@ def _form(path: Path, tensors: Mapping[str, TensorInfo], name: str) -> Form:
     if len(keys) != len(_SDXL):
         params = [key for key in tensors if key.endswith(("emb_params", "string_to_param.*"))]
         keys = params or list(tensors)
-    if len(keys) != 1 and len(keys) != len(_SDXL):
-        raise LoraError(
-            Code.INVALID_FILE,
-            f"{what} is no textual inversion that is known here: it holds {len(tensors)} tensors, "
-            "and neither emb_params nor clip_l and clip_g.",
-        )
+        if len(keys) != 1:
+            raise LoraError(
+                Code.INVALID_FILE,
+                f"{what} is no textual inversion that is known here: it holds {len(tensors)} "
+                "tensors, and neither emb_params nor clip_l and clip_g.",
+            )
     shapes = [tensors[key].shape for key in keys]
     counts = {shape[0] if len(shape) == 2 else 1 for shape in shapes}
     if any(len(shape) not in (1, 2) or not all(shape) for shape in shapes) or len(counts) != 1:

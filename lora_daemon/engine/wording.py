@@ -19,6 +19,7 @@ from shared import emphasis
 
 ROOM = TOKENS - 2  # of a window, without its start and its end
 NEAR_COMMA = 20  # tokens: a window that is full ends at a comma no farther back, as in the WebUI
+LEVEL = 1e-4  # of the deviation: a mean below is chance
 _PLACE = 0  # the token where a vector will stand
 
 
@@ -150,7 +151,9 @@ def _emphasised(hidden: Tensor, own: Sequence[Window]) -> Tensor:
         return hidden
     weighted = hidden * weights.to(hidden)[..., None]
     before, after = (one.mean((1, 2), keepdim=True) for one in (hidden, weighted))
-    return weighted * torch.where(after == 0, torch.ones_like(after), before / after)
+    chance = LEVEL * weighted.std((1, 2), keepdim=True)  # a mean that is none is not to be kept
+    steady = (before.abs() > chance) & (after.abs() > chance)
+    return weighted * torch.where(steady, before / after, torch.ones_like(after))
 
 
 @contextmanager

@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from shared import filters, grids, tags, wire
+from shared import filters, gallery, grids, tags, wire
 from shared.affinity import Affinity
 from shared.conflicts import Conflict, Place
 from shared.edits import Trigger, editor, has_word
 from shared.errors import Code, LoraError
 from shared.health import Advice, Finding, Fix, Health
 from shared.lora_cards import BlockSpectrum, LoraCard, Spectrum, Tag, advice
+from shared.made_with import Made, again
 from shared.mixes import Clash, MixSpec, merged
 from shared.notices import Connected, Disconnected, Notice, Notices, StateReplaced
 from shared.pictures import stem
@@ -151,6 +152,8 @@ class Daemon:
             sharp=False, seconds=0.0, failure=None, notes=[],
         )  # fmt: skip
         self.viewed = asyncio.Event()
+        self.ratings: dict[str, int] = {}
+        self.other: list[gallery.Shown] = []  # imported pictures
         if items is not None:
             self.fill(items)
 
@@ -286,6 +289,44 @@ class Daemon:
     def on_GetPicture(self, request: wire.GetPicture, by: str) -> Any:
         found = next(p for p in self.state.pictures if p.id == request.picture)
         return wire.PictureFile(picture=found, media_type="image/png"), [png(40, 80, 200)]
+
+    def shown(self) -> list[gallery.Shown]:
+        """The gallery: the state's pictures, whose parameters are their prompts, and ``other``."""
+        own = [
+            gallery.Shown(
+                id=one.id, path=one.path, origin="sample" if one.run else "made", width=one.width,
+                height=one.height, created=one.created, rating=self.ratings.get(one.id, 0),
+                made=Made(tool="lora-tui", prompt=one.prompt, seed=one.seed, model="starter"),
+            )
+            for one in self.state.pictures
+        ]  # fmt: skip
+        return [*own, *(replace(one, rating=self.ratings.get(one.id, 0)) for one in self.other)]
+
+    def on_ListGallery(self, request: wire.ListGallery, by: str) -> Any:
+        passes = gallery.reader(request.filter)
+        found = gallery.ordered([one for one in self.shown() if passes(one)], request.order)
+        page = found[request.offset : request.offset + request.limit]
+        return wire.GalleryPage(total=len(found), pictures=page), []
+
+    def on_GetGalleryPicture(self, request: wire.GetGalleryPicture, by: str) -> Any:
+        one = next(one for one in self.shown() if one.id == request.picture)
+        spec, left = again(one.made, ["starter"], [lora.name for lora in self.state.loras])
+        blobs = [png(40, 80, 200)] if request.side or request.file else []
+        return wire.GalleryFound(picture=one, spec=spec, left=left, suffix=".png"), blobs
+
+    def on_RatePicture(self, request: wire.RatePicture, by: str) -> Any:
+        self.ratings[request.picture] = request.rating
+        self.event(wire.PictureRated(picture=request.picture, rating=request.rating), by)
+        return wire.Done(), []
+
+    def on_ImportPictures(self, request: wire.ImportPictures, by: str) -> Any:
+        self.event(wire.GalleryChanged(imported=len(self.other)), by)
+        return wire.PicturesImported(added=1, changed=0, same=0, skipped=[]), []
+
+    def on_RemovePicture(self, request: wire.RemovePicture, by: str) -> Any:
+        self.other = [one for one in self.other if one.id != request.picture]
+        self.event(wire.GalleryChanged(imported=len(self.other)), by)
+        return wire.Done(), []
 
     def on_ChangeCaption(self, request: wire.ChangeCaption, by: str) -> Any:
         entry = self.items[request.item]
