@@ -220,9 +220,10 @@ class Gallery:
 
     async def remove(self, context: Context, request: wire.RemovePicture) -> wire.Done:
         """Delete a picture made here; forget one of another tool, whose file stays. Raises
-        LoraError(NOT_FOUND)."""
+        LoraError: NOT_FOUND, STORAGE."""
         rows = self._store.query("SELECT id FROM imported WHERE id = ?", (request.picture,))
         if not rows:
+            await asyncio.to_thread(_deletable, Path(self._library.picture(request.picture).path))
             done = await self._library.remove_picture(context, request)
             with self._store.change(context.by) as change:
                 for table in ("asked", "ratings"):
@@ -277,6 +278,15 @@ def _read(paths: list[Path], known: Known) -> Iterator[tuple[str, picture_texts.
             pass  # said below
         seen = picture_texts.read(path)
         yield name, f"It {seen.problem}." if seen.problem else seen
+
+
+def _deletable(path: Path) -> None:
+    """Raises LoraError(STORAGE) where a file could not be deleted: its row must then stay."""
+    if path.exists() and not os.access(path.parent, os.W_OK):
+        raise LoraError(
+            Code.STORAGE,
+            f"{path} cannot be deleted: its folder is read-only. Nothing was removed.",
+        )
 
 
 def _without_texts(path: Path, side: int) -> bytes:

@@ -196,5 +196,11 @@ SAMPLERS = {
     "euler_a": "Euler a",
     "k_euler_a": "Euler a",
     "heun": "Heun",
+    "lms": "LMS",
+    "k_lms": "LMS",
+    "dpm_2": "DPM2",
+    "k_dpm_2": "DPM2",
+    "dpm_2_a": "DPM2 a",
+    "k_dpm_2_a": "DPM2 a",
     "dpmsolver++": "DPM++ 2M",
 }

@@ -36,6 +36,7 @@ async def test_pictures_are_rated_filtered_compared_and_put_to_use_again(
     daemon: standin.Daemon,
 ) -> None:
     daemon.other = [TREE]
+    daemon.put_mix(daemon.live_mix(), "ana")
     async with opened(daemon, "g", "p") as (app, pilot, _):
         await until(pilot, lambda: "3 pictures" in text_of(app))
         gallery = app.screen
