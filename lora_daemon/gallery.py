@@ -53,10 +53,14 @@ class Gallery:
         """Raises LoraError(BAD_REQUEST)."""
         passes = gallery.reader(request.filter)
         every = await self._all()
-        found = gallery.ordered([one for one in every if passes(one)], request.order)
-        begin = max(request.offset, 0)
-        page = await asyncio.to_thread(_looked_at, found[begin : begin + request.limit])
-        return wire.GalleryPage(total=len(found), pictures=page)
+
+        def page() -> wire.GalleryPage:
+            found = gallery.ordered([one for one in every if passes(one)], request.order)
+            begin = max(request.offset, 0)
+            shown = _looked_at(found[begin : begin + request.limit])
+            return wire.GalleryPage(total=len(found), pictures=shown)
+
+        return await asyncio.to_thread(page)
 
     async def get(self, context: Context, request: wire.GetGalleryPicture) -> wire.GalleryFound:
         """Raises LoraError: NOT_FOUND, INVALID_FILE, TOO_LARGE."""

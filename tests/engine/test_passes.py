@@ -54,31 +54,33 @@ def test_the_more_is_drawn_anew_the_farther_it_is_from_where_it_began(
     assert 0 < far(found[0], found[1]) < far(found[0], found[2])
 
 
+@pytest.mark.parametrize("begin", [0, 6])
 @pytest.mark.parametrize("sampler", get_args(Sampler))
-def test_every_sampler_begun_in_the_middle_ends_at_the_clean_picture(
-    sampler: Sampler, base: Base
+def test_every_sampler_ends_at_the_clean_picture_wherever_it_begins(
+    sampler: Sampler, begin: int, base: Base
 ) -> None:
-    """With a denoiser that knows the answer: what it is given at each step is x = αx₀ + σε."""
+    """With a denoiser that knows the answer: the check of each one's options."""
     answer = torch.linspace(-3, 3, 4 * 64).reshape(1, 4, 8, 8)
     noise = torch.randn(answer.shape, generator=torch.Generator().manual_seed(0))
     steps = timed(sampler, base.scheduler_config, 12, torch.device("cpu"))
-    timesteps = steps.timesteps[6 * steps.order :]
-    if hasattr(steps, "set_begin_index"):
-        steps.set_begin_index(6 * steps.order)
-    latents = steps.add_noise(answer, noise, timesteps[:1])
+    timesteps = steps.timesteps[begin * steps.order :]
+    latents = noise * steps.init_noise_sigma
+    if begin:
+        if hasattr(steps, "set_begin_index"):
+            steps.set_begin_index(begin * steps.order)
+        latents = steps.add_noise(answer, noise, timesteps[:1])
     for timestep in timesteps:
         seen = steps.scale_model_input(latents, timestep)
         kept = base.alphas_cumprod[int(timestep)]
         if not hasattr(steps, "sigmas"):
             noise = (seen - kept.sqrt() * answer) / (1 - kept).sqrt()
+        elif steps.init_noise_sigma > 1:  # x = x₀ + σε, of which is seen x / √(σ² + 1)
+            scale = (latents.double() / seen.double()).median()
+            noise = (latents - answer) / (scale**2 - 1).sqrt().float()
         else:
-            index = 6 if steps.step_index is None else steps.step_index
-            halfway = not getattr(steps, "state_in_first_order", True)
-            table = getattr(steps, "sigmas_interpol", steps.sigmas) if halfway else steps.sigmas
-            sigma = table[index]
-            scaled = steps.init_noise_sigma > 1  # x = x₀ + σε
-            alpha = torch.tensor(1.0) if scaled else 1 / (1 + sigma**2).sqrt()
-            noise = ((latents if scaled else seen) - alpha * answer) / (sigma * alpha)
+            sigma = steps.sigmas[begin if steps.step_index is None else steps.step_index]
+            alpha = 1 / (1 + sigma**2).sqrt()
+            noise = (seen - alpha * answer) / (sigma * alpha)
         latents = steps.step(noise, timestep, latents).prev_sample
     assert (latents - answer).abs().max() < 0.15
 
