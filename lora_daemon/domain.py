@@ -48,6 +48,8 @@ from lora_daemon.thumbnails import Thumbnails
 from lora_daemon.tokens import Tokens
 from lora_daemon.undo import Undo
 from lora_daemon.views import Views
+from lora_daemon.watching import Watch
+from lora_daemon.writing import Writer
 from shared import wire
 from shared.errors import LoraError
 
@@ -77,8 +79,10 @@ class Domain:
         self._orders = Orders(self._supervisor)
         self._jobs = Jobs(daemon.hub)
         self._catalog = Catalog(daemon.store)
-        self._captions = Captions(daemon, self._catalog, self._jobs)
-        self._datasets = Datasets(daemon, self._catalog, self._jobs, self._captions.writer)
+        self._writer = Writer(daemon, self._catalog, self._jobs)
+        self._captions = Captions(daemon, self._catalog, self._writer)
+        self._datasets = Datasets(daemon, self._catalog, self._jobs, self._writer)
+        self._watch = Watch(daemon, self._catalog, self._datasets, self._writer)
         self._thumbnails = Thumbnails(daemon, self._catalog)
         self._bases = Bases(daemon, self._jobs)
         self._library = Library(daemon, self._bases, self._thumbnails)
@@ -87,7 +91,7 @@ class Domain:
         self._views = Views(daemon.store, self._catalog, self._tokens, lore)
         self._health = Health(daemon, self._catalog, self._views, self._tokens, lore, self._jobs)
         self._export = Export(daemon, self._catalog, self._views, self._jobs)
-        self._bulk = Bulk(daemon, self._catalog, self._views, self._captions.writer)
+        self._bulk = Bulk(daemon, self._catalog, self._views, self._writer)
         self._undo = Undo(daemon, self._catalog, self._captions, self._bulk)
         self._candidates = Candidates(daemon.store, self._catalog)
         self._tags = TagCounts(daemon.store, self._catalog)
@@ -188,7 +192,8 @@ class Domain:
         self._listening = asyncio.create_task(self._listen(), name="worker reports")
         self._bulk.start()
         self._health.start()
-        self._captions.writer.start()
+        self._writer.start()
+        self._watch.start()
         self._thumbnails.start()
         await self._telemetry.start()
         await self._library.start()
@@ -199,6 +204,7 @@ class Domain:
 
     async def close(self, *, now: bool) -> None:
         """Suspend the active run at a step boundary (``now``: at once) and end the worker."""
+        await self._watch.close()
         await self._datasets.close()
         await self._health.close()
         await self._tokens.close()
@@ -207,7 +213,7 @@ class Domain:
         await self._daemon.store.quiet()
         await self._scheduler.close(now=now)
         await self._supervisor.end(now=now)
-        await self._captions.writer.close()
+        await self._writer.close()
         await self._telemetry.close()
         self._thumbnails.close()
         if self._listening is not None:
@@ -233,6 +239,7 @@ class Domain:
         values: list[wire.AnyLive] = [wire.WorkerChanged(worker=self.worker())]
         values += self._telemetry.latest
         values += [wire.JobChanged(job=job) for job in self._jobs.running()]
+        values += self._watch.seen()
         if self._scheduler.progress is not None:
             values.append(self._scheduler.progress)
         return values
@@ -245,7 +252,7 @@ class Domain:
             jobs=self._jobs.all(),
             runs=[run for run in self._current_runs() if run.state not in wire.FINAL_STATES],
             warnings=[*workspace_warnings(self._daemon.workspace.root),
-                      *self._captions.writer.warnings()],
+                      *self._writer.warnings(), *self._watch.warnings()],
         )  # fmt: skip
 
     def _current_runs(self) -> list[wire.Run]:

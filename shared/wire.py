@@ -56,7 +56,7 @@ class Caption(Record, frozen=True, kw_only=True):
     state: CaptionState
     rev: int  # 1 at import, one more at each change
     source: Source
-    by: str  # the client's name, or "import"
+    by: str  # the client's name, "import", or "file": its file was changed outside
     at: float  # Unix seconds
 
 
@@ -464,7 +464,15 @@ class JobChanged(Live, frozen=True, kw_only=True, tag="job"):
     job: Job
 
 
-AnyLive = RunProgress | DeviceUse | Attached | WorkerChanged | JobChanged
+class FolderSeen(Live, frozen=True, kw_only=True, tag="folder"):
+    """What somebody else has done in a dataset's folder."""
+
+    dataset: str
+    said: list[str] = []  # sentences that hold until something is done: new pictures, missing ones
+    news: str = ""  # what captions have just become of it; empty: nothing
+
+
+AnyLive = RunProgress | DeviceUse | Attached | WorkerChanged | JobChanged | FolderSeen
 
 
 # ── requests: what a client asks, each with the type of its answer ──────────────────────────────
