@@ -147,6 +147,7 @@ class Domain:
         handlers.add(wire.ApplyEdit, self._bulk.apply)
         handlers.add(wire.UndoCaption, self._undo.undo)
         handlers.add(wire.CaptionPictures, self._captioning.caption)
+        handlers.add(wire.SteerCaptioning, self._captioning.steer)
         handlers.add(wire.GetCandidates, self._candidates.of_item)
         handlers.add(wire.GetTags, self._tags.tags)
 

@@ -71,7 +71,7 @@ def write(path: Path, text: str, written: str, kept: Collection[str]) -> str:
     data = _like(before or b"\n", _plain(text).encode("utf-8"))
     if data == before:
         return digest(data)
-    temporary = target.with_name(f".{target.name}.lora-tui")  # always this: a kill leaves one
+    temporary = _temporary(target)
     mode = stat.S_IMODE(target.stat().st_mode) if before is not None else 0o666
     try:
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
@@ -90,6 +90,16 @@ def write(path: Path, text: str, written: str, kept: Collection[str]) -> str:
         raise
     sync_directory(target.parent)
     return digest(data)
+
+
+def clean(path: Path) -> None:
+    """Take away what a kill has left half written beside the caption file at ``path``."""
+    with contextlib.suppress(OSError, RuntimeError):
+        _temporary(path.resolve()).unlink()
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.lora-tui")  # always this: a kill leaves one
 
 
 def read_file(path: Path) -> SideCar:

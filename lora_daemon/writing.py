@@ -24,7 +24,7 @@ _Written = tuple[str, str, str, str]  # side-car, digest, text, item
 
 
 # The first condition is that of the index.
-_BEHIND = f"SELECT id FROM items WHERE pending <> 0 AND pending = {BEHIND}"
+_BEHIND = f"SELECT * FROM items WHERE pending <> 0 AND pending = {BEHIND}"
 _BOTH = (
     "SELECT d.name AS dataset, i.name FROM items i JOIN datasets d ON d.id = i.dataset"
     f" WHERE i.pending <> 0 AND i.pending = {BOTH} ORDER BY d.name, i.name"
@@ -51,8 +51,9 @@ class Writer:
 
     def start(self) -> None:
         """Begin with what an earlier daemon left pending."""
-        self._task = asyncio.create_task(self._run(), name="side-car writer")
         rows = self._store.query(_BEHIND)
+        files = [self._file(row) for row in rows]
+        self._task = asyncio.create_task(self._run(files), name="side-car writer")
         self.enqueue(*(row["id"] for row in rows))
 
     def enqueue(self, *items: str) -> None:
@@ -105,7 +106,9 @@ class Writer:
     def forget(self, dataset: str) -> None:
         self._behind = {k: v for k, v in self._behind.items() if v[0] != dataset}
 
-    async def _run(self) -> None:
+    async def _run(self, left: list[Path]) -> None:
+        """``left``: files that may have been half written when the last daemon was killed."""
+        await asyncio.to_thread(lambda: [sidecars.clean(path) for path in left])
         while True:
             await self._wanted.wait()
             self._wanted.clear()
@@ -135,10 +138,8 @@ class Writer:
         if not rows:
             return None
         (row,) = rows
-        picture = self._catalog.path(row)
-        sidecar = row["sidecar"] or to_text(picture.stem + sidecars.SUFFIXES[0])
+        path = self._file(row)
         texts = self._store.query("SELECT text FROM revisions WHERE item = ?", (item,))
-        path = picture.with_name(from_text(sidecar))
         try:
             digest = await asyncio.to_thread(
                 sidecars.write,
@@ -155,7 +156,13 @@ class Writer:
             self._behind[item] = (row["dataset"], why)
             return None
         self._behind.pop(item, None)
-        return sidecar, digest, row["text"], item
+        return to_text(path.name), digest, row["text"], item
+
+    def _file(self, row: sqlite3.Row) -> Path:
+        """Where a picture's caption is, or goes."""
+        picture = self._catalog.path(row)
+        sidecar = row["sidecar"] or to_text(picture.stem + sidecars.SUFFIXES[0])
+        return picture.with_name(from_text(sidecar))
 
     async def _leave_alone(self, row: sqlite3.Row, path: Path) -> None:
         """The file holds a text that is not known here: both are kept until a person decides."""

@@ -11,7 +11,7 @@ MAX_POINTS = 512  # of a RunProgress
 
 
 def live_key(value: wire.AnyLive) -> tuple[str, str]:
-    """(kind, id of the run, device, job or dataset): values with the same key replace each other."""
+    """(kind, id of the run, device, job or dataset): values of one key replace each other."""
     match value:
         case wire.RunProgress():
             return "run", value.run

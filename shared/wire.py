@@ -198,10 +198,11 @@ class Job(Record, frozen=True, kw_only=True):
     id: str
     kind: JobKind
     title: str
-    state: Literal["running", "done", "failed", "cancelled"]
+    state: Literal["running", "paused", "done", "failed", "cancelled"]
     done: int
     total: int
     message: str
+    dataset: str = ""  # that captions are being made for
 
 
 class Looking(Record, frozen=True, kw_only=True):
@@ -894,6 +895,18 @@ class CaptionPictures(Request[Captioned], frozen=True, kw_only=True, tag="captio
     blacklist: list[str] = []  # tags that a tagger never says
 
 
+class SteerCaptioning(Request[Done], frozen=True, kw_only=True, tag="caption.steer"):
+    """pause, resume or cancel the captioning of a dataset that is under way, whoever asked for it.
+
+    It pauses after the pictures that the captioner has before it, 16 at most, and leaves the
+    device to others meanwhile. Cancelled, what it has written stays. WRONG_STATE if none is.
+    """
+
+    changes: ClassVar[bool] = True
+    dataset: str
+    action: Literal["pause", "resume", "cancel"]
+
+
 class Candidate(Record, frozen=True, kw_only=True):
     """A text that a picture's caption could be."""
 
@@ -1401,6 +1414,7 @@ AnyRequest = (
     | ListDifferences
     | ApplyEdit
     | CaptionPictures
+    | SteerCaptioning
     | GetCandidates
     | GetTags
     | UndoCaption

@@ -76,7 +76,8 @@ async def until(house: House, condition: Callable[[], bool]) -> None:
     """As ``house.until``, where nothing is announced: each call gives the daemon time."""
     async with asyncio.timeout(60):
         while not condition():
-            await asyncio.sleep(0.02)
+            await house.call(wire.GetItem(dataset="set", item="000.png"))
+            await asyncio.sleep(0)
 
 
 async def test_a_caption_follows_its_file_and_everybody_is_told(
@@ -156,6 +157,23 @@ async def test_of_two_pictures_of_one_stem_the_other_does_not_follow(
     assert (await item(house, "000.png")).caption.text == "of the png"
 
 
+async def test_what_a_kill_left_half_written_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing is to be written any more: the caption is what the file has again."""
+    monkeypatch.setattr(watching, "EVERY", 1e6)
+    folder = pictures(tmp_path / "set", 1)
+    house = House(tmp_path / "home")
+    await take_in(house, folder)
+    with house.store.change("test") as change:
+        change.execute("UPDATE items SET pending = 1")
+    (folder / ".000.txt.lora-tui").write_text("half")
+    await house.domain.start()
+    await house.domain._writer.drained()
+    assert {path.name for path in folder.iterdir()} == {"000.png", "000.txt"}
+    await house.close()
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe", "circle", "nowhere", "elsewhere"])
 async def test_where_a_caption_file_is_something_else_the_rest_is_written(
     blind: House, tmp_path: Path, kind: str
@@ -228,6 +246,10 @@ def small(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+def remount(folder: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
+
+
 def refusal(path: Path) -> int:
     """Why nothing can be written there."""
     try:
@@ -241,13 +263,13 @@ async def test_a_folder_gone_read_only_is_told_loses_nothing_and_is_written_late
     house: House, small: Path
 ) -> None:
     await take_in(house, small)
-    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+    remount(small, "ro")
     assert refusal(small / "probe") == errno.EROFS
     await put(house, "000.png", text="mine")
     await until(house, lambda: "mounted read-only" in warnings(house))
     assert (await item(house, "000.png")).caption.text == "mine"
     assert (small / "000.txt").read_text() == "picture 0"
-    subprocess.run(["mount", "-o", "remount,rw", str(small)], check=True)
+    remount(small, "rw")
     await until(house, lambda: (small / "000.txt").read_text() == "mine")
     await until(house, lambda: "read-only" not in warnings(house))
 
@@ -262,6 +284,6 @@ async def test_on_a_full_disk_the_old_file_stays_and_is_written_later(
     await put(house, "000.png", text="mine" * 10)
     await until(house, lambda: "The disk is full" in warnings(house))
     assert (small / "000.txt").read_text() == "picture 0"
-    assert not list(small.glob(".*"))
+    assert not [name for name in os.listdir(small) if name.startswith(".")]  # noqa: PTH208
     (small / "ballast").unlink()
     await until(house, lambda: (small / "000.txt").read_text() == "mine" * 10)
