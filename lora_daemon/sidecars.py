@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import msgspec
@@ -92,10 +92,11 @@ def write(path: Path, text: str, written: str, kept: Collection[str]) -> str:
     return digest(data)
 
 
-def clean(path: Path) -> None:
-    """Take away what a kill has left half written beside the caption file at ``path``."""
-    with contextlib.suppress(OSError, RuntimeError):
-        _temporary(path.resolve()).unlink()
+def clean(paths: Iterable[Path]) -> None:
+    """Take away what a kill has left half written beside these caption files."""
+    for path in paths:
+        with contextlib.suppress(OSError, RuntimeError):
+            _temporary(path.resolve()).unlink()
 
 
 def _temporary(target: Path) -> Path:

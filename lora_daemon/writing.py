@@ -108,7 +108,7 @@ class Writer:
 
     async def _run(self, left: list[Path]) -> None:
         """``left``: files that may have been half written when the last daemon was killed."""
-        await asyncio.to_thread(lambda: [sidecars.clean(path) for path in left])
+        await asyncio.to_thread(sidecars.clean, left)
         while True:
             await self._wanted.wait()
             self._wanted.clear()

@@ -74,6 +74,7 @@ class Campaign:
         self._database = self.home / "lora-tui.sqlite3"
         lines = (work / "acts.log").read_bytes().splitlines()
         self._acts = [msgspec.json.decode(line, type=Act) for line in lines if line]
+        self.tally.acts = max([self.tally.acts, *(act.number for act in self._acts)])
         self._clients: dict[str, Client] = {}
         self._open = asyncio.Event()  # the four may edit
         self._asking: dict[str, str] = {}  # client → kind of act under way
@@ -237,10 +238,13 @@ class Campaign:
 
     async def _compare(self) -> None:
         """Wait until the files have followed, then hold log, database and files against another."""
-        async with asyncio.timeout(PATIENCE):
-            while why := await asyncio.to_thread(self._behind):
-                self._why = why
-                await asyncio.sleep(0.05)
+        why = ""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while why := await asyncio.to_thread(self._behind):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(why) from None
         with self._rows() as rows:
             ((well,),) = rows("PRAGMA integrity_check")
             assert well == "ok", well
