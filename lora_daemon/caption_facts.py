@@ -121,14 +121,14 @@ def facts_of(rows: Iterable[Row], trigger: str) -> CaptionFacts:
     slips = {slip for slip, _, _ in facts.twins}
     facts.once = sorted(t for t, n in counts.items() if n == 1 and t not in slips and t != own)
     facts.stems = sorted(first[stem][1] for stem in shared)
-    rows = {
+    of_kind = {
         "no-trigger": missing,
         "stem": [row for several in shared.values() for row in several],
         "tag-everywhere": _having(lists, [tag for tag, _ in facts.everywhere]),
         "tag-once": _having(lists, facts.once),
         "tag-twin": _having(lists, slips),
     }
-    facts.marks = {name: marked(found) for name, found in rows.items()}
+    facts.marks = {name: marked(found) for name, found in of_kind.items()}
     return facts
 
 

@@ -290,8 +290,7 @@ async def test_an_untouched_caption_follows_its_file(client: Client, tmp_path: P
     folder = pictures(tmp_path / "set", 2)
     await imported(client, folder)
     (folder / "000.txt").write_text("better")
-    again = await client.call(wire.ImportDataset(path=str(folder)))
-    assert again.updated == 1
+    await client.call(wire.ImportDataset(path=str(folder)))
     caption = (await items(client, "set"))["000.png"].caption
     assert (caption.text, caption.rev, caption.source) == ("better", 2, "file")
 
