@@ -76,7 +76,7 @@ async def until(house: House, condition: Callable[[], bool]) -> None:
     """As ``house.until``, where nothing is announced: each call gives the daemon time."""
     async with asyncio.timeout(60):
         while not condition():
-            await house.call(wire.GetItem(dataset="set", item="000.png"))
+            await house.call(wire.ListItems(dataset="set", limit=0, filter="solo"))
             await asyncio.sleep(0)
 
 
