@@ -15,6 +15,7 @@ import os
 import random
 import tempfile
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from lora_daemon.bases import Bases
@@ -54,6 +55,7 @@ def fill(store: Store, pictures: int) -> None:
     ]  # fmt: skip
     with store.change("bench") as change:
         change.execute("INSERT INTO datasets VALUES ('d1', 'bench', '/bench', 0)")
+        change.execute("INSERT INTO checks VALUES ('d1', 512, 'dragon', 0, '[]')")
         change.executemany(
             "INSERT INTO items (id, dataset, name, content, width, height, size, mtime, problem,"
             " text, state, rev, source, by, at)"
@@ -68,7 +70,8 @@ class Nobody:
     def publish(self, value: wire.AnyLive) -> None: ...
 
 
-async def measure(home: Path, pictures: int, rounds: int) -> None:
+async def filled(home: Path, pictures: int) -> tuple[Store, Views]:
+    """A large dataset ``d1``, its tokens counted, and what lists it."""
     workspace = Workspace(home)
     store = Store(workspace.database)
     fill(store, pictures)
@@ -80,20 +83,26 @@ async def measure(home: Path, pictures: int, rounds: int) -> None:
     began = time.perf_counter()
     await tokens.complete("d1")
     print(json.dumps({"tokens counted": pictures, "s": round(time.perf_counter() - began, 2)}))
-    views = Views(store, catalog, tokens, CaptionLore(store))
-    context = Context(by="bench", key="", progress=lambda *_: None)
+    return store, Views(store, catalog, tokens, CaptionLore(store))
+
+
+NOBODY = Context(by="bench", key="", progress=lambda *_: None)
+
+
+async def measure(home: Path, pictures: int, rounds: int) -> None:
+    store, views = await filled(home, pictures)
     for text in FILTERS:
         first, page, used = list[float](), list[float](), list[float]()
         for _ in range(rounds):
             ask = wire.ListItems(dataset="d1", filter=text)
             began, cpu = time.perf_counter(), sum(os.times()[:4])
-            answer = await views.list_items(context, ask)
+            answer = await views.list_items(NOBODY, ask)
             first.append(time.perf_counter() - began)
             used.append(sum(os.times()[:4]) - cpu)
             began = time.perf_counter()
             last = max(answer.total - 200, 0)
             more = wire.msgspec.structs.replace(ask, view=answer.view, offset=last)
-            await views.list_items(context, more)
+            await views.list_items(NOBODY, more)
             page.append(time.perf_counter() - began)
         print(
             json.dumps(
@@ -111,8 +120,9 @@ async def measure(home: Path, pictures: int, rounds: int) -> None:
     store.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def run(said: str, measure: Callable[[Path, int, int], Coroutine[None, None, None]]) -> None:
+    """A benchmark from the command line, in a folder of its own."""
+    parser = argparse.ArgumentParser(description=said)
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
@@ -121,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", measure)

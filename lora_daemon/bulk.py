@@ -23,11 +23,11 @@ import msgspec
 
 from lora_daemon import bulk_process, sidecars
 from lora_daemon.bulk_changes import Changes
-from lora_daemon.captions import Writer
 from lora_daemon.catalog import MOST_LISTED, PAGE_BYTES, Catalog, caption_of
 from lora_daemon.service import Context, Daemon
 from lora_daemon.store import Change, explained, read_only
 from lora_daemon.views import Views
+from lora_daemon.writing import Writer
 from shared import edits, wire
 from shared.errors import Code, LoraError
 

@@ -33,10 +33,10 @@ _FRAMING = {
 
 @dataclass
 class CaptionFacts:
-    """Of one dataset. ``rows``: rows of ``items`` by kind of issue; rejected pictures are among
-    them, but count for no number."""
+    """Of one dataset. ``marks``: rows of ``items`` by kind of issue, as ``marked`` has them;
+    rejected pictures are among them, but count for no number."""
 
-    rows: dict[str, list[int]] = field(default_factory=dict)
+    marks: dict[str, bytes] = field(default_factory=dict)
     captions: int = 0  # that are not empty
     lists: int = 0  # of these, lists of tags and not sentences
     everywhere: list[tuple[str, int]] = field(default_factory=list)  # tags and how often
@@ -121,14 +121,23 @@ def facts_of(rows: Iterable[Row], trigger: str) -> CaptionFacts:
     slips = {slip for slip, _, _ in facts.twins}
     facts.once = sorted(t for t, n in counts.items() if n == 1 and t not in slips and t != own)
     facts.stems = sorted(first[stem][1] for stem in shared)
-    facts.rows = {
+    of_kind = {
         "no-trigger": missing,
-        "stem": sorted(row for several in shared.values() for row in several),
+        "stem": [row for several in shared.values() for row in several],
         "tag-everywhere": _having(lists, [tag for tag, _ in facts.everywhere]),
         "tag-once": _having(lists, facts.once),
         "tag-twin": _having(lists, slips),
     }
+    facts.marks = {name: marked(found) for name, found in of_kind.items()}
     return facts
+
+
+def marked(rows: Collection[int]) -> bytes:
+    """Rows as SQLite looks one up soonest: a byte for each row number, 1 for those of ``rows``."""
+    marks = bytearray(max(rows, default=-1) + 1)
+    for row in rows:
+        marks[row] = 1
+    return bytes(marks)
 
 
 def _having(lists: Sequence[tuple[int, str]], wanted: Collection[str]) -> list[int]:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lora_daemon import pictures, sidecars
-from lora_daemon.sidecars import SideCar
+from lora_daemon.sidecars import TABLE, SideCar
 from shared.errors import Code, LoraError
 from shared.filenames import from_text, to_text
 
@@ -66,7 +66,7 @@ class Tables:
         text, table = self._captions[name]
         if len(text.encode()) > sidecars.MAX_CAPTION:
             return SideCar(warning=f"has a caption in {table} that is none (too long): not used")
-        return SideCar(text=text, digest=f"table:{sidecars.digest(text.encode())}")
+        return SideCar(text=text, digest=f"{TABLE}{sidecars.digest(text.encode())}")
 
     def _take(self, path: Path, folder: str, named: Names, column: str) -> None:
         shown = to_text(path)

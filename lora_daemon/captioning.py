@@ -41,8 +41,18 @@ class _Tally:
     notes: dict[str, None] = field(default_factory=dict)
 
 
+class _Work:
+    """One request under way."""
+
+    def __init__(self) -> None:
+        self.task = asyncio.current_task()
+        self.job = ""
+        self.going = asyncio.Event()  # not paused
+        self.going.set()
+
+
 class Captioning:
-    """Answers CaptionPictures."""
+    """Answers CaptionPictures and SteerCaptioning."""
 
     def __init__(
         self, catalog: Catalog, views: Views, captions: Captions, candidates: Candidates,
@@ -55,12 +65,13 @@ class Captioning:
         self._lore = lore
         self._jobs = jobs
         self._orders = orders
-        self._at_work: set[str] = set()  # datasets
+        self._at_work: dict[str, _Work] = {}  # by dataset
         self.settled: Callable[[], None] = lambda: None  # called after each request
 
     @property
     def busy(self) -> bool:
-        return bool(self._at_work)
+        """Whether the worker is wanted."""
+        return any(work.going.is_set() for work in self._at_work.values())
 
     async def caption(self, context: Context, request: wire.CaptionPictures) -> wire.Captioned:
         """Raises LoraError: NOT_FOUND (dataset, captioner), INVALID_FILE, BAD_REQUEST, BUSY,
@@ -81,7 +92,7 @@ class Captioning:
                 f"{dataset.name} is being captioned already. Cancel that or wait for it.",
                 retryable=True,
             )
-        self._at_work.add(dataset.id)
+        self._at_work[dataset.id] = _Work()
         try:
             asked = f"({request.filter})" if request.filter.strip() else ""
             wanted = _USABLE if request.beside else _EMPTY
@@ -96,7 +107,7 @@ class Captioning:
                 await self._run(context, request, dataset, model, manner, chosen, tally)
                 await self._captions.writer.drained()  # whoever asked may take the folder away
         finally:
-            self._at_work.discard(dataset.id)
+            del self._at_work[dataset.id]
             self.settled()
         return wire.Captioned(
             dataset=self._catalog.dataset(dataset.id),
@@ -111,7 +122,9 @@ class Captioning:
         self, context: Context, request: wire.CaptionPictures, dataset: wire.Dataset, model: str,
         manner: pipe.Manner, chosen: list[wire.Item], tally: _Tally,
     ) -> None:  # fmt: skip
-        job = self._jobs.begin("caption", f"captions for {dataset.name}", len(chosen))
+        job = self._jobs.begin("caption", f"captions for {dataset.name}", len(chosen), dataset.id)
+        work = self._at_work[dataset.id]
+        work.job = job
         state: wire.CaptionState = "accepted" if request.accept else "unreviewed"
         names = {item.id: item.name for item in chosen}
 
@@ -141,6 +154,7 @@ class Captioning:
                 for item in chosen * bool(manner.prompt)
             }
             for portion, more in self._portions(chosen):
+                await self._pass(work)
                 describe = pipe.Describe(
                     job=job, model=model, pictures=portion, more=more, manner=manner,
                     prompts={item: said[item] for item, _ in portion if said},
@@ -155,6 +169,31 @@ class Captioning:
         beside = f"{tally.beside} beside captions, " * request.beside
         done = f"{tally.written} written, {beside}{len(tally.problems)} left out"
         self._jobs.end(job, "done", done)
+
+    async def steer(self, context: Context, request: wire.SteerCaptioning) -> wire.Done:
+        """Raises LoraError: NOT_FOUND, WRONG_STATE where nothing is being captioned."""
+        dataset = self._catalog.dataset(request.dataset)
+        work = self._at_work.get(dataset.id)
+        if work is None:
+            raise LoraError(Code.WRONG_STATE, f"{dataset.name} is not being captioned.")
+        match request.action:
+            case "pause":
+                work.going.clear()
+            case "resume":
+                work.going.set()
+            case "cancel":
+                assert work.task is not None
+                work.task.cancel()
+        return wire.Done()
+
+    async def _pass(self, work: _Work) -> None:
+        """Go on at once, or when it is to go on."""
+        if work.going.is_set():
+            return
+        self._jobs.pause(work.job, paused=True)
+        self.settled()
+        await work.going.wait()
+        self._jobs.pause(work.job, paused=False)
 
     def _portions(self, items: list[wire.Item]) -> Iterator[tuple[list[tuple[str, str]], bool]]:
         """Pictures as orders take them, and whether there are more."""

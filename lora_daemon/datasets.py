@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 from lora_daemon import folder, hub, unpacking
-from lora_daemon.captions import Writer
 from lora_daemon.catalog import Catalog
 from lora_daemon.importing import Import
 from lora_daemon.jobs import Jobs
 from lora_daemon.service import Context, Daemon
+from lora_daemon.writing import Writer
 from shared import wire
 from shared.errors import Code, LoraError
 from shared.filenames import PACKED, to_text
@@ -94,6 +94,10 @@ class Datasets:
             self._store.remember(change, context.key, wire.Done())
         self._writer.forget(row["id"])
         return wire.Done()
+
+    def importing(self, path: str) -> bool:
+        """Whether this folder, as the database has it, is being imported."""
+        return path in self._imports
 
     async def close(self) -> None:
         """End imports; they are taken up by importing again."""

@@ -50,6 +50,8 @@ from lora_daemon.thumbnails import Thumbnails
 from lora_daemon.tokens import Tokens
 from lora_daemon.undo import Undo
 from lora_daemon.views import Views
+from lora_daemon.watching import Watch
+from lora_daemon.writing import Writer
 from shared import wire
 from shared.errors import LoraError
 
@@ -79,8 +81,10 @@ class Domain:
         self._orders = Orders(self._supervisor)
         self._jobs = Jobs(daemon.hub)
         self._catalog = Catalog(daemon.store)
-        self._captions = Captions(daemon, self._catalog, self._jobs)
-        self._datasets = Datasets(daemon, self._catalog, self._jobs, self._captions.writer)
+        self._writer = Writer(daemon, self._catalog, self._jobs)
+        self._captions = Captions(daemon, self._catalog, self._writer)
+        self._datasets = Datasets(daemon, self._catalog, self._jobs, self._writer)
+        self._watch = Watch(daemon, self._catalog, self._datasets, self._writer)
         self._thumbnails = Thumbnails(daemon, self._catalog)
         self._bases = Bases(daemon, self._jobs)
         self._library = Library(daemon, self._bases, self._thumbnails)
@@ -89,7 +93,7 @@ class Domain:
         self._views = Views(daemon.store, self._catalog, self._tokens, lore)
         self._health = Health(daemon, self._catalog, self._views, self._tokens, lore, self._jobs)
         self._export = Export(daemon, self._catalog, self._views, self._jobs)
-        self._bulk = Bulk(daemon, self._catalog, self._views, self._captions.writer)
+        self._bulk = Bulk(daemon, self._catalog, self._views, self._writer)
         self._undo = Undo(daemon, self._catalog, self._captions, self._bulk)
         self._candidates = Candidates(daemon.store, self._catalog)
         self._tags = TagCounts(daemon.store, self._catalog)
@@ -147,6 +151,7 @@ class Domain:
         handlers.add(wire.ApplyEdit, self._bulk.apply)
         handlers.add(wire.UndoCaption, self._undo.undo)
         handlers.add(wire.CaptionPictures, self._captioning.caption)
+        handlers.add(wire.SteerCaptioning, self._captioning.steer)
         handlers.add(wire.GetCandidates, self._candidates.of_item)
         handlers.add(wire.GetTags, self._tags.tags)
 
@@ -197,7 +202,8 @@ class Domain:
         self._listening = asyncio.create_task(self._listen(), name="worker reports")
         self._bulk.start()
         self._health.start()
-        self._captions.writer.start()
+        self._writer.start()
+        self._watch.start()
         self._thumbnails.start()
         await self._telemetry.start()
         await self._library.start()
@@ -208,6 +214,7 @@ class Domain:
 
     async def close(self, *, now: bool) -> None:
         """Suspend the active run at a step boundary (``now``: at once) and end the worker."""
+        await self._watch.close()
         await self._datasets.close()
         await self._health.close()
         await self._tokens.close()
@@ -216,7 +223,7 @@ class Domain:
         await self._daemon.store.quiet()
         await self._scheduler.close(now=now)
         await self._supervisor.end(now=now)
-        await self._captions.writer.close()
+        await self._writer.close()
         await self._telemetry.close()
         self._thumbnails.close()
         if self._listening is not None:
@@ -242,6 +249,7 @@ class Domain:
         values: list[wire.AnyLive] = [wire.WorkerChanged(worker=self.worker())]
         values += self._telemetry.latest
         values += [wire.JobChanged(job=job) for job in self._jobs.running()]
+        values += self._watch.seen()
         if self._scheduler.progress is not None:
             values.append(self._scheduler.progress)
         return values
@@ -254,7 +262,7 @@ class Domain:
             jobs=self._jobs.all(),
             runs=[run for run in self._current_runs() if run.state not in wire.FINAL_STATES],
             warnings=[*workspace_warnings(self._daemon.workspace.root),
-                      *self._captions.writer.warnings()],
+                      *self._writer.warnings(), *self._watch.warnings()],
         )  # fmt: skip
 
     def _current_runs(self) -> list[wire.Run]:

@@ -33,7 +33,7 @@ _ORDERS: dict[SortBy, str] = {
     **_NUMBERS,  # type: ignore[dict-item]
 }
 _Pieces = Sequence[str | Wild]
-_Value = str | float
+Value = str | float | bytes
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Query:
     before them, is the dataset's id."""
 
     where: str
-    values: tuple[_Value, ...]
+    values: tuple[Value, ...]
 
     @property
     def regex(self) -> bool:
@@ -58,29 +58,29 @@ def order(sort: Sort | None) -> str:
     return f"{value} {'DESC' if sort.descending else 'ASC'} NULLS LAST, name"
 
 
-def query(node: Node, lists: Mapping[str, str]) -> Query:
-    """The condition that ``node`` is. ``lists``: rows by name, as JSON, for what issues.LISTED
-    names."""
-    values: list[_Value] = []
-    return Query("".join(_sql(node, lists, values)), tuple(values))
+def query(node: Node, marks: Mapping[str, bytes]) -> Query:
+    """The condition that ``node`` is. ``marks``: rows by name, as caption_facts.marked has
+    them, for what issues.LISTED names."""
+    values: list[Value] = []
+    return Query("".join(_sql(node, marks, values)), tuple(values))
 
 
-def _sql(node: Node, lists: Mapping[str, str], values: list[_Value]) -> Iterator[str]:
+def _sql(node: Node, marks: Mapping[str, bytes], values: list[Value]) -> Iterator[str]:
     match node:
         case Not(part):
             yield "NOT coalesce("  # what is unknown is not so
-            yield from _sql(part, lists, values)
+            yield from _sql(part, marks, values)
             yield ", 0)"
         case And(parts) | Or(parts):
             for number, part in enumerate(parts):
                 yield ("(", " AND " if isinstance(node, And) else " OR ")[number > 0]
-                yield from _sql(part, lists, values)
+                yield from _sql(part, marks, values)
             yield ")"
         case Term():
-            yield _term(node, lists, values)
+            yield _term(node, marks, values)
 
 
-def _term(term: Term, lists: Mapping[str, str], values: list[_Value]) -> str:
+def _term(term: Term, marks: Mapping[str, bytes], values: list[Value]) -> str:
     field, value = term.field, term.value
     if isinstance(value, Range):
         columns = _PERCENTILES if value.percentile else _NUMBERS
@@ -91,7 +91,7 @@ def _term(term: Term, lists: Mapping[str, str], values: list[_Value]) -> str:
         return "+state = ?"  # in the order of the names' index, not of the states'
     if field == "issue":
         assert isinstance(value, Words)
-        return issue(value.text, lists, values)
+        return issue(value.text, marks, values)
     if field == "dup":
         assert isinstance(value, Words)
         return duplicate(value.text)
@@ -102,7 +102,7 @@ def _term(term: Term, lists: Mapping[str, str], values: list[_Value]) -> str:
     return _text(field, value, values)
 
 
-def _range(column: str, value: Range, values: list[_Value]) -> str:
+def _range(column: str, value: Range, values: list[Value]) -> str:
     conditions = []
     for bound, sign in (
         (value.low, ">" if value.low_open else ">="),
@@ -114,7 +114,7 @@ def _range(column: str, value: Range, values: list[_Value]) -> str:
     return f"({' AND '.join(conditions)})"
 
 
-def _text(field: str, value: Words | Glob | Regex, values: list[_Value]) -> str:
+def _text(field: str, value: Words | Glob | Regex, values: list[Value]) -> str:
     """A word is looked for anywhere (a person's name is the whole), a glob is the whole."""
     column = _COLUMNS[field]
     if isinstance(value, Regex):
@@ -131,7 +131,7 @@ def _text(field: str, value: Words | Glob | Regex, values: list[_Value]) -> str:
     return _like(column, pieces, values)
 
 
-def _tag(value: Words | Glob | Regex, values: list[_Value]) -> str:
+def _tag(value: Words | Glob | Regex, values: list[Value]) -> str:
     if isinstance(value, Regex):
         values.append(value.pattern)
         return "matches_tag(?, tags)"
@@ -149,7 +149,7 @@ def _tag(value: Words | Glob | Regex, values: list[_Value]) -> str:
     return _like("tags", [*begin, *inner, *end], values, one="[^,]")
 
 
-def _like(column: str, pieces: _Pieces, values: list[_Value], one: str = "?") -> str:
+def _like(column: str, pieces: _Pieces, values: list[Value], one: str = "?") -> str:
     """The whole of ``column`` is ``pieces``, in either case.
 
     LIKE folds the letters a to z. For other alphabets, and where ``one`` is not any character, what

@@ -98,7 +98,7 @@ def walk(root: Path) -> Found:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 enter(entry.path, f"{prefix}{entry.name}/")
             elif entry.name.lower().endswith(pictures.SUFFIXES):
                 names.append(to_text(prefix + entry.name))
@@ -111,6 +111,13 @@ def walk(root: Path) -> Found:
 
     enter(str(root), "")
     return Found(names=names, unread=unread, others=dict(others), tables=tables, texts=texts)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
 
 
 def look(root: Path, name: str, known: Known | None) -> Look:

@@ -17,14 +17,17 @@ import msgspec
 
 from lora_daemon import folder, unpacking
 from lora_daemon.caption_tables import Tables
-from lora_daemon.captions import Writer, put_revision
-from lora_daemon.catalog import Catalog, caption_of
+from lora_daemon.catalog import Catalog
 from lora_daemon.folder import Look
 from lora_daemon.jobs import Jobs
+from lora_daemon.outside import follow
 from lora_daemon.pictures import Examined
+from lora_daemon.revisions import put_revision
 from lora_daemon.service import Daemon
+from lora_daemon.sidecars import TABLE
 from lora_daemon.stoppable import Told, stoppable
 from lora_daemon.store import Change
+from lora_daemon.writing import Writer
 from shared import wire
 from shared.filenames import to_text
 
@@ -235,57 +238,17 @@ class Import:
         self._updated += updated
 
     def _update_caption(self, change: Change, row: sqlite3.Row, look: Look) -> bool:
-        """Take over a side-car that changed outside, unless the caption was changed here too: then
-        ours stays, and the file's text becomes a revision before it. No text is lost."""
-        sidecar, item = look.sidecar, row["id"]
-        known = "" if item in self._renamed else row["written"]
-        if sidecar.digest == known or sidecar.warning:
-            return False
-        (row,) = self._store.query("SELECT * FROM items WHERE id = ?", (item,))  # as it is by now
-        if row["written"] != known:  # written by us since it was read
-            return False
-        if not sidecar.digest and row["source"] == "file" and row["text"]:
+        """Take over a side-car that was changed outside."""
+        known = "" if row["id"] in self._renamed else row["written"]
+        outcome = follow(self._store, self._catalog, change, row["id"], known, look.sidecar)
+        if outcome == "gone" and known and not known.startswith(TABLE):
             self._warn(f"The caption file of {look.name} is gone; its caption is kept.")
-        pending, ours = row["pending"], caption_of(row)
-        theirs = wire.Caption(
-            text=sidecar.text, state=ours.state, rev=ours.rev + 1, source="file", by="import",
-            at=change.at,
-        )  # fmt: skip
-        shown: wire.Caption | None = None
-        if sidecar.digest and sidecar.text != ours.text:
-            if ours.source == "file":
-                state = "unreviewed" if ours.state in ("accepted", "edited") else ours.state
-                shown = wire.Caption(
-                    text=theirs.text, state=state, rev=theirs.rev, source="file", by="import",
-                    at=change.at,
-                )  # fmt: skip
-                put_revision(change, 0, row["id"], shown)
-            elif not self._kept(row["id"], sidecar.text):
-                put_revision(change, 0, row["id"], theirs)
-                shown = wire.Caption(
-                    text=ours.text, state=ours.state, rev=ours.rev + 2, source=ours.source,
-                    by=ours.by, at=ours.at,
-                )  # fmt: skip
-                put_revision(change, 0, row["id"], shown)
-                pending = 0  # the file is left as it is until the next edit
-                self._warn(
-                    f"{_beside(look.name, sidecar.name)} was changed outside, and its caption was "
-                    "changed here: the one here stays, the file's is kept in the history."
-                )
-        change.execute(
-            "UPDATE items SET sidecar = ?, written = ?, pending = ? WHERE id = ?",
-            (sidecar.name, sidecar.digest, pending, row["id"]),
-        )
-        if pending:
-            self._writer.enqueue(row["id"])
-        if shown is not None:
-            change.emit(wire.CaptionChanged(dataset=self._id, item=row["id"], caption=shown))
-        return shown is not None
-
-    def _kept(self, item: str, text: str) -> bool:
-        """Whether a text is nothing new: empty, or one of the caption's own revisions."""
-        rows = self._store.query("SELECT text FROM revisions WHERE item = ?", (item,))
-        return not text or any(kept.strip() == text for (kept,) in rows)
+        if outcome == "both":
+            self._warn(
+                f"{_beside(look.name, look.sidecar.name)} was changed outside, and its caption was "
+                "changed here: the one here stays, the file's is among its candidates."
+            )
+        return outcome in ("taken", "both")
 
     def _remove(self, gone: list[str]) -> None:
         """Forget pictures that are gone, but never a caption that a person worked on."""

@@ -2,7 +2,7 @@
 
 What is measured of files is kept by content, so that a picture imported again, renamed or copied
 is known already, and beside each row, so that asking for it is quick. What captions have together
-comes as lists of rows (caption_facts.py).
+comes as marks of rows (caption_facts.py).
 """
 
 from __future__ import annotations
@@ -63,17 +63,17 @@ def duplicate(which: str) -> str:
     return f"rowid IN (SELECT row FROM ({rows}) WHERE several AND place > 1)"
 
 
-def issue(name: str, lists: Mapping[str, str], values: list[str | float]) -> str:
-    """The condition that ``issue:`` is. ``lists``: of LISTED, the rows as JSON."""
+def issue(name: str, marks: Mapping[str, bytes], values: list[str | float | bytes]) -> str:
+    """The condition that ``issue:`` is. ``marks``: of LISTED, a byte for each row."""
     if name == "any":
         grave = [kind.filter for kind in KINDS.values() if kind.grave and kind.filter]
         names = [filter.removeprefix("issue:") for filter in grave if filter.startswith("issue:")]
         names.sort(key=LISTED.__contains__)  # what is soon seen first
-        ways = [issue(name, lists, values) for name in names]
+        ways = [issue(name, marks, values) for name in names]
         return f"({' OR '.join(ways)})"
     if name in _PLAIN:
         return _PLAIN[name]
     if name in LOOKS:
         return f"coalesce(looks & {1 << LOOKS.index(name)}, 0)"
-    values.append(lists[name])
-    return "rowid IN (SELECT value FROM json_each(?))"
+    values.append(marks[name])
+    return "(substr(?, rowid + 1, 1) = x'01')"

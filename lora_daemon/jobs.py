@@ -17,6 +17,7 @@ from shared.errors import LoraError
 
 KEPT = 20  # ended jobs that the status still lists
 PUBLISH_EVERY = 0.1  # seconds
+_OPEN = ("running", "paused")
 
 
 class Jobs:
@@ -28,12 +29,19 @@ class Jobs:
         self._published: dict[str, float] = {}
         self._numbers = itertools.count(1)
 
-    def begin(self, kind: wire.JobKind, title: str, total: int = 0) -> str:
+    def begin(self, kind: wire.JobKind, title: str, total: int = 0, dataset: str = "") -> str:
         """Open a job and return its id."""
         job = f"j{next(self._numbers)}"
         self._put(
             wire.Job(
-                id=job, kind=kind, title=title, state="running", done=0, total=total, message=""
+                id=job,
+                kind=kind,
+                title=title,
+                state="running",
+                done=0,
+                total=total,
+                message="",
+                dataset=dataset,
             )
         )
         return job
@@ -67,12 +75,17 @@ class Jobs:
         quiet = time.monotonic() - self._published.get(job, 0.0) < PUBLISH_EVERY
         self._put(value, quiet=quiet)
 
+    def pause(self, job: str, *, paused: bool) -> None:
+        """A job that waits for a person, or goes on."""
+        state: Literal["running", "paused"] = "paused" if paused else "running"
+        self._put(msgspec.structs.replace(self._jobs[job], state=state))
+
     def end(
         self, job: str, state: Literal["done", "failed", "cancelled"], message: str = ""
     ) -> None:
         self._put(msgspec.structs.replace(self._jobs[job], state=state, message=message))
         self._published.pop(job, None)
-        ended = [j.id for j in self._jobs.values() if j.state != "running"]
+        ended = [j.id for j in self._jobs.values() if j.state not in _OPEN]
         for old in ended[:-KEPT]:
             del self._jobs[old]
 
@@ -80,7 +93,8 @@ class Jobs:
         return list(self._jobs.values())
 
     def running(self) -> list[wire.Job]:
-        return [job for job in self._jobs.values() if job.state == "running"]
+        """Those that have not ended."""
+        return [job for job in self._jobs.values() if job.state in _OPEN]
 
     def _put(self, job: wire.Job, *, quiet: bool = False) -> None:
         self._jobs[job.id] = job

@@ -33,7 +33,9 @@ def main() -> None:
     connection = sqlite3.connect(question["database"], uri=True)
     connection.create_function("matches", 2, matches, deterministic=True)
     connection.create_function("matches_tag", 2, matches_tag, deterministic=True)
-    (answer,) = connection.execute(question["sql"], question["values"]).fetchone()
+    said = question["values"]
+    values = [bytes.fromhex(one["hex"]) if isinstance(one, dict) else one for one in said]
+    (answer,) = connection.execute(question["sql"], values).fetchone()
     sys.stdout.write(answer)
 
 

@@ -6,10 +6,11 @@ Everything here runs in threads and touches no shared state.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from shared.files import sync_directory
 
 SUFFIXES = (".txt", ".caption")
 MAX_CAPTION = 32 * 1024  # bytes of UTF-8; more is not a caption
+TABLE = "table:"  # begins the digest of a text that is from a table of captions
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -43,7 +45,7 @@ def read(picture: Path) -> SideCar:
     """
     first: SideCar | None = None
     for suffix in SUFFIXES:
-        found = _read(picture.with_suffix(suffix))
+        found = read_file(picture.with_suffix(suffix))
         if found.text or found.warning:
             return found
         if found.name and first is None:
@@ -55,21 +57,21 @@ def write(path: Path, text: str, written: str, kept: Collection[str]) -> str:
     """Put ``text`` into the caption file at ``path``, atomically; returns the digest of its bytes.
 
     Only over bytes of digest ``written`` or one of the ``kept`` texts (stripped), which the
-    database has. A byte order mark and a final newline stay as they were. Raises Differs, OSError;
-    the old file is then untouched.
+    database has. A byte order mark, the kind of line ends and a final one stay as they were.
+    Raises Differs, OSError; the old file is then untouched.
     """
-    target = path.resolve()
+    try:
+        target = path.resolve()
+    except RuntimeError:  # what Python 3.11 says of links in a circle
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
     before = _bytes(target)
-    if before is not None and digest(before) != written and _text(before) not in {"", *kept}:
+    known = {"", *map(_plain, kept)}
+    if before is not None and digest(before) != written and _text(before) not in known:
         raise Differs
-    data = text.encode("utf-8")
-    if before is None or before.endswith(b"\n") or not before:
-        data += b"\n"
-    if before and before.startswith(_BOM):
-        data = _BOM + data
+    data = _like(before or b"\n", _plain(text).encode("utf-8"))
     if data == before:
         return digest(data)
-    temporary = target.with_name(f".{target.name}.lora-tui")  # always this: a kill leaves one
+    temporary = _temporary(target)
     mode = stat.S_IMODE(target.stat().st_mode) if before is not None else 0o666
     try:
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
@@ -90,7 +92,19 @@ def write(path: Path, text: str, written: str, kept: Collection[str]) -> str:
     return digest(data)
 
 
-def _read(path: Path) -> SideCar:
+def clean(paths: Iterable[Path]) -> None:
+    """Take away what a kill has left half written beside these caption files."""
+    for path in paths:
+        with contextlib.suppress(OSError, RuntimeError):
+            _temporary(path.resolve()).unlink()
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.lora-tui")  # always this: a kill leaves one
+
+
+def read_file(path: Path) -> SideCar:
+    """As ``read``, of one file."""
     name = to_text(path.name)
     try:
         status = path.stat()
@@ -118,13 +132,28 @@ def _read(path: Path) -> SideCar:
 
 def _text(data: bytes) -> str | None:
     try:
-        return data.removeprefix(_BOM).decode("utf-8").strip()
+        return _plain(data.removeprefix(_BOM).decode("utf-8")).strip()
     except UnicodeDecodeError:
         return None
 
 
+def _plain(text: str) -> str:
+    return text.replace("\r\n", "\n")
+
+
+def _like(before: bytes, data: bytes) -> bytes:
+    """``data`` with the outward form of what was there."""
+    if before.endswith(b"\n"):
+        data += b"\n"
+    if b"\n" in before and before.count(b"\r\n") == before.count(b"\n"):
+        data = data.replace(b"\n", b"\r\n")
+    return _BOM + data if before.startswith(_BOM) else data
+
+
 def _bytes(path: Path) -> bytes | None:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "It is no ordinary file")
         with path.open("rb") as file:
             return file.read(MAX_CAPTION * 2)
     except FileNotFoundError:

@@ -59,7 +59,7 @@ class Undo:
             )
             undone = wire.Undone(item=item, what=op["what"])
             self._store.remember(change, context.key, undone)
-        if row["text"] != there["text"]:
+        if row["text"] != there["text"] or row["pending"]:
             self._captions.writer.enqueue(item.id)
         return undone
 

@@ -10,7 +10,7 @@ import sqlite3
 import sys
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class Views:
                 " (SELECT key * ? / ? AS part, state, count(*) AS number FROM json_each(?)"
                 " JOIN items ON items.rowid = value GROUP BY part, state)"
             )
-            values: list[str | float] = [parts, len(view.rows), json.dumps(view.rows.tolist())]
+            values: list[filtering.Value] = [parts, len(view.rows), json.dumps(view.rows.tolist())]
             found = await _search_in_thread(self._store.database, sql, values)
             for part, state, number in json.loads(found):
                 counts[part][wire.CAPTION_STATES.index(state)] = number
@@ -230,11 +230,10 @@ class Views:
         elif "any" in issues:
             with contextlib.suppress(LoraError):  # without a base nothing is known to be long
                 await self._tokens.complete(dataset)
-        lists = dict[str, str]()
+        marks: Mapping[str, bytes] = {}
         if issues & {"any", *LISTED}:
-            facts = await self._lore.of(dataset)
-            lists = {name: json.dumps(rows) for name, rows in facts.rows.items()}
-        return filtering.query(node, lists)
+            marks = (await self._lore.of(dataset)).marks
+        return filtering.query(node, marks)
 
     async def _find(
         self, dataset: str, node: filters.Node | None, sort: wire.Sort | None = None
@@ -281,7 +280,7 @@ def _next_place(rows: array[int], passing: array[int], after: int) -> wire.Found
     return wire.FoundPlace(place=found[0] if found and there is None else there, left=len(found))
 
 
-async def _search_in_thread(database: Path, sql: str, values: list[str | float]) -> str:
+async def _search_in_thread(database: Path, sql: str, values: list[filtering.Value]) -> str:
     def search() -> str:
         with contextlib.closing(sqlite3.connect(read_only(database), uri=True)) as connection:
             answer: str = connection.execute(sql, values).fetchone()[0]
@@ -290,13 +289,14 @@ async def _search_in_thread(database: Path, sql: str, values: list[str | float])
     return await asyncio.to_thread(search)
 
 
-async def _search_in_process(database: Path, sql: str, values: list[str | float]) -> str:
+async def _search_in_process(database: Path, sql: str, values: list[filtering.Value]) -> str:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", regex_search.__file__,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    question = {"database": read_only(database), "sql": sql, "values": values}
+    said = [{"hex": one.hex()} if isinstance(one, bytes) else one for one in values]
+    question = {"database": read_only(database), "sql": sql, "values": said}
     try:
         async with asyncio.timeout(REGEX_WITHIN):
             answer, problem = await process.communicate(json.dumps(question).encode())

@@ -281,6 +281,8 @@ class LoraApp(Sparing, InOrder):
             self._lines_stale = True
             for value in notice.values:
                 self.known.take(value)
+                if isinstance(value, wire.FolderSeen) and value.news:
+                    self.notify(value.news, severity="warning", timeout=8, markup=False)
             for place in self.places():
                 place.live_changed(notice.values)
         elif isinstance(notice, Disconnected):

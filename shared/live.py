@@ -11,7 +11,7 @@ MAX_POINTS = 512  # of a RunProgress
 
 
 def live_key(value: wire.AnyLive) -> tuple[str, str]:
-    """(kind, id of the run, device or job): values with the same key replace each other."""
+    """(kind, id of the run, device, job or dataset): values of one key replace each other."""
     match value:
         case wire.RunProgress():
             return "run", value.run
@@ -23,10 +23,15 @@ def live_key(value: wire.AnyLive) -> tuple[str, str]:
             return "attached", ""
         case wire.WorkerChanged():
             return "worker", ""
+        case wire.FolderSeen():
+            return "folder", value.dataset
 
 
 def merge(older: wire.AnyLive | None, newer: wire.AnyLive) -> wire.AnyLive:
-    """The value that stands for both: the newer, with the points of either."""
+    """The value that stands for both: the newer, with the points or the news of either."""
+    if isinstance(newer, wire.FolderSeen) and isinstance(older, wire.FolderSeen):
+        news = " ".join(filter(None, (older.news, newer.news)))
+        return msgspec.structs.replace(newer, news=news)
     if not isinstance(newer, wire.RunProgress) or not isinstance(older, wire.RunProgress):
         return newer
     # a run taken up from its resume state repeats steps: the newer ones count

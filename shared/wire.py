@@ -57,7 +57,7 @@ class Caption(Record, frozen=True, kw_only=True):
     state: CaptionState
     rev: int  # 1 at import, one more at each change
     source: Source
-    by: str  # the client's name, or "import"
+    by: str  # the client's name, "import", or "file": its file was changed outside
     at: float  # Unix seconds
 
 
@@ -199,10 +199,11 @@ class Job(Record, frozen=True, kw_only=True):
     id: str
     kind: JobKind
     title: str
-    state: Literal["running", "done", "failed", "cancelled"]
+    state: Literal["running", "paused", "done", "failed", "cancelled"]
     done: int
     total: int
     message: str
+    dataset: str = ""  # that captions are being made for
 
 
 class Looking(Record, frozen=True, kw_only=True):
@@ -478,7 +479,15 @@ class JobChanged(Live, frozen=True, kw_only=True, tag="job"):
     job: Job
 
 
-AnyLive = RunProgress | DeviceUse | Attached | WorkerChanged | JobChanged
+class FolderSeen(Live, frozen=True, kw_only=True, tag="folder"):
+    """What somebody else has done in a dataset's folder."""
+
+    dataset: str
+    said: list[str] = []  # sentences that hold until something is done: new pictures, missing ones
+    news: str = ""  # what captions have just become of it; empty: nothing
+
+
+AnyLive = RunProgress | DeviceUse | Attached | WorkerChanged | JobChanged | FolderSeen
 
 
 # ── requests: what a client asks, each with the type of its answer ──────────────────────────────
@@ -898,6 +907,18 @@ class CaptionPictures(Request[Captioned], frozen=True, kw_only=True, tag="captio
     threshold: Annotated[float, Meta(ge=0, le=1)] | None = None  # of a tagger; null: its own
     categories: list[TagCategory] = []  # of a tagger, in this order; none: character, general
     blacklist: list[str] = []  # tags that a tagger never says
+
+
+class SteerCaptioning(Request[Done], frozen=True, kw_only=True, tag="caption.steer"):
+    """pause, resume or cancel the captioning of a dataset that is under way, whoever asked for it.
+
+    It pauses after the pictures that the captioner has before it, 16 at most, and leaves the
+    device to others meanwhile. Cancelled, what it has written stays. WRONG_STATE if none is.
+    """
+
+    changes: ClassVar[bool] = True
+    dataset: str
+    action: Literal["pause", "resume", "cancel"]
 
 
 class Candidate(Record, frozen=True, kw_only=True):
@@ -1490,6 +1511,7 @@ AnyRequest = (
     | ListDifferences
     | ApplyEdit
     | CaptionPictures
+    | SteerCaptioning
     | GetCandidates
     | GetTags
     | UndoCaption

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _VERBS = (
     "write", "list", "set", "accept", "reject", "flag", "edit", "tags", "candidates", "undo",
-    "redo",
+    "redo", "pause", "resume", "cancel",
 )  # fmt: skip
 _VALUED = ("--home", "--endpoint", "--as")  # global options that take a value
 _OF_WRITE = (
@@ -150,6 +150,15 @@ def add(subparsers: Subparsers) -> None:
         )
     caption_edit.add(verbs)
     caption_texts.add(verbs)
+    steers = (
+        ("pause", "let a captioner wait; the device is free for others meanwhile"),
+        ("resume", "let a paused captioner go on"),
+        ("cancel", "end a captioner's work; what it has written stays"),
+    )
+    for action, help_text in steers:
+        steer = command(verbs, action, steer_it, help_text)
+        steer.add_argument("dataset", metavar="DATASET")
+        steer.set_defaults(action=action)
     undo = command(
         verbs, "undo", undo_it, "take back your last change in a dataset, of many captions at once"
     )
@@ -227,6 +236,16 @@ async def write_them(call: Invocation) -> Exit:
         )
 
     call.console.show(done, lines)
+    return Exit.OK
+
+
+async def steer_it(call: Invocation) -> Exit:
+    action = call.args.action
+    said = {"pause": "paused", "resume": "going on", "cancel": "cancelled"}[action]
+    async with call.client() as client:
+        ask = wire.SteerCaptioning(dataset=call.args.dataset, action=action)
+        done = await client.call(ask)
+    call.console.show(done, lambda: [f"{call.args.dataset}: {said}"])
     return Exit.OK
 
 

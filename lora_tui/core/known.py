@@ -73,9 +73,10 @@ class Known:
         said: Said = [dot, (where, "")]
         others = summary.others(self.clients, session)
         said.append((f" · with {others}" if others else " · only you", "" if others else "muted"))
-        running = [job for job in self.jobs.values() if job.state == "running"]
-        for job in running[:1]:
+        running = [job for job in self.jobs.values() if job.state in ("running", "paused")]
+        for job in sorted(running, key=lambda job: job.state == "paused")[:1]:
             done = f" {job.done}/{job.total}" if job.total else ""
+            done += " (paused)" * (job.state == "paused")
             said.append((f" · {job.title}{done}", "primary"))
         warnings = self.status.warnings if self.status is not None else []
         if warnings:

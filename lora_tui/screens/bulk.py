@@ -203,6 +203,7 @@ class BulkEdit(Dialog[wire.Edited | None]):
                 self._say(error.message, error=True)
                 return
             self._preview, self._previewed = preview, asked
+            self._shown.clear()  # of words before: their timer may have rung when it was stopped
             self._say(_counted(preview))
             self.differences.show(preview.changed, self._cells, cursor=0)
             self._load(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from lora_tui.core import words
 from lora_tui.screens import behind
@@ -32,6 +33,9 @@ def fill(place: Place, dataset: wire.Dataset | None) -> None:
     if dataset is None:
         place.notify("Import a folder first: g d, then i.")
         return
+    if (job := under_way(place, dataset.id)) is not None:
+        _steer(place, dataset, job)
+        return
     beside = not dataset.empty
 
     def chosen(option: int | None) -> None:
@@ -49,6 +53,31 @@ def fill(place: Place, dataset: wire.Dataset | None) -> None:
     if beside:
         title = "Every picture has a caption. Who writes candidates beside them?"
     place.app.push_screen(Choose(title, _OPTIONS), chosen)
+
+
+def under_way(place: Place, dataset: str) -> wire.Job | None:
+    """The captioning of a dataset, whoever has begun it."""
+    jobs = place.lora.known.jobs.values()
+    return next(
+        (j for j in jobs if j.dataset == dataset and j.state in ("running", "paused")), None
+    )
+
+
+def _steer(place: Place, dataset: wire.Dataset, job: wire.Job) -> None:
+    """Let it pause, go on, or end."""
+    resume = job.state == "paused"
+    first = ("p", "go on", "") if resume else ("p", "pause after the pictures it looks at", "")
+
+    def chosen(option: int | None) -> None:
+        if option is not None:
+            action: Literal["pause", "resume", "cancel"] = "resume" if resume else "pause"
+            ask = wire.SteerCaptioning(dataset=dataset.id, action="cancel" if option else action)
+            place.attempt(place.lora.ask(ask), group="steer")
+
+    title = f"{dataset.name}: {job.done} of {words.plural(job.total, 'picture')} captioned"
+    title += ", paused." if resume else "."
+    options = (first, ("x", "end it; what is written stays", ""))
+    place.app.push_screen(Choose(title, options), chosen)
 
 
 def _ask(place: Place, dataset: wire.Dataset, model: str, beside: bool) -> None:

@@ -127,6 +127,44 @@ async def test_given_up_it_says_so_and_keeps_what_is_written(house: House, tmp_p
     assert (await house.call(wire.CaptionPictures(dataset="set"))).kept == 2
 
 
+async def test_paused_it_waits_after_the_pictures_before_it_and_goes_on(
+    house: House, tmp_path: Path
+) -> None:
+    await bare(house, tmp_path / "set", 6)  # three portions
+    with pytest.raises(LoraError) as caught:
+        await house.call(wire.SteerCaptioning(dataset="set", action="pause"))
+    assert caught.value.code == Code.WRONG_STATE
+
+    def told(state: str) -> bool:
+        return any(isinstance(h, wire.JobChanged) and h.job.state == state for h in house.heard)
+
+    async def caption_and_pause() -> asyncio.Task[wire.Captioned]:
+        house.heard.clear()
+        call = asyncio.create_task(house.call(wire.CaptionPictures(dataset="set"), by="anna"))
+        await house.until(lambda: told("running"))
+        await house.call(wire.SteerCaptioning(dataset="set", action="pause"), by="ben")
+        await house.until(lambda: told("paused"))
+        return call
+
+    call = await caption_and_pause()
+    written = [caption.text for caption in (await captions(house)).values() if caption.text]
+    assert len(written) < 6
+    assert job(house).dataset == (await house.call(wire.GetItem(dataset="set", item="000.png"))
+                                  ).dataset  # fmt: skip
+    assert house.domain.worker().state != "captioning"  # the device is others' meanwhile
+    await put(house, "005.png", text="mine")
+    await house.call(wire.SteerCaptioning(dataset="set", action="resume"))
+    done = await call
+    assert (done.written, (await captions(house))["005.png"].text) == (5, "mine")
+    for caption in ("000.png", "001.png", "002.png", "003.png"):
+        await put(house, caption, text="")
+    call = await caption_and_pause()
+    await house.call(wire.SteerCaptioning(dataset="set", action="cancel"))
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert job(house).state == "cancelled"
+
+
 async def test_a_worker_that_dies_is_tried_again_and_then_told(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

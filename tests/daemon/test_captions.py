@@ -15,7 +15,7 @@ from shared import wire
 from shared.client import Client
 from shared.errors import Code, LoraError
 from tests.daemon.process import DaemonProcess, imported, pictures
-from tests.daemon.waiting import warned, written
+from tests.daemon.waiting import written
 
 
 async def changed(client: Client, item: wire.Item, **fields: Any) -> wire.Item:
@@ -131,17 +131,6 @@ async def test_a_picture_without_a_caption_file_gets_one(client: Client, tmp_pat
     (item,) = await imported(client, folder)
     await changed(client, item, text="first words")
     await written(client, folder / "000.txt", "first words")
-
-
-async def test_a_file_changed_outside_is_left_alone_and_told(
-    client: Client, tmp_path: Path
-) -> None:
-    folder = pictures(tmp_path / "set", 1)
-    (item,) = await imported(client, folder)
-    (folder / "000.txt").write_text("from an editor")
-    await changed(client, item, text="mine")
-    await warned(client, "000.png")
-    assert (folder / "000.txt").read_text() == "from an editor"
 
 
 async def test_an_acknowledged_edit_survives_kill_9_and_is_written_by_the_next_daemon(

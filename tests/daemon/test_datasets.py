@@ -267,7 +267,7 @@ async def test_importing_again_takes_only_what_is_new_or_changed(
     assert (await items(client, "set"))["000.png"].width == 96
 
 
-async def test_an_edited_caption_is_never_overwritten_by_importing_again(
+async def test_an_edited_caption_follows_its_file_and_what_it_was_is_a_candidate(
     client: Client, tmp_path: Path, home: Path
 ) -> None:
     folder = pictures(tmp_path / "set", 1)
@@ -276,19 +276,21 @@ async def test_an_edited_caption_is_never_overwritten_by_importing_again(
     await client.call(request)
     await written(client, folder / "000.txt", "mine")
     (folder / "000.txt").write_text("theirs")
-    again = await client.call(wire.ImportDataset(path=str(folder)))
-    assert any("000.txt was changed outside" in warning for warning in again.warnings)
-    assert (await items(client, "set"))["000.png"].caption.text == "mine"
-    assert (folder / "000.txt").read_text() == "theirs"
-    assert _revisions(home, item.id) == ["picture 0", "mine", "theirs", "mine"]
+    await client.call(wire.ImportDataset(path=str(folder)))
+    caption = (await items(client, "set"))["000.png"].caption
+    assert (caption.text, caption.by, caption.source) == ("theirs", "file", "file")
+    assert (caption.state, caption.rev) == ("unreviewed", 3)
+    assert _revisions(home, item.id) == ["picture 0", "mine", "theirs"]
+    ask = wire.GetCandidates(dataset=item.dataset, item=item.id)
+    offered = (await client.call(ask)).candidates
+    assert [one.text for one in offered] == ["mine", "picture 0"]
 
 
 async def test_an_untouched_caption_follows_its_file(client: Client, tmp_path: Path) -> None:
     folder = pictures(tmp_path / "set", 2)
     await imported(client, folder)
     (folder / "000.txt").write_text("better")
-    again = await client.call(wire.ImportDataset(path=str(folder)))
-    assert again.updated == 1
+    await client.call(wire.ImportDataset(path=str(folder)))
     caption = (await items(client, "set"))["000.png"].caption
     assert (caption.text, caption.rev, caption.source) == ("better", 2, "file")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lora_daemon import starter, views
-from lora_daemon.captions import put_revision
+from lora_daemon.revisions import put_revision
 from lora_daemon.tokens import counter
 from shared import wire
 from shared.errors import Code, LoraError

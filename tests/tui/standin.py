@@ -422,6 +422,9 @@ class Daemon:
             problems=[("torn.png", "it is torn")],
         ), []  # fmt: skip
 
+    def on_SteerCaptioning(self, request: wire.SteerCaptioning, by: str) -> Any:
+        return wire.Done(), []
+
     def on_GetHealth(self, request: wire.GetHealth, by: str) -> Any:
         """What misses the trigger word now; the rest is made up."""
         bare = [e for e in self.items.values() if not has_word("sks")(e.caption.text)]

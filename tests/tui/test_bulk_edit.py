@@ -11,6 +11,7 @@ from lora_tui.screens.bulk import CHOICES, BulkEdit
 from lora_tui.screens.dialogs import Page
 from lora_tui.screens.review import Review
 from shared import wire
+from shared.edits import AddTag
 from tests.tui import standin
 from tests.tui.driving import opened, text_of, until
 
@@ -69,6 +70,23 @@ async def test_what_was_shown_for_other_words_is_not_made(daemon: standin.Daemon
             app.post_message(events.Key(key, key if len(key) == 1 else None))
         await until(pilot, lambda: "{+, solo+}" in text_of(app))
         assert daemon.items["i0"].caption.rev == 1
+
+
+async def test_the_answer_to_words_before_is_not_taken_for_that_to_the_last(
+    daemon: standin.Daemon,
+) -> None:
+    async with opened(daemon, "g", "v") as (app, pilot, _):
+        await until(pilot, lambda: "000.png" in text_of(app))
+        await pilot.press("E", "enter", *"sol")
+        await until(pilot, lambda: "{+, sol+}" in text_of(app))
+        window = app.screen
+        assert isinstance(window, BulkEdit)
+        asked = window._asked()
+        window._look(after=1e6)
+        window._begin(replace(asked, edits=[AddTag("so")]))  # a timer that had rung when stopped
+        await until(pilot, lambda: "{+, so+}" in text_of(app))
+        window._begin(asked)
+        await until(pilot, lambda: "{+, sol+}" in text_of(app))
 
 
 async def test_only_what_is_gone_through_and_a_state_too(daemon: standin.Daemon) -> None:

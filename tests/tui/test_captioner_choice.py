@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from lora_tui.screens.captioning import summed, tagged
 from shared import wire
@@ -54,3 +55,33 @@ def test_what_is_to_be_known_is_said_with_what_was_written() -> None:
         dataset=dataset, written=1, kept=0, problems=[], warnings=["It knows drawings."]
     )
     assert summed(done) == "creatures: 1 caption written, to be reviewed. It knows drawings."
+
+
+async def test_under_way_it_is_paused_and_ended_and_news_of_files_are_said(
+    daemon: standin.Daemon,
+) -> None:
+    def steers() -> list[str]:
+        return [one.action for one in daemon.asked if isinstance(one, wire.SteerCaptioning)]
+
+    def told(state: Literal["running", "paused"], dataset: str) -> None:
+        job = wire.Job(
+            id="j1", kind="caption", title="captions for creatures", state=state, done=12,
+            total=20, message="", dataset=dataset,
+        )  # fmt: skip
+        daemon.live(wire.JobChanged(job=job))
+
+    async with opened(daemon) as (app, pilot, _):
+        await until(pilot, lambda: "creatures" in text_of(app))
+        dataset = app.state.datasets[0].id
+        told("running", dataset)
+        await until(pilot, lambda: "captions for creatures 12/20" in text_of(app))
+        await pilot.press("c")
+        await until(pilot, lambda: "12 of 20 pictures captioned." in text_of(app))
+        await pilot.press("p")
+        await until(pilot, lambda: steers() == ["pause"])
+        told("paused", dataset)
+        await until(pilot, lambda: "12/20 (paused)" in text_of(app))
+        await pilot.press("c", "x")
+        await until(pilot, lambda: steers() == ["pause", "cancel"])
+        daemon.live(wire.FolderSeen(dataset=dataset, news="The caption of 003.png is another."))
+        await until(pilot, lambda: "The caption of 003.png is another." in text_of(app))

@@ -15,6 +15,10 @@ from shared.filters import parse
 from shared.health import KINDS, shown
 
 
+def marked_in(marks: bytes) -> list[int]:
+    return [row for row, mark in enumerate(marks) if mark]
+
+
 @pytest.mark.parametrize(
     ("slip", "tag"),
     [
@@ -56,8 +60,8 @@ def test_tags_are_counted_in_lists_and_not_in_sentences() -> None:
     assert facts.everywhere == [("solo", 11), ("dragon", 11), ("wings", 10)]
     assert facts.twins == [("wigns", "wings", 10)]
     assert facts.once == []  # the slip is told as one
-    assert facts.rows["tag-twin"] == [10]
-    assert facts.rows["tag-everywhere"] == list(range(11))
+    assert marked_in(facts.marks["tag-twin"]) == [10]
+    assert marked_in(facts.marks["tag-everywhere"]) == list(range(11))
 
 
 def test_the_trigger_word_is_missing_exactly_where_the_edit_would_put_it() -> None:
@@ -66,20 +70,20 @@ def test_the_trigger_word_is_missing_exactly_where_the_edit_would_put_it() -> No
     facts = facts_of(rows(*captions), "sks")
     put = Trigger("sks").function()
     changed = [n for n, text in enumerate(captions) if text and put(text) != text]
-    assert facts.rows["no-trigger"] == changed == [2, 3, 5, 6, 7]
+    assert marked_in(facts.marks["no-trigger"]) == changed == [2, 3, 5, 6, 7]
     assert has_word("a b")("x A B y") and not has_word("a b")("ab")
 
 
 def test_names_that_share_a_caption_file() -> None:
     found = [(1, "a/x.png"), (2, "a/x.jpg"), (3, "b/x.png"), (4, "a/y.png"), (5, "a/Y.png")]
     facts = facts_of([(row, name, "", "", 0) for row, name in found], "")
-    assert facts.rows["stem"] == [1, 2, 4, 5] and facts.stems == ["a/x.png", "a/y.png"]
+    assert marked_in(facts.marks["stem"]) == [1, 2, 4, 5] and facts.stems == ["a/x.png", "a/y.png"]
 
 
 def test_rejected_pictures_count_for_no_number() -> None:
     facts = facts_of([(n, f"{n}", "a, b, c", ",a,b,c,", n > 0) for n in range(12)], "")
     assert facts.lists == 1 and facts.once == ["a", "b", "c"]
-    assert len(facts.rows["tag-once"]) == 12
+    assert len(marked_in(facts.marks["tag-once"])) == 12
 
 
 def test_near_duplicates_are_all_pairs_up_to_seven_bits_and_no_others() -> None:

@@ -1,0 +1,244 @@
+"""The folders of datasets, looked at again and again: what somebody else does there is noticed.
+
+A look lists the folder and asks for the time, size and number of each caption file, which is some
+microseconds a file; only files where these are others are read, once they have stayed so for
+another look. The pause after a look is many times as long as the look was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from lora_daemon import folder, sidecars
+from lora_daemon.catalog import Catalog
+from lora_daemon.datasets import Datasets
+from lora_daemon.outside import Outcome, follow
+from lora_daemon.service import Daemon
+from lora_daemon.store import read_only
+from lora_daemon.writing import Writer
+from shared import wire
+from shared.errors import LoraError
+from shared.filenames import from_text, to_text
+
+log = logging.getLogger(__name__)
+
+EVERY = 1.0  # seconds between two looks, at least
+SHARE = 50  # times as long as a look took is the pause after it
+RETRY = 20.0  # seconds until files that could not be written are tried again
+AT_ONCE = 100  # files read, and captions changed in one transaction
+
+_Stamp = tuple[int, int, int]
+
+
+class _Changed(msgspec.Struct, frozen=True):
+    """A caption file that is not as the database has it."""
+
+    item: str
+    name: str  # of the picture
+    known: str  # digest
+    sidecar: sidecars.SideCar
+
+
+class _Folder:
+    """What is known of one folder. ``look`` and ``read`` run in a thread."""
+
+    def __init__(self, dataset: str, path: str, database: Path) -> None:
+        self._dataset = dataset
+        self._root = Path(from_text(path))
+        self._database = database
+        self._taken: dict[str, _Stamp] | None = None  # caption files as they were last read
+        self._moving: dict[str, _Stamp | None] = {}  # that were others at the last look
+        self.said: list[str] = []
+
+    def look(self) -> list[tuple[str, str, str]]:
+        """Pictures whose caption files are to be read, as (item, name, known digest)."""
+        found = folder.walk(self._root)
+        now = {text: stamp for text in found.texts if (stamp := self._stamp(text))}
+        first = self._taken is None
+        taken = self._taken or {}
+        changed = {t for t in now.keys() | taken.keys() if now.get(t) != taken.get(t)}
+        ready = {t for t in changed if first or self._moving.get(t, ()) == now.get(t)}
+        self._moving = {text: now.get(text) for text in changed - ready}
+        for text in ready:
+            if text in now:
+                taken[text] = now[text]
+            else:
+                del taken[text]
+        self._taken = taken
+        rows = self._rows()
+        here, known = set(found.names), {name for _, name, _ in rows}
+        gone = folder.gone(self._root, sorted(known - here))
+        self.said = [*_said(sorted(here - known), gone), *_unread(found.unread)]
+        stems = {text.rpartition(".")[0] for text in ready}
+        return [row for row in rows if row[1].rpartition(".")[0] in stems and row[1] in here]
+
+    def read(self, rows: list[tuple[str, str, str]]) -> list[_Changed]:
+        """Those whose caption file is really another."""
+        found = list[_Changed]()
+        for item, name, known in rows:
+            sidecar = sidecars.read(self._root / from_text(name))
+            from_table = not sidecar.digest and known.startswith(sidecars.TABLE)
+            if sidecar.warning:
+                self.said.append(f"{to_text(Path(name).parent / sidecar.name)} {sidecar.warning}.")
+            elif sidecar.digest != known and not from_table:
+                found.append(_Changed(item, name, known, sidecar))
+        return found
+
+    def forget(self, picture: str) -> None:
+        """Look at a picture's caption file again."""
+        stem = picture.rpartition(".")[0]
+        for suffix in sidecars.SUFFIXES:
+            if self._taken is not None:
+                self._taken.pop(f"{stem}{suffix}", None)
+
+    def _stamp(self, text: str) -> _Stamp | None:
+        try:
+            status = os.stat(f"{self._root}/{from_text(text)}")  # noqa: PTH116  # of many
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        address = read_only(self._database)
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+            return connection.execute(
+                "SELECT id, name, written FROM items WHERE dataset = ?", (self._dataset,)
+            ).fetchall()
+
+
+class Watch:
+    """Looks at every dataset's folder, has captions follow their files, says what else is new."""
+
+    def __init__(
+        self, daemon: Daemon, catalog: Catalog, datasets: Datasets, writer: Writer
+    ) -> None:
+        self._store = daemon.store
+        self._hub = daemon.hub
+        self._catalog = catalog
+        self._datasets = datasets
+        self._writer = writer
+        self._folders: dict[str, _Folder] = {}
+        self._seen: dict[str, wire.FolderSeen] = {}
+        self._tried = time.monotonic()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="folder watch")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def seen(self) -> list[wire.AnyLive]:
+        """What there is to say of folders, for a client that has just attached."""
+        return [msgspec.structs.replace(one, news="") for one in self._seen.values() if one.said]
+
+    def warnings(self) -> list[str]:
+        names = {one.id: one.name for one in self._catalog.datasets()}
+        return [
+            f"{names[seen.dataset]}: {said}"
+            for seen in self._seen.values()
+            if seen.dataset in names
+            for said in seen.said
+        ]
+
+    async def _run(self) -> None:
+        while True:
+            began = time.monotonic()
+            for dataset in self._catalog.datasets():
+                try:
+                    await self._look(dataset)
+                except LoraError as error:  # the folder is not there, or the database fails
+                    self._tell(dataset.id, [error.message], "")
+                except Exception:
+                    log.exception("the folder of %s could not be looked at", dataset.name)
+            await asyncio.sleep(max(EVERY, (time.monotonic() - began) * SHARE))
+
+    async def _look(self, dataset: wire.Dataset) -> None:
+        if self._datasets.importing(dataset.path):
+            return
+        seen = self._folders.setdefault(
+            dataset.id, _Folder(dataset.id, dataset.path, self._store.database)
+        )
+        outcomes = dict[str, Outcome]()
+        rows = await asyncio.to_thread(seen.look)
+        for portion in _portions(rows):
+            changed = await asyncio.to_thread(seen.read, portion)
+            if changed:
+                await self._store.quiet()
+                outcomes |= self._follow(changed)
+        for name, outcome in outcomes.items():
+            if outcome == "late":
+                seen.forget(name)
+        if time.monotonic() - self._tried > RETRY:
+            self._tried = time.monotonic()
+            self._writer.try_again()
+        self._tell(dataset.id, seen.said, _news(outcomes))
+
+    def _follow(self, changed: list[_Changed]) -> dict[str, Outcome]:
+        with self._store.change("file") as change:
+            return {
+                one.name: follow(
+                    self._store, self._catalog, change, one.item, one.known, one.sidecar
+                )
+                for one in changed
+            }
+
+    def _tell(self, dataset: str, said: list[str], news: str) -> None:
+        seen = wire.FolderSeen(dataset=dataset, said=said, news=news)
+        if seen != self._seen.get(dataset, wire.FolderSeen(dataset=dataset)):
+            self._hub.publish(seen)
+        self._seen[dataset] = msgspec.structs.replace(seen, news="")
+
+
+def _portions(rows: list[tuple[str, str, str]]) -> Iterator[list[tuple[str, str, str]]]:
+    for first in range(0, len(rows), AT_ONCE):
+        yield rows[first : first + AT_ONCE]
+
+
+def _said(new: list[str], gone: list[str]) -> Iterator[str]:
+    """What importing again would find."""
+    if new:
+        yield f"{_some(new, 'picture')} new in its folder: import it again to have them."
+    if gone:
+        yield (
+            f"{_some(gone, 'picture')} no longer in its folder: import it again, and those that "
+            "were moved are found by what they show."
+        )
+
+
+def _unread(unread: list[tuple[str, str]]) -> Iterator[str]:
+    for where, why in unread:
+        yield f"Its folder {where} cannot be read ({why})."
+
+
+def _news(outcomes: dict[str, Outcome]) -> str:
+    said = []
+    for outcome, what in (
+        ("taken", "now what somebody wrote into its file; what it was is a candidate."),
+        ("both", "one here and another in its file: in Review, take or accept one of them."),
+        ("gone", "kept, though its file is gone."),
+    ):
+        names = [name for name, one in outcomes.items() if one == outcome]
+        if names:
+            said.append(f"The caption of {_some(names, 'picture')} {what}")
+    return " ".join(said)
+
+
+def _some(names: list[str], what: str) -> str:
+    """003.png is | 12 pictures (003.png, …) are"""
+    if len(names) == 1:
+        return f"{names[0]} is"
+    listed = ", ".join(names[:3]) + (", …" if names[3:] else "")
+    return f"{len(names)} {what}s ({listed}) are"
