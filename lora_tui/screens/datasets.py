@@ -15,7 +15,7 @@ from lora_tui.core.cells import clean, clean_lines
 from lora_tui.core.roll import Roll
 from lora_tui.screens import behind, captioning, exporting, health
 from lora_tui.screens.base import Dialog, Place
-from lora_tui.screens.browsing import Browsing
+from lora_tui.screens.browsing import Browsing, picture_key
 from lora_tui.screens.dialogs import Confirm
 from lora_tui.screens.filtering import Filter
 from lora_tui.widgets.bind import bindings
@@ -283,7 +283,7 @@ class Datasets(Browsing):
         if item.problem and not item.width:
             self.picture.clear("This picture cannot be read.")
         else:
-            self.picture.show(f"{item.id}:{item.content}", thumbnail(self, item))
+            self.picture.show(picture_key(item), thumbnail(self, item))
 
     def on_rows_moved(self, message: Rows.Moved) -> None:
         if message.rows is self.sets:

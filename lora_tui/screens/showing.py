@@ -16,6 +16,7 @@ from lora_tui.core.cells import clean
 from lora_tui.core.pace import Pace
 from lora_tui.core.roll import Roll
 from lora_tui.screens.base import Place
+from lora_tui.screens.browsing import picture_key
 from lora_tui.screens.datasets import thumbnail
 from lora_tui.widgets.caption import MOST_EDITED, CaptionField, Filmstrip
 from lora_tui.widgets.chips import Chips
@@ -162,7 +163,7 @@ class Showing(Place):
             if item.problem and not item.width:
                 self.picture.clear("This picture cannot be read.")
             else:
-                self.picture.show(f"{item.id}:{item.content}", thumbnail(self, item))
+                self.picture.show(picture_key(item), thumbnail(self, item))
         self._look_ahead()
 
     def _show_current(self, item: Item) -> None:
@@ -265,7 +266,7 @@ class Showing(Place):
                 for near in (place + 1, place + 2, place - 1):
                     item = roll.at(near)
                     if item is not None and item.width:
-                        await picture.prefetch(f"{item.id}:{item.content}", thumbnail(self, item))
+                        await picture.prefetch(picture_key(item), thumbnail(self, item))
             except LoraError:
                 pass  # it is said when the picture itself is shown
 
