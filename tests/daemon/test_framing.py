@@ -147,7 +147,7 @@ async def test_buckets_are_listed_and_drawn_as_a_recipe_has_them(
     )
     found = await house.call(wire.ListBuckets(dataset="set", recipe=recipe))
     assert [(one.width, one.height, one.samples) for one in found.buckets] == [
-        (80, 192, 3), (96, 160, 3), (160, 96, 3),
+        (80, 176, 3), (96, 160, 3), (160, 96, 3),
     ]  # fmt: skip
     assert (found.steps_per_epoch, found.pictures, found.resolution) == (6, 3, 128)
     squares = await house.call(

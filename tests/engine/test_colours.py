@@ -11,6 +11,7 @@ from PIL import Image, ImageCms
 
 from lora_daemon import pictures
 from lora_daemon.engine.cache import PictureError, load_picture
+from lora_daemon.privacy import without_metadata
 from shared.framing import Framing
 
 SRGB = ImageCms.createProfile("sRGB")
@@ -82,6 +83,10 @@ def test_cmyk_and_heic(tmp_path: Path) -> None:
     near(tmp_path / "b.heic", (30, 60, 200), 10)
     seen = pictures.examine(tmp_path / "b.heic")
     assert (seen.width, seen.height, seen.problem) == (64, 32, "")
+    clean, suffix = without_metadata((tmp_path / "b.heic").read_bytes())  # as an export has it
+    assert suffix == ".png"
+    (tmp_path / "c.png").write_bytes(clean)
+    near(tmp_path / "c.png", (30, 60, 200), 10)
 
 
 def test_a_heic_photo_names_the_package_where_it_is_not(
