@@ -17,3 +17,14 @@ def told(found: wire.BucketPreview) -> str:
     if found.enlarged > ENLARGED:
         said += f", enlarged {found.enlarged:.1f} times"
     return said
+
+
+def size(item: wire.Item) -> str:
+    """ "400 × 300 px, turned 90°, cropped to 200 × 300": of the file, and how it is seen."""
+    said = f"{item.width} × {item.height} px"
+    if item.framing.turn:
+        said += f", turned {item.framing.turn}°"
+    if item.framing.crop is not None:
+        wide, high = item.framing.size(item.width, item.height)
+        said += f", cropped to {wide} × {high}"
+    return said

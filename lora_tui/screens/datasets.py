@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
-from lora_tui.core import words
+from lora_tui.core import bucket_words, words
 from lora_tui.core.cells import clean, clean_lines
 from lora_tui.core.roll import Roll
 from lora_tui.screens import behind, captioning, exporting, health
@@ -276,7 +276,7 @@ class Datasets(Browsing):
         caption.update(clean_lines(item.caption.text) or "(no caption)")
         told.update(clean(item.problem or item.caption.text) or "(no caption)")
         caption.set_class(not item.caption.text, "-empty")
-        size = f"{item.width} × {item.height} px · {words.size(item.size)}"
+        size = f"{bucket_words.size(item)} · {words.size(item.size)}"
         state = f"{item.caption.state}, rev {item.caption.rev} by {item.caption.by}"
         facts.update(clean(item.problem) if item.problem else f"{size} · {state}")
         facts.set_class(bool(item.problem), "-problem")

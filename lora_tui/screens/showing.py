@@ -11,7 +11,7 @@ from textual.containers import Horizontal, Vertical
 from textual.timer import Timer
 from textual.widgets import Static
 
-from lora_tui.core import words
+from lora_tui.core import bucket_words, words
 from lora_tui.core.cells import clean
 from lora_tui.core.pace import Pace
 from lora_tui.core.roll import Roll
@@ -186,7 +186,7 @@ class Showing(Place):
             f"rev {caption.rev} · by {by} · {words.ago(caption.at)}", self.lora.tone("muted")
         )
         self.query_one("#state", Static).update(state)
-        size = f"{item.width} × {item.height} px · {words.size(item.size)}"
+        size = f"{bucket_words.size(item)} · {words.size(item.size)}"
         number = len(caption.text.split())
         facts = clean(item.problem) or f"{words.plural(number, 'word')} · {size}"
         self.query_one("#facts", Static).update(facts)

@@ -8,7 +8,7 @@ from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Static
 
-from lora_tui.core import words
+from lora_tui.core import bucket_words, words
 from lora_tui.core.cells import clean, clean_lines
 from lora_tui.core.differences import pieces
 from lora_tui.screens.base import Dialog
@@ -66,7 +66,7 @@ class SideBySide(Dialog[None]):
         return text
 
     def _facts(self, item: Item) -> str:
-        size = f"{item.width} × {item.height} px · {words.size(item.size)}"
+        size = f"{bucket_words.size(item)} · {words.size(item.size)}"
         return f"{words.MARKS[item.caption.state]} {item.caption.state} · {size}"
 
     def action_close(self) -> None:

@@ -73,6 +73,10 @@ async def test_a_picture_is_turned_and_cropped_in_review(
         await pilot.press("right_square_bracket")
         await until(pilot, lambda: daemon.items["i0"].framing.turn == 90)
         await until(pilot, lambda: app.screen.item and app.screen.item.framing.turn == 90)  # type: ignore[attr-defined]
+        await until(
+            pilot,
+            lambda: "960 × 640 px, turned 90°" in str(app.screen.query_one("#facts").render()),
+        )
         await pilot.press("left_square_bracket")
         await until(pilot, lambda: daemon.items["i0"].framing.plain)
         await until(pilot, lambda: app.screen.item and app.screen.item.framing.plain)  # type: ignore[attr-defined]
