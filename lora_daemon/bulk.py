@@ -71,7 +71,7 @@ class Bulk:
             raise LoraError(Code.BAD_REQUEST, "Give edits, a state, or both.")
         edits.editor(request.edits)
         dataset = self._catalog.row(request.dataset)["id"]
-        rows = await self._rows(dataset, request)
+        rows = await self.rows(dataset, request)
         target = self._target()
         question = bulk_process.Question(
             database=read_only(self._store.database),
@@ -111,7 +111,11 @@ class Bulk:
             _page, found, self._store.database, request.offset, min(request.limit, MOST_LISTED)
         )
 
-    async def _rows(self, dataset: str, request: wire.PreviewEdit) -> array[int]:
+    async def rows(
+        self, dataset: str, request: wire.PreviewEdit | wire.FramePictures
+    ) -> array[int]:  # fmt: skip
+        """The places in the table ``items`` of the pictures that a request means. Raises
+        LoraError(NOT_FOUND)."""
         if request.places:
             return self._views.chosen(dataset, request.view, request.places)
         if not request.items:

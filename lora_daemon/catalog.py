@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lora_daemon.service import Context
 from lora_daemon.store import Store
-from shared import wire
+from shared import framing, wire
 from shared.errors import Code, LoraError
 from shared.filenames import from_text
 
@@ -136,6 +136,7 @@ def item_of(row: sqlite3.Row) -> wire.Item:
         size=row["size"],
         problem=row["problem"],
         caption=caption_of(row),
+        framing=framing.read(row["framing"]),
     )
 
 

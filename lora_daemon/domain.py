@@ -14,6 +14,7 @@ import msgspec
 from lora_daemon import pipe, service
 from lora_daemon.affinity import Affinities
 from lora_daemon.bases import Bases
+from lora_daemon.bucketing import Bucketing
 from lora_daemon.bulk import Bulk
 from lora_daemon.candidates import Candidates
 from lora_daemon.caption_facts import CaptionLore
@@ -27,6 +28,7 @@ from lora_daemon.datasets import Datasets
 from lora_daemon.embeddings import Embeddings
 from lora_daemon.exporting import Export
 from lora_daemon.filesystem import file_system, is_ephemeral, is_network
+from lora_daemon.framing import Framer
 from lora_daemon.freezing import Freezer
 from lora_daemon.gallery import Gallery
 from lora_daemon.grids import Grids
@@ -94,7 +96,9 @@ class Domain:
         self._health = Health(daemon, self._catalog, self._views, self._tokens, lore, self._jobs)
         self._export = Export(daemon, self._catalog, self._views, self._jobs)
         self._bulk = Bulk(daemon, self._catalog, self._views, self._writer)
-        self._undo = Undo(daemon, self._catalog, self._captions, self._bulk)
+        self._framer = Framer(daemon, self._catalog, self._bulk)
+        self._bucketing = Bucketing(daemon, self._catalog, self._library)
+        self._undo = Undo(daemon, self._catalog, self._captions, self._bulk, self._framer)
         self._candidates = Candidates(daemon.store, self._catalog)
         self._tags = TagCounts(daemon.store, self._catalog)
         self._filters = SavedFilters(daemon.store)
@@ -145,6 +149,9 @@ class Domain:
         handlers.add(wire.RemoveFilter, self._filters.remove)
         handlers.add(wire.GetItem, self._catalog.get_item)
         handlers.add(wire.GetThumbnail, self._thumbnails.get)
+        handlers.add(wire.FramePictures, self._framer.frame)
+        handlers.add(wire.ListBuckets, self._bucketing.list)
+        handlers.add(wire.PreviewBucket, self._bucketing.preview)
         handlers.add(wire.ChangeCaption, self._captions.change)
         handlers.add(wire.PreviewEdit, self._bulk.preview)
         handlers.add(wire.ListDifferences, self._bulk.differences)

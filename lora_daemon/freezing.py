@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from lora_daemon import pipe
+from lora_daemon.bucketing import bucket
 from lora_daemon.catalog import Catalog
 from lora_daemon.held_out import split
 from lora_daemon.library import Library
@@ -17,8 +18,8 @@ from lora_daemon.masks import with_masks
 from lora_daemon.runs import Runs
 from lora_daemon.service import Context, Daemon
 from lora_daemon.store import Change
+from shared import buckets, framing, wire
 from shared import recipe as recipes
-from shared import wire
 from shared.errors import Code, LoraError
 from shared.files import publish
 from shared.recipe import Recipe
@@ -57,12 +58,13 @@ class Freezer:
                 f"is a {wire.FAMILIES[base.family]}. Take another base, or set base.family to any.",
                 data={"key": "base.family"},
             )
-        usable, skipped, warnings = self._pictures(dataset)
+        rules = buckets.rules_of(recipe.dataset, base.resolution)
+        usable, skipped, warnings = self._pictures(dataset, rules)
         kept_back, usable = await self._keep_back(recipe, dataset, usable, warnings)
         regular: list[pipe.FrozenPicture] = []
         if recipe.dataset.regularisation:
             other = self._catalog.dataset(recipe.dataset.regularisation)
-            regular, more, _ = self._pictures(other)
+            regular, more, _ = self._pictures(other, rules)
             skipped += more
         if recipe.dataset.mask_folder:
             usable, bare = await asyncio.to_thread(
@@ -127,13 +129,13 @@ class Freezer:
         return run
 
     def _pictures(
-        self, dataset: wire.Dataset
+        self, dataset: wire.Dataset, rules: buckets.Rules | None
     ) -> tuple[list[pipe.FrozenPicture], list[tuple[str, str]], list[str]]:
         """The pictures to train on, those left out and why, and what to warn of."""
         usable, skipped = [], list[tuple[str, str]]()
         rows = self._store.query(
-            "SELECT id, name, content, text, state, problem FROM items WHERE dataset = ?"
-            " ORDER BY name",
+            "SELECT id, name, content, text, state, problem, width, height, framing FROM items"
+            " WHERE dataset = ? ORDER BY name",
             (dataset.id,),
         )
         rejected = 0
@@ -145,11 +147,13 @@ class Freezer:
             elif row["problem"]:
                 skipped.append((path, row["problem"]))
             else:
+                seen = framing.read(row["framing"])
                 usable.append(
                     pipe.FrozenPicture(
-                        item=row["id"], path=path, content=row["content"], caption=row["text"]
+                        item=row["id"], path=path, content=row["content"], caption=row["text"],
+                        framing=seen, bucket=bucket(seen.size(row["width"], row["height"]), rules),
                     )
-                )
+                )  # fmt: skip
         if not usable:
             raise LoraError(
                 Code.INVALID_FILE,
@@ -248,7 +252,11 @@ def _write(directory: Path, recipe: Recipe, freeze: pipe.Freeze) -> None:
 
 def _queued(freeze: pipe.Freeze, recipe: Recipe, name: str, by: str) -> wire.Run:
     pictures = len(freeze.pictures)
-    steps = recipes.total_steps(recipe, pictures)
+    shown = buckets.shown(
+        recipe, [one.bucket for one in freeze.pictures],
+        [one.bucket for one in freeze.regularisation],
+    )  # fmt: skip
+    steps = recipes.total_steps(recipe, pictures, shown)
     return wire.Run(
         id=freeze.run,
         name=name,
@@ -261,7 +269,7 @@ def _queued(freeze: pipe.Freeze, recipe: Recipe, name: str, by: str) -> wire.Run
         step=0,
         steps=steps,
         epoch=0,
-        epochs=-(-steps // recipes.steps_per_epoch(recipe, pictures)),
+        epochs=-(-steps // recipes.steps_per_epoch(recipe, pictures, shown)),
         loss=None,
         speed=None,
         pictures=pictures,

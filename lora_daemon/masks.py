@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-from PIL import ExifTags, Image
 
+from lora_daemon import pictures as files
 from lora_daemon.pipe import FrozenPicture
 from shared.errors import Code, LoraError
 from shared.filenames import from_text, to_text
@@ -46,7 +46,7 @@ def with_masks(
         try:
             sizes = [_size(mask), _size(path)]
             content = hashlib.sha256(mask.read_bytes()).hexdigest()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, SyntaxError, files.Unusable) as error:
             bad.append(f"{to_text(mask)} cannot be read ({error})")
             continue
         if sizes[0] != sizes[1]:
@@ -65,6 +65,5 @@ def with_masks(
 
 def _size(path: Path) -> tuple[int, int]:
     """Width and height as a picture is shown."""
-    with Image.open(path) as opened:
-        turned = opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        return opened.size[::-1] if turned else opened.size
+    with path.open("rb") as file, files.opened(file) as opened:
+        return files.upright_size(opened)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 
-from lora_daemon import pictures
+from lora_daemon import colours, pictures
 from lora_daemon.picture_measures import Facts
 from shared.health import LOOKS
 
@@ -28,9 +28,6 @@ FLAT = 0.04  # brightness from the darkest to the brightest 1 %; with less there
 _WINDOW = 9  # pixels of the mean that a sharp picture differs from
 _SMOOTH = ("RGB", "RGBA", "L", "LA", "CMYK")  # modes whose neighbouring pixels can be mixed
 _ORIENTATION = 0x0112
-# CIE XYZ of sRGB's primaries under D50, as its profiles have them (IEC 61966-2-1, ICC.1:2022 annex)
-_SRGB = ((0.436, 0.222, 0.014), (0.385, 0.717, 0.097), (0.143, 0.061, 0.714))
-_APART = 0.01
 
 
 class Unmeasured(Exception):
@@ -60,12 +57,12 @@ def facts_of(data: bytes) -> Facts:
     """The facts of a picture file. Raises pictures.Unusable, and what its decoder raises."""
     with pictures.opened(io.BytesIO(data)) as picture:
         turned = _turned(picture)
-        profile = foreign_profile(picture.info.get("icc_profile") or b"", picture.mode)
+        profile = colours.foreign_profile(picture.info.get("icc_profile") or b"", picture.mode)
         picture.draft("RGB", (SIDE, SIDE))
         alpha = _seen_through(picture)
-        small = picture if picture.mode in _SMOOTH else pictures.on_white(picture)
+        small = picture if picture.mode in _SMOOTH else colours.rgb(picture)
         small.thumbnail((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
-        seen = pictures.on_white(ImageOps.exif_transpose(small) if turned else small)
+        seen = colours.rgb(ImageOps.exif_transpose(small) if turned else small)
     grey = seen.convert("L")
     darkest, brightest = _extremes(grey.histogram())
     flat = brightest - darkest < FLAT
@@ -131,28 +128,6 @@ def _cosines() -> NDArray[np.float64]:
     """The first 8 rows of the discrete cosine transform (8, HASHED)."""
     place = (np.arange(HASHED) + 0.5) * np.pi / HASHED
     return np.cos(np.arange(8)[:, None] * place)
-
-
-@functools.lru_cache(maxsize=256)
-def foreign_profile(profile: bytes, mode: str) -> str:
-    """What a picture's colours are where they are not sRGB's; empty where they are, or are grey."""
-    if mode in ("CMYK", "LAB"):
-        return mode
-    if not profile or mode in ("L", "LA", "1", "I", "F") or mode.startswith("I;"):
-        return ""
-    try:
-        parsed = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile
-        name = " ".join((parsed.profile_description or "").split())
-        primaries = [parsed.red_colorant, parsed.green_colorant, parsed.blue_colorant]
-    except (OSError, ImageCms.PyCMSError, AttributeError):
-        return "a profile that cannot be read"
-    space, have = parsed.xcolor_space.strip(), [colour[0] for colour in primaries if colour]
-    if space == "GRAY":
-        return ""
-    if space != "RGB" or len(have) < 3:
-        return name or "another"
-    apart = np.abs(np.array(have) - np.array(_SRGB)).max()
-    return "" if apart < _APART else name or "another"
 
 
 def _turned(picture: Image.Image) -> bool:

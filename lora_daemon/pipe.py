@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from shared.errors import Failure
+from shared.framing import Framing, Size
 from shared.pictures import LoraUse, PictureSpec
 from shared.wire import Objective, TagCategory
 
@@ -31,6 +32,8 @@ class FrozenPicture(msgspec.Struct, frozen=True, kw_only=True):
     caption: str
     mask: str = ""  # path of the file that says what counts of it
     mask_content: str = ""
+    framing: Framing = Framing()  # how it is turned and cropped
+    bucket: Size | None = None  # that it is trained at; None: a square of the run's resolution
 
 
 class Freeze(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import struct
 
+from lora_daemon import pictures
+
 _ORIENTATION = 0x0112
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_DROPPED = (b"tEXt", b"zTXt", b"iTXt", b"tIME", b"eXIf")
@@ -22,8 +24,8 @@ class Unreadable(Exception):
 def without_metadata(data: bytes) -> tuple[bytes, str | None]:
     """The picture without private metadata, and the suffix it must have now if that changed.
 
-    JPEG, PNG and WebP keep every pixel's bits. Others that can carry metadata (TIFF, AVIF) become
-    PNG, with the same pixels. Raises Unreadable.
+    JPEG, PNG and WebP keep every pixel's bits. Others that can carry metadata (TIFF, AVIF, HEIC)
+    become PNG, with the same pixels; CMYK and Lab become sRGB. Raises Unreadable.
     """
     try:
         if data.startswith(b"\xff\xd8"):
@@ -35,7 +37,7 @@ def without_metadata(data: bytes) -> tuple[bytes, str | None]:
         if data.startswith((b"GIF8", b"BM")):
             return data, None  # no EXIF there
         return _as_png(data), ".png"
-    except (struct.error, IndexError, OSError, ValueError) as error:
+    except (struct.error, IndexError, OSError, ValueError, pictures.Unusable) as error:
         raise Unreadable(str(error)) from None
 
 
@@ -143,16 +145,18 @@ def _webp(data: bytes) -> bytes:
 
 
 def _as_png(data: bytes) -> bytes:
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    with Image.open(io.BytesIO(data)) as picture:
+    from lora_daemon import colours
+
+    with pictures.opened(io.BytesIO(data)) as picture:
         upright = ImageOps.exif_transpose(picture)
         profile = picture.info.get("icc_profile")
         out = io.BytesIO()
         clean = (
             upright
             if upright.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-            else (upright.convert("RGB"))
+            else colours.rgb(upright)
         )
         clean.info = {}
         clean.save(out, "PNG", icc_profile=profile if clean.mode == upright.mode else None)

@@ -11,12 +11,14 @@ from pathlib import Path
 from lora_daemon import pictures
 from lora_daemon.catalog import Catalog
 from lora_daemon.service import Context, Daemon
-from shared import wire
+from shared import framing, wire
 from shared.errors import Code, LoraError
 from shared.files import publish
+from shared.framing import Framing
 
 THREADS = 2
 MAX_SIDE = 2048  # pixels
+VERSION = 2  # of how they are made: raise it when the same file gives other pixels
 CACHE_BYTES = 512 * 1024 * 1024  # pruned at start, oldest first
 
 
@@ -42,7 +44,7 @@ class Thumbnails:
         path = self._catalog.path(row)
         data, width, height = await self.shrunk(
             path, row["name"], row["content"], (row["size"], row["mtime"]),
-            request.width, request.height,
+            request.width, request.height, framing.read(row["framing"]),
         )  # fmt: skip
         context.blobs.append(data)
         return wire.Thumbnail(width=width, height=height, media_type="image/jpeg")
@@ -55,9 +57,11 @@ class Thumbnails:
         stamp: tuple[int, int],
         width: int,
         height: int,
+        seen: Framing = pictures.PLAIN,
     ) -> tuple[bytes, int, int]:
         """The JPEG of a file of SHA-256 ``content`` and its size in pixels; ``stamp``: the file's
-        size and time (ns) when that was so; ``content`` may be empty where the stamp is truth.
+        size and time (ns) when that was so; ``content`` may be empty where the stamp is truth;
+        ``seen``: how it is turned and cropped.
 
         Raises LoraError: INVALID_FILE, BAD_REQUEST.
         """
@@ -66,14 +70,16 @@ class Thumbnails:
         size = (min(width, MAX_SIDE), min(height, MAX_SIDE))
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._pool, self._shrunk, path, name, content, stamp, size
+            self._pool, self._shrunk, path, name, content, stamp, size, seen
         )
 
     def _shrunk(
-        self, path: Path, name: str, content: str, stamp: tuple[int, int], size: tuple[int, int]
-    ) -> tuple[bytes, int, int]:
+        self, path: Path, name: str, content: str, stamp: tuple[int, int], size: tuple[int, int],
+        seen: Framing,
+    ) -> tuple[bytes, int, int]:  # fmt: skip
         key = content or hashlib.sha256(f"{path}{stamp}".encode()).hexdigest()
-        cached = self._folder / key[:2] / f"{key}-{size[0]}x{size[1]}.jpg"
+        how = f"-{framing.stored(seen).replace(' ', '-')}" if not seen.plain else ""
+        cached = self._folder / key[:2] / f"{key}{how}-{size[0]}x{size[1]}.{VERSION}.jpg"
         try:
             status = path.stat()
             unchanged = (status.st_size, status.st_mtime_ns) == stamp
@@ -92,7 +98,7 @@ class Thumbnails:
                 Code.INVALID_FILE,
                 f"{name} has changed since it was imported. Import the folder again.",
             )
-        small = pictures.shrink(data, *size)
+        small = pictures.shrink(data, *size, seen)
         with contextlib.suppress(OSError, LoraError):  # a full disk costs time, not the picture
             cached.parent.mkdir(parents=True, exist_ok=True)
             publish(cached, small[0])

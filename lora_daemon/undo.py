@@ -1,4 +1,4 @@
-"""Undo and redo: what a person changed last goes back, one caption or thousands, and forth again.
+"""Undo and redo: what a person changed last goes back, one picture or thousands, and forth again.
 
 Each change is an operation in the database with its revisions, so both outlive the daemon.
 """
@@ -10,6 +10,7 @@ import msgspec
 from lora_daemon.bulk import Bulk
 from lora_daemon.captions import LAST_STANDING, Captions, changed_since, new_op
 from lora_daemon.catalog import Catalog, caption_of
+from lora_daemon.framing import Framer
 from lora_daemon.service import Context, Daemon
 from shared import wire
 from shared.errors import Code, LoraError
@@ -18,11 +19,14 @@ from shared.errors import Code, LoraError
 class Undo:
     """Answers UndoCaption."""
 
-    def __init__(self, daemon: Daemon, catalog: Catalog, captions: Captions, bulk: Bulk) -> None:
+    def __init__(
+        self, daemon: Daemon, catalog: Catalog, captions: Captions, bulk: Bulk, framer: Framer
+    ) -> None:  # fmt: skip
         self._store = daemon.store
         self._catalog = catalog
         self._captions = captions
         self._bulk = bulk
+        self._framer = framer
 
     async def undo(self, context: Context, request: wire.UndoCaption) -> wire.Undone:
         """Raises LoraError: WRONG_STATE when there is nothing, CONFLICT with data.current and
@@ -33,6 +37,8 @@ class Undo:
             verb = "do again" if request.redo else "take back"
             raise LoraError(Code.WRONG_STATE, f"There is nothing of yours to {verb} here.")
         op = rows[0]
+        if self._framer.framed(op["op"]):
+            return self._framer.take_back(context, op, redo=request.redo)
         revised = self._store.query("SELECT * FROM revisions WHERE op = ? LIMIT 2", (op["op"],))
         if len(revised) != 1:
             return await self._bulk.take_back(context, op, redo=request.redo)

@@ -85,6 +85,19 @@ ACTIONS: tuple[Action, ...] = (
     Action("datasets.reject", "d", "reject", "Leave the chosen pictures, else this, out."),
     Action("datasets.flag", "f", "flag", "Mark the chosen pictures, else this one."),
     Action("datasets.many", "E", "edit many", "Edit the chosen captions, else all shown, at once."),
+    Action(
+        "datasets.turn_left",
+        "left_square_bracket",
+        "turn left",
+        "Turn the chosen pictures, else this one, to the left.",
+    ),
+    Action(
+        "datasets.turn_right",
+        "right_square_bracket",
+        "turn right",
+        "Turn the chosen pictures, else this one, to the right.",
+    ),
+    Action("datasets.frame", "x", "crop", "Crop the picture, and see what training sees of it."),
     Action("datasets.undo", "u", "undo", "Take back your last change here, of many as a whole."),
     Action("datasets.redo", "U,ctrl+r", "redo", "Do again what undo took back."),
     Action("datasets.caption", "c", "caption", "Let a captioner fill the empty captions.", 6),
@@ -116,6 +129,11 @@ ACTIONS: tuple[Action, ...] = (
     Action(
         "review.differences", "equals_sign", "compare words", "Take single words of a candidate."
     ),
+    Action("review.turn_left", "left_square_bracket", "turn left", "Turn the picture to the left."),
+    Action(
+        "review.turn_right", "right_square_bracket", "turn right", "Turn the picture to the right."
+    ),
+    Action("review.frame", "x", "crop", "Crop the picture, and see what training sees of it."),
     Action("review.mark", "m", "mark", "Mark this picture, to see another one beside it."),
     Action("review.beside", "b", "side by side", "This picture and the marked one, with captions."),
     Action("review.next_issue", "i", "next issue", "The next picture something is wrong with."),
@@ -176,6 +194,21 @@ ACTIONS: tuple[Action, ...] = (
     Action("entry.take", "enter", "take", "The tag as it is typed.", 1),
     Action("entry.more", "comma", "and another", "The tag as it is typed, and then another.", 2),
     Action("entry.leave", "escape", "leave", "Back to the tags as they were.", 3),
+    # The window that crops.
+    Action("frame.left", "left,h", "left", "Move what is in hand to the left."),
+    Action("frame.right", "right,l", "right", "Move what is in hand to the right."),
+    Action("frame.up", "up,k", "up", "Move what is in hand up."),
+    Action("frame.down", "down,j", "down", "Move what is in hand down."),
+    Action("frame.hand", "tab", "hand", "Take all of the crop in hand, or one of its corners."),
+    Action("frame.smaller", "minus", "smaller", "A smaller crop, in the same shape."),
+    Action("frame.larger", "plus,equals_sign", "larger", "A larger crop, in the same shape."),
+    Action("frame.fine", "s", "fine", "Move by single pixels, or by more again."),
+    Action("frame.fit", "b", "as the bucket", "Crop to what the bucket shows, and lose no more."),
+    Action("frame.whole", "w", "whole", "Take the crop away."),
+    Action("frame.turn_left", "left_square_bracket", "turn left", "Turn it to the left."),
+    Action("frame.turn_right", "right_square_bracket", "turn right", "Turn it to the right."),
+    Action("frame.keep", "enter", "keep", "Keep it so; undo takes it back."),
+    Action("frame.leave", "escape,q", "leave", "Leave the picture as it was."),
     # Dialogs.
     Action("dialog.yes", "y", "yes", "Do it."),
     Action("dialog.no", "n,escape", "no", "Leave everything as it is."),

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -181,11 +181,17 @@ def dump(recipe: Recipe) -> str:
     return tomli_w.dumps(msgspec.to_builtins(recipe))
 
 
-def steps_per_epoch(recipe: Recipe, pictures: int) -> int:
+def steps_per_epoch(recipe: Recipe, pictures: int, shown: Collection[int] = ()) -> int:
     """Optimiser steps in one epoch: ceil(pictures × repeats / pictures in a step). Beside each
-    picture comes one for regularisation, where there are some."""
-    shown = pictures * recipe.dataset.repeats * (2 if recipe.dataset.regularisation else 1)
-    return math.ceil(shown / pictures_per_step(recipe))
+    picture comes one for regularisation, where there are some.
+
+    ``shown``: the samples of each bucket (``shared.buckets.shown``), where there are buckets: a
+    batch is of one bucket, so the last one of each may be smaller. Without it they count as one.
+    """
+    both = 2 if recipe.dataset.regularisation else 1
+    shown = shown or [pictures * recipe.dataset.repeats * both]
+    batches = sum(math.ceil(one / recipe.training.batch_size) for one in shown)
+    return math.ceil(batches / recipe.training.accumulation)
 
 
 def pictures_per_step(recipe: Recipe) -> int:
@@ -203,9 +209,10 @@ def held_out_count(recipe: Recipe, pictures: int) -> int:
     return max(LEAST_HELD_OUT, round(pictures * recipe.evaluation.held_out))
 
 
-def total_steps(recipe: Recipe, pictures: int) -> int:
-    """Optimiser steps of the whole run, as every screen and the trainer count them."""
-    steps = steps_per_epoch(recipe, pictures) * recipe.training.epochs
+def total_steps(recipe: Recipe, pictures: int, shown: Collection[int] = ()) -> int:
+    """Optimiser steps of the whole run, as every screen and the trainer count them; ``shown`` as
+    in ``steps_per_epoch``."""
+    steps = steps_per_epoch(recipe, pictures, shown) * recipe.training.epochs
     return min(steps, recipe.training.max_steps) if recipe.training.max_steps else steps
 
 

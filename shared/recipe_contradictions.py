@@ -79,6 +79,10 @@ _READ_BY: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
     "dataset.clip_skip": (
         "a base that is no SDXL, which has its own", lambda r: r.base.family != "sdxl",
     ),
+    "dataset.min_bucket_reso": ("dataset.enable_bucket", lambda r: r.dataset.enable_bucket),
+    "dataset.max_bucket_reso": ("dataset.enable_bucket", lambda r: r.dataset.enable_bucket),
+    "dataset.bucket_reso_steps": ("dataset.enable_bucket", lambda r: r.dataset.enable_bucket),
+    "dataset.bucket_no_upscale": ("dataset.enable_bucket", lambda r: r.dataset.enable_bucket),
     "dataset.keep_tokens": (
         "dataset.shuffle_tags or dataset.tag_dropout",
         lambda r: r.dataset.shuffle_tags or r.dataset.tag_dropout > 0,
@@ -101,7 +105,7 @@ def _unread(entry: str, most: int) -> str:
 
 def contradiction(recipe: Recipe) -> str:
     """Why a recipe contradicts itself, in a sentence; empty if it does not."""
-    for check in (_patterns, _ignored, _pictures, _noise, _optimizer):
+    for check in (_patterns, _ignored, _pictures, _buckets, _noise, _optimizer):
         if why := check(recipe):
             return why
     return ""
@@ -141,6 +145,32 @@ def _pictures(recipe: Recipe) -> str:
         return (
             "dataset.regularisation is the dataset that is trained on. It must show the class, "
             "not the subject."
+        )
+    return ""
+
+
+def _buckets(recipe: Recipe) -> str:
+    dataset = recipe.dataset
+    side, step = dataset.resolution, dataset.bucket_reso_steps
+    if step % 8:
+        return f"dataset.bucket_reso_steps must be a multiple of 8, as latents are; not {step}."
+    if side and step > side:
+        return (
+            f"dataset.bucket_reso_steps = {step} leaves no bucket of at most "
+            f"dataset.resolution = {side}."
+        )
+    least, most = dataset.min_bucket_reso, dataset.max_bucket_reso
+    if least and most and least > most:
+        return f"dataset.min_bucket_reso = {least} is above dataset.max_bucket_reso = {most}."
+    if side and least > side:
+        return (
+            f"dataset.min_bucket_reso = {least} is above dataset.resolution = {side}: the area of "
+            "a bucket is at most the resolution's square. Take half of the resolution, or 0."
+        )
+    if side and 0 < most < side:
+        return (
+            f"dataset.max_bucket_reso = {most} is below dataset.resolution = {side}. Take twice "
+            "the resolution, or 0."
         )
     return ""
 

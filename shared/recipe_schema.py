@@ -62,9 +62,50 @@ class Dataset(Table, frozen=True, kw_only=True):
             ge=0,
             le=4096,
             description="Side of the square training crop in pixels, a multiple of 8; 0 takes the "
-            "base's own (512 for SD 1.5, 128 for the starter).",
+            "base's own (512 for SD 1.5, 128 for the starter). With buckets their area is at most "
+            "its square.",
         ),
     ] = 0
+    enable_bucket: Annotated[
+        bool,
+        Meta(
+            description="Wide and tall pictures are trained as such: each is resized to the "
+            "nearest of several sizes (buckets), and little is cropped away. Off: all become "
+            "squares. `lora-tui dataset buckets` shows them.",
+        ),
+    ] = False
+    min_bucket_reso: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=8192,
+            description="The shortest side of a bucket, in pixels; 0: half of the resolution.",
+        ),
+    ] = 0
+    max_bucket_reso: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=8192,
+            description="The longest side of a bucket, in pixels; 0: twice the resolution.",
+        ),
+    ] = 0
+    bucket_reso_steps: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1024,
+            description="The buckets' sides are multiples of this, itself a multiple of 8; 0: 64, "
+            "or an eighth of a resolution below 512.",
+        ),
+    ] = 0
+    bucket_no_upscale: Annotated[
+        bool,
+        Meta(
+            description="No picture is enlarged: a small one has a bucket of its own size, "
+            "whatever the bounds.",
+        ),
+    ] = False
     regularisation: Annotated[
         str,
         Meta(

@@ -16,10 +16,12 @@ import msgspec
 from msgspec import Meta
 
 from shared.affinity import Affinity
+from shared.buckets import Rules
 from shared.conflicts import Conflict
 from shared.edits import AnyEdit
 from shared.errors import Code, Failure, LoraError
 from shared.gallery import Order, Shown
+from shared.framing import Box, Framing, Size
 from shared.health import Health
 from shared.lora_cards import LoraCard
 from shared.mixes import MixSpec
@@ -32,6 +34,7 @@ PROTOCOL = (1, 1)  # oldest and newest version this side speaks
 MAGIC = b"LORA\x01"
 MAX_HEADER = 8 * 1024 * 1024  # bytes; a larger header is refused before it is sent
 MAX_BLOBS = 16
+MAX_PREVIEW = 2048  # pixels of a preview's sides
 MAX_BLOB = 32 * 1024 * 1024
 LIVENESS = 10.0  # seconds without any message after which a side takes the other for gone
 PING_EVERY = 3.0  # seconds of silence after which a client pings
@@ -73,6 +76,7 @@ class Item(Record, frozen=True, kw_only=True):
     size: int  # bytes
     problem: str  # why it cannot be trained on; empty if it can
     caption: Caption
+    framing: Framing = Framing()  # how it is turned and cropped, as data
 
 
 class Dataset(Record, frozen=True, kw_only=True):
@@ -308,7 +312,8 @@ class CaptionChanged(Event, frozen=True, kw_only=True, tag="caption"):
 
 
 class CaptionsChanged(Event, frozen=True, kw_only=True, tag="captions"):
-    """Many captions of a dataset at once: who shows some of them asks for those again."""
+    """Many captions of a dataset at once, or how pictures are turned and cropped: who shows some of
+    them asks for those again."""
 
     dataset: str
     changed: int
@@ -772,6 +777,92 @@ class GetThumbnail(Request[Thumbnail], frozen=True, kw_only=True, tag="dataset.t
     item: str
     width: int = 256
     height: int = 256
+
+
+class Framed(Record, frozen=True, kw_only=True):
+    what: str  # "rotation of 003.png"
+    changed: int  # pictures
+
+
+class FramePictures(Request[Framed], frozen=True, kw_only=True, tag="dataset.frame"):
+    """Turn and crop pictures, as data: their files stay as they are. One undo takes it back.
+
+    Which: as in PreviewEdit. ``rotate``: by so many degrees clockwise, with what was cropped;
+    ``crop``: then, of the turned picture, left, top, right and bottom in pixels; ``whole``: without
+    a crop. Pictures that cannot be read are left out. CONFLICT with ``data.current`` (a Framing) if
+    ``seen`` is given and is not how a picture is framed now.
+    """
+
+    changes: ClassVar[bool] = True
+    dataset: str
+    items: list[str] = []
+    filter: str = ""
+    view: str = ""
+    places: list[tuple[int, int]] = []
+    rotate: int = 0
+    crop: Box | None = None
+    whole: bool = False
+    seen: Framing | None = None
+
+
+class Bucket(Record, frozen=True, kw_only=True):
+    """Pictures that are trained at one size, in pixels."""
+
+    width: int
+    height: int
+    pictures: int
+    samples: int  # in an epoch: pictures × repeats
+    lost: float  # share of a picture that is cropped away, the mean, 0 to 1
+    most_lost: float
+    enlarged: int  # pictures that are smaller
+
+
+class Buckets(Record, frozen=True, kw_only=True):
+    """``rules`` is None where the recipe makes a square of each picture."""
+
+    resolution: int
+    rules: Rules | None
+    buckets: list[Bucket]
+    pictures: int
+    batch_size: int
+    steps_per_epoch: int
+
+
+class ListBuckets(Request[Buckets], frozen=True, kw_only=True, tag="dataset.buckets"):
+    """How a dataset's usable pictures would be trained: by a ``recipe`` (TOML text); without one in
+    buckets, at ``resolution``, or as the dataset was checked for, or 512."""
+
+    dataset: str
+    recipe: str = ""
+    resolution: int = 0
+
+
+class BucketPreview(Record, frozen=True, kw_only=True):
+    """One blob: the turned picture, dark where training does not see it. Sizes and boxes (left,
+    top, right, bottom) are in pixels of the turned picture."""
+
+    width: int  # of the blob
+    height: int
+    media_type: str
+    turned: Size  # of the whole picture
+    crop: Box  # by hand; the whole picture if there is none
+    bucket: Size  # that what is left is resized to
+    shown: Box  # what training sees
+    lost: float  # share of what the hand left that the bucket crops away
+    enlarged: float  # times; below 1 it is made smaller
+
+
+class PreviewBucket(Request[BucketPreview], frozen=True, kw_only=True, tag="dataset.bucket"):
+    """What training sees of a picture, drawn over it within ``width`` × ``height`` pixels. The
+    bucket is chosen as in ListBuckets. ``framing``: another than the picture's own, to try it."""
+
+    dataset: str
+    item: str
+    framing: Framing | None = None
+    recipe: str = ""
+    resolution: int = 0
+    width: int = 512
+    height: int = 512
 
 
 class ChangeCaption(Request[Item], frozen=True, kw_only=True, tag="caption.change"):
@@ -1506,6 +1597,9 @@ AnyRequest = (
     | RemoveFilter
     | GetItem
     | GetThumbnail
+    | FramePictures
+    | ListBuckets
+    | PreviewBucket
     | ChangeCaption
     | PreviewEdit
     | ListDifferences

@@ -15,17 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from lora_daemon import colours, pictures
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.files import sweep
+from lora_daemon.pipe import FrozenPicture
 from shared.errors import Code, LoraError
+from shared.filenames import from_text
+from shared.framing import Framing, Size, stored
 from shared.safetensors_file import Tensor as RawTensor
 from shared.safetensors_file import read_header, read_tensor, write
 
-VERSION = 1  # of the preprocessing below: raise it when the pixels it gives change
-MAX_PIXELS = 300_000_000  # a picture this large is a mistake or an attack
+VERSION = 2  # of the preprocessing below: raise it when the pixels it gives change
 _NAMES = ("mean", "deviation", "mirrored_mean", "mirrored_deviation")
 
 
@@ -33,7 +36,8 @@ _NAMES = ("mean", "deviation", "mirrored_mean", "mirrored_deviation")
 class Moments:
     """A picture's latent distribution, scaled: each float32 (channels, height/8, width/8).
 
-    ``size``: height and width of the picture before it was resized and cropped, in pixels.
+    ``size``: height and width of the picture, turned and cropped by hand, before it was resized and
+    cropped for training, in pixels.
     """
 
     mean: Tensor
@@ -61,19 +65,28 @@ class LatentsCache:
         self.base = base
         self.resolution = resolution
 
-    def key(self, content: str) -> str:
-        """The entry's name for a picture of this SHA-256."""
-        decides = {
-            "content": content,
+    def key(self, picture: FrozenPicture) -> str:
+        """The name of a picture's entry."""
+        decides: dict[str, object] = {
+            "content": picture.content,
             "crop": "centre",
             "resolution": self.resolution,
             "vae": self.base.vae_hash,
             "version": VERSION,
         }
+        if picture.bucket is not None:
+            decides["resolution"] = picture.bucket
+        if not picture.framing.plain:
+            decides["framing"] = stored(picture.framing)
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
-    def find(self, key: str) -> Moments | None:
-        """The entry, read and checked; None if it is absent or damaged."""
+    def size(self, picture: FrozenPicture) -> Size:
+        """Width and height that a picture is trained at, in pixels."""
+        return picture.bucket or (self.resolution, self.resolution)
+
+    def find(self, key: str, size: Size) -> Moments | None:
+        """The entry, read and checked; None if it is absent or damaged. ``size``: what it is of, as
+        ``size`` says."""
         path = self._path(key)
         try:
             header = read_header(path)
@@ -81,9 +94,9 @@ class LatentsCache:
                 raw = {name: read_tensor(file, header, name) for name in _NAMES}
             if header.metadata.get("checksum") != _checksum(raw):
                 return None
-            side = self.resolution // self.base.pixels_per_latent
+            wide, high = (side // self.base.pixels_per_latent for side in size)
             shapes = {header.tensors[name].shape for name in _NAMES}
-            if any(shape[1:] != (side, side) for shape in shapes) or len(shapes) != 1:
+            if any(shape[1:] != (high, wide) for shape in shapes) or len(shapes) != 1:
                 return None
             height, _, width = header.metadata.get("size", "").partition("×")
             mean, deviation, mirrored_mean, mirrored_deviation = (
@@ -92,18 +105,20 @@ class LatentsCache:
                 )
                 for name in _NAMES
             )
-            size = (int(height), int(width)) if width else None
-            return Moments(mean, deviation, mirrored_mean, mirrored_deviation, size)
+            whole = (int(height), int(width)) if width else None
+            return Moments(mean, deviation, mirrored_mean, mirrored_deviation, whole)
         except (LoraError, KeyError, OSError, ValueError):
             return None
 
-    def make(self, key: str, path: Path, content: str) -> Moments:
-        """Encode the picture at ``path``, publish the entry, and read it back.
+    def make(self, key: str, picture: FrozenPicture) -> Moments:
+        """Encode a picture, publish its entry, and read it back.
 
         Encoded at batch shape 1, so that an entry made again has the same bytes. Raises
         PictureError if the file is not the picture it was, LoraError(STORAGE).
         """
-        pixels = load_pixels(path, content, self.resolution)
+        path = Path(from_text(picture.path))
+        seen = load_picture(path, picture.framing, picture.content)
+        pixels = pixels_of(seen, self.size(picture))
         straight = self.base.encode_pixels(pixels[None])
         mirrored = self.base.encode_pixels(pixels.flip(-1).contiguous()[None])
         moments = [one[0].float().cpu().contiguous() for one in (*straight, *mirrored)]
@@ -113,9 +128,9 @@ class LatentsCache:
         sweep(self._path(key).parent, older=3600)  # another worker may be caching beside us
         shape = tuple(moments[0].shape)
         tensors = {name: RawTensor("F32", shape, data) for name, data in raw.items()}
-        height, width = upright_size(path)
-        write(self._path(key), tensors, {"checksum": _checksum(raw), "size": f"{height}×{width}"})
-        found = self.find(key)
+        size = f"{seen.height}×{seen.width}"
+        write(self._path(key), tensors, {"checksum": _checksum(raw), "size": size})
+        found = self.find(key, self.size(picture))
         if found is None:
             raise LoraError(
                 Code.STORAGE,
@@ -128,28 +143,23 @@ class LatentsCache:
         return self.root / "latents" / key[:2] / f"{key}.safetensors"
 
 
-def load_pixels(path: Path, content: str, resolution: int) -> Tensor:
-    """A picture upright, on white, resized by its shorter side and cropped to its centre.
-
-    Returns float32 (3, resolution, resolution) in -1 … 1. ``content``: the SHA-256 it must have.
-    Raises PictureError.
-    """
-    data = read_picture(path)
-    if hashlib.sha256(data).hexdigest() != content:
-        raise PictureError("the file has changed since the run was queued")
-    return pixels_of(_decoded(data), resolution)
-
-
-def pixels_of(picture: Image.Image, resolution: int) -> Tensor:
-    """An RGB picture as ``load_pixels`` gives it."""
-    fitted = ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
+def pixels_of(picture: Image.Image, size: Size) -> Tensor:
+    """An RGB picture resized to cover ``size`` (width, height), and cropped to it at the centre:
+    float32 (3, height, width) in -1 … 1."""
+    fitted = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.asarray(fitted, dtype=np.float32).copy())
     return (pixels / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 
-def load_picture(path: Path) -> Image.Image:
-    """A picture as RGB, upright and on white. Raises PictureError."""
-    return _decoded(read_picture(path))
+def load_picture(
+    path: Path, framing: Framing = pictures.PLAIN, content: str = ""
+) -> Image.Image:  # fmt: skip
+    """A picture as RGB, upright and on white, turned and cropped. ``content``: the SHA-256 it must
+    have, if any. Raises PictureError."""
+    data = read_picture(path)
+    if content and hashlib.sha256(data).hexdigest() != content:
+        raise PictureError("the file has changed since the run was queued")
+    return decoded(data, lambda opened: colours.rgb(pictures.framed(opened, framing)))
 
 
 def read_picture(path: Path) -> bytes:
@@ -162,39 +172,15 @@ def read_picture(path: Path) -> bytes:
         raise PictureError(f"the file cannot be read ({error.strerror})") from None
 
 
-def _decoded(data: bytes) -> Image.Image:
-    return decoded(data, lambda opened: _on_white(ImageOps.exif_transpose(opened)))
-
-
 def decoded(data: bytes, take: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """What ``take`` makes of the picture in these bytes. Raises PictureError."""
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise PictureError(f"it is too large ({opened.width} × {opened.height} pixels)")
+        with pictures.opened(io.BytesIO(data)) as opened:
             return take(opened)
-    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+    except pictures.Unusable as error:
+        raise PictureError(f"it {error}") from None
+    except (OSError, ValueError, SyntaxError, MemoryError) as error:
         raise PictureError(f"it is not a picture that can be read ({error})") from None
-
-
-def upright_size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture as it is shown, from its header. Raises PictureError."""
-    try:
-        with Image.open(path) as opened:
-            width, height = opened.size
-            turned = opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    except (OSError, ValueError, SyntaxError) as error:
-        raise PictureError(f"it is not a picture that can be read ({error})") from None
-    return (width, height) if turned else (height, width)
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    """RGB, with what is transparent turned white."""
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        canvas = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(canvas, layer).convert("RGB")
-    return picture.convert("RGB")
 
 
 def _checksum(raw: dict[str, bytes]) -> str:

@@ -16,10 +16,11 @@ from lora_daemon.engine.captions import reading, shown, varies
 from lora_daemon.engine.noises import draw_noise, draw_timestep
 from lora_daemon.engine.randomness import generator, shuffled
 from lora_daemon.pipe import Freeze, FrozenPicture
+from shared import buckets
 from shared.errors import Code, LoraError
-from shared.filenames import from_text
 from shared.files import publish
-from shared.recipe import Recipe, pictures_per_step, steps_per_epoch
+from shared.framing import Size
+from shared.recipe import Recipe, steps_per_epoch
 
 Look = Callable[[int, int], None]  # called between two pictures with those done and their number
 
@@ -65,14 +66,15 @@ class Batch:
 class Feed:
     """All samples of a run in memory, and the batch of any step, in any order of asking.
 
-    ``regular``: how many of the ``moments`` and ``captions``, the last ones, are of pictures for
-    regularisation. ``masks``: what counts of each picture, float32 (n, h/8, w/8) in 0 … 1.
-    ``wildcards``: lines to choose from, by name.
+    A batch is of one bucket: of pictures whose latents have one size. ``regular``: how many of the
+    ``moments`` and ``captions``, the last ones, are of pictures for regularisation. ``masks``: what
+    counts of each picture, float32 (h/8, w/8) in 0 … 1. ``wildcards``: lines to choose from, by
+    name.
     """
 
     def __init__(
         self, recipe: Recipe, base: Base, moments: list[Moments], captions: list[str],
-        regular: int = 0, masks: Tensor | None = None,
+        regular: int = 0, masks: Sequence[Tensor] | None = None,
         wildcards: Mapping[str, list[str]] | None = None,
     ) -> None:  # fmt: skip
         self.base = base
@@ -80,17 +82,26 @@ class Feed:
         self.flip = recipe.dataset.flip
         self.dataset, self.noise = recipe.dataset, recipe.noise
         self.batch_size = recipe.training.batch_size
-        self.per_step = pictures_per_step(recipe)
+        self.accumulation = recipe.training.accumulation
         self.repeats = recipe.dataset.repeats
         self.moments = moments
         self.captions = captions
         self.trained = len(moments) - regular
-        self.steps_per_epoch = steps_per_epoch(recipe, self.trained)
+        self.sizes = [  # width and height in pixels that each picture is trained at
+            (
+                one.mean.shape[-1] * base.pixels_per_latent,
+                one.mean.shape[-2] * base.pixels_per_latent,
+            )
+            for one in moments
+        ]
+        trained, others = self.sizes[: self.trained], self.sizes[self.trained :]
+        self.shown = buckets.shown(recipe, trained, others)  # samples of each bucket in an epoch
+        self.steps_per_epoch = steps_per_epoch(recipe, self.trained, self.shown)
         self.prior = recipe.loss.prior_weight
         self.wildcards = wildcards or {}
         self.masks = None
         if masks is not None:
-            self.masks = masks.clamp(min=recipe.loss.unmasked_weight)
+            self.masks = [one.clamp(min=recipe.loss.unmasked_weight) for one in masks]
         self.timesteps = (
             recipe.noise.min_timestep,
             min(recipe.noise.max_timestep, len(base.alphas_cumprod)),
@@ -102,15 +113,17 @@ class Feed:
             ahead = [*ahead, ""]
         # Embedded one by one: a row computed in a batch is another row in its last bits.
         self._texts = {text: self._embedded(text) for text in ahead}
-        self._order: tuple[int, list[int]] = (-1, [])
+        self._order: tuple[int, list[list[int]]] = (-1, [])
 
     def batches(self, step: int) -> Iterator[Batch]:
         """The batches of a step, counted from 0: one, unless several are accumulated. They depend
         on the seed and the step alone."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = self._shuffled(epoch)[place * self.per_step : (place + 1) * self.per_step]
-        for first in range(0, len(order), self.batch_size):
-            yield self._batch(step, first, order[first : first + self.batch_size], len(order))
+        wanted = self._batches(epoch)[place * self.accumulation : (place + 1) * self.accumulation]
+        first, of = 0, sum(map(len, wanted))
+        for order in wanted:
+            yield self._batch(step, first, order, of)
+            first += len(order)
 
     def _batch(self, step: int, first: int, order: list[int], of: int) -> Batch:
         """``first``: the slot of its first picture among the step's ``of``."""
@@ -175,37 +188,54 @@ class Feed:
         if self.noise.input_perturbation:
             more = torch.randn(latents.shape, generator=own)
             mixed = noise + self.noise.input_perturbation * more
-        side = latents.shape[-1] * self.base.pixels_per_latent
-        return latents, noise, mixed, timestep, view(moments.size, side, mirrored), mirrored
+        seen = view(moments.size, self.sizes[index], mirrored)
+        return latents, noise, mixed, timestep, seen, mirrored
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        """The pictures of an epoch's batches. With several buckets each is filled in the epoch's
+        order, its last batch as full as it gets, and then the batches are shuffled."""
+        if self._order[0] != epoch:
+            filled: dict[Size, list[int]] = {}
+            for index in self._shuffled(epoch):
+                filled.setdefault(self.sizes[index], []).append(index)
+            batches = [
+                bucket[first : first + self.batch_size]
+                for _, bucket in sorted(filled.items())
+                for first in range(0, len(bucket), self.batch_size)
+            ]
+            if len(filled) > 1:
+                order = shuffled(len(batches), self.seed, epoch, "batches")
+                batches = [batches[number] for number in order]
+            self._order = (epoch, batches)
+        return self._order[1]
 
     def _shuffled(self, epoch: int) -> list[int]:
         """Indices of an epoch's samples: each picture ``repeats`` times, in the epoch's order, and
-        as many for regularisation, which take turns over the epochs."""
-        if self._order[0] != epoch:
-            count = self.trained * self.repeats
-            regular = len(self.moments) - self.trained
-            order = shuffled(2 * count if regular else count, self.seed, epoch)
-            self._order = (
-                epoch,
-                [
-                    number % self.trained
-                    if number < count
-                    else self.trained + (epoch * count + number - count) % regular
-                    for number in order
-                ],
-            )
-        return self._order[1]
+        as many for regularisation. These take turns over the epochs; with several buckets each
+        epoch has the same ones, for else its steps would be another number."""
+        count = self.trained * self.repeats
+        regular = len(self.moments) - self.trained
+        order = shuffled(2 * count if regular else count, self.seed, epoch)
+        turn = 0 if len(set(self.sizes)) > 1 else epoch * count
+        return [
+            number % self.trained
+            if number < count
+            else self.trained + (turn + number - count) % regular
+            for number in order
+        ]
 
 
-def view(size: tuple[int, int] | None, side: int, mirrored: bool) -> list[float]:
-    """What SDXL is told of a picture that was resized by its shorter side and cropped to its centre
-    (https://arxiv.org/abs/2307.01952): height and width before that, the crop's top and left, and
-    the height and width of what is left. Mirrored, its left is what was its right."""
-    height, width = size or (side, side)
-    scale = side / min(height, width)
-    down, right = round(height * scale) - side, round(width * scale) - side
-    left = right - right // 2 if mirrored else right // 2
-    return [float(one) for one in (height, width, down // 2, left, side, side)]
+def view(whole: tuple[int, int] | None, size: Size, mirrored: bool) -> list[float]:
+    """What SDXL is told of a picture that was resized to cover its bucket and cropped to its centre
+    (https://arxiv.org/abs/2307.01952): height and width before that (``whole``), the crop's top and
+    left, and the height and width of what is left (``size`` is width and height). Mirrored, its
+    left is what was its right."""
+    wide, high = size
+    height, width = whole or (high, wide)
+    across, down = buckets.resized((width, height), size)
+    over, below = round(across) - wide, round(down) - high
+    left = over - over // 2 if mirrored else over // 2
+    return [float(one) for one in (height, width, below // 2, left, high, wide)]
 
 
 def choose(
@@ -225,7 +255,7 @@ def choose(
     every = freeze.every
     for index, picture in enumerate(every):
         look(index, len(every))
-        key = cache.key(picture.content)
+        key = cache.key(picture)
         try:
             moments.append(cached(cache, key, picture))
             used.append(Used(index, key))
@@ -278,4 +308,4 @@ def _chosen_before(
 
 def cached(cache: LatentsCache, key: str, picture: FrozenPicture) -> Moments:
     """A picture's entry, made if there is none. Raises PictureError, LoraError(STORAGE)."""
-    return cache.find(key) or cache.make(key, Path(from_text(picture.path)), picture.content)
+    return cache.find(key, cache.size(picture)) or cache.make(key, picture)

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from lora_daemon.engine.bases import Base
+from lora_daemon.engine.feed import Feed
 from lora_daemon.pipe import Freeze
+from shared import buckets
+from shared.framing import Size
 from shared.provenance import kohya_hashes
 from shared.recipe import Network, Recipe, pictures_per_step
 from shared.safetensors_file import Tensor, encode
@@ -37,6 +40,31 @@ class Made:
     captions: list[str]  # of the pictures used
     resolution: int
     total: int
+    fits: Fits | None = None  # with buckets
+
+
+@dataclass(frozen=True)
+class Fits:
+    """A run's buckets: ``counts``, of samples by width and height; ``apart``: the mean difference
+    of aspect ratio between a picture and its bucket."""
+
+    counts: dict[Size, int]
+    apart: float
+
+
+def fits(recipe: Recipe, feed: Feed) -> Fits | None:
+    """The buckets of what a run is fed; None without."""
+    if not recipe.dataset.enable_bucket:
+        return None
+    regular = len(feed.moments) - feed.trained
+    places = buckets.in_epoch(feed.trained, regular, feed.repeats)
+    apart = [
+        abs(wide / high - moments.size[1] / moments.size[0])
+        for (wide, high), moments in zip(feed.sizes, feed.moments, strict=True)
+        if moments.size is not None
+    ]
+    counts = Counter(feed.sizes[place] for place in places)
+    return Fits(dict(sorted(counts.items())), sum(apart) / max(1, len(apart)))
 
 
 def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -> dict[str, str]:
@@ -100,10 +128,7 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_total_batch_size": str(pictures_per_step(recipe)),
         "ss_batch_size_per_device": str(recipe.training.batch_size),
         "ss_resolution": f"({size}, {size})",
-        "ss_enable_bucket": "False",
-        "ss_bucket_info": json.dumps(
-            {"buckets": {"0": {"resolution": [size, size], "count": images}}}
-        ),
+        **_bucketed(made, images),
         "ss_cache_latents": "True",
         "ss_random_crop": "False",
         "ss_flip_aug": str(recipe.dataset.flip),
@@ -132,6 +157,33 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         specification["modelspec.trigger_phrase"] = recipe.output.trigger
     hashes = {"sshs_model_hash": model_hash, "sshs_legacy_hash": legacy_hash}
     return training | specification | hashes
+
+
+def _bucketed(made: Made, images: int) -> dict[str, str]:
+    """What kohya says of buckets; without them, of the one that there is."""
+    if made.fits is None:
+        size = made.resolution
+        one = {"resolution": [size, size], "count": images}
+        return {
+            "ss_enable_bucket": "False",
+            "ss_bucket_info": json.dumps({"buckets": {"0": one}}),
+        }
+    rules = buckets.rules_of(made.recipe.dataset, made.resolution)
+    assert rules is not None  # there are buckets
+    info = {
+        "buckets": {
+            str(number): {"resolution": list(size), "count": count}
+            for number, (size, count) in enumerate(made.fits.counts.items())
+        },
+        "mean_img_ar_error": made.fits.apart,
+    }
+    return {
+        "ss_enable_bucket": "True",
+        "ss_bucket_no_upscale": str(rules.no_upscale),
+        "ss_min_bucket_reso": str(rules.least),
+        "ss_max_bucket_reso": str(rules.most),
+        "ss_bucket_info": json.dumps(info),
+    }
 
 
 def network_module(network: Network) -> tuple[str, dict[str, object]]:

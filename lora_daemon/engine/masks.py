@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from lora_daemon.colours import eight_bits
 from lora_daemon.engine.cache import PictureError, decoded, read_picture
+from lora_daemon.pictures import framed
 from lora_daemon.pipe import FrozenPicture
 from shared.errors import Code, LoraError
 from shared.filenames import from_text
+from shared.framing import Size
 from shared.safetensors_file import Tensor as RawTensor
 from shared.safetensors_file import read_header, read_tensor, write
 
@@ -22,48 +26,52 @@ FILE = "masks.safetensors"  # in the run directory
 
 
 def masks(
-    run_dir: Path, pictures: Sequence[FrozenPicture], resolution: int, side: int
-) -> Tensor:  # fmt: skip
-    """Of each picture at the latents' size, float32 (n, side, side) in 0 … 1.
+    run_dir: Path, seen: Sequence[FrozenPicture], sizes: Sequence[Size], per_latent: int
+) -> list[Tensor]:  # fmt: skip
+    """Of each picture at its latents' size, float32 (height, width) in 0 … 1.
 
     Made once a run, so that one taken up again has the same whatever became of the files.
-    ``resolution``: that the pictures are cropped to. Raises LoraError: INVALID_FILE, STORAGE.
+    ``sizes``: width and height in pixels that each is trained at. Raises LoraError: INVALID_FILE,
+    STORAGE.
     """
     path = run_dir / FILE
+    small = [(high // per_latent, wide // per_latent) for wide, high in sizes]
     if path.exists():
         header = read_header(path)
         with path.open("rb") as file:
             data = read_tensor(file, header, "masks")
-        made = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(-1, side, side)
     else:
-        made = torch.stack([_mask(picture, resolution, side) for picture in pictures])
-        raw = RawTensor("U8", tuple(made.shape), made.numpy().tobytes())
-        write(path, {"masks": raw}, {})
-    if len(made) != len(pictures):
+        data = b"".join(
+            _mask(picture, size, shape).tobytes()
+            for picture, size, shape in zip(seen, sizes, small, strict=True)
+        )
+        write(path, {"masks": RawTensor("U8", (len(data),), data)}, {})
+    counts = [high * wide for high, wide in small]
+    if len(data) != sum(counts):
         raise LoraError(Code.INVALID_FILE, f"{path} is damaged: it is not of this run's pictures.")
-    return made.float() / 255
+    flat = torch.frombuffer(bytearray(data), dtype=torch.uint8).float() / 255
+    parts = torch.split(flat, counts)
+    return [one.view(shape) for one, shape in zip(parts, small, strict=True)]
 
 
-def _mask(picture: FrozenPicture, resolution: int, side: int) -> Tensor:
-    """Uint8 (side, side). Without a mask the whole picture counts."""
+def _mask(picture: FrozenPicture, size: Size, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Uint8 (height, width), turned and cropped as its picture. Without a mask the whole picture
+    counts."""
     path = Path(from_text(picture.mask or picture.path))
     try:
         data = read_picture(path)
         if picture.mask and hashlib.sha256(data).hexdigest() != picture.mask_content:
             raise PictureError("the mask has changed since the run was queued")
-        layer = _grey(data) if picture.mask else _alpha(data)
+        layer = decoded(data, lambda opened: _layer(opened, picture))
     except PictureError as error:
         raise LoraError(Code.INVALID_FILE, f"{path}: {error}.", data={"path": str(path)}) from None
-    fitted = ImageOps.fit(layer, (resolution, resolution), Image.Resampling.LANCZOS)
-    small = fitted.resize((side, side), Image.Resampling.BOX)
-    return torch.from_numpy(np.asarray(small, dtype=np.uint8).copy())
+    fitted = ImageOps.fit(layer, size, Image.Resampling.LANCZOS)
+    return np.asarray(fitted.resize(shape[::-1], Image.Resampling.BOX), dtype=np.uint8)
 
 
-def _grey(data: bytes) -> Image.Image:
-    return decoded(data, lambda opened: ImageOps.exif_transpose(opened).convert("L"))
-
-
-def _alpha(data: bytes) -> Image.Image:
-    return decoded(
-        data, lambda opened: ImageOps.exif_transpose(opened).convert("RGBA").getchannel("A")
-    )
+def _layer(opened: Image.Image, picture: FrozenPicture) -> Image.Image:
+    """What counts, L: the mask's brightness, or the picture's alpha."""
+    seen = framed(opened, picture.framing)
+    if picture.mask:
+        return eight_bits(seen).convert("L")
+    return eight_bits(seen).convert("RGBA").getchannel("A")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -63,7 +64,7 @@ class Measurer:
         for number, picture in enumerate(job.pictures):
             check()
             try:
-                rows.append(row(number, cached(cache, cache.key(picture.content), picture)))
+                rows.append(row(number, cached(cache, cache.key(picture), picture)))
             except PictureError as error:
                 skipped.append((picture.path, str(error)))
                 rows.append([])
@@ -123,13 +124,15 @@ class Measurer:
     def _nearness(self, job: Measure, check: Check) -> tuple[Rows, list[tuple[str, str]]]:
         """How like each painted picture is to the training picture, or its mirror image, that it is
         most like; and of some training pictures to the others. The likeness is the cosine of
-        latents less their mean: 1 is the very picture."""
+        latents less their mean: 1 is the very picture. All are compared as squares, whatever their
+        buckets."""
         cache = LatentsCache(Path(job.cache_dir), self.base, job.resolution)
         straight, mirrored = [], []
         for picture in job.pictures:
             check()
             try:
-                moments = cached(cache, cache.key(picture.content), picture)
+                square = msgspec.structs.replace(picture, bucket=None)
+                moments = cached(cache, cache.key(square), square)
             except PictureError:
                 continue  # told with the losses, or by the run itself
             straight.append(moments.mean.flatten())
@@ -142,7 +145,7 @@ class Measurer:
         painted = []
         for path in job.painted:
             check()
-            pixels = pixels_of(load_picture(Path(path)), job.resolution)
+            pixels = pixels_of(load_picture(Path(path)), (job.resolution, job.resolution))
             painted.append(self.base.encode_pixels(pixels[None])[0].float().cpu().flatten())
         near = []
         if painted:
@@ -179,8 +182,9 @@ class Measurer:
         )
         views = None
         if base.takes_views and moments is not None:
-            side = noisy.shape[-1] * base.pixels_per_latent
-            views = torch.tensor([view(moments.size, side, False)] * number, device=base.device)
+            high, wide = (side * base.pixels_per_latent for side in noisy.shape[-2:])
+            seen = view(moments.size, (wide, high), False)
+            views = torch.tensor([seen] * number, device=base.device)
         return base.denoise(noisy, t.to(base.device), known, views)
 
 

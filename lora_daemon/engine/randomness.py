@@ -18,7 +18,8 @@ def generator(seed: int, purpose: str, *numbers: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def shuffled(count: int, seed: int, epoch: int) -> list[int]:
-    """The order of ``count`` samples in an epoch: another one each epoch, always the same one."""
-    order: list[int] = torch.randperm(count, generator=generator(seed, "order", epoch)).tolist()
+def shuffled(count: int, seed: int, epoch: int, what: str = "order") -> list[int]:
+    """The order of ``count`` samples, or of ``what`` else, in an epoch: another one each epoch,
+    always the same one."""
+    order: list[int] = torch.randperm(count, generator=generator(seed, what, epoch)).tolist()
     return order

@@ -19,7 +19,7 @@ from lora_daemon.engine.cache import LatentsCache, Moments
 from lora_daemon.engine.device import explained, free_cache
 from lora_daemon.engine.feed import Choice, Feed, choose
 from lora_daemon.engine.files import sweep
-from lora_daemon.engine.lora_metadata import Made
+from lora_daemon.engine.lora_metadata import Made, fits
 from lora_daemon.engine.masks import masks
 from lora_daemon.engine.optimizers import no_8bit, optimizer_for
 from lora_daemon.engine.resume import Fingerprint, Progress, States
@@ -102,7 +102,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     captions = feed.captions[: feed.trained]
     for notice in _notices(recipe, base, captions):
         steering.tell(Notice(run=order.run, message=notice))
-    total = total_steps(recipe, feed.trained)
+    total = total_steps(recipe, feed.trained, feed.shown)
 
     adapter = Adapter(
         base, recipe.network, recipe.training.seed, recipe.optimizer.text_encoder_rate > 0,
@@ -111,7 +111,14 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     try:
         optimizer = optimizer_for(adapter, recipe.optimizer)
         made = Made(
-            recipe.output.name or freeze.name, recipe, freeze, base, captions, resolution, total
+            recipe.output.name or freeze.name,
+            recipe,
+            freeze,
+            base,
+            captions,
+            resolution,
+            total,
+            fits(recipe, feed),
         )
         samples = Samples(
             recipe, noised, run_dir, resolution, freeze.base, steering, adapter.averaged
@@ -155,8 +162,9 @@ def _feed(
     regular = sum(one.index >= len(freeze.pictures) for one in choice.used)
     masked = None
     if recipe.dataset.alpha_mask or recipe.dataset.mask_folder:
-        side = moments[0].mean.shape[-1]
-        masked = masks(run_dir, used, side * base.pixels_per_latent, side)
+        scale = base.pixels_per_latent
+        sizes = [(one.mean.shape[-1] * scale, one.mean.shape[-2] * scale) for one in moments]
+        masked = masks(run_dir, used, sizes, scale)
     captions = [picture.caption for picture in used]
     return Feed(recipe, base, moments, captions, regular, masked, freeze.wildcards)
 

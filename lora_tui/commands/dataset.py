@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import get_args
 
+from lora_tui.commands import dataset_framing
 from lora_tui.commands.common import (
     Invocation,
     Subparsers,
@@ -94,6 +95,7 @@ def add(subparsers: Subparsers) -> None:
         "--trigger", metavar="WORD", help='the word every caption is to have; kept ("": none)'
     )
     look.add_argument("--known", action="store_true", help="only tell what was measured so far")
+    dataset_framing.add(verbs)
     delete = command(
         verbs, "delete", delete_it, "forget a dataset; its pictures and caption files stay"
     )

@@ -37,6 +37,9 @@ SAME = {
 # Where kohya's default is another than ours, and the file is silent.
 DEFAULTS = {"network_dim": 4, "network_alpha": 1.0, "flip_aug": False}
 
+# Kohya's own, where buckets are on and the file is silent; ours follow the resolution.
+BUCKETS = {"min_bucket_reso": 256, "max_bucket_reso": 1024, "bucket_reso_steps": 64}
+
 # What lora-tui does anyway, or what has no place where a daemon trains.
 ANYWAY = {
     "cache_latents": "latents are always cached",
@@ -78,15 +81,10 @@ ANYWAY = {
     "debug_dataset": "the Datasets screen shows what is trained on",
     "prior_loss_weight": "it weighs regularisation pictures, and there are none",
     "max_token_length": "captions are read to 75 tokens",
-    "bucket_reso_steps": "pictures are cropped to a square",
-    "min_bucket_reso": "pictures are cropped to a square",
-    "max_bucket_reso": "pictures are cropped to a square",
-    "bucket_no_upscale": "pictures are cropped to a square",
 }
 
 # What changes the result and is not here. A value that means "off" is no loss.
 NOT_HERE = {
-    "enable_bucket": "pictures are cropped to a square; crop wide and tall ones as you want them",
     "color_aug": "it contradicts cached latents",
     "random_crop": "it contradicts cached latents",
     "face_crop_aug_range": "it contradicts cached latents",

@@ -34,6 +34,7 @@ def translate(given: Given, dataset: str = "") -> Translation:
     optimizing.optimizer(left, out)
     optimizing.schedule(left, out)
     optimizing.length(left, out)
+    _buckets(left, out)
     _reading(left, out)
     _loss(left, out)
     _captions(left, out)
@@ -98,7 +99,7 @@ def _folders(given: Given, left: dict[str, Any], dataset: str, out: Translation)
         if not all(isinstance(side, int) for side in sides) or not sides:
             out.leave("resolution", value, "not a size in pixels")
         else:
-            words = "a square of the shorter side" if len(set(sides)) > 1 else ""
+            words = "the shorter side, squared" if len(set(sides)) > 1 else ""
             out.take("resolution", value, "dataset.resolution", min(sides), words)
 
 
@@ -138,6 +139,36 @@ def _same(left: dict[str, Any], out: Translation) -> None:
     for name, ours in tables.SAME.items():
         if name in left:
             out.convert(name, left.pop(name), ours)
+
+
+def _buckets(left: dict[str, Any], out: Translation) -> None:
+    names, steps = (*tables.BUCKETS, "bucket_no_upscale"), list(tables.BUCKETS)
+    enabled = left.pop("enable_bucket", None)
+    if enabled is not None:
+        out.take("enable_bucket", enabled, "dataset.enable_bucket", bool(enabled))
+    if not enabled:
+        for name in names:
+            if name in left:
+                out.idle(name, left.pop(name), "without enable_bucket, pictures become squares")
+        return
+    if left.pop("bucket_no_upscale", False):
+        out.take("bucket_no_upscale", True, "dataset.bucket_no_upscale", True)
+        for name in ("min_bucket_reso", "max_bucket_reso"):
+            if name in left:
+                out.idle(name, left.pop(name), "kohya passes it over with bucket_no_upscale")
+        steps = ["bucket_reso_steps"]
+    side = out.tree["dataset"].get("resolution", 0)
+    for name in steps:
+        given = name in left
+        value = left.pop(name, tables.BUCKETS[name])
+        words = "" if given else "kohya's own default"
+        beyond = isinstance(value, int) and {
+            "min_bucket_reso": value > side, "max_bucket_reso": value < side,
+        }.get(name, False)  # fmt: skip
+        if side and beyond:
+            out.leave(name, value, f"it contradicts the resolution, {side}; ours follows that")
+        else:
+            out.convert(name, value, f"dataset.{name}", words)
 
 
 def _reading(left: dict[str, Any], out: Translation) -> None:

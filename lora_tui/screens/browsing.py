@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from functools import partialmethod
 
 from textual.timer import Timer
 
@@ -11,6 +12,7 @@ from lora_tui.core import words
 from lora_tui.core.cells import clean
 from lora_tui.core.roll import Roll
 from lora_tui.core.selection import Selection
+from lora_tui.screens import framing
 from lora_tui.screens.base import Place
 from lora_tui.screens.bulk import BulkEdit, kept_text
 from lora_tui.screens.dialogs import Choose, Page
@@ -19,6 +21,7 @@ from lora_tui.widgets.picture import Fetch
 from lora_tui.widgets.rows import Cell, Rows
 from lora_tui.widgets.state_strip import StateStrip
 from shared import wire
+from shared.framing import stored
 from shared.wire import CaptionState, Item
 
 _ORDERS: dict[wire.SortBy, tuple[str, str]] = {
@@ -31,6 +34,11 @@ _ORDERS: dict[wire.SortBy, tuple[str, str]] = {
     "changed": ("last change", "oldest first"),
 }
 _STRIP_AFTER = 0.5  # seconds after a change until the strip is asked for anew
+
+
+def picture_key(item: Item) -> str:
+    """What decides an item's picture: its file, and how it is turned and cropped."""
+    return f"{item.id}:{item.content}:{stored(item.framing)}"
 
 
 class Browsing(Place):
@@ -100,7 +108,7 @@ class Browsing(Place):
         state = item.caption.state
         unusable = bool(item.problem)
         return Tile(
-            key="" if unusable and not item.width else f"{item.id}:{item.content}",
+            key="" if unusable and not item.width else picture_key(item),
             fetch=self.tile_fetch(item),
             label=item.name.rpartition("/")[2],
             mark="!" if unusable else words.MARKS[state],
@@ -255,6 +263,23 @@ class Browsing(Place):
 
     def action_flag(self) -> None:
         self._set("flagged")
+
+    def _turn(self, by: int) -> None:
+        which = self._which() if self._among_pictures() else None
+        if which is not None:
+            ask = wire.FramePictures(
+                dataset=which.dataset, view=which.view, filter=which.filter, places=which.places
+            )
+            framing.turn(self, ask, by)
+
+    action_turn_left = partialmethod(_turn, -90)
+    action_turn_right = partialmethod(_turn, 90)
+
+    def action_frame(self) -> None:
+        roll = self._roll
+        item = roll.at(self.items.cursor) if roll is not None else None
+        if item is not None and self._among_pictures():
+            framing.edit(self, item)
 
     async def action_many(self) -> None:
         from msgspec.structs import replace

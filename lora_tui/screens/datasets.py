@@ -10,12 +10,12 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
-from lora_tui.core import words
+from lora_tui.core import bucket_words, words
 from lora_tui.core.cells import clean, clean_lines
 from lora_tui.core.roll import Roll
 from lora_tui.screens import behind, captioning, exporting, health
 from lora_tui.screens.base import Dialog, Place
-from lora_tui.screens.browsing import Browsing
+from lora_tui.screens.browsing import Browsing, picture_key
 from lora_tui.screens.dialogs import Confirm
 from lora_tui.screens.filtering import Filter
 from lora_tui.widgets.bind import bindings
@@ -276,14 +276,14 @@ class Datasets(Browsing):
         caption.update(clean_lines(item.caption.text) or "(no caption)")
         told.update(clean(item.problem or item.caption.text) or "(no caption)")
         caption.set_class(not item.caption.text, "-empty")
-        size = f"{item.width} × {item.height} px · {words.size(item.size)}"
+        size = f"{bucket_words.size(item)} · {words.size(item.size)}"
         state = f"{item.caption.state}, rev {item.caption.rev} by {item.caption.by}"
         facts.update(clean(item.problem) if item.problem else f"{size} · {state}")
         facts.set_class(bool(item.problem), "-problem")
         if item.problem and not item.width:
             self.picture.clear("This picture cannot be read.")
         else:
-            self.picture.show(f"{item.id}:{item.content}", thumbnail(self, item))
+            self.picture.show(picture_key(item), thumbnail(self, item))
 
     def on_rows_moved(self, message: Rows.Moved) -> None:
         if message.rows is self.sets:

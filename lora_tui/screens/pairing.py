@@ -1,7 +1,10 @@
-"""Review's two pictures: one is marked, and shown beside the one that is there."""
+"""Review's picture itself: turned, cropped, or marked and shown beside another one."""
 
 from __future__ import annotations
 
+from functools import partialmethod
+
+from lora_tui.screens import framing
 from lora_tui.screens.jumping import Jumping
 from lora_tui.screens.side_by_side import SideBySide
 from shared import wire
@@ -11,6 +14,18 @@ class Pairing(Jumping):
     """Mixed into Review."""
 
     _marked: tuple[str, str] | None = None  # dataset and item
+
+    def _turn(self, by: int) -> None:
+        if self.item is not None and self._edited is None:
+            which = wire.FramePictures(dataset=self.item.dataset, items=[self.item.id])
+            framing.turn(self, which, by)
+
+    action_turn_left = partialmethod(_turn, -90)
+    action_turn_right = partialmethod(_turn, 90)
+
+    def action_frame(self) -> None:
+        if self.item is not None and self._edited is None:
+            framing.edit(self, self.item)
 
     def action_mark(self) -> None:
         item = self.item

@@ -11,11 +11,12 @@ from textual.containers import Horizontal, Vertical
 from textual.timer import Timer
 from textual.widgets import Static
 
-from lora_tui.core import words
+from lora_tui.core import bucket_words, words
 from lora_tui.core.cells import clean
 from lora_tui.core.pace import Pace
 from lora_tui.core.roll import Roll
 from lora_tui.screens.base import Place
+from lora_tui.screens.browsing import picture_key
 from lora_tui.screens.datasets import thumbnail
 from lora_tui.widgets.caption import MOST_EDITED, CaptionField, Filmstrip
 from lora_tui.widgets.chips import Chips
@@ -162,7 +163,7 @@ class Showing(Place):
             if item.problem and not item.width:
                 self.picture.clear("This picture cannot be read.")
             else:
-                self.picture.show(f"{item.id}:{item.content}", thumbnail(self, item))
+                self.picture.show(picture_key(item), thumbnail(self, item))
         self._look_ahead()
 
     def _show_current(self, item: Item) -> None:
@@ -185,7 +186,7 @@ class Showing(Place):
             f"rev {caption.rev} · by {by} · {words.ago(caption.at)}", self.lora.tone("muted")
         )
         self.query_one("#state", Static).update(state)
-        size = f"{item.width} × {item.height} px · {words.size(item.size)}"
+        size = f"{bucket_words.size(item)} · {words.size(item.size)}"
         number = len(caption.text.split())
         facts = clean(item.problem) or f"{words.plural(number, 'word')} · {size}"
         self.query_one("#facts", Static).update(facts)
@@ -265,7 +266,7 @@ class Showing(Place):
                 for near in (place + 1, place + 2, place - 1):
                     item = roll.at(near)
                     if item is not None and item.width:
-                        await picture.prefetch(f"{item.id}:{item.content}", thumbnail(self, item))
+                        await picture.prefetch(picture_key(item), thumbnail(self, item))
             except LoraError:
                 pass  # it is said when the picture itself is shown
 

@@ -8,10 +8,11 @@ from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Static
 
-from lora_tui.core import words
+from lora_tui.core import bucket_words, words
 from lora_tui.core.cells import clean, clean_lines
 from lora_tui.core.differences import pieces
 from lora_tui.screens.base import Dialog
+from lora_tui.screens.browsing import picture_key
 from lora_tui.screens.datasets import thumbnail
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.picture import PictureView
@@ -50,7 +51,7 @@ class SideBySide(Dialog[None]):
             if item.problem and not item.width:
                 view.clear("This picture cannot be read.")
             else:
-                view.show(f"{item.id}:{item.content}", thumbnail(self, item))
+                view.show(picture_key(item), thumbnail(self, item))
 
     def _caption(self, side: int) -> Text:
         """The caption, with the words that the other one has not."""
@@ -65,7 +66,7 @@ class SideBySide(Dialog[None]):
         return text
 
     def _facts(self, item: Item) -> str:
-        size = f"{item.width} × {item.height} px · {words.size(item.size)}"
+        size = f"{bucket_words.size(item)} · {words.size(item.size)}"
         return f"{words.MARKS[item.caption.state]} {item.caption.state} · {size}"
 
     def action_close(self) -> None:

@@ -17,7 +17,14 @@ from lora_tui.screens.dialogs import Confirm
 from lora_tui.widgets.bind import bindings
 from shared import wire
 from shared.errors import LoraError
-from shared.recipe import Option, held_out_count, steps_per_epoch
+from shared.recipe import (
+    Option,
+    Recipe,
+    dump,
+    held_out_count,
+    steps_per_epoch,
+    total_steps,
+)
 
 _LABELS = {"base.name": "base", "dataset.name": "dataset", "output.name": "name of the LoRA"}
 
@@ -113,6 +120,7 @@ class Train(Place):
         self._all = False
         self._starting = False
         self._summing: Timer | None = None
+        self._buckets: tuple[wire.ListBuckets | None, list[int]] = (None, [])
 
     def body(self) -> ComposeResult:
         with Horizontal():
@@ -280,11 +288,17 @@ class Train(Place):
             if kept:
                 said.append(f"\n{words.plural(kept, 'picture')} kept back, to judge by")
             pictures -= kept
-            each = steps_per_epoch(recipe, pictures)
+            shown = self._bucketed(recipe)
+            each = steps_per_epoch(recipe, pictures, shown)
+            steps = total_steps(recipe, pictures, shown)
             said.append(
                 f"\n{words.count(pictures)} × {recipe.dataset.repeats} repeats / batch "
                 f"{recipe.training.batch_size} = {words.count(each)} steps an epoch"
             )
+            if shown:
+                said.append(
+                    f"\nin {words.plural(len(shown), 'bucket')}, each with batches of its own"
+                )
             said.append(f"\n× {recipe.training.epochs} epochs = ")
             said.append(f"{words.count(steps)} steps", style=tone("primary bold"))
             speed = self._known_speed(recipe.base.name)
@@ -299,6 +313,25 @@ class Train(Place):
         said.append("^s", style=tone("primary bold"))
         said.append(" anywhere: start the run", style=tone("muted"))
         self.query_one("#sum", Static).update(said)
+
+    def _bucketed(self, recipe: Recipe) -> list[int]:
+        """The samples of each bucket in an epoch, as the daemon counts them; nothing without
+        buckets, or until it has answered. Pictures that are kept back are still among them."""
+        if not recipe.dataset.enable_bucket:
+            return []
+        ask = wire.ListBuckets(dataset=recipe.dataset.name, recipe=dump(recipe))
+        asked, found = self._buckets
+        if asked == ask:
+            return found
+        self._buckets = (ask, [])
+
+        def counted(answer: wire.Buckets) -> None:
+            if self._buckets[0] == ask:
+                self._buckets = (ask, [one.samples for one in answer.buckets])
+                self._sum_up()
+
+        self.attempt(self.lora.ask(ask), counted, group="buckets")
+        return []
 
     def _known_speed(self, base: str) -> float | None:
         for run in sorted(self.state.runs, key=lambda run: -run.created):

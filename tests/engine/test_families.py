@@ -16,7 +16,7 @@ from lora_daemon import pipe
 from lora_daemon.engine import bases, lora_file, single_file
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
-from lora_daemon.engine.cache import upright_size
+from lora_daemon.engine.cache import load_picture
 from lora_daemon.engine.feed import view
 from lora_daemon.engine.generate import paint
 from lora_daemon.engine.mix import applied
@@ -202,11 +202,15 @@ def test_long_captions_keep_sdxls_pooled_output_behind_them(loaded: dict[str, Ba
 
 
 def test_views_say_how_a_picture_was_cropped() -> None:
-    assert view((512, 512), 512, False) == [512, 512, 0, 0, 512, 512]
-    assert view((1000, 1500), 500, False) == [1000, 1500, 0, 125, 500, 500]
-    assert view((1003, 1000), 1000, True) == [1003, 1000, 1, 0, 1000, 1000]
-    assert view((100, 153), 100, False)[3] == 26 and view((100, 153), 100, True)[3] == 27
-    assert view(None, 64, True) == [64, 64, 0, 0, 64, 64]
+    assert view((512, 512), (512, 512), False) == [512, 512, 0, 0, 512, 512]
+    assert view((1000, 1500), (500, 500), False) == [1000, 1500, 0, 125, 500, 500]
+    assert view((1003, 1000), (1000, 1000), True) == [1003, 1000, 1, 0, 1000, 1000]
+    across = [view((100, 153), (100, 100), mirrored)[3] for mirrored in (False, True)]
+    assert across == [26, 27]
+    assert view(None, (64, 64), True) == [64, 64, 0, 0, 64, 64]
+    # 1200 × 900 in a bucket of 1152 × 896: resized to 1195 × 896, 43 pixels lost across
+    assert view((900, 1200), (1152, 896), False) == [900, 1200, 0, 21, 896, 1152]
+    assert view((900, 1200), (1152, 896), True) == [900, 1200, 0, 22, 896, 1152]
 
 
 def test_the_size_of_a_turned_picture_is_that_of_what_is_shown(tmp_path: Path) -> None:
@@ -214,9 +218,9 @@ def test_the_size_of_a_turned_picture_is_that_of_what_is_shown(tmp_path: Path) -
     exif = picture.getexif()
     exif[0x0112] = 6
     picture.save(tmp_path / "a.jpg", exif=exif)
-    assert upright_size(tmp_path / "a.jpg") == (30, 20)
     picture.save(tmp_path / "b.png")
-    assert upright_size(tmp_path / "b.png") == (20, 30)
+    assert load_picture(tmp_path / "a.jpg").size == (20, 30)
+    assert load_picture(tmp_path / "b.png").size == (30, 20)
 
 
 def test_zero_terminal_snr_trains_and_paints_from_pure_noise(

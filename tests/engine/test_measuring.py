@@ -78,7 +78,9 @@ def test_the_loss_is_over_fixed_noise_and_its_negative(
     (entry,) = (tmp_path / "cache" / "latents").glob(f"*/{_key(base, tmp_path, picture)}*")
     from lora_daemon.engine.cache import LatentsCache
 
-    moments = LatentsCache(tmp_path / "cache", base, base.resolution).find(entry.stem)
+    moments = LatentsCache(tmp_path / "cache", base, base.resolution).find(
+        entry.stem, (base.resolution, base.resolution)
+    )
     assert moments is not None
     t = strata(job, picture.content)
     assert [int(one) * STRATA // 1000 for one in t] == list(range(STRATA))
@@ -97,7 +99,7 @@ def test_the_loss_is_over_fixed_noise_and_its_negative(
 def _key(base: Base, folder: Path, picture: pipe.FrozenPicture) -> str:
     from lora_daemon.engine.cache import LatentsCache
 
-    return LatentsCache(folder / "cache", base, base.resolution).key(picture.content)
+    return LatentsCache(folder / "cache", base, base.resolution).key(picture)
 
 
 def test_an_average_is_the_average_of_the_changes_of_the_weights(

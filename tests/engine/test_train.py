@@ -14,7 +14,7 @@ from torch import Tensor
 from lora_daemon.engine import adapters, fused
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
-from lora_daemon.engine.cache import LatentsCache, load_pixels
+from lora_daemon.engine.cache import LatentsCache, load_picture, pixels_of
 from lora_daemon.engine.feed import Batch, Feed
 from lora_daemon.engine.optimizers import optimizer_for
 from lora_daemon.engine.randomness import generator, shuffled
@@ -49,7 +49,7 @@ def feed(base: Base, tmp_path: Path) -> Feed:
 def fed(base: Base, tmp_path: Path, recipe: Recipe, pictures: int = 5) -> Feed:
     cache = LatentsCache(tmp_path / "cache", base, base.resolution)
     frozen = work.pictures(tmp_path / "pictures", pictures)
-    moments = [cache.make(cache.key(p.content), Path(p.path), p.content) for p in frozen]
+    moments = [cache.make(cache.key(p), p) for p in frozen]
     return Feed(recipe, base, moments, [picture.caption for picture in frozen])
 
 
@@ -161,7 +161,8 @@ def test_a_mirrored_latent_is_of_the_mirrored_picture(
 ) -> None:
     """Mirroring the latent instead is not the same, as the encoder is not symmetric."""
     picture = work.pictures(tmp_path / "pictures", 1)[0]
-    pixels = load_pixels(Path(picture.path), picture.content, base.resolution)
+    side = base.resolution
+    pixels = pixels_of(load_picture(Path(picture.path)), (side, side))
     mean, _ = base.encode_pixels(pixels.flip(-1).contiguous()[None])
     assert torch.equal(feed.moments[0].mirrored_mean, mean[0])
     assert not torch.allclose(feed.moments[0].mirrored_mean, feed.moments[0].mean.flip(-1))

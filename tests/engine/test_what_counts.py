@@ -33,7 +33,7 @@ def frozen(tmp_path: Path, count: int) -> list[pipe.FrozenPicture]:
 def fed(base: Base, tmp_path: Path, sections: dict[str, Any], regular: int, **more: Any) -> Feed:
     cache = LatentsCache(tmp_path / "cache", base, base.resolution)
     pictures = frozen(tmp_path, 3 + regular)
-    moments = [cache.make(cache.key(p.content), Path(p.path), p.content) for p in pictures]
+    moments = [cache.make(cache.key(p), p) for p in pictures]
     captions = [picture.caption for picture in pictures]
     return Feed(convert(sections), base, moments, captions, regular, **more)
 
@@ -84,20 +84,21 @@ def test_masks_of_files_and_of_the_alpha_channel(base: Base, tmp_path: Path) -> 
     found, bare = with_masks(pictures, str(tmp_path / "pictures"), "masks")
     assert bare == 1 and found[0].mask == str(folder / "0.png") and not found[1].mask
     (tmp_path / "run").mkdir()
-    made = masks(tmp_path / "run", found, 64, 8)
+    sizes = [(64, 64)] * len(found)
+    made = masks(tmp_path / "run", found, sizes, 8)
     assert torch.equal(made[1], torch.ones(8, 8))
     assert torch.allclose(made[0][:, :3], torch.ones(8, 3)) and not bool(made[0][:, 5:].any())
     (folder / "0.png").unlink()  # it has begun: the mask is the run's own
-    assert torch.equal(masks(tmp_path / "run", found, 64, 8), made)
+    assert all(map(torch.equal, masks(tmp_path / "run", found, sizes, 8), made))
     picture = Image.open(pictures[0].path).convert("RGBA")
     picture.putalpha(mask)
     path = tmp_path / "alpha.png"
     picture.save(path)
     own = msgspec.structs.replace(pictures[0], path=str(path))
     (tmp_path / "other").mkdir()
-    assert torch.equal(masks(tmp_path / "other", [own], 64, 8)[0], made[0])
+    assert torch.equal(masks(tmp_path / "other", [own], [(64, 64)], 8)[0], made[0])
     sections = {"dataset": {"alpha_mask": True}, "loss": {"unmasked_weight": 0.1}}
-    feed = fed(base, tmp_path, sections, 0, masks=made[[0, 0, 0]])
+    feed = fed(base, tmp_path, sections, 0, masks=[made[0]] * 3)
     sides = set()
     for step in range(8):  # mirrored with the picture
         (batch,) = feed.batches(step)

@@ -110,9 +110,13 @@ def test_a_config_and_its_dataset_config_become_a_recipe(tmp_path: Path) -> None
         (line.key, line.value) for line in translate(given).lines if line.verdict == "left out"
     )
     assert left_out == [
-        ("enable_bucket", "true"), ("frobnicate", "3"), ("image_dir", "/pictures/more"),
+        ("frobnicate", "3"), ("image_dir", "/pictures/more"),
         ("network_args block_dims", "[1, 2]"),
     ]  # fmt: skip
+    assert (dataset.enable_bucket, dataset.min_bucket_reso, dataset.max_bucket_reso) == (
+        True, 256, 1024,
+    )  # fmt: skip
+    assert dataset.bucket_reso_steps == 64 and lines["min_bucket_reso"].words
     assert lines["frobnicate"].words == "lora-tui does not know it"
     assert lines["cache_latents"].verdict == "default"
     assert lines["lr_scheduler_power"].words == "read by polynomial alone"
