@@ -5,6 +5,7 @@ from __future__ import annotations
 from shared.recipe_schema import Recipe
 
 FLOWS = ("flux", "flux_schnell")  # families that are trained by flow matching
+FLOW_VERSIONS = ("flux1",)  # what their LoRA files say to be for
 _FLUX_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff", "mod")
 _FLOW = "it learns the velocity of a flow"
 

@@ -185,8 +185,8 @@ class Network(Table, frozen=True, kw_only=True):
         Meta(
             min_length=1,
             description="Which parts of the denoiser get a LoRA: the attention projections; ff, "
-            "the feed-forward layers; proj, what leads into and out of each transformer (with these, "
-            "what kohya's LoRA trains); conv, the convolutions and time projections of the "
+            "the feed-forward layers; proj, what leads into and out of each transformer (with "
+            "these, what kohya's LoRA trains); conv, the convolutions and time projections of the "
             "residual blocks (LoCon). FLUX has the first five and mod, its modulation layers.",
         ),
     ] = msgspec.field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])

@@ -1,4 +1,4 @@
-"""FLUX, the family that flows: its tables, its calls and its LoRA files, with diffusers as judge."""
+"""FLUX, the family that flows: its tables, calls and LoRA files, with diffusers as judge."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ from lora_daemon.original_layout import SPANS, flux, t5, vae
 from shared import blocks
 from shared.errors import Code, LoraError
 from shared.pictures import PictureSpec
+from shared.recipe import convert
 from shared.recipe_families import FLOWS, unsuited
 from shared.recipe_schema import Noise
-from shared.recipe import convert
 from shared.safetensors_file import write
+from shared.suited import suited
 from tests.engine import full_size, tiny_base
 
 
@@ -82,7 +83,7 @@ def _tensors(family: Family, name: Network) -> dict[str, Tensor]:
 
 
 def test_diffusers_converter_takes_the_same_rows_of_the_originals_matrices() -> None:
-    """Each row of each original tensor is a number of its own, and has to arrive where it should."""
+    """Each row of each original tensor is a number of its own, and has to arrive in its place."""
     config = {**FLUX.configs["transformer"], "num_layers": 2, "num_single_layers": 2}
     heights = {row.original: 6 for row in flux(config)}
     heights |= {row.original: 21504 for row in flux(config) if "/7" in row.form}
@@ -349,13 +350,23 @@ def test_options_without_a_use_on_a_flow_are_refused_with_the_reason(
     assert unsuited(convert({}), "flux") == ("", "")
 
 
+@pytest.mark.parametrize("family", FLOWS)
+def test_five_answers_make_a_recipe_that_such_a_base_takes(family: str) -> None:
+    made = suited(
+        teaches="subject", dataset="d", pictures=20, base="b", family=family, trigger="ohwx"
+    )
+    assert unsuited(made, family) == ("", "")
+    assert (made.noise.density, made.noise.shift) == ("logit_normal", 0.0)
+
+
 def test_options_of_flows_are_refused_elsewhere() -> None:
-    assert FLOWS == (FLUX.name, FLUX_SCHNELL.name)
+    assert (FLUX.name, FLUX_SCHNELL.name) == FLOWS
     for section, options in (
-        ("noise", {"shift": 3.0}), ("training", {"guidance": 3.5}), ("network", {"targets": ["mod"]}),
+        ("noise", {"shift": 3.0}), ("training", {"guidance": 3.5}),
+        ("network", {"targets": ["mod"]}),
     ):  # fmt: skip
         recipe = convert({section: options})
-        assert unsuited(recipe, "sd1")[0] == f"{section}.{[*options][0]}"
+        assert unsuited(recipe, "sd1")[0] == f"{section}.{next(iter(options))}"
         assert unsuited(recipe, "flux") == ("", "")
 
 
