@@ -33,7 +33,7 @@ def suited(
     trigger: str = "",
     effort: Effort = "usual",
 ) -> Recipe:
-    """The recipe. ``family``: of the base, such as sdxl, or empty. Raises LoraError(INVALID_RECIPE)."""
+    """The recipe. ``family``: of the base, or empty. Raises LoraError(INVALID_RECIPE)."""
     small = base.startswith(STARTER)
     few = pictures <= FEW
     batch = 4 if small else 1 if few else 2
