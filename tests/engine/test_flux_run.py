@@ -44,7 +44,8 @@ def _order(folder: Path, base: Path) -> pipe.Train:
                   "checkpointing": True},
         dataset={"caption_dropout": 0.3},
         save={"every_steps": 3},
-        sample={"prompts": ["a thing"], "every_steps": 3, "steps": 2, "cfg": 3.5},
+        sample={"prompts": ["a thing"], "every_steps": 3, "every_epochs": 0,
+                "steps": 2, "cfg": 3.5},
     )  # fmt: skip
 
 
