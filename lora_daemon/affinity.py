@@ -9,16 +9,18 @@ from pathlib import Path
 
 import msgspec
 
-from lora_daemon import base_look, base_tensors, engine_process, input_cache
+from lora_daemon import base_folder, base_look, base_tensors, engine_process, input_cache
 from lora_daemon.base_folder import STEMS, weight_files
 from lora_daemon.library import Library
 from lora_daemon.service import Context, Daemon
 from shared import affinity, blocks, wire
 from shared.affinity import Affinity, BlockDistance, Distance, How, Kinship, KinshipOrder
+from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
 from shared.files import publish
 from shared.lora_keys import contents
 from shared.lora_names import dotted, is_sdxl
+from shared.recipe_families import FLOW_VERSIONS, FLOWS
 from shared.safetensors_file import Header, read_header
 from shared.wire import FAMILIES, BaseModel
 
@@ -41,6 +43,15 @@ class Affinities:
         base = await self._library.base(request.base)
         name, path = self._library.lora(request.lora)
         header = await asyncio.to_thread(read_header, path)
+        version = header.metadata.get("ss_base_model_version", "")
+        if base.family in FLOWS or version in FLOW_VERSIONS:
+            raise LoraError(
+                Code.BAD_REQUEST,
+                "Affinity compares the UNets of Stable Diffusion, and "
+                + (f"{base.name} is a {FAMILIES[base.family]}." if base.family in FLOWS
+                   else f"{name} was made for a FLUX.")
+                + " Painting says whether a LoRA has a place on a base.",
+            )  # fmt: skip
         modules = await asyncio.to_thread(_modules, path, header)
         says = header.metadata.get("ss_sd_model_name", "")
         trained, how = await self._trained_on(name, header)
@@ -92,7 +103,10 @@ class Affinities:
         kept = self._kept("hashes", base)
         if kept.exists():
             return msgspec.json.decode(kept.read_bytes(), type=list[str])
-        files = [path] if path.is_file() else weight_files(path / "unet", STEMS["unet"])
+        files = [path]
+        if not path.is_file():
+            denoiser = base_folder.family(path).denoiser
+            files = weight_files(path / denoiser, STEMS[denoiser])
         whole = hashlib.sha256()
         for file in files:
             with file.open("rb") as opened:

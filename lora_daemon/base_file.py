@@ -11,7 +11,6 @@ import json
 import re
 import statistics
 import struct
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,9 @@ from typing import Any
 
 import msgspec
 
-from lora_daemon.families import FAMILIES, SD1, SD2, SDXL, Family, Look, Network
+from lora_daemon.base_folder import cannot_predict
+from lora_daemon.carried import carried
+from lora_daemon.families import IN_ONE_FILE, SD1, SD2, SDXL, Family, Look, Network
 from lora_daemon.original_layout import Row
 from lora_daemon.vocabulary import Vocabulary
 from shared.errors import Code, LoraError
@@ -48,19 +49,6 @@ _OTHERS = (  # what else people have: part of a name → what it is
     ("edm_vpred.sigma_max", "an EDM base (CosXL)"),
 )
 _KINDS_OF_INPUT = {9: "an inpainting base", 8: "an image-editing base", 5: "a depth-to-image base"}
-_CARRIED = (
-    (re.compile(r"^model_ema\."), "EMA weights"),
-    (re.compile(r"\.position_ids$"), "position_ids"),
-    (re.compile(r"\.logit_scale$"), "logit scale of the text encoder"),
-    (re.compile(r"\.resblocks\.\d+\.|\.text_projection$"), "unused last layer of the text encoder"),
-    (
-        re.compile(r"^(betas|alphas_|sqrt_|log_one_minus|posterior_|lvlb|logvar|denoiser\.sigmas)"),
-        "noise schedule",
-    ),
-    (re.compile(r"^(v_pred|ztsnr)$"), "marks of what it predicts"),
-    (re.compile(r"^(global_step|first_stage_model\.loss\.)"), "leftovers of its training"),
-)
-UNKNOWN = "tensors that lora-tui does not know"
 _V_NAME = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
 _SD2_TELLS = f"{_UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _SD2_SPREAD = 0.09  # its standard deviation is above this in the v-prediction bases
@@ -106,6 +94,8 @@ def open_file(path: Path, predicts: Objective | None = None) -> BaseFile:
         raise _wrong(path, f"has a metadata entry {OWN} that describes no base") from None
     _refuse_gaps(path, header, family, keys)
     objective, guessed = _objective(path, header, family)
+    if predicts and predicts not in family.base_versions:
+        raise cannot_predict(path, family, predicts)
     if predicts:
         objective, guessed = predicts, ""
     elif own and "v_pred" not in header.tensors:
@@ -134,15 +124,6 @@ def open_file(path: Path, predicts: Objective | None = None) -> BaseFile:
     return BaseFile(path, header, family, configs, vocabulary, keys, look)
 
 
-def carried(names: Iterable[str]) -> dict[str, int]:
-    """What tensors that are not used are, in words, and how many there are of each kind."""
-    counts = Counter(
-        next((words for pattern, words in _CARRIED if pattern.search(name)), UNKNOWN)
-        for name in names
-    )
-    return dict(sorted(counts.items()))
-
-
 def _refuse_others(path: Path, header: Header) -> None:
     names = header.tensors
     if names and all(split_key(name) for name in names):
@@ -153,6 +134,12 @@ def _refuse_others(path: Path, header: Header) -> None:
         )
     for part, what in _OTHERS:
         if any(part in name for name in names):
+            if part == "double_blocks.":
+                raise _wrong(
+                    path,
+                    "is a FLUX in one file, and no such file has T5's tokenizer in it. Give the "
+                    "diffusers folder of the model, with model_index.json, or its Hub id",
+                )
             raise _wrong(path, f"is {what}, which lora-tui cannot train yet. {_KNOWN}")
     if any(name.startswith(("down_blocks.", "encoder.down_blocks.")) for name in names):
         raise _wrong(
@@ -173,7 +160,7 @@ def _refuse_others(path: Path, header: Header) -> None:
         )
 
 
-_KNOWN = f"It trains {', '.join(family.title for family in FAMILIES)}"
+_KNOWN = f"It trains {', '.join(family.title for family in IN_ONE_FILE)}"
 
 
 def _family(path: Path, header: Header) -> Family:

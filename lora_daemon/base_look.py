@@ -21,7 +21,7 @@ def look(path: Path, predicts: Objective | None = None) -> Look:
 
 
 def unet_config(path: Path) -> dict[str, Any]:
-    """A base's UNet as diffusers describes it. Raises LoraError as ``look``."""
+    """A base's denoiser as diffusers describes it. Raises LoraError as ``look``."""
     if path.is_file():
         return dict(base_file.open_file(path).configs["unet"])
-    return base_folder.table(path / "unet" / "config.json")
+    return base_folder.denoiser_config(path)

@@ -107,7 +107,6 @@ class Domain:
         self._scheduler = Scheduler(daemon, self._runs, self._library, self._supervisor)
         self._painting = Painting(daemon, self._library, self._jobs, self._orders)
         self._gallery = Gallery(daemon, self._library, self._thumbnails, self._jobs)
-        self._painting.file_of, self._painting.keep = self._gallery.path_of, self._gallery.keep_spec
         self._grids = Grids(daemon, self._library, self._jobs, self._painting)
         self._mixing = Mixing(daemon, self._library)
         self._comparing = Comparing(daemon, self._library)
@@ -127,13 +126,18 @@ class Domain:
         self._telemetry = Telemetry(daemon, self._worker_use)
         self._told = wire.Worker(state="absent")
         self._listening: asyncio.Task[None] | None = None
+        self._connect()
+        self._answer_of_datasets(handlers)
+        self._answer_of_runs(handlers)
+
+    def _connect(self) -> None:
+        """Tell those who cannot know each other what they need of one another."""
         self._supervisor.changed = self._tell_worker
+        self._painting.file_of, self._painting.keep = self._gallery.path_of, self._gallery.keep_spec
         self._painting.settled = self._captioning.settled = self._settled
         self._measuring.settled = self._settled
         self._measuring.training = lambda: self.worker().state == "training"
         self._probing.settled = self._settled
-        self._answer_of_datasets(handlers)
-        self._answer_of_runs(handlers)
 
     def _answer_of_datasets(self, handlers: service.Handlers) -> None:
         """Say who answers what about pictures and captions."""

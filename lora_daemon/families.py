@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from lora_daemon.original_layout import Row
 from shared.wire import FAMILIES as FAMILY_TITLES
 from shared.wire import Objective
 
-Network = Literal["unet", "vae", "text_encoder", "text_encoder_2"]
+Network = Literal["unet", "transformer", "vae", "text_encoder", "text_encoder_2"]
 Config = Mapping[str, Any]
 
 
@@ -52,25 +52,36 @@ class TextEncoder:
     """How a family uses one of its text encoders.
 
     ``lora_prefix``: of its modules' names in LoRA files. ``padding``: what fills up a short text.
-    ``hidden``: which hidden state conditions the UNet: 0 is the last, after the final norm; -2 the
-    one before the last layer, without it. ``pooled``: whether its pooled output is used too.
+    ``hidden``: which hidden state conditions the denoiser: 0 is the last, after the final norm; -2
+    the one before the last layer, without it; None: none does. ``pooled``: which pooled output is
+    used too, the projected one or the plain one. ``length``: tokens that are read; 0: CLIP's 77.
     """
 
     network: Network
     tokenizer: str  # folder
     lora_prefix: str
     padding: str
-    hidden: int = 0
-    pooled: bool = False
+    hidden: int | None = 0
+    pooled: Literal["", "projected", "plain"] = ""
+    kind: Literal["clip", "t5"] = "clip"
+    length: int = 0
+
+    @property
+    def tokenizer_files(self) -> tuple[str, ...]:
+        return ("vocab.json", "merges.txt") if self.kind == "clip" else ("tokenizer.json",)
 
 
 @dataclass(frozen=True, eq=False)
 class Family:
     """What distinguishes one kind of base from another.
 
-    ``unet_marks``: what the UNet's diffusers configuration must say. ``base_versions`` and
-    ``architectures``: by what it predicts, as kohya's metadata has them. ``original_lora_names``:
-    whether LoRA files call the UNet's modules as the original code does.
+    ``unet_marks``: what the denoiser's diffusers configuration must say. ``base_versions`` and
+    ``architectures``: by what it predicts, as kohya's metadata has them; so what is in neither, the
+    family never predicts. ``original_lora_names``: whether LoRA files call the denoiser's modules
+    as the original code does. ``denoiser``: the network that is trained, and how it is called
+    (``engine.denoisers``). ``patch``: latents are taken so many by so many at a time. ``views``:
+    whether the denoiser is told how a picture was cropped. ``targets``: the recipe's names for what
+    a LoRA can be on.
     """
 
     name: str
@@ -82,6 +93,18 @@ class Family:
     encoders: tuple[TextEncoder, ...]
     resolutions: Mapping[Objective, int]  # of a single file, which does not tell, in pixels
     original_lora_names: bool = False
+    denoiser: Network = "unet"
+    patch: int = 1
+    latent_channels: int = 4
+    views: bool = False
+    lora_module: str = "networks.lora"  # kohya's network_module
+    single_files: bool = True  # whether one file can hold all of it
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "ff", "proj", "conv")
+
+    @property
+    def flows(self) -> bool:
+        """Whether it is trained by flow matching."""
+        return "flow" in self.base_versions
 
     @property
     def title(self) -> str:
@@ -159,9 +182,49 @@ SDXL = Family(
     },
     encoders=(
         TextEncoder("text_encoder", "tokenizer", "lora_te1", _END, hidden=-2),
-        TextEncoder("text_encoder_2", "tokenizer_2", "lora_te2", _ZERO, hidden=-2, pooled=True),
+        TextEncoder(
+            "text_encoder_2", "tokenizer_2", "lora_te2", _ZERO, hidden=-2, pooled="projected"
+        ),
     ),
     resolutions={"epsilon": 1024, "v_prediction": 1024},
     original_lora_names=True,
+    views=True,
 )
-FAMILIES = (SD1, SD2, SDXL)
+# Kohya's trainer reads 512 tokens for dev and 256 for schnell, which was distilled with so many.
+_FLUX_CLIP = TextEncoder("text_encoder", "tokenizer", "lora_te1", _END, hidden=None, pooled="plain")
+_FLUX_T5 = TextEncoder("text_encoder_2", "tokenizer_2", "lora_te3", "<pad>", kind="t5", length=512)
+FLUX = Family(
+    name="flux",
+    base_versions={"flow": "flux1"},
+    architectures={"flow": "flux-1-dev/lora"},
+    implementation="https://github.com/black-forest-labs/flux",
+    unet_marks={
+        "_class_name": "FluxTransformer2DModel",
+        "in_channels": 64,
+        "guidance_embeds": True,
+    },
+    parts={
+        "transformer": Part("transformer", "", original_layout.flux),
+        "vae": Part("VAE", "", original_layout.vae),
+        "text_encoder": Part("CLIP text encoder", "", original_layout.clip),
+        "text_encoder_2": Part("T5 text encoder", "", original_layout.t5),
+    },
+    encoders=(_FLUX_CLIP, _FLUX_T5),
+    resolutions={"flow": 1024},
+    original_lora_names=True,
+    denoiser="transformer",
+    patch=2,
+    latent_channels=16,
+    lora_module="networks.lora_flux",
+    single_files=False,
+    targets=("to_q", "to_k", "to_v", "to_out.0", "ff", "mod"),
+)
+FLUX_SCHNELL = replace(
+    FLUX,
+    name="flux_schnell",
+    architectures={"flow": "flux-1-schnell/lora"},
+    unet_marks={**FLUX.unet_marks, "guidance_embeds": False},
+    encoders=(_FLUX_CLIP, replace(_FLUX_T5, length=256)),
+)
+FAMILIES = (SD1, SD2, SDXL, FLUX, FLUX_SCHNELL)
+IN_ONE_FILE = tuple(one for one in FAMILIES if one.single_files)

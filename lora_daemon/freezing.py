@@ -23,6 +23,7 @@ from shared import recipe as recipes
 from shared.errors import Code, LoraError
 from shared.files import publish
 from shared.recipe import Recipe
+from shared.recipe_families import unsuited
 from shared.wildcards import read_wildcards
 
 SPACE_NEEDED = 64 * 1024 * 1024  # bytes; resume states and LoRAs of a small run
@@ -58,6 +59,9 @@ class Freezer:
                 f"is a {wire.FAMILIES[base.family]}. Take another base, or set base.family to any.",
                 data={"key": "base.family"},
             )
+        key, why = unsuited(recipe, base.family)
+        if why:
+            raise LoraError(Code.INVALID_RECIPE, why, data={"key": key})
         rules = buckets.rules_of(recipe.dataset, base.resolution)
         usable, skipped, warnings = self._pictures(dataset, rules)
         kept_back, usable = await self._keep_back(recipe, dataset, usable, warnings)
@@ -72,13 +76,6 @@ class Freezer:
             )
             if bare:
                 warnings.append(f"{bare} of {len(usable)} pictures have no mask and count whole.")
-        if base.family == "sdxl" and recipe.dataset.clip_skip != 1:
-            raise LoraError(
-                Code.INVALID_RECIPE,
-                f"dataset.clip_skip = {recipe.dataset.clip_skip}: {base.name} is an SDXL, of which "
-                "always the last layer but one is read. Leave it at 1.",
-                data={"key": "dataset.clip_skip"},
-            )
         wildcards: dict[str, list[str]] = {}
         if recipe.dataset.wildcards:
             captions = [picture.caption for picture in usable + regular]

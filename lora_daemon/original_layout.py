@@ -1,4 +1,4 @@
-"""Every tensor of a Stable Diffusion under both of its names: diffusers' and the original code's.
+"""Every tensor of a base under both of its names: diffusers' and the original code's.
 
 A base as one file has the original names, a diffusers folder has the others. The tables here follow
 from a network's diffusers configuration, whatever its size, and are read either way. Names only.
@@ -11,8 +11,15 @@ from typing import Any, Literal, NamedTuple
 
 # How the original tensor becomes the diffusers one: as it is; from a 1×1 convolution's (out, in, 1,
 # 1) to a linear layer's (out, in); turned from (in, out); or the first, second or last third of its
-# rows, where the original has q, k and v in one matrix.
-Form = Literal["same", "point", "turned", "q", "k", "v"]
+# rows, where the original has q, k and v in one matrix; or, where the first layer of the
+# feed-forward lies behind them (FLUX), the sevenths that SPANS says; or with its halves exchanged.
+Form = Literal["same", "point", "turned", "q", "k", "v", "q/7", "k/7", "v/7", "mlp/7", "swapped"]
+
+# Which of the original's rows such a tensor is: from, to, of so many parts.
+SPANS: dict[Form, tuple[int, int, int]] = {
+    "q": (0, 1, 3), "k": (1, 2, 3), "v": (2, 3, 3),
+    "q/7": (0, 1, 7), "k/7": (1, 2, 7), "v/7": (2, 3, 7), "mlp/7": (3, 7, 7),
+}  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -73,10 +80,13 @@ def unet(config: Mapping[str, Any]) -> list[Row]:
 
 
 def vae(config: Mapping[str, Any]) -> list[Row]:
-    """The autoencoder's table: 248 rows for all of them."""
+    """The autoencoder's table: 248 rows for those of Stable Diffusion, 244 for FLUX's."""
     widths, layers = list(config["block_out_channels"]), int(config["layers_per_block"])
     last = len(widths) - 1
-    rows = [*_both("quant_conv", "quant_conv"), *_both("post_quant_conv", "post_quant_conv")]
+    rows: list[Row] = []
+    for name in ("quant_conv", "post_quant_conv"):
+        if config.get(f"use_{name}", True):
+            rows += _both(name, name)
     for side in ("encoder", "decoder"):
         rows += _both(f"{side}.conv_in", f"{side}.conv_in")
         rows += _both(f"{side}.conv_norm_out", f"{side}.norm_out")
@@ -146,6 +156,55 @@ def open_clip(config: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
+def flux(config: Mapping[str, Any]) -> list[Row]:
+    """FLUX's transformer: 1156 rows for schnell, 1160 for dev, whose guidance is an input."""
+    rows = [
+        *_embedder("time_text_embed.timestep_embedder", "time_in"),
+        *_embedder("time_text_embed.text_embedder", "vector_in"),
+        *_both("context_embedder", "txt_in"),
+        *_both("x_embedder", "img_in"),
+        *_both("proj_out", "final_layer.linear"),
+    ]
+    if config.get("guidance_embeds"):
+        rows += _embedder("time_text_embed.guidance_embedder", "guidance_in")
+    for end in ("weight", "bias"):
+        there = f"final_layer.adaLN_modulation.1.{end}"
+        rows.append(Row(f"norm_out.linear.{end}", there, "swapped"))
+    for block in range(config["num_layers"]):
+        here, there = f"transformer_blocks.{block}", f"double_blocks.{block}"
+        for leaf, original in _DOUBLE.items():
+            rows += _both(f"{here}.{leaf}", f"{there}.{original}")
+        for thirds, original in _DOUBLE_QKV.items():
+            for leaf, form in zip(thirds, _THIRDS, strict=True):
+                rows += _parts(f"{here}.attn.{leaf}", f"{there}.{original}", form)
+        for leaf, original in _DOUBLE_NORMS.items():
+            rows.append(Row(f"{here}.attn.{leaf}.weight", f"{there}.{original}.scale"))
+    for block in range(config["num_single_layers"]):
+        here, there = f"single_transformer_blocks.{block}", f"single_blocks.{block}"
+        rows += _both(f"{here}.norm.linear", f"{there}.modulation.lin")
+        rows += _both(f"{here}.proj_out", f"{there}.linear2")
+        for leaf, part in _SINGLE.items():
+            rows += _parts(f"{here}.{leaf}", f"{there}.linear1", part)
+        for leaf, original in (("norm_q", "norm.query_norm"), ("norm_k", "norm.key_norm")):
+            rows.append(Row(f"{here}.attn.{leaf}.weight", f"{there}.{original}.scale"))
+    return rows
+
+
+def t5(config: Mapping[str, Any]) -> list[Row]:
+    """T5's encoder, whose names are the same everywhere. 219 rows for 24 layers."""
+    gated = str(config.get("feed_forward_proj", "relu")).startswith("gated")
+    names = ["shared.weight", "encoder.final_layer_norm.weight"]
+    for layer in range(config["num_layers"]):
+        here = f"encoder.block.{layer}.layer"
+        names += [f"{here}.0.SelfAttention.{part}.weight" for part in "qkvo"]
+        if layer == 0:
+            names.append(f"{here}.0.SelfAttention.relative_attention_bias.weight")
+        for part in (*(("wi_0", "wi_1") if gated else ("wi",)), "wo"):
+            names.append(f"{here}.1.DenseReluDense.{part}.weight")
+        names += [f"{here}.{sub}.layer_norm.weight" for sub in range(2)]
+    return [Row(name, name) for name in names]
+
+
 def to_original(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """The way back: each original name with the rows that it is made of, q before k before v."""
     table: dict[str, list[Row]] = {}
@@ -189,6 +248,43 @@ _BLOCK = (
     "norm3",
 )
 _UNBIASED = tuple(f"attn{one}.to_{part}" for one in (1, 2) for part in "qkv")
+
+
+_DOUBLE = {  # inside one of FLUX's blocks of two streams, without q, k and v
+    "norm1.linear": "img_mod.lin",
+    "attn.to_out.0": "img_attn.proj",
+    "ff.net.0.proj": "img_mlp.0",
+    "ff.net.2": "img_mlp.2",
+    "norm1_context.linear": "txt_mod.lin",
+    "attn.to_add_out": "txt_attn.proj",
+    "ff_context.net.0.proj": "txt_mlp.0",
+    "ff_context.net.2": "txt_mlp.2",
+}
+_DOUBLE_QKV = {
+    ("to_q", "to_k", "to_v"): "img_attn.qkv",
+    ("add_q_proj", "add_k_proj", "add_v_proj"): "txt_attn.qkv",
+}
+_THIRDS: tuple[Form, ...] = ("q", "k", "v")
+_DOUBLE_NORMS = {
+    "norm_q": "img_attn.norm.query_norm",
+    "norm_k": "img_attn.norm.key_norm",
+    "norm_added_q": "txt_attn.norm.query_norm",
+    "norm_added_k": "txt_attn.norm.key_norm",
+}
+_SINGLE: dict[str, Form] = {  # of one matrix; its feed-forward is four times as wide as the rest
+    "attn.to_q": "q/7", "attn.to_k": "k/7", "attn.to_v": "v/7", "proj_mlp": "mlp/7",
+}  # fmt: skip
+
+
+def _embedder(here: str, there: str) -> Iterator[Row]:
+    yield from _both(f"{here}.linear_1", f"{there}.in_layer")
+    yield from _both(f"{here}.linear_2", f"{there}.out_layer")
+
+
+def _parts(here: str, there: str, form: Form) -> Iterator[Row]:
+    """Weight and bias of a module that is some of the original's rows."""
+    for end in ("weight", "bias"):
+        yield Row(f"{here}.{end}", f"{there}.{end}", form)
 
 
 def _resnet(here: str, there: str, shortcut: bool) -> Iterator[Row]:

@@ -24,6 +24,7 @@ from shared import blocks, probes, remedies, wire
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
 from shared.pictures import LoraUse, PictureSpec
+from shared.recipe_families import FLOWS
 
 MOST = 8  # LoRAs probed at once
 UNFINISHED = "The probe was not finished."
@@ -55,7 +56,7 @@ class Probing:
             raise LoraError(
                 Code.BAD_REQUEST, f"{count} LoRAs cannot be probed: it takes 2 to {MOST}."
             )
-        base = await self._library.base(request.base)
+        base = await self._base(request.base)
         uses, paths = self._resolved(request.loras)
         instead, others = self._resolved(request.instead)
         config = await asyncio.to_thread(base_look.unet_config, Path(typed(base.path)))
@@ -119,7 +120,7 @@ class Probing:
         self, context: Context, request: wire.MeasureInputs
     ) -> wire.InputsMeasured:  # fmt: skip
         """Raises LoraError as ``probe``."""
-        base = await self._library.base(request.base)
+        base = await self._base(request.base)
         uses, paths = self._resolved([LoraUse(lora=name) for name in request.loras])
         if not uses:
             raise LoraError(Code.BAD_REQUEST, "Nothing is measured without a LoRA.")
@@ -154,6 +155,18 @@ class Probing:
         finally:
             self._at_work -= 1
             self.settled()
+
+    async def _base(self, name: str) -> wire.BaseModel:
+        """Raises LoraError: NOT_FOUND, BAD_REQUEST for a FLUX: what its blocks do is asked by block
+        of a UNet here, and its LoRAs join layers that it has apart."""
+        base = await self._library.base(name)
+        if base.family in FLOWS:
+            raise LoraError(
+                Code.BAD_REQUEST,
+                f"{base.name} is a {wire.FAMILIES[base.family]}, and probing is made for the UNets "
+                "of Stable Diffusion. Paint with the LoRAs, or compare their files without a base.",
+            )
+        return base
 
     # ── orders ──────────────────────────────────────────────────────────────────────────────────
 

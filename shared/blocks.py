@@ -1,8 +1,9 @@
-"""Weights per block of the UNet, in the WebUI's notation (its block weight extension's ``lbw=``).
+"""Weights per block of the denoiser, in the WebUI's notation (its extension's ``lbw=``).
 
 A list of numbers stands for BASE (the text encoder and what lies outside the blocks), then the
 input blocks, the middle and the output blocks: all of them (26 numbers for SD 1.x, 20 for SDXL) or
-those with attention (17 and 12).
+those with attention (17 and 12). FLUX's are BASE, its blocks of two streams and those of one, D00 …
+D18 and S00 … S37: 58 numbers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ BASE = "BASE"
 _PLACE = re.compile(
     r"^(?P<side>down|up)_blocks\.(?P<block>\d+)\."
     r"(?P<what>resnets|attentions|downsamplers|upsamplers)\.(?P<layer>\d+)"
+)
+_STREAMS = re.compile(
+    r"^(?:(?P<both>transformer_blocks|double_blocks)|single_(?:transformer_)?blocks)\.(?P<block>\d+)\."
 )
 # Names for lists of 17, as input, middle and output thirds are on (1) or off (0).
 _PRESETS = {
@@ -47,11 +51,13 @@ def read(text: str) -> list[float]:
 
 
 def label(path: str, layers: int) -> str:
-    """The block of a UNet module by its diffusers path. ``layers``: the UNet's layers a block."""
+    """The block of a denoiser's module by its path. ``layers``: a UNet's layers a block."""
     if path.startswith("mid_block."):
         return "M00"
     if path.startswith("conv_in"):
         return "IN00"
+    if match := _STREAMS.match(path):
+        return f"{'D' if match['both'] else 'S'}{int(match['block']):02d}"
     if not (match := _PLACE.match(path)):
         return BASE
     within = layers if match["what"] in ("downsamplers", "upsamplers") else int(match["layer"])
@@ -110,6 +116,10 @@ def factors(values: Sequence[float], config: Mapping[str, Any]) -> dict[str, flo
 
 def _labels(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """BASE and all blocks; BASE and those with attention."""
+    if "num_single_layers" in config:
+        every = [f"D{number:02d}" for number in range(int(config["num_layers"]))]
+        every += [f"S{number:02d}" for number in range(int(config["num_single_layers"]))]
+        return [BASE, *every], [BASE, *every]
     layers = int(config["layers_per_block"])
     down, up = config["down_block_types"], config["up_block_types"]
     inputs = {"IN00": False}

@@ -24,7 +24,7 @@ class LoraInfo(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     size: int  # bytes
     dialect: Dialect
-    modules: dict[str, int]  # part ("unet", "text encoder") → adapted modules
+    modules: dict[str, int]  # part ("unet", "transformer", "text encoder") → adapted modules
     rank: int  # the commonest, as is alpha
     alpha: float
     ranks: list[int]  # all that occur
@@ -127,7 +127,10 @@ _CAPTION, _TAGS = 4, 6  # words of what is a caption and no tag; tags in one pro
 
 
 def _part(module: Module) -> str:
-    return "text encoder" if module.name.startswith(("lora_te", "text_encoder")) else "unet"
+    if module.name.startswith(("lora_te", "text_encoder")):
+        return "text encoder"
+    flux = ("lora_unet_double_blocks_", "lora_unet_single_blocks_", "transformer.")
+    return "transformer" if module.name.startswith(flux) else "unet"
 
 
 def alphas(path: Path, header: Header, found: list[Module]) -> list[float]:

@@ -263,14 +263,17 @@ def _rank(path: Path, header: Header, kind: Kind, tensors: Mapping[str, str]) ->
 
 
 def _spelled(module: str) -> str:
-    """One spelling for the dotted dialects: it starts with ``unet.`` or ``text_encoder``."""
+    """One spelling for the dotted dialects: it starts with ``unet.``,
+    ``transformer.`` or ``text_encoder``."""
     if module.startswith("lora_"):
         return module
     module = module.removeprefix("base_model.model.")
-    if module.startswith(("unet.", "text_encoder.", "text_encoder_2.")):
+    if module.startswith(("unet.", "transformer.", "text_encoder.", "text_encoder_2.")):
         return module
     if module.startswith(("text_model.", "encoder.layers.")):
         return f"text_encoder.{module}"
+    if module.startswith(("transformer_blocks.", "single_transformer_blocks.")):
+        return f"transformer.{module}"
     return f"unet.{module}" if "_blocks." in module or "mid_block." in module else module
 
 
@@ -285,7 +288,9 @@ def _configs(path: Path, header: Header) -> dict[str, dict[str, Any]]:
         beside = path.parent / "adapter_config.json"
         if not configs and beside.is_file() and dialect(header) == "peft":
             config = dict(json.loads(beside.read_bytes()))
-            configs = dict.fromkeys(("unet", "text_encoder", "text_encoder_2"), config)
+            configs = dict.fromkeys(
+                ("unet", "transformer", "text_encoder", "text_encoder_2"), config
+            )
     except (ValueError, TypeError, AttributeError, OSError):
         return {}
     return configs

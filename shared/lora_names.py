@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from shared.errors import Code, LoraError
 from shared.safetensors_file import Header
 
 # The words of module paths that have underscores in them; longest first where one begins another.
@@ -32,6 +33,9 @@ _PREFIXES = {
     "lora_te1_": "text_encoder.",
     "lora_te2_": "text_encoder_2.",
 }
+_FLUX = re.compile(
+    r"^lora_unet_(?P<blocks>double_blocks|single_blocks)_(?P<block>\d+)_(?P<rest>.+)$"
+)
 _RESNET = {
     "in_layers_2": "conv1", "out_layers_3": "conv2", "emb_layers_1": "time_emb_proj",
     "skip_connection": "conv_shortcut",
@@ -64,6 +68,12 @@ def to_kohya(name: str, *, sdxl: bool) -> str:
     if name.startswith("lora_"):
         return name
     part, _, path = name.partition(".")
+    if part == "transformer":
+        raise LoraError(
+            Code.INVALID_FILE,
+            f"{name} is diffusers' name for a layer of FLUX, of which kohya's files hold several "
+            "in one matrix. lora-tui uses such files as they are, and converts or merges none.",
+        )
     if part == "unet":
         return f"lora_unet_{path.replace('.', '_')}"
     path = path if path.startswith(("text_model.", "text_projection")) else f"text_model.{path}"
@@ -73,7 +83,10 @@ def to_kohya(name: str, *, sdxl: bool) -> str:
 
 def dotted(name: str, *, sdxl: bool) -> str | None:
     """Any dialect's name to a dotted path, ``unet.…`` or ``text_encoder….``; None where its words
-    are not those of a Stable Diffusion."""
+    are not those of a Stable Diffusion. kohya's of FLUX, whose layers are not diffusers', stay in
+    their words: ``transformer.double_blocks.0.img_attn_qkv``."""
+    if match := _FLUX.match(name):
+        return f"transformer.{match['blocks']}.{match['block']}.{match['rest']}"
     if not name.startswith(("lora_", "unet.", "text_encoder")):
         return None
     return to_dotted(to_kohya(name, sdxl=sdxl))

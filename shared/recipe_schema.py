@@ -42,7 +42,7 @@ class Base(Table, frozen=True, kw_only=True):
         ),
     ] = "starter"
     family: Annotated[
-        Literal["any", "sd1", "sd2", "sdxl"],
+        Literal["any", "sd1", "sd2", "sdxl", "flux", "flux_schnell"],
         Meta(
             description="The kind of base that this recipe is for: a base of another kind is "
             "refused. Rates and ranks of one rarely suit another."
@@ -230,13 +230,13 @@ class Network(Table, frozen=True, kw_only=True):
         ),
     ] = 8.0
     targets: Annotated[
-        list[Literal["to_q", "to_k", "to_v", "to_out.0", "ff", "proj", "conv"]],
+        list[Literal["to_q", "to_k", "to_v", "to_out.0", "ff", "proj", "conv", "mod"]],
         Meta(
             min_length=1,
-            description="Which parts of the UNet get a LoRA: the attention projections; ff, the "
-            "feed-forward layers; proj, what leads into and out of each transformer (with these, "
-            "what kohya's LoRA trains); conv, the convolutions and time projections of the "
-            "residual blocks (LoCon).",
+            description="Which parts of the denoiser get a LoRA: the attention projections; ff, "
+            "the feed-forward layers; proj, what leads into and out of each transformer (with "
+            "these, what kohya's LoRA trains); conv, the convolutions and time projections of the "
+            "residual blocks (LoCon). FLUX has the first five and mod, its modulation layers.",
         ),
     ] = msgspec.field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
     conv_rank: Annotated[
@@ -445,6 +445,16 @@ class Noise(Table, frozen=True, kw_only=True):
             "(https://arxiv.org/abs/2403.03206)."
         ),
     ] = "uniform"
+    shift: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=100,
+            description="Of bases that learn a flow (FLUX): by how much the noise levels that come "
+            "up move to the noisier end; 1: not, 3 is usual at 1024 pixels, 0: as the base does it "
+            "for the picture's size (https://arxiv.org/abs/2403.03206, 5.3.2).",
+        ),
+    ] = 1.0
     density_mean: Annotated[
         float,
         Meta(
@@ -537,6 +547,15 @@ class Training(Table, frozen=True, kw_only=True):
             "0.999 or so; 0: the LoRA itself.",
         ),
     ] = 0.0
+    guidance: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=100,
+            description="What a base that guidance was distilled into (FLUX.1 dev) is told while "
+            "it learns; 1 is usual.",
+        ),
+    ] = 1.0
     epochs: Annotated[int, Meta(ge=1, le=100_000, description="Passes over the dataset.")] = 10
     max_steps: Annotated[
         int, Meta(ge=0, description="Stop after this many steps whatever the epochs say; 0: no.")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from shared import recipe
 from shared.recipe import Recipe
+from shared.recipe_families import FLOWS
 
 Teaches = Literal["subject", "style"]
 Effort = Literal["quick", "usual", "thorough"]
@@ -32,7 +33,7 @@ def suited(
     trigger: str = "",
     effort: Effort = "usual",
 ) -> Recipe:
-    """The recipe. ``family``: sd1, sd2, sdxl or empty. Raises LoraError(INVALID_RECIPE)."""
+    """The recipe. ``family``: of the base, or empty. Raises LoraError(INVALID_RECIPE)."""
     small = base.startswith(STARTER)
     few = pictures <= FEW
     batch = 4 if small else 1 if few else 2
@@ -51,12 +52,19 @@ def suited(
         "save": {"every_epochs": max(1, -(-epochs // KEPT))},
         "output": {"name": dataset, "trigger": trigger},
     }
+    if family in FLOWS:
+        tree["loss"]["weighting"] = "none"
+        tree["noise"] = {"density": "logit_normal", "shift": 0.0}
     if teaches == "subject" and family in ("sd1", "sd2") and not small:
         tree["optimizer"]["text_encoder_rate"] = 5e-5  # the word is new to it
     if teaches == "style" and not trigger:
         tree["dataset"]["caption_dropout"] = 0.1  # shown always, whatever is asked for
     if trigger:
-        tree["sample"] = {"prompts": [trigger], "every_epochs": tree["save"]["every_epochs"]}
+        guidance = {"flux": {"cfg": 3.5}, "flux_schnell": {"cfg": 1.0, "steps": 4}}.get(family, {})
+        tree["sample"] = guidance | {
+            "prompts": [trigger],
+            "every_epochs": tree["save"]["every_epochs"],
+        }
     made = recipe.convert(tree)
     steps = recipe.total_steps(made, pictures)
     tree["schedule"]["warmup_steps"] = min(100, steps // 10)

@@ -20,8 +20,8 @@ from shared.buckets import Rules
 from shared.conflicts import Conflict
 from shared.edits import AnyEdit
 from shared.errors import Code, Failure, LoraError
-from shared.gallery import Order, Shown
 from shared.framing import Box, Framing, Size
+from shared.gallery import Order, Shown
 from shared.health import Health
 from shared.lora_cards import LoraCard
 from shared.mixes import MixSpec
@@ -148,11 +148,13 @@ class Lora(Record, frozen=True, kw_only=True):
     tensors: str = ""  # digest of the tensors themselves; empty: not yet read
 
 
-Objective = Literal["epsilon", "v_prediction"]
+Objective = Literal["epsilon", "v_prediction", "flow"]
 FAMILIES = {
     "sd1": "Stable Diffusion 1.x",
     "sd2": "Stable Diffusion 2.x",
     "sdxl": "Stable Diffusion XL",
+    "flux": "FLUX.1 dev",
+    "flux_schnell": "FLUX.1 schnell",
 }
 
 
@@ -161,7 +163,7 @@ class BaseModel(Record, frozen=True, kw_only=True):
 
     name: str
     path: str  # a diffusers folder or one file, on the daemon's machine
-    family: str  # "sd1", "sd2" or "sdxl"
+    family: str  # "sd1", "sd2", "sdxl", "flux" or "flux_schnell"
     resolution: int  # pixels
     size: int
     problem: str  # what is missing; empty if usable

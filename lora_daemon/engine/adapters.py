@@ -23,7 +23,7 @@ from lora_daemon.engine.dropout import Dropout
 from lora_daemon.engine.fused import fuse
 from lora_daemon.engine.kinds import ADAPTER, MAGNITUDE
 from lora_daemon.engine.mix import TEXT, Placed
-from lora_daemon.engine.names import targeted
+from lora_daemon.engine.names import GROUPS, targeted
 from lora_daemon.engine.start import take_over
 from shared import blocks, patterns
 from shared.errors import Code, LoraError
@@ -41,7 +41,7 @@ class Module:
     ``alpha`` is what a LoRA file says: what it adds is scaled by alpha / rank. ``pace``: how much
     faster than the others it learns."""
 
-    network: str  # "unet", "text_encoder" or "text_encoder_2"
+    network: str  # "unet", "transformer", "text_encoder" or "text_encoder_2"
     path: str
     name: str  # in LoRA files
     weights: Mapping[str, nn.Parameter]
@@ -69,8 +69,8 @@ class Group:
 
 
 class Adapter:
-    """A LoRA, or another kind of adapter, injected into a base's UNet and, if ``with_text``, its
-    text encoders.
+    """A LoRA, or another kind of adapter, injected into a base's denoiser and, if ``with_text``,
+    its text encoders.
 
     ``vector``: every weight, float32 (n,). Its gradient is one vector too, so that the optimiser,
     clipping, saving and resuming each handle one tensor instead of hundreds. ``average``: the
@@ -252,16 +252,17 @@ def _chosen(
     base: Base, network: Network, rates: Sequence[str], with_text: bool
 ) -> dict[Place, _Chosen]:
     """What the recipe trains of a base, network by network."""
-    rows = {
-        ("unet", path): name for path, name in targeted(base.unet_names, network.targets).items()
-    }
+    denoiser = base.family.denoiser
+    found = targeted(base.unet_names, network.targets, GROUPS[denoiser])
+    rows: dict[Place, str] = {(denoiser, path): name for path, name in found.items()}
     for encoder in base.encoders if with_text else ():
         rows |= {(encoder.use.network, path): name for path, name in encoder.names.items()}
-    layers = int(base.unet.config.layers_per_block)
     chosen: dict[Place, _Chosen] = {}
     used: dict[str, set[int | None]] = {"network.ranks": set(), "optimizer.rates": set()}
     for (part, path), name in rows.items():
-        called = (blocks.label(path, layers) if part == "unet" else TEXT, f"{part}.{path}")
+        called = (
+            blocks.label(path, base.block_layers) if part == denoiser else TEXT, f"{part}.{path}",
+        )  # fmt: skip
         ranked, paced = patterns.find(network.ranks, called), patterns.find(rates, called)
         used["network.ranks"].add(ranked)
         used["optimizer.rates"].add(paced)

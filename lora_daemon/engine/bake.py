@@ -62,7 +62,7 @@ def bake(order: BakeOrder) -> Baked:
                          f"out, such as {weights.unplaced[0]}.")  # fmt: skip
         for module in weights.modules:
             weight = use.weight
-            if module.network != "unet" and use.text_weight is not None:
+            if module.network.startswith("text") and use.text_weight is not None:
                 weight = use.text_weight
             if weight:
                 wanted.setdefault((module.network, module.path), []).append((module, weight))

@@ -3,141 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lora_daemon import base_file
 from lora_daemon.base_folder import STEMS, weight_files
 from lora_daemon.engine import single_file
-from lora_daemon.engine.names import text_names, unet_names
+from lora_daemon.engine.denoisers import CALLS, Given
+from lora_daemon.engine.encoders import ORDINARY, Encoder, Reading, together
+from lora_daemon.engine.names import denoiser_names, text_names
 from lora_daemon.engine.sources import opened, wrong
-from lora_daemon.families import Family, Network, TextEncoder
+from lora_daemon.families import Family, Network
 from shared.errors import Code, LoraError
 from shared.wire import Objective
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-TOKENS = 77  # CLIP's context, start and end included
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How texts are read. ``skip``: the hidden state that many from the last, as kohya and the
-    WebUI count (1: the last); ``windows`` of 75 tokens each; their rows ``joined`` as kohya's
-    trainers do it, one start and one end for all, or as the WebUI does, one for each."""
-
-    skip: int = 1
-    windows: int = 1
-    joined: Literal["kohya", "webui"] = "kohya"
-
-
-ORDINARY = Reading()
-
-
-@dataclass(eq=False)
-class Encoder:
-    """A text encoder with its tokenizer. ``names``: module path → name in LoRA files."""
-
-    use: TextEncoder
-    tokenizer: CLIPTokenizer
-    model: CLIPTextModel | CLIPTextModelWithProjection
-    names: dict[str, str]
-
-    def encode(self, texts: list[str], reading: Reading) -> tuple[Tensor, Tensor | None]:
-        """Hidden states (n, rows, width), and the pooled output (n, width), of the first window,
-        if the family uses it. One window has 77 rows. Raises LoraError(INVALID_RECIPE) if it is
-        to skip more layers than there are."""
-        return joined(*self.states(self._tokens(texts, reading.windows), reading), reading)
-
-    def states(self, ids: Tensor, reading: Reading) -> tuple[Tensor, Tensor | None]:
-        """Hidden states (n, 77, width) of windows, whose tokens are int64 (n, 77), and each one's
-        pooled output (n, width), if the family uses it. Raises as ``encode``."""
-        layers = int(self.model.config.num_hidden_layers)
-        if reading.skip > layers:
-            raise LoraError(
-                Code.INVALID_RECIPE,
-                f"dataset.clip_skip = {reading.skip}, and this base's text encoder has {layers} "
-                "layers. 1 reads the last.",
-                data={"key": "dataset.clip_skip"},
-            )
-        found = self.model(
-            ids.to(self.model.device),
-            output_hidden_states=self.use.hidden != 0 or reading.skip > 1,
-        )
-        if self.use.hidden:
-            hidden = found.hidden_states[self.use.hidden]
-        elif reading.skip > 1:
-            norm = getattr(self.model, "text_model", self.model).final_layer_norm
-            hidden = norm(found.hidden_states[-reading.skip])
-        else:
-            hidden = found.last_hidden_state
-        return hidden, found.text_embeds if self.use.pooled else None
-
-    def _tokens(self, texts: list[str], windows: int) -> Tensor:
-        """Int64 (n · windows, 77): each window with its start, its end, and padding."""
-        if windows == 1:
-            found = self.tokenizer(
-                texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
-            )
-            ids: Tensor = found.input_ids
-            return ids
-        own, room = self.tokenizer, TOKENS - 2
-        rows = []
-        for text in texts:
-            words = own(text, add_special_tokens=False).input_ids[: windows * room]
-            for begin in range(0, windows * room, room):
-                body = [own.bos_token_id, *words[begin : begin + room], own.eos_token_id]
-                rows.append(body + [own.pad_token_id] * (TOKENS - len(body)))
-        return torch.tensor(rows)
-
-
-def joined(hidden: Tensor, pooled: Tensor | None, reading: Reading) -> tuple[Tensor, Tensor | None]:
-    """The windows of each text as one: hidden states (texts, rows, width), the first's pooled
-    output. ``hidden``: (texts · windows, 77, width)."""
-    if reading.windows == 1:
-        return hidden, pooled
-    if pooled is not None:
-        pooled = pooled[:: reading.windows]
-    apart = hidden.reshape(-1, reading.windows, *hidden.shape[1:])
-    if reading.joined == "webui":
-        return apart.flatten(1, 2), pooled
-    ends = apart[:, 0, :1], apart[:, -1, -1:]
-    return torch.cat([ends[0], apart[:, :, 1:-1].flatten(1, 2), ends[1]], 1), pooled
-
-
-def together(found: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
-    """What each text encoder says, as one conditioning: ``Base.encode_texts`` says how."""
-    hidden = torch.cat([states for states, _ in found], dim=-1)
-    width = hidden.shape[-1]
-    pooled = [
-        F.pad(one, (0, -one.shape[-1] % width)).reshape(len(one), -1, width)
-        for _, one in found
-        if one is not None
-    ]
-    return torch.cat([hidden, *pooled], dim=1)
 
 
 @dataclass(eq=False)
 class Base:
-    """A loaded base. The UNet is in ``dtype``; text encoders and VAE stay in fp32: they run seldom,
-    and a half-precision VAE overflows on some pictures.
+    """A loaded base. The denoiser, and a T5, are in ``dtype``; CLIP and the VAE stay in fp32: they
+    run seldom, and a half-precision VAE overflows on some pictures.
 
-    ``alphas_cumprod``: ᾱ of the noise schedule, float32 (timesteps,), on the CPU. ``learnt``:
-    textual inversions at hand, by their names in lower case: vectors of each text encoder.
+    ``alphas_cumprod``: ᾱ of the noise schedule, float32 (timesteps,), on the CPU; of flow matching
+    the ᾱ of the same signal-to-noise ratio. ``unet_names``: module path → name in LoRA files of the
+    denoiser. ``guidance``: what a guidance-distilled denoiser is told where no picture says.
+    ``learnt``: textual inversions at hand, by their names in lower case: vectors of each text
+    encoder.
     """
 
     path: Path
     family: Family
     encoders: list[Encoder]
-    unet: UNet2DConditionModel
+    denoiser: Any
     vae: AutoencoderKL
     scheduler_config: dict[str, Any]
     device: torch.device
@@ -147,6 +53,17 @@ class Base:
     stamp: object = None  # of its files when it was loaded
     unet_names: dict[str, str] = field(default_factory=dict)
     learnt: Mapping[str, list[Tensor]] = field(default_factory=dict)
+    guidance: float = 1.0
+
+    # Its networks by the names that ``Network`` has for them.
+
+    @property
+    def unet(self) -> Any:
+        return self.denoiser
+
+    @property
+    def transformer(self) -> Any:
+        return self.denoiser
 
     @property
     def text_encoder(self) -> nn.Module:
@@ -170,12 +87,62 @@ class Base:
     @property
     def resolution(self) -> int:
         """Side in pixels of the pictures the base was made for."""
-        return int(self.unet.config.sample_size) * self.pixels_per_latent
+        if self.family.flows:  # its transformer takes any size, and says none
+            return int(self.vae.config.sample_size)
+        return int(self.denoiser.config.sample_size) * self.pixels_per_latent
+
+    @property
+    def unit(self) -> int:
+        """A picture's sides are multiples of so many pixels."""
+        return self.pixels_per_latent * self.family.patch
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.vae.config.latent_channels)
+
+    @property
+    def block_layers(self) -> int:
+        """Layers of a UNet's block, by which blocks are counted; 0 where blocks are single ones."""
+        return int(self.denoiser.config.get("layers_per_block", 0))
 
     @property
     def takes_views(self) -> bool:
-        """Whether the UNet is told how a picture was cropped (SDXL)."""
-        return any(encoder.use.pooled for encoder in self.encoders)
+        """Whether the denoiser is told how a picture was cropped (SDXL)."""
+        return self.family.views
+
+    @property
+    def reads_prose(self) -> bool:
+        """Whether a T5 reads the prompts."""
+        return any(encoder.use.kind == "t5" for encoder in self.encoders)
+
+    @property
+    def distilled(self) -> bool:
+        """Whether guidance is an input of the denoiser, so that one prediction has it in it."""
+        return bool(self.denoiser.config.get("guidance_embeds"))
+
+    @cached_property
+    def signal(self) -> Tensor:
+        """What of the latents is in a noisy picture at each timestep: √ᾱ, or 1 - σ where it flows
+        (https://arxiv.org/abs/2210.02747), float32 (timesteps,)."""
+        return 1 - self.spread if self.family.flows else self.alphas_cumprod.sqrt()
+
+    @cached_property
+    def spread(self) -> Tensor:
+        """What of the noise is in it: √(1-ᾱ), or σ, float32 (timesteps,)."""
+        if self.family.flows:
+            return flow_sigmas(len(self.alphas_cumprod))
+        return (1 - self.alphas_cumprod).sqrt()
+
+    def shift(self, height: int, width: int) -> float:
+        """By how much a flow's noise levels are shifted for latents of this size: s in σ' = sσ /
+        (1 + (s - 1)σ) (https://arxiv.org/abs/2403.03206, 5.3.2), as its scheduler says."""
+        config = self.scheduler_config
+        if not config.get("use_dynamic_shifting"):
+            return float(config.get("shift", 1.0))
+        tokens = (height // self.family.patch) * (width // self.family.patch)
+        least, most = config["base_image_seq_len"], config["max_image_seq_len"]
+        slope = (config["max_shift"] - config["base_shift"]) / (most - least)
+        return math.exp(config["base_shift"] + slope * (tokens - least))
 
     @property
     def zero_snr(self) -> bool:
@@ -189,10 +156,11 @@ class Base:
 
     @cached_property
     def model_hash(self) -> str:
-        """SHA-256 of the UNet's weights file, or of the one file, hex."""
+        """SHA-256 of the denoiser's weights files, or of the one file, hex."""
         if self.path.is_file():
             return _digest([self.path])
-        return _digest(weight_files(self.path / "unet", STEMS["unet"]))
+        name = self.family.denoiser
+        return _digest(weight_files(self.path / name, STEMS[name]))
 
     @cached_property
     def vae_hash(self) -> str:
@@ -218,55 +186,69 @@ class Base:
 
     def fits(self, text: str, windows: int = 1) -> bool:
         """Whether the text encoder reads the whole text, not only its first 75 tokens a window."""
-        return len(self.encoders[0].tokenizer(text).input_ids) - 2 <= windows * (TOKENS - 2)
+        return self._reader.fits(text, windows)
+
+    def room(self, windows: int = 1) -> int:
+        """Tokens of a text that are read."""
+        return self._reader.length if self._reader.use.kind == "t5" else 75 * windows
+
+    @property
+    def _reader(self) -> Encoder:
+        """The first text encoder whose hidden states are used."""
+        return next(one for one in self.encoders if one.width)
 
     def denoise(
-        self, noisy: Tensor, timesteps: Tensor, text: Tensor, views: Tensor | None = None
-    ) -> Tensor:
-        """The UNet's prediction, float32 (n, 4, h, w). ``text``: conditioning in ``dtype``.
+        self, noisy: Tensor, timesteps: Tensor, text: Tensor, views: Tensor | None = None,
+        guidance: float | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The denoiser's prediction, float32 (n, channels, h, w). ``text``: conditioning in
+        ``dtype``.
 
         ``views``: what SDXL is told of the picture, float32 (n, 6): its height and width in pixels
         before it was cropped, the crop's top and left, the height and width that it should have.
         Without them, an uncropped picture of the latents' size. Other families take none.
+        ``guidance``: of a guidance-distilled denoiser; None takes the base's own.
         """
-        seen = noisy.to(self.dtype, memory_format=torch.channels_last)
-        predicted: Tensor = self.unet(
-            seen, timesteps, encoder_hidden_states=text[:, : text.shape[1] - self._pooled_rows],
-            added_cond_kwargs=self._added(noisy, text, views), return_dict=False,
-        )[0]  # fmt: skip
-        return predicted.float()
-
-    def _added(self, noisy: Tensor, text: Tensor, views: Tensor | None) -> dict[str, Tensor] | None:
-        pooled = next((one for one in self.encoders if one.use.pooled), None)
-        if pooled is None:
-            return None
-        if views is None:
+        if self.takes_views and views is None:
             height, width = (side * self.pixels_per_latent for side in noisy.shape[2:])
             views = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
             views = views.to(self.device).expand(len(noisy), 6)
-        length = pooled.model.config.projection_dim
-        kept = text[:, text.shape[1] - self._pooled_rows :]
-        return {"text_embeds": kept.flatten(1)[:, :length], "time_ids": views}
+        hidden, pooled = text, None
+        if rows := self._pooled_rows:
+            kept = text[:, text.shape[1] - rows :]
+            hidden = text[:, : text.shape[1] - rows]
+            pooled = kept.flatten(1)[:, : sum(one.pooled_width for one in self.encoders)]
+        told = (self.guidance if guidance is None else guidance) if self.distilled else None
+        given = Given(hidden, pooled, views, told)
+        predicted = CALLS[self.family.denoiser](
+            self.denoiser, noisy.to(self.dtype), timesteps, given
+        )
+        return predicted.float()
 
     @cached_property
     def _pooled_rows(self) -> int:
         """How many of the conditioning's rows, the last ones, hold a pooled output."""
-        width = int(self.unet.config.cross_attention_dim)
-        lengths = [one.model.config.projection_dim for one in self.encoders if one.use.pooled]
-        return sum(-(-length // width) for length in lengths)
+        width = sum(one.width for one in self.encoders)
+        return sum(-(-one.pooled_width // width) for one in self.encoders)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels (n, 3, h, w) in -1 … 1 to mean and deviation of their latents, each float32
-        (n, 4, h/8, w/8), scaled to the denoiser's unit variance."""
+        (n, channels, h/8, w/8), scaled to the denoiser's unit variance."""
         posterior = self.vae.encode(pixels.to(self.device)).latent_dist
         scale = self.vae.config.scaling_factor
-        return posterior.mean * scale, posterior.std * scale
+        mean = posterior.mean
+        if offset := self.vae.config.get("shift_factor"):
+            mean = mean - offset
+        return mean * scale, posterior.std * scale
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Scaled latents (n, 4, h, w) to pixels (n, 3, 8h, 8w) in -1 … 1."""
-        pixels: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        """Scaled latents (n, channels, h, w) to pixels (n, 3, 8h, 8w) in -1 … 1."""
+        plain = latents / self.vae.config.scaling_factor
+        if offset := self.vae.config.get("shift_factor"):
+            plain = plain + offset
+        pixels: Tensor = self.vae.decode(plain).sample
         return pixels.clamp(-1, 1)
 
 
@@ -314,33 +296,63 @@ def load(
     family = source.family
     encoders = []
     for use in family.encoders:
-        model = _settled(path, use.network, source.network(use.network, torch.float32), device)
-        prefix = "text_model." if hasattr(model, "text_model") else ""
-        names = text_names(model.config.num_hidden_layers, prefix, use.lora_prefix)
+        kept = dtype if use.kind == "t5" else torch.float32
+        model = _settled(path, use.network, source.network(use.network, kept), device)
+        names: dict[str, str] = {}
+        if use.kind == "clip":
+            prefix = "text_model." if hasattr(model, "text_model") else ""
+            names = text_names(model.config.num_hidden_layers, prefix, use.lora_prefix)
         encoders.append(Encoder(use, source.tokenizer(use), model, names))
-    unet = _settled(path, "unet", source.network("unet", dtype), device)
-    width = sum(one.model.config.hidden_size for one in encoders)
-    if width != unet.config.cross_attention_dim:
-        raise wrong(
-            path,
-            f"has text encoders {width} wide and a UNet that expects "
-            f"{unet.config.cross_attention_dim}: they are not of one base",
-        )
+    name = family.denoiser
+    denoiser = _settled(path, name, source.network(name, dtype), device)
+    _fit(path, family, encoders, denoiser.config)
     scheduler = source.scheduler()
+    alphas = flow_alphas() if family.flows else scheduler.alphas_cumprod.float()
     return Base(
         path=path,
         family=family,
         encoders=encoders,
-        unet=unet,
+        denoiser=denoiser,
         vae=_settled(path, "vae", source.network("vae", torch.float32), device),
         scheduler_config=dict(scheduler.config),
         device=device,
         dtype=dtype,
-        objective=scheduler.config.prediction_type,
-        alphas_cumprod=scheduler.alphas_cumprod.float(),
+        objective="flow" if family.flows else scheduler.config.prediction_type,
+        alphas_cumprod=alphas,
         stamp=taken_at,
-        unet_names=unet_names(unet.config, family.original_lora_names),
+        unet_names=denoiser_names(family, denoiser.config),
     )
+
+
+def _fit(path: Path, family: Family, encoders: list[Encoder], config: Any) -> None:
+    """Raises LoraError(INVALID_FILE) where the denoiser does not take what its encoders give."""
+    width = sum(one.width for one in encoders)
+    wanted = config.get("cross_attention_dim") or config.get("joint_attention_dim")
+    if width != wanted:
+        raise wrong(
+            path,
+            f"has text encoders {width} wide and a {family.parts[family.denoiser].title} that "
+            f"expects {wanted}: they are not of one base",
+        )
+    pooled = sum(one.pooled_width for one in encoders)
+    if (wanted := config.get("pooled_projection_dim")) not in (None, pooled):
+        raise wrong(
+            path,
+            f"has a text encoder that sums a text up in {pooled} numbers and a transformer that "
+            f"expects {wanted}: they are not of one base",
+        )
+
+
+def flow_sigmas(timesteps: int = 1000) -> Tensor:
+    """The noise level σ at each timestep of a flow, float32 (timesteps,): in thousandths."""
+    return torch.arange(timesteps, dtype=torch.float32) / timesteps
+
+
+def flow_alphas(timesteps: int = 1000) -> Tensor:
+    """ᾱ at the signal-to-noise ratio (1 - σ)² / σ² of each timestep, float32 (timesteps,)."""
+    sigmas = flow_sigmas(timesteps)
+    signal = (1 - sigmas) ** 2
+    return signal / (signal + sigmas**2)
 
 
 def stamp(path: Path) -> object:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
-from lora_daemon.engine.bases import Reading
+from lora_daemon.engine.encoders import Reading
 from lora_daemon.engine.randomness import generator
 from shared.recipe_schema import Dataset, Recipe
 from shared.wildcards import NAMED

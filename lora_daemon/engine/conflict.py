@@ -244,8 +244,8 @@ def _told(
 
 
 def order_of(block: str) -> tuple[int, str]:
-    """Text encoders, what lies outside the blocks, and the UNet from its input to its output."""
-    order = ("TE", blocks.BASE, "IN", "M", "OUT")
+    """Text encoders, what lies outside the blocks, and the denoiser from input to output."""
+    order = ("TE", blocks.BASE, "IN", "M", "OUT", "D", "S")
     return next(at for at, begin in enumerate(order) if block.startswith(begin)), block
 
 

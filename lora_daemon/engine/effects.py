@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from lora_daemon.engine.bases import Base
-from lora_daemon.engine.generate import conditioning, guided, sized
+from lora_daemon.engine.generate import conditioning, guided, latent_shape, schedule, sized
 from lora_daemon.engine.mix import Mix, Strength
-from lora_daemon.engine.samplers import timed
 from shared.pictures import PictureSpec
 
 Check = Callable[[], None]  # raises to give up
@@ -54,8 +53,10 @@ def inner_products(
 
 def _pace(base: Base, spec: PictureSpec, step: int) -> float:
     """How far a step moves the clean latents for each unit of what the UNet predicts: σ − σ', with
-    σ² = (1 − ᾱ) / ᾱ; of v, √ᾱ is noise (https://arxiv.org/abs/2202.00512)."""
-    steps = timed(spec.sampler, base.scheduler_config, spec.steps, base.device)
+    σ² = (1 − ᾱ) / ᾱ; of v, √ᾱ is noise (https://arxiv.org/abs/2202.00512); of a flow σ itself."""
+    steps = schedule(base, spec)
+    if base.family.flows:
+        return float(steps.sigmas[step] - steps.sigmas[step + 1])
     kept = [float(base.alphas_cumprod[int(timestep)]) for timestep in steps.timesteps] + [1.0]
     now, then = (math.sqrt((1 - one) / max(one, 1e-8)) for one in kept[step : step + 2])
     return (now - then) * (math.sqrt(kept[step]) if base.objective == "v_prediction" else 1.0)
@@ -67,9 +68,8 @@ def along(
     """What the UNet is given at each step of a picture, (1, 4, h, w), and the timestep. What is on
     the base when the iterator goes on takes part in the step."""
     width, height = sized(spec, base)
-    unit = base.pixels_per_latent
-    shape = (1, int(base.unet.config.in_channels), height // unit, width // unit)
-    steps = timed(spec.sampler, base.scheduler_config, spec.steps, base.device)
+    shape = latent_shape(base, width, height)
+    steps = schedule(base, spec)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(spec.seed))
     latents = latents.to(base.device) * steps.init_noise_sigma
     for timestep in steps.timesteps:

@@ -103,7 +103,8 @@ class Feed:
         if masks is not None:
             self.masks = [one.clamp(min=recipe.loss.unmasked_weight) for one in masks]
         self.timesteps = (
-            recipe.noise.min_timestep,
+            # At timestep 0 of a flow there is no noise to be seen, and so nothing to learn.
+            max(recipe.noise.min_timestep, int(base.family.flows)),
             min(recipe.noise.max_timestep, len(base.alphas_cumprod)),
         )
         self.reading = reading(recipe)
@@ -183,7 +184,8 @@ class Feed:
         moments = self.moments[index]
         mirrored = bool(torch.rand((), generator=own) < 0.5) and self.flip
         latents = moments.draw(mirrored, torch.randn(moments.mean.shape, generator=own))
-        timestep = draw_timestep(self.noise, self.timesteps, own)
+        shift = self.noise.shift or self.base.shift(*latents.shape[-2:])
+        timestep = draw_timestep(self.noise, self.timesteps, own, shift)
         noise = mixed = draw_noise(self.noise, latents.shape, own)
         if self.noise.input_perturbation:
             more = torch.randn(latents.shape, generator=own)

@@ -6,6 +6,7 @@ import inspect
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,7 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from lora_daemon.engine import starting, wording
-from lora_daemon.engine.bases import ORDINARY, Base, Reading
+from lora_daemon.engine.bases import Base
+from lora_daemon.engine.encoders import ORDINARY, Reading
 from lora_daemon.engine.samplers import timed
 from shared.errors import Code, LoraError
 from shared.files import publish
@@ -30,12 +32,12 @@ Turn = Callable[[int], bool]  # called before each, with those done: is the prom
 def sized(spec: PictureSpec, base: Base) -> tuple[int, int]:
     """Width and height in pixels; 0 takes the base's own. Raises LoraError(BAD_REQUEST)."""
     size = (spec.width or base.resolution, spec.height or base.resolution)
-    unit = base.pixels_per_latent
-    if any(side % unit or side < 8 * unit for side in size):
+    unit = base.unit
+    if any(side % unit or side < 8 * base.pixels_per_latent for side in size):
         raise LoraError(
             Code.BAD_REQUEST,
             f"A picture of {size[0]}×{size[1]} cannot be made: each side must be a multiple of "
-            f"{unit} and at least {8 * unit}.",
+            f"{unit} and at least {8 * base.pixels_per_latent}.",
         )
     return size
 
@@ -67,6 +69,12 @@ def paint_latents(
 ) -> Tensor:
     """As ``paint``, but the pictures' scaled latents: float32 (n, channels, h/8, w/8)."""
     first = specs[0]
+    if base.distilled and any(spec.negative for spec in specs):
+        raise LoraError(
+            Code.BAD_REQUEST,
+            f"{base.family.title} takes no negative prompt: guidance was distilled into it. Leave "
+            "the negative prompt empty.",
+        )
     size = sized(first, base)
     begun = None
     if first.start is not None:
@@ -97,9 +105,8 @@ def _denoised(
     as many of ``count`` as ``strength`` says."""
     first = specs[0]
     generators = [torch.Generator().manual_seed(spec.seed) for spec in specs]
-    shape = (1, int(base.unet.config.in_channels), size[1] // base.pixels_per_latent,
-             size[0] // base.pixels_per_latent)  # fmt: skip
-    steps = timed(first.sampler, base.scheduler_config, count, base.device)
+    shape = latent_shape(base, *size)
+    steps = schedule(base, first, size, count)
     noise = torch.cat(
         [
             starting.noise(shape, own, spec.variation)
@@ -138,6 +145,23 @@ def _denoised(
     return latents
 
 
+def latent_shape(base: Base, width: int, height: int) -> tuple[int, int, int, int]:
+    """Of the latents of one picture of this size in pixels."""
+    unit = base.pixels_per_latent
+    return (1, base.latent_channels, height // unit, width // unit)
+
+
+def schedule(
+    base: Base, spec: PictureSpec, size: tuple[int, int] | None = None, count: int = 0
+) -> Any:
+    """A fresh scheduler for a picture, its timesteps set; ``size`` in pixels and ``count`` of steps
+    where they are not the picture's own. Raises LoraError(BAD_REQUEST) as ``samplers.scheduler``.
+    """
+    shape = latent_shape(base, *(size or sized(spec, base)))
+    shift = base.shift(*shape[2:]) if base.family.flows else 0.0
+    return timed(spec.sampler, base.scheduler_config, count or spec.steps, base.device, shift)
+
+
 def save_png(path: Path, picture: Image.Image, parameters: str) -> None:
     """Publish a PNG with the standard ``parameters`` text. Raises LoraError(STORAGE)."""
     info = PngInfo()
@@ -154,19 +178,20 @@ def save_png(path: Path, picture: Image.Image, parameters: str) -> None:
 def conditioning(
     base: Base, specs: Sequence[PictureSpec], reading: Reading = ORDINARY, *, guided: bool
 ) -> Tensor:
-    """What the prompts say to the UNet: (n, rows, width), or (2n, rows, width) with the negative
-    prompts first."""
+    """What the prompts say to the denoiser: (n, rows, width), or (2n, rows, width) with the
+    negative prompts first, if they are ``guided`` and guidance is not in the denoiser itself."""
     texts = [spec.prompt for spec in specs]
-    if guided:
+    if guided and not base.distilled:
         texts = [spec.negative for spec in specs] + texts
     return wording.conditioning(base, texts, reading)
 
 
 def guided(base: Base, latents: Tensor, timestep: Tensor, text: Tensor, cfg: float) -> Tensor:
-    """Classifier-free guidance (Ho & Salimans, https://arxiv.org/abs/2207.12598), in float32."""
+    """Classifier-free guidance (Ho & Salimans, https://arxiv.org/abs/2207.12598), in float32. A
+    guidance-distilled denoiser is told ``cfg`` and does it itself."""
     guided = len(text) == 2 * len(latents)
     seen = torch.cat([latents, latents]) if guided else latents
-    predicted = base.denoise(seen, timestep, text)
+    predicted = base.denoise(seen, timestep, text, guidance=cfg)
     if not guided:
         return predicted
     without, with_text = predicted.chunk(2)

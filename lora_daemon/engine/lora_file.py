@@ -7,9 +7,10 @@ base, module by module, or named as not placeable.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ from lora_daemon.engine.bases import Base
 from lora_daemon.engine.lora_read import Read, raw, read_modules
 from lora_daemon.engine.mix import Placed
 from lora_daemon.engine.names import diffusers_name
-from lora_daemon.engine.parts import fitted
+from lora_daemon.engine.parts import LowRank, fitted, low_rank
+from lora_daemon.original_layout import SPANS
 from shared.embeddings import BUNDLED
 from shared.lora_keys import Module, contents, kohya_ending, wrong
 from shared.safetensors_file import Tensor as RawTensor
@@ -57,6 +59,75 @@ def kohya_tensors(
     return tensors
 
 
+class Trained(Protocol):
+    """A module as it was trained. ``name``: in LoRA files; ``weights``: by role; of a plain pair
+    also ``down`` (rank, in …) and ``up`` (out, rank …)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def weights(self) -> Mapping[str, Tensor]: ...
+    @property
+    def down(self) -> Tensor: ...
+    @property
+    def up(self) -> Tensor: ...
+    @property
+    def alpha(self) -> float: ...
+
+
+def tensors_of(modules: Sequence[Trained]) -> dict[str, RawTensor]:
+    """All modules of an adapter as kohya's and LyCORIS's files have them."""
+    tensors: dict[str, RawTensor] = {}
+    together: dict[str, list[Trained]] = {}
+    for one in modules:
+        whole, dot, _ = one.name.partition(".")
+        if dot:
+            together.setdefault(whole, []).append(one)
+        else:
+            tensors |= module_tensors(one.name, one.weights, one.alpha)
+    for pieces in together.values():
+        tensors |= _fused_tensors(pieces)
+    return tensors
+
+
+def _fused_tensors(modules: Sequence[Trained]) -> dict[str, RawTensor]:
+    """Modules that are some of the rows of one in LoRA files (``name.q``) as that one: their pairs
+    side by side, each in its own rows. Exact; the rank is the sum of the ranks."""
+    first, total = modules[0], 0
+    scale = first.alpha / len(first.down)
+    begin, end, of = _span(first.name)
+    out = len(first.up) * of // (end - begin)
+    up = torch.zeros(out, sum(len(one.down) for one in modules))
+    for one in modules:
+        begin, end, of = _span(one.name)
+        rank = len(one.down)
+        own = one.up.detach().to("cpu", torch.float32)
+        if one.alpha / rank != scale:
+            own = own * (one.alpha / rank / scale)
+        up[begin * out // of : end * out // of, total : total + rank] = own
+        total += rank
+    down = torch.cat([one.down.detach().cpu() for one in modules])
+    name = first.name.partition(".")[0]
+    return module_tensors(name, {"down": down, "up": up}, scale * total)
+
+
+def _span(name: str) -> tuple[int, int, int]:
+    """Which rows of the one module a name stands for, as ``SPANS`` has it."""
+    form = name.partition(".")[2]
+    return next(span for known, span in SPANS.items() if known == form)
+
+
+def fused(names: Mapping[str, str]) -> dict[str, list[tuple[str, tuple[int, int, int]]]]:
+    """Of a table of module paths and their names in LoRA files: each name that is of several
+    modules, with the path of each and which rows it is."""
+    found: dict[str, list[tuple[str, tuple[int, int, int]]]] = {}
+    for path, name in names.items():
+        whole, dot, _ = name.partition(".")
+        if dot:
+            found.setdefault(whole, []).append((path, _span(name)))
+    return found
+
+
 def module_tensors(name: str, weights: Mapping[str, Tensor], alpha: float) -> dict[str, RawTensor]:
     """One module of any kind of adapter, as kohya's and LyCORIS's files have it.
 
@@ -80,16 +151,20 @@ def load(path: Path, base: Base) -> Weights:
     """
     header = read_header(path)
     found = contents(path, header)
-    known = places(base)
-    modules, unplaced = [], [name for name in found.unknown if not name.startswith(BUNDLED)]
+    known, joined = places(base), fused(base.unet_names)
+    denoiser = base.family.denoiser
+    modules: list[Placed] = []
+    unplaced = [name for name in found.unknown if not name.startswith(BUNDLED)]
     for one in read_modules(path, header, found):
-        if (place := known.get(one.module.name)) is None:
+        if one.module.name in joined:
+            modules += _apart(path, base, joined[one.module.name], one)
+        elif (place := known.get(one.module.name)) is None:
             unplaced.append(one.module.name)
         else:
             modules.append(_placed(path, base, place, one))
-    unets = [name for name in unplaced if name.startswith(("lora_unet_", "unet."))]
+    unets = [n for n in unplaced if n.startswith(("lora_unet_", "unet.", "transformer."))]
     # SDXL's first text encoder has the shape of SD 1.x's: that alone is no kinship.
-    if not modules or (unets and all(module.network != "unet" for module in modules)):
+    if not modules or (unets and all(module.network != denoiser for module in modules)):
         lost = unets or unplaced
         raise wrong(
             path,
@@ -103,13 +178,14 @@ def load(path: Path, base: Base) -> Weights:
 
 def places(base: Base) -> dict[str, tuple[str, str]]:
     """Module names in LoRA files, in every dialect, to (network, module path) of a base."""
-    known = {}
-    for path, module in base.unet.named_modules():
+    known: dict[str, tuple[str, str]] = {}
+    denoiser = base.family.denoiser
+    for path, module in base.denoiser.named_modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-            known[diffusers_name("lora_unet", path)] = ("unet", path)
-            known[f"unet.{path}"] = ("unet", path)
+            known[diffusers_name("lora_unet", path)] = (denoiser, path)
+            known[f"{denoiser}.{path}"] = (denoiser, path)
     for path, name in base.unet_names.items():
-        known[name] = known[f"unet.{path}"] = ("unet", path)
+        known[name] = known[f"{denoiser}.{path}"] = (denoiser, path)
     for encoder in base.encoders:
         network = encoder.use.network
         for path, name in encoder.names.items():
@@ -128,6 +204,36 @@ def placed(path: Path, base: Base, one: Read) -> Placed | None:
     """One module of a file on a base; None if the base has no place for it. Raises as ``load``."""
     place = places(base).get(one.module.name)
     return None if place is None else _placed(path, base, place, one)
+
+
+def _apart(
+    path: Path, base: Base, pieces: Sequence[tuple[str, tuple[int, int, int]]], one: Read
+) -> Iterator[Placed]:
+    """A module of a file that is several of the base's, by their rows. Of a pair each gets the
+    ranks that reach it; a piece that none reaches is left out, if others are reached."""
+    if one.module.decomposed and "rows" not in one.extras and len(one.extras["magnitude"]) == 1:
+        raise wrong(
+            path,
+            f"is a DoRA of columns ({one.module.name}), whose norms are over layers that this base "
+            "has apart",
+        )
+    whole = low_rank(one.part)
+    out = len(whole.up)
+    idle = not bool(whole.up.any())
+    for place, (begin, end, of) in pieces:
+        if out % of:
+            raise wrong(path, f"was made for another base: its {one.module.name} is {out} wide")
+        rows = slice(begin * out // of, end * out // of)
+        up, down = whole.up[rows], whole.down
+        extras = {role: tensor[rows] for role, tensor in one.extras.items()}
+        reached = up.ne(0).any(dim=0)
+        if not extras and not idle:
+            if not bool(reached.any()):
+                continue
+            up, down = up[:, reached], down[reached]
+        part = LowRank(down, up)
+        own = replace(one, part=part, extras=extras, factors={"down": down, "up": up})
+        yield _placed(path, base, (base.family.denoiser, place), own)
 
 
 def _placed(path: Path, base: Base, place: tuple[str, str], one: Read) -> Placed:

@@ -76,7 +76,7 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
     gamma = recipe.loss.min_snr_gamma if recipe.loss.weighting == "min_snr" else None
     images = len(made.captions) * recipe.dataset.repeats
     size, windows = made.resolution, recipe.dataset.windows
-    module, args = network_module(recipe.network)
+    module, args = network_module(recipe.network, family.lora_module)
     training = {
         "ss_output_name": made.name,
         "ss_session_id": freeze.run,
@@ -139,9 +139,11 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_prior_loss_weight": str(recipe.loss.prior_weight),
         "ss_masked_loss": str(bool(recipe.dataset.alpha_mask or recipe.dataset.mask_folder)),
     }
+    if family.flows:
+        training |= _flow(made)
     # kohya hashes the file as it is with the ss_ entries alone.
     model_hash, legacy_hash = kohya_hashes(encode(tensors, training))
-    prediction = {"epsilon": "epsilon", "v_prediction": "v"}[made.base.objective]
+    prediction = {"epsilon": "epsilon", "v_prediction": "v", "flow": ""}[made.base.objective]
     queued = datetime.fromtimestamp(int(freeze.queued_at), UTC)
     specification = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -150,7 +152,7 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "modelspec.title": made.name,
         "modelspec.date": queued.strftime("%Y-%m-%dT%H:%M:%S"),
         "modelspec.resolution": f"{size}x{size}",
-        "modelspec.prediction_type": prediction,
+        **({"modelspec.prediction_type": prediction} if prediction else {}),
         "modelspec.hash_sha256": f"0x{model_hash}",
     }
     if recipe.output.trigger:
@@ -186,9 +188,10 @@ def _bucketed(made: Made, images: int) -> dict[str, str]:
     }
 
 
-def network_module(network: Network) -> tuple[str, dict[str, object]]:
+def network_module(network: Network, plain: str = "networks.lora") -> tuple[str, dict[str, object]]:
     """What kohya's metadata would have as ``network_module`` and under ``network_args``, and our
-    targets. A DoRA is LyCORIS's there, with the norm of each output."""
+    targets. A DoRA is LyCORIS's there, with the norm of each output. ``plain``: the module of a
+    plain LoRA."""
     args: dict[str, object] = {"targets": network.targets}
     if network.kind != "lora":
         args["algo"] = network.kind.replace("dora", "lora")
@@ -201,7 +204,24 @@ def network_module(network: Network) -> tuple[str, dict[str, object]]:
     if "conv" in network.targets:
         args["conv_dim"] = network.conv_rank or network.rank
         args["conv_alpha"] = network.conv_alpha or network.alpha
-    return "networks.lora" if network.kind == "lora" else "lycoris.kohya", args
+    return plain if network.kind == "lora" else "lycoris.kohya", args
+
+
+def _flow(made: Made) -> dict[str, str]:
+    """What kohya's trainer for FLUX says besides. Its names for how noise levels are drawn: a shift
+    by the picture's size is flux_shift, another one shift, and both are of sigmoid draws."""
+    noise = made.recipe.noise
+    kind = "sigmoid" if noise.density == "logit_normal" else "uniform"
+    if noise.shift != 1.0:
+        kind = "shift" if noise.shift else "flux_shift"
+    return {
+        "ss_guidance_scale": str(made.recipe.training.guidance),
+        "ss_timestep_sampling": kind,
+        "ss_sigmoid_scale": str(noise.density_deviation),
+        "ss_discrete_flow_shift": str(noise.shift),
+        "ss_model_prediction_type": "raw",
+        "lora_tui.timestep_density": noise.density,
+    }
 
 
 def _or_none(value: float) -> str:

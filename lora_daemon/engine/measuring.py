@@ -16,10 +16,12 @@ import msgspec
 import torch
 from torch import Tensor
 
-from lora_daemon.engine.bases import ORDINARY, Base, Reading
+from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache, Moments, PictureError, load_picture, pixels_of
+from lora_daemon.engine.encoders import ORDINARY, Reading
 from lora_daemon.engine.feed import cached, view
 from lora_daemon.engine.generate import paint_latents
+from lora_daemon.engine.objectives import wanted
 from lora_daemon.engine.randomness import generator
 from lora_daemon.pipe import Measure
 from shared.pictures import PictureSpec
@@ -166,12 +168,13 @@ class Measurer:
 
     def _noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Noisy latents, and what the base should predict of them."""
-        alphas = self.base.alphas_cumprod[t][:, None, None, None].to(self.base.device)
+        signal, spread = (
+            one[t][:, None, None, None].to(self.base.device)
+            for one in (self.base.signal, self.base.spread)
+        )
         clean = latents.to(self.base.device)
-        noisy = alphas.sqrt() * clean + (1 - alphas).sqrt() * noise
-        if self.base.objective == "v_prediction":
-            return noisy, alphas.sqrt() * noise - (1 - alphas).sqrt() * clean
-        return noisy, noise
+        noisy = signal * clean + spread * noise
+        return noisy, wanted(self.base.objective, clean, noise, signal, spread)
 
     def _predicted(
         self, noisy: Tensor, t: Tensor, text: str, moments: Moments | None = None

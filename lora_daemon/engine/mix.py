@@ -32,7 +32,7 @@ class Placed:
     module's own, (out,). ``factors``: what ``part`` was made of, by role.
     """
 
-    network: str  # "unet", "text_encoder" or "text_encoder_2"
+    network: str  # "unet", "transformer", "text_encoder" or "text_encoder_2"
     path: str
     part: Part
     scale: float  # alpha / rank
@@ -77,14 +77,14 @@ class Mix:
 
     def __init__(self, base: Base, loras: Sequence[Sequence[Placed]]) -> None:
         self.base, self.count = base, len(loras)
-        layers = int(base.unet.config.layers_per_block)
+        layers, denoiser = base.block_layers, base.family.denoiser
         members: dict[tuple[str, str], list[tuple[int, Placed]]] = {}
         for number, modules in enumerate(loras):
             for module in modules:
                 members.setdefault((module.network, module.path), []).append((number, module))
         self._sites = []
         for (network, path), placed in members.items():
-            label = blocks.label(path, layers) if network == "unet" else TEXT
+            label = blocks.label(path, layers) if network == denoiser else TEXT
             target = getattr(base, network).get_submodule(path)
             self._sites.append(_site(target, label, placed))
         self._labels = sorted({label for site in self._sites for _, label in site.slots})
@@ -138,7 +138,7 @@ class Mix:
         text = unet if strength.text is None else strength.text
         if not strength.values:
             return [text if label == TEXT else unet for label in self._labels]
-        known = blocks.factors(strength.values, self.base.unet.config)
+        known = blocks.factors(strength.values, self.base.denoiser.config)
         return [
             text * known[blocks.BASE] if label == TEXT else unet * known[label]
             for label in self._labels

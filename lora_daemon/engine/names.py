@@ -10,16 +10,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lora_daemon import original_layout
-from lora_daemon.original_layout import per_block
+from lora_daemon.families import Family, Network
+from lora_daemon.original_layout import SPANS, Row, per_block
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-_GROUPS = {  # the recipe's names for several path endings
+_GROUPS: Mapping[str, tuple[str, ...]] = {  # the recipe's names for several path endings
     "ff": ("ff.net.0.proj", "ff.net.2"),
     "proj": ("proj_in", "proj_out"),
     "conv": (
         "conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv",
         "upsamplers.0.conv",
     ),
+}  # fmt: skip
+
+_FLUX_GROUPS: Mapping[str, tuple[str, ...]] = {  # of a picture's stream, of the text's, of both
+    "to_q": ("attn.to_q", "attn.add_q_proj"),
+    "to_k": ("attn.to_k", "attn.add_k_proj"),
+    "to_v": ("attn.to_v", "attn.add_v_proj"),
+    "to_out.0": ("attn.to_out.0", "attn.to_add_out"),
+    "ff": ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp",
+           "proj_out"),
+    "mod": ("norm1.linear", "norm1_context.linear", "norm.linear"),
+}  # fmt: skip
+GROUPS: Mapping[Network, Mapping[str, tuple[str, ...]]] = {
+    "unet": _GROUPS, "transformer": _FLUX_GROUPS,
 }  # fmt: skip
 
 # Inside one transformer block of the UNet.
@@ -37,6 +51,30 @@ _TEXT = {
     "mlp.fc1": "mlp_fc1",
     "mlp.fc2": "mlp_fc2",
 }
+
+
+def denoiser_names(family: Family, config: Mapping[str, Any]) -> dict[str, str]:
+    """Module path → name in LoRA files for every LoRA-able module of a family's denoiser."""
+    if family.denoiser == "unet":
+        return unet_names(config, family.original_lora_names)
+    return flux_names(config)
+
+
+def flux_names(config: Mapping[str, Any]) -> dict[str, str]:
+    """Module path → kohya name for FLUX's transformer, in the words of the original code, which has
+    one matrix where diffusers has several modules: these are told apart behind a dot, as ``.q``.
+    kohya's 304 modules are 494 here.
+    """
+    return {
+        row.diffusers.removesuffix(".weight"): _fused(row)
+        for row in original_layout.flux(config)
+        if row.original.endswith(".weight") and "_blocks." in row.diffusers
+    }
+
+
+def _fused(row: Row) -> str:
+    name = f"lora_unet_{row.original.removesuffix('.weight').replace('.', '_')}"
+    return f"{name}.{row.form}" if row.form in SPANS else name
 
 
 def unet_names(config: Mapping[str, Any], original: bool = False) -> dict[str, str]:
@@ -105,9 +143,12 @@ def text_names(layers: int, prefix: str, start: str = "lora_te") -> dict[str, st
     }
 
 
-def targeted(names: Mapping[str, str], targets: Sequence[str]) -> dict[str, str]:
-    """The rows of a UNet table that the recipe's ``targets``, such as ``to_q`` or ``ff``, mean."""
-    ends = tuple(f".{end}" for target in targets for end in _GROUPS.get(target, (target,)))
+def targeted(
+    names: Mapping[str, str], targets: Sequence[str],
+    groups: Mapping[str, tuple[str, ...]] = _GROUPS,
+) -> dict[str, str]:  # fmt: skip
+    """The rows of a table that the recipe's ``targets``, such as ``to_q`` or ``ff``, mean."""
+    ends = tuple(f".{end}" for target in targets for end in groups.get(target, (target,)))
     return {path: name for path, name in names.items() if path.endswith(ends)}
 
 

@@ -20,14 +20,23 @@ def draw_noise(settings: Noise, shape: torch.Size, own: torch.Generator) -> Tens
     return noise
 
 
-def draw_timestep(settings: Noise, span: tuple[int, int], own: torch.Generator) -> Tensor:
-    """A timestep from ``span``, its end excluded, int64 (1,)."""
+def draw_timestep(
+    settings: Noise, span: tuple[int, int], own: torch.Generator, shift: float = 1.0
+) -> Tensor:  # fmt: skip
+    """A timestep from ``span``, its end excluded, int64 (1,). ``shift``: by how much the draws move
+    to the noisier end (https://arxiv.org/abs/2403.03206, 5.3.2); 1: not at all."""
     if settings.density == "uniform":
-        return torch.randint(*span, (1,), generator=own)
-    # Logit-normal (https://arxiv.org/abs/2403.03206): most in the middle, or where the mean is.
-    normal = settings.density_mean + settings.density_deviation * torch.randn(1, generator=own)
+        if shift == 1.0:
+            return torch.randint(*span, (1,), generator=own)
+        place = torch.rand(1, generator=own)
+    else:
+        # Logit-normal (https://arxiv.org/abs/2403.03206): most in the middle, or at the mean.
+        normal = settings.density_mean + settings.density_deviation * torch.randn(1, generator=own)
+        place = normal.sigmoid()
+    if shift != 1.0:
+        place = shift * place / (1 + (shift - 1) * place)
     first, end = span
-    return (first + normal.sigmoid() * (end - first)).long().clamp(max=end - 1)
+    return (first + place * (end - first)).long().clamp(max=end - 1)
 
 
 def _multires(noise: Tensor, settings: Noise, own: torch.Generator) -> Tensor:

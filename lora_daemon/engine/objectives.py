@@ -11,11 +11,27 @@ from torch import Tensor
 
 from lora_daemon.engine.bases import Base
 from shared.recipe import Loss
+from shared.wire import Objective as Predicts
 
 # Prediction and target (n, channels, h, w), timesteps (n,), and what each place counts (n, 1, h, w)
 # or each picture (n, 1, 1, 1), None for all alike: to the mean error, a scalar.
 Objective = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 Distance = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def wanted(
+    predicts: Predicts, latents: Tensor, noise: Tensor, signal: Tensor, spread: Tensor
+) -> Tensor:
+    """What a base is to predict of ``signal`` · latents + ``spread`` · noise: the noise, v
+    (https://arxiv.org/abs/2202.00512), or the velocity of the flow from the picture to the noise
+    (https://arxiv.org/abs/2210.02747)."""
+    match predicts:
+        case "epsilon":
+            return noise
+        case "v_prediction":
+            return signal * noise - spread * latents
+        case "flow":
+            return noise - latents
 
 
 def objective(settings: Loss, base: Base) -> Objective:

@@ -19,12 +19,14 @@ def optimizer_for(adapter: Adapter, settings: Optimizer) -> torch.optim.Optimize
     One flat vector where that is the same: AdamW then is one kernel.
     """
     text = settings.text_encoder_rate
-    rates = {"unet": settings.learning_rate, "text_encoder": text, "text_encoder_2": text}
+    rates = {"text_encoder": text, "text_encoder_2": text}
     plus = settings.lora_plus
     groups: list[dict[str, Any]] = [
         {
             "params": one.weights,
-            "lr": rates[one.network] * one.pace * (plus if one.side == "up" else 1.0),
+            "lr": rates.get(one.network, settings.learning_rate)
+            * one.pace
+            * (plus if one.side == "up" else 1.0),
             # A magnitude that decays takes from the base itself.
             **({"weight_decay": 0.0} if one.side == "magnitude" else {}),
         }

@@ -8,6 +8,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -98,6 +99,8 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     for path, reason in choice.skipped:
         steering.tell(Skipped(run=order.run, path=path, reason=reason))
     noised = ending_in_noise(base) if recipe.noise.zero_terminal_snr else base
+    if base.distilled:
+        noised = replace(noised, guidance=recipe.training.guidance)
     feed = _feed(recipe, noised, freeze, choice, moments, run_dir)
     captions = feed.captions[: feed.trained]
     for notice in _notices(recipe, base, captions):
@@ -225,8 +228,8 @@ def _notices(recipe: Recipe, base: Base, captions: list[str]) -> Iterator[str]:
     windows = recipe.dataset.windows
     if long := sum(not base.fits(caption, windows) for caption in captions):
         yield (
-            f"{long} of {len(captions)} captions are longer than {75 * windows} tokens; the text "
-            "encoder does not see what is beyond. See dataset.windows."
+            f"{long} of {len(captions)} captions are longer than {base.room(windows)} tokens; the "
+            "text encoder does not see what is beyond. See dataset.windows."
         )
     if recipe.network.kind == "dora":
         yield DORA
@@ -239,15 +242,15 @@ def _notices(recipe: Recipe, base: Base, captions: list[str]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _checkpointed(base: Base, wanted: bool) -> Iterator[None]:
-    """The UNet keeps few activations, if ``wanted``, for as long as the context lasts."""
+    """The denoiser keeps few activations, if ``wanted``, for as long as the context lasts."""
     if not wanted:
         yield
         return
-    base.unet.enable_gradient_checkpointing()
+    base.denoiser.enable_gradient_checkpointing()
     try:
         yield
     finally:
-        base.unet.disable_gradient_checkpointing()
+        base.denoiser.disable_gradient_checkpointing()
 
 
 def _read(run_dir: Path) -> tuple[Recipe, Freeze]:

@@ -16,6 +16,7 @@ from diffusers import (
     DPMSolverSinglestepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
@@ -51,11 +52,42 @@ _SCHEDULES: dict[str, dict[str, Any]] = {
 _BETA = 0.6  # both parameters of the distribution (https://arxiv.org/abs/2407.12173)
 
 
-def scheduler(sampler: Sampler, base_config: dict[str, Any]) -> Any:
+class Flow(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+    """Euler along a flow, with the names that the other schedulers have for the same things."""
+
+    init_noise_sigma = 1.0
+    amount = 0.0  # log of the shift, where it goes by the picture's size
+
+    def set_timesteps(self, steps: int, device: Any = None, **_: Any) -> None:
+        """From pure noise in equal steps of σ, as FLUX's own sampler has them, and then shifted."""
+        sigmas = np.linspace(1.0, 1 / steps, steps).tolist()
+        super().set_timesteps(sigmas=sigmas, mu=self.amount, device=device)
+
+    def scale_model_input(self, sample: Any, _: Any) -> Any:
+        return sample
+
+    def add_noise(self, begun: Any, noise: Any, timesteps: Any) -> Any:
+        """Latents of pictures as they are at these timesteps, thousandths of σ: (n,)."""
+        level = (timesteps / self.config.num_train_timesteps).to(begun)[:, None, None, None]
+        return (1 - level) * begun + level * noise
+
+
+def scheduler(sampler: Sampler, base_config: dict[str, Any], shift: float = 0.0) -> Any:
     """A fresh scheduler for ``sampler`` on the noise schedule of a base.
 
-    Raises LoraError(BAD_REQUEST) where the schedule ends in pure noise, which not all can begin at.
+    ``shift``: of a flow, for the picture's size; 0 on other bases. Raises LoraError(BAD_REQUEST):
+    a sampler that a flow does not have, or one that cannot begin at pure noise on a schedule that
+    ends there.
     """
+    if shift:
+        if sampler != "Euler":
+            raise LoraError(
+                Code.BAD_REQUEST,
+                f"{sampler} is not a sampler of flow-matching bases such as FLUX. Take Euler.",
+            )
+        flow = Flow.from_config(base_config)
+        flow.amount = float(np.log(shift))
+        return flow
     name, schedule = _apart(sampler)
     kind, options = _SCHEDULERS[name]
     options = {**options, **_SCHEDULES.get(schedule, {})}
@@ -71,9 +103,11 @@ def scheduler(sampler: Sampler, base_config: dict[str, Any]) -> Any:
     return kind.from_config(base_config, **options)
 
 
-def timed(sampler: Sampler, base_config: dict[str, Any], steps: int, device: Any) -> Any:
+def timed(
+    sampler: Sampler, base_config: dict[str, Any], steps: int, device: Any, shift: float = 0.0
+) -> Any:
     """A scheduler with its timesteps set. Raises as ``scheduler``."""
-    made = scheduler(sampler, base_config)
+    made = scheduler(sampler, base_config, shift)
     if _apart(sampler)[1] == "Beta":
         made.set_timesteps(timesteps=_beta(steps, len(made.alphas_cumprod)), device=device)
     elif sampler == "LCM":

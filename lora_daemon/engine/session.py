@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.feed import Batch
-from lora_daemon.engine.lora_file import module_tensors
+from lora_daemon.engine.lora_file import tensors_of
 from lora_daemon.engine.lora_metadata import Made, metadata
 from lora_daemon.engine.metrics import Metrics
 from lora_daemon.engine.resume import (
@@ -30,7 +30,6 @@ from lora_daemon.engine.steering import Leave, Outcome, Steering
 from lora_daemon.pipe import CheckpointSaved, Finished, Notice, Point, StateSaved, Tick
 from shared.errors import Code, LoraError
 from shared.recipe import Recipe
-from shared.safetensors_file import Tensor as RawTensor
 from shared.safetensors_file import write
 
 TICK = 0.25  # seconds
@@ -246,10 +245,8 @@ class Session:
         name = self.made.name if final else f"{self.made.name}-step{self.step:06d}"
         path = self.run_dir / "lora" / f"{name}.safetensors"
         before = self.steering.enter("saving")
-        tensors: dict[str, RawTensor] = {}
         with self.adapter.averaged():
-            for one in self.adapter.modules:
-                tensors |= module_tensors(one.name, one.weights, one.alpha)
+            tensors = tensors_of(self.adapter.modules)
         size = 0
 
         def save() -> None:

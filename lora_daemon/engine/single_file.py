@@ -80,7 +80,13 @@ def pack(folder: Path, out: Path, metadata: Mapping[str, str] | None = None) -> 
     together in memory. Raises LoraError: NOT_FOUND, INVALID_FILE, STORAGE.
     """
     found = base_folder.look(folder)
-    family = base_folder.family(folder, table(folder / "unet" / "config.json"))
+    family = base_folder.family(folder)
+    if not family.single_files:
+        raise LoraError(
+            Code.BAD_REQUEST,
+            f"{folder} is a {family.title}, which no one file can hold whole: T5's tokenizer has "
+            "no place in it. Other tools take the folder, too.",
+        )
     configs: dict[str, dict[str, Any]] = {}
     tensors: dict[str, RawTensor] = {}
     for name in family.parts:

@@ -6,14 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import logging as diffusers_logging
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from lora_daemon import base_file, base_folder
-from lora_daemon.base_folder import STEMS, table, weight_files
+from lora_daemon.base_folder import STEMS, weight_files
 from lora_daemon.engine import single_file
+from lora_daemon.engine.denoisers import CLASSES
 from lora_daemon.families import Network, TextEncoder
 from shared.errors import Code, LoraError
 from shared.wire import Objective
@@ -35,7 +42,7 @@ class Folder:
         self.path = path
         # The loaders below make up what is missing: vocabularies, weights.
         self.look = base_folder.look(path, predicts)
-        self.family = base_folder.family(path, table(path / "unet" / "config.json"))
+        self.family = base_folder.family(path)
 
     def network(self, name: Network, dtype: torch.dtype) -> Any:
         """Every weight must be in the file, at the right shape."""
@@ -43,9 +50,11 @@ class Folder:
         files = weight_files(folder, STEMS[name])
         text = name.startswith("text_encoder")
         use = next((one for one in self.family.encoders if one.network == name), None)
-        kind: Any = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}.get(name, CLIPTextModel)
+        kind: Any = {**CLASSES, "vae": AutoencoderKL}.get(name, CLIPTextModel)
         options: dict[str, Any] = {"dtype" if text else "torch_dtype": dtype}
-        if use and use.pooled:
+        if use and use.kind == "t5":
+            kind = T5EncoderModel
+        elif use and use.pooled == "projected":
             kind = CLIPTextModelWithProjection
         network, report = _part(
             folder, kind, use_safetensors=True, output_loading_info=True,
@@ -59,9 +68,12 @@ class Folder:
         return network
 
     def tokenizer(self, use: TextEncoder) -> Any:
-        return _part(self.path / use.tokenizer, CLIPTokenizer)
+        kind = T5Tokenizer if use.kind == "t5" else CLIPTokenizer
+        return _part(self.path / use.tokenizer, kind)
 
     def scheduler(self) -> Any:
+        if self.family.flows:
+            return _part(self.path / "scheduler", FlowMatchEulerDiscreteScheduler)
         own = _part(self.path / "scheduler", DDPMScheduler).config
         return DDPMScheduler.from_config({**own, "prediction_type": self.look.objective})
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.feed import Feed
-from lora_daemon.engine.objectives import objective
+from lora_daemon.engine.objectives import objective, wanted
 from lora_daemon.engine.preservation import Preservation
 from lora_daemon.engine.schedules import learning_rate
 from lora_daemon.engine.session import Session
@@ -26,10 +26,11 @@ def train(
     """Fit the adapter so that the base predicts the noise in the run's pictures.
 
     The objective is L = E ‖ε - ε_θ(√ᾱ_t x₀ + √(1-ᾱ_t) ε, t, c)‖² (Ho et al.,
-    https://arxiv.org/abs/2006.11239), in the latents x₀ (https://arxiv.org/abs/2112.10752).
+    https://arxiv.org/abs/2006.11239), in the latents x₀ (https://arxiv.org/abs/2112.10752). A base
+    that flows has 1 - σ and σ in the place of √ᾱ and √(1-ᾱ), and predicts ε - x₀.
     """
-    signal = base.alphas_cumprod.sqrt().to(base.device)[:, None, None, None]  # √ᾱ_t
-    spread = (1 - base.alphas_cumprod).sqrt().to(base.device)[:, None, None, None]  # √(1-ᾱ_t)
+    signal = base.signal.to(base.device)[:, None, None, None]  # √ᾱ_t
+    spread = base.spread.to(base.device)[:, None, None, None]  # √(1-ᾱ_t)
 
     loss_of = objective(recipe.loss, base)
     preserved = Preservation(recipe, base, adapter, loss_of) if recipe.loss.preservation else None
@@ -42,10 +43,7 @@ def train(
 
             noisy = signal[t] * latents + spread[t] * batch.mixed
             predicted = base.denoise(noisy, t, batch.text, batch.views)
-            if base.objective == "v_prediction":  # https://arxiv.org/abs/2202.00512
-                target = signal[t] * noise - spread[t] * latents
-            else:
-                target = noise
+            target = wanted(base.objective, latents, noise, signal[t], spread[t])
             loss = loss_of(predicted, target, t, batch.counts)
             if preserved is not None:
                 loss = loss + preserved.loss(noisy, t, batch.views)

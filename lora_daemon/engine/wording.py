@@ -1,7 +1,8 @@
 """What prompts say to the UNet, as WebUI users write them: words that count more or less, textual
 inversions by their names, and as many windows of 75 tokens as there are words.
 
-A prompt of at most 75 tokens in which nothing of this occurs is read as captions are, bit for bit.
+A prompt of at most 75 tokens in which nothing of this occurs is read as captions are, bit for bit;
+so is every prompt on a base with a T5, which reads prose, brackets and all.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_daemon.engine.bases import ORDINARY, TOKENS, Base, Encoder, Reading, joined, together
+from lora_daemon.engine.bases import Base
+from lora_daemon.engine.encoders import ORDINARY, TOKENS, Encoder, Reading, joined, together
 from shared import emphasis
 
 ROOM = TOKENS - 2  # of a window, without its start and its end
@@ -58,7 +60,9 @@ def conditioning(base: Base, texts: Sequence[str], reading: Reading = ORDINARY) 
     longest; a shorter one goes on with empty ones. Raises as ``Base.encode_texts``."""
     every = list(dict.fromkeys(texts))
     most = max(windows_of(base, text, reading) for text in every)
-    if most == reading.windows:
+    if base.reads_prose:
+        known = {text: base.encode_text(text, reading) for text in every}
+    elif most == reading.windows:
         known = {text: _read(base, text, reading) for text in every}
     else:
         reading = replace(reading, windows=most, joined=_joined(reading))
@@ -68,7 +72,7 @@ def conditioning(base: Base, texts: Sequence[str], reading: Reading = ORDINARY) 
 
 def windows_of(base: Base, text: str, reading: Reading = ORDINARY) -> int:
     """How many windows a prompt fills, and at least those of the reading."""
-    if _ordinary(base, text) and base.fits(text, reading.windows):
+    if base.reads_prose or (_ordinary(base, text) and base.fits(text, reading.windows)):
         return reading.windows
     return max(len(windows(base.encoders[0], text, _vectors(base, 0))), reading.windows)
 
@@ -129,6 +133,7 @@ def _weighted(base: Base, text: str, reading: Reading) -> Tensor:
         own += [Window() for _ in range(reading.windows - len(own))]
         with _standing(encoder, own):
             hidden, pooled = encoder.states(_ids(encoder, own), reading)
+        assert hidden is not None  # only beside a T5 is a CLIP there for its pooled output alone
         found.append(joined(_emphasised(hidden, own), pooled, reading))
     return together(found)
 

@@ -23,7 +23,7 @@ from shared.filenames import to_text
 from shared.hub_ids import from_hub
 from shared.lora_orders import Packed, PackOrder
 
-_OBJECTIVES = wire.Objective.__args__  # type: ignore[attr-defined]
+_OBJECTIVES: tuple[wire.Objective, ...] = ("epsilon", "v_prediction")  # a flow is always one
 
 
 def add(subparsers: Subparsers) -> None:

@@ -7,8 +7,8 @@ from shared.wire import FAMILIES, BaseModel
 
 
 def predicts(base: BaseModel) -> str:
-    """noise or v, with a question mark where that is only a guess."""
-    what = {"epsilon": "noise", "v_prediction": "v"}[base.objective]
+    """noise, v or a flow, with a question mark where that is only a guess."""
+    what = {"epsilon": "noise", "v_prediction": "v", "flow": "a flow"}[base.objective]
     return f"{what}{'?' if base.guessed else ''}"
 
 

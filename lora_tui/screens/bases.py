@@ -15,7 +15,7 @@ from lora_tui.screens.dialogs import AskText, Choose, Confirm
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.rows import Cell, Column, Rows
 from shared import wire
-from shared.wire import BaseModel, Objective
+from shared.wire import FAMILIES, BaseModel, Objective
 
 _NONE = "No bases yet. Add one: a diffusers folder, a .safetensors file, or a Hub id."
 _OBJECTIVES: tuple[Objective, ...] = ("epsilon", "v_prediction")
@@ -132,6 +132,12 @@ class Bases(Place):
             self._ask_objective(base)
 
     def _ask_objective(self, base: BaseModel) -> None:
+        if base.objective not in _OBJECTIVES:
+            family = FAMILIES.get(base.family, base.family)
+            self.notify(
+                f"{base.name} is a {family}, which predicts {bases.predicts(base)}, always."
+            )
+            return
         options = [
             ("e", "noise (epsilon)", "usual"),
             ("v", "v (v-prediction)", "SD 2, some XL"),

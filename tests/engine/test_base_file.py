@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lora_daemon.base_file import UNKNOWN, open_file
+from lora_daemon.base_file import open_file
+from lora_daemon.carried import UNKNOWN
 from lora_daemon.engine.lora_file import kohya_tensors
-from lora_daemon.families import FAMILIES, SD1, SD2, SDXL, Family
+from lora_daemon.families import IN_ONE_FILE, SD1, SD2, SDXL, Family
 from shared.errors import Code, LoraError
 from shared.safetensors_file import write
 from tests.engine.full_size import write_hollow
@@ -110,7 +111,7 @@ def test_stable_diffusion_2_tells_by_the_spread_of_a_norm(tmp_path: Path) -> Non
     assert "0.200" in wide.look.guessed and wide.configs["unet"]["sample_size"] == 96
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", IN_ONE_FILE, ids=lambda family: family.name)
 def test_a_missing_part_is_named(family: Family, tmp_path: Path) -> None:
     path = tmp_path / "base.safetensors"
     for part in family.parts.values():

@@ -13,7 +13,7 @@ from diffusers.loaders.lora_conversion_utils import (
 from torch import nn
 
 from lora_daemon.engine.names import targeted, text_names, unet_names
-from lora_daemon.families import FAMILIES, SD2, SDXL, Family
+from lora_daemon.families import IN_ONE_FILE, SD2, SDXL, Family
 from shared.lora_keys import split_key
 from shared.lora_names import to_original
 from tests.engine import full_size
@@ -35,7 +35,7 @@ def _names(family: Family) -> tuple[dict[str, str], list[dict[str, str]]]:
 def test_there_are_as_many_modules_as_kohya_makes(
     family: str, linear: int, convolutions: int, text: list[int]
 ) -> None:
-    (one,) = [known for known in FAMILIES if known.name == family]
+    (one,) = [known for known in IN_ONE_FILE if known.name == family]
     unet, texts = _names(one)
     attentions = [path for path in unet if ".attentions." in path]
     assert (len(attentions), len(unet) - len(attentions)) == (linear, convolutions)
@@ -44,7 +44,7 @@ def test_there_are_as_many_modules_as_kohya_makes(
     assert len(every) == len(set(every))
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", IN_ONE_FILE, ids=lambda family: family.name)
 def test_every_path_is_a_linear_layer_or_a_convolution_of_the_network(family: Family) -> None:
     unet, texts = _names(family)
     network = full_size.network(family, "unet")
@@ -126,7 +126,7 @@ def test_what_metadata_says_of_each_family() -> None:
             family.architectures[objective],
             family.implementation,
         )
-        for family in FAMILIES
+        for family in IN_ONE_FILE
         for objective in ("epsilon", "v_prediction")
     }
     generative = "https://github.com/Stability-AI/generative-models"

@@ -6,12 +6,12 @@ import pytest
 from diffusers.loaders import single_file_utils as theirs
 from torch import Tensor
 
-from lora_daemon.families import FAMILIES, SD1, SD2, SDXL, Family
+from lora_daemon.families import IN_ONE_FILE, SD1, SD2, SDXL, Family
 from lora_daemon.original_layout import unet
 from tests.engine import full_size
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", IN_ONE_FILE, ids=lambda family: family.name)
 def test_every_tensor_of_every_network_is_in_the_table_once(family: Family) -> None:
     for name in family.parts:
         rows = family.rows(name, family.configs[name])
@@ -84,7 +84,7 @@ def test_known_names_are_where_the_original_code_has_them(
         assert originals[family][key].shape == shape, key
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", IN_ONE_FILE, ids=lambda family: family.name)
 def test_diffusers_converter_makes_the_same_of_it(
     family: Family, originals: dict[str, dict[str, Tensor]]
 ) -> None:
@@ -123,4 +123,4 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 @pytest.fixture(scope="module")
 def originals() -> dict[str, dict[str, Tensor]]:
-    return {family.name: full_size.original(family) for family in FAMILIES}
+    return {family.name: full_size.original(family) for family in IN_ONE_FILE}

@@ -7,8 +7,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxTransformer2DModel,
+    PNDMScheduler,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 Size = Literal["tiny", "starter"]
 Kind = Literal["sd1", "sd2", "sdxl"]
@@ -64,6 +77,53 @@ def build(path: Path, size: Size = "tiny", seed: int = 0, family: Kind = "sd1") 
     return path
 
 
+def build_flux(path: Path, seed: int = 0, *, schnell: bool = False, blocks: int = 2) -> Path:
+    """Write a diffusers folder of the FLUX shape at ``path``: 64 px pictures, two text encoders, a
+    transformer with ``blocks`` blocks of two streams and as many of one; dev, or ``schnell``."""
+    torch.manual_seed(seed)
+    vocabulary = _write_tokenizer(path / "tokenizer", padding=_EOS)
+    config = CLIPTextConfig(
+        vocab_size=len(vocabulary), hidden_size=24, num_hidden_layers=2, intermediate_size=48,
+        num_attention_heads=4, max_position_embeddings=77, bos_token_id=vocabulary[_BOS],
+        eos_token_id=vocabulary[_EOS], pad_token_id=vocabulary[_EOS], hidden_act="quick_gelu",
+    )  # fmt: skip
+    CLIPTextModel(config).save_pretrained(path / "text_encoder")
+    letters = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("▁", -2.0)]
+    letters += [(chr(code), -3.0) for code in range(33, 127)]
+    T5Tokenizer(vocab=letters, extra_ids=0, model_max_length=24).save_pretrained(
+        path / "tokenizer_2"
+    )
+    t5 = T5Config(
+        vocab_size=len(letters), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
+        feed_forward_proj="gated-gelu", is_encoder_decoder=False, dropout_rate=0.0,
+    )  # fmt: skip
+    T5EncoderModel(t5).save_pretrained(path / "text_encoder_2")
+    FluxTransformer2DModel(
+        in_channels=64, num_layers=blocks, num_single_layers=blocks, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=24,
+        guidance_embeds=not schnell, axes_dims_rope=(4, 6, 6),
+    ).save_pretrained(path / "transformer")  # fmt: skip
+    _vae(
+        (8, 8, 16, 16), sample_size=64, latent_channels=16, scaling_factor=0.3611,
+        shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False,
+    ).save_pretrained(path / "vae")  # fmt: skip
+    FlowMatchEulerDiscreteScheduler(
+        shift=1.0 if schnell else 3.0, use_dynamic_shifting=not schnell
+    ).save_pretrained(path / "scheduler")
+    index = {
+        "_class_name": "FluxPipeline",
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "text_encoder_2": ["transformers", "T5EncoderModel"],
+        "tokenizer_2": ["transformers", "T5TokenizerFast"],
+        "transformer": ["diffusers", "FluxTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    }
+    (path / "model_index.json").write_text(json.dumps(index))
+    return path
+
+
 _UNETS: dict[str, dict[str, Any]] = {
     "sd1": {},
     "sd2": {"use_linear_projection": True, "attention_head_dim": (2, 4)},
@@ -104,9 +164,9 @@ def _starter(width: int, **_: Any) -> tuple[UNet2DConditionModel, AutoencoderKL]
 
 def _vae(channels: tuple[int, ...], **more: Any) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=channels, layers_per_block=1, norm_num_groups=8, latent_channels=4,
+        block_out_channels=channels, layers_per_block=1, norm_num_groups=8,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        mid_block_add_attention=False, scaling_factor=0.18215, **more,
+        mid_block_add_attention=False, **{"latent_channels": 4, "scaling_factor": 0.18215, **more},
     )  # fmt: skip
 
 
