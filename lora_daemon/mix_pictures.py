@@ -202,6 +202,8 @@ class MixPictures:
             if lora in heard:
                 use = mixes.use(lora)
                 stamped.append(path)
+                if use.region is not None and use.region.picture:
+                    stamped.append(Path(typed(use.region.picture)))
             files.append(painting.lora_file(use, name, path))
         wanted = mixes.picture(spec)
         wanted = replace(wanted, loras=[use for use in wanted.loras if use.lora not in gone])

@@ -13,6 +13,7 @@ import msgspec
 
 from shared.errors import Failure
 from shared.pictures import LoraUse, PictureSpec
+from shared.regions import Region
 from shared.wire import Objective, TagCategory
 
 MAX_FRAME = 16 * 1024 * 1024
@@ -90,6 +91,7 @@ class LoraFile(msgspec.Struct, frozen=True, kw_only=True):
     blocks: list[float] = []
     begin: float = 0.0
     end: float = 1.0
+    region: Region | None = None
 
 
 class Canvas(msgspec.Struct, frozen=True, kw_only=True):

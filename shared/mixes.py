@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
+from shared import regions
 from shared.pictures import LoraUse, PictureSpec, tag
 from shared.recipe import Sampler, Text
 
@@ -96,6 +97,11 @@ def parts_of_steps(use: LoraUse) -> str:
     """The part of the steps that a LoRA takes part in, such as 0.25-1.0, as a tag's ``step=`` reads
     it; empty: all of them."""
     return "" if (use.begin, use.end) == (0, 1) else f"{round(use.begin, 4)}-{round(use.end, 4)}"
+
+
+def part_of_picture(use: LoraUse) -> str:
+    """The region that a LoRA acts in, as ``shared.regions`` reads it; empty: the whole picture."""
+    return "" if use.region is None else regions.said(use.region)
 
 
 def webui(spec: MixSpec) -> str:

@@ -71,6 +71,16 @@ class _Mixed:
     hashes: dict[str, str]  # name → short hash
     notes: list[str]
     learnt: dict[str, list[Tensor]]  # embeddings that the files carry
+    speakers: set[str]  # those that change a text encoder
+
+    def wordless(self, uses: Sequence[LoraFile]) -> list[str]:
+        """Whose text encoder part is left out because they act in a region, in sentences."""
+        return [
+            f"{use.name} acts in a region, and words have no place: its text encoder part was left "
+            "out. Give it a text weight to have it everywhere."
+            for use in uses
+            if use.region and use.text_weight is None and use.weight and use.name in self.speakers
+        ]
 
 
 class Studio:
@@ -241,7 +251,7 @@ class Studio:
             height=height,
             parameters=first,
             seconds=0.0,
-            notes=mixed.notes,
+            notes=[*mixed.notes, *mixed.wordless(job.loras)],
         )
 
     def _mix(self, uses: Sequence[LoraFile], base: Base) -> _Mixed:
@@ -258,6 +268,9 @@ class Studio:
                 hashes={use.name: _short_hash(use) for use in uses},
                 notes=[_unplaced(use, w) for use, w in files if w.unplaced],
                 learnt=embeddings.carried((_place(use.path) for use in uses), base),
+                speakers={
+                    use.name for use, w in files if any(m.network != "unet" for m in w.modules)
+                },
             )
             if base is self._resident:  # a guest's would keep the guest
                 self._mixed = mixed
@@ -270,7 +283,7 @@ def _place(path: str) -> Path:
 
 
 def _strength(use: LoraFile | LoraUse) -> Strength:
-    return Strength(use.weight, use.text_weight, tuple(use.blocks))
+    return Strength(use.weight, use.text_weight, tuple(use.blocks), use.region)
 
 
 def _turn(mix: Mix, uses: Sequence[LoraFile], steps: int) -> Turn:

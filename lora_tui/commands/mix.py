@@ -36,6 +36,7 @@ def add(subparsers: Subparsers) -> None:
         "change the live mix; what is not named stays",
         "  lora-tui mix set dragons:0.8 ink:-0.3 --prompt 'a red dragon'\n"
         "  lora-tui mix set '<lora:ink:0.5:lbw=OUTD>' --mute dragons --seed 7\n"
+        "  lora-tui mix set dragons:0.8@left ink:0.8@right\n"
         "  lora-tui mix set --remove ink --steps 30",
     )
     _settings(change)
@@ -62,7 +63,7 @@ def add(subparsers: Subparsers) -> None:
 
 def _settings(parser: argparse.ArgumentParser) -> None:
     add_one = parser.add_argument
-    add_one("loras", nargs="*", metavar="FILE_OR_NAME[:WEIGHT]",
+    add_one("loras", nargs="*", metavar="FILE_OR_NAME[:WEIGHT][@REGION]",
             help="LoRAs to add or turn, also as '<lora:name:0.8:0.6>'")  # fmt: skip
     for name, text in (
         ("remove", "take it out"),
@@ -242,10 +243,11 @@ def _show(call: Invocation, mix: wire.Mix, warnings: list[str]) -> None:
             heard = mixes.heard(spec)
             yield ""
             yield from table(
-                ("LORA", ">WEIGHT", ">TEXT", "BLOCKS", "STEPS", ""),
+                ("LORA", ">WEIGHT", ">TEXT", "BLOCKS", "STEPS", "WHERE", ""),
                 [(one.lora, f"{one.weight:g}",
                   "" if one.text_weight is None else f"{one.text_weight:g}",
                   ",".join(f"{block:g}" for block in one.blocks), mixes.parts_of_steps(one),
+                  mixes.part_of_picture(one),
                   " ".join(word for word, on in (("muted", one.muted), ("solo", one.solo),
                                                  ("left out", one not in heard)) if on))
                  for one in spec.loras],
