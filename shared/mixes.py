@@ -10,6 +10,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from shared import regions
+from shared.distilled import Preview
 from shared.pictures import LoraUse, PictureSpec, tag
 from shared.recipe import Sampler, Text
 
@@ -36,9 +37,11 @@ class MixSpec(msgspec.Struct, frozen=True, kw_only=True):
     seed: Annotated[int, Meta(ge=0, lt=2**62)] = 1025
     width: Annotated[int, Meta(ge=0, le=8192)] = 0  # pixels, a multiple of 8; 0: the base's own
     height: Annotated[int, Meta(ge=0, le=8192)] = 0
+    preview: Preview | None = None  # none: a few steps of a usual sampler
 
 
 _SETTINGS = [name for name in MixSpec.__struct_fields__ if name != "loras"]
+_PAINTED = [name for name in _SETTINGS if name != "preview"]
 _FIELDS = LoraUse.__struct_fields__
 _OF_USE = [name for name in LoraUse.__struct_fields__ if name != "lora"]
 _OF_LORA = [name for name in MixLora.__struct_fields__ if name != "lora"]
@@ -60,13 +63,13 @@ def heard(spec: MixSpec) -> list[MixLora]:
 
 def picture(spec: MixSpec) -> PictureSpec:
     """The picture that a mix asks for."""
-    settings = {name: getattr(spec, name) for name in _SETTINGS}
+    settings = {name: getattr(spec, name) for name in _PAINTED}
     return PictureSpec(**settings, loras=[use(lora) for lora in heard(spec)])
 
 
 def of_picture(spec: PictureSpec) -> MixSpec:
     """The mix that paints a picture. What a mix has not is in ``left_of``."""
-    mix = MixSpec(**{name: getattr(spec, name) for name in _SETTINGS})
+    mix = MixSpec(**{name: getattr(spec, name) for name in _PAINTED})
     for one in spec.loras:
         mix = with_lora(mix, MixLora(**{name: getattr(one, name) for name in _FIELDS}))
     return mix

@@ -15,10 +15,11 @@ from lora_tui.commands.common import Invocation, Subparsers, command, find, noun
 from lora_tui.commands.console import pairs, table
 from lora_tui.commands.generate import checked, found, lora_use, size, write
 from lora_tui.commands.lora_affinity import warn
-from shared import lora_tags, mixes, wire
+from shared import distilled, lora_tags, mixes, wire
+from shared.distilled import Preview
 from shared.errors import Code, Exit, LoraError
 from shared.mixes import MixLora, MixSpec
-from shared.pictures import stem
+from shared.pictures import LoraUse, stem
 from shared.recipe import Sampler
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ def _settings(parser: argparse.ArgumentParser) -> None:
     add_one("--cfg", type=float, help="guidance")
     add_one("--seed", type=int, help="same seed, same picture")
     add_one("--size", type=size, metavar="WxH", help="pixels; 0x0: the base's own")
+    add_one("--preview", metavar="'LORA[:WEIGHT] [STEPS [SAMPLER]]'",
+            help="a distilled LoRA (LCM, Lightning, DMD2) for previews, at guidance 1: 'lcm-lora', "
+            "'lcm-lora:1 4 LCM'; '': none. The whole picture is without it")  # fmt: skip
 
 
 async def show_it(call: Invocation) -> Exit:
@@ -115,6 +119,8 @@ def _changed(call: Invocation, spec: MixSpec) -> MixSpec:
         uses += [found(call, use) for use in tags]
     if args.size is not None:
         settings["width"], settings["height"] = args.size
+    if args.preview is not None:
+        settings["preview"] = _preview(call, args.preview) if args.preview.strip() else None
     spec = replace(spec, **settings)
     spec = mixes.without(spec, [_row(call, spec, name).lora for name in args.remove])
     for use in uses:
@@ -130,6 +136,12 @@ def _changed(call: Invocation, spec: MixSpec) -> MixSpec:
         for name in getattr(args, verb):
             spec = mixes.with_lora(spec, replace(_row(call, spec, name), **change))
     return spec
+
+
+def _preview(call: Invocation, text: str) -> Preview:
+    """Raises LoraError(BAD_REQUEST)."""
+    preview = distilled.read(text)
+    return replace(preview, lora=found(call, LoraUse(lora=preview.lora)).lora)
 
 
 def _row(call: Invocation, spec: MixSpec, name: str) -> MixLora:
@@ -237,6 +249,7 @@ def _show(call: Invocation, mix: wire.Mix, warnings: list[str]) -> None:
                 ("negative", spec.negative),
                 ("picture", f"seed {spec.seed}, {spec.sampler}, {spec.steps} steps, "
                             f"cfg {spec.cfg:g} {size}".rstrip()),
+                ("preview", "" if spec.preview is None else distilled.said(spec.preview)),
             ]
         )  # fmt: skip
         if spec.loras:

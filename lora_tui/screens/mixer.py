@@ -122,9 +122,7 @@ class Mixer(MixKeeping):
         def read(text: str) -> dict[str, object]:
             return {"region": regions.read(text) if text else None}
 
-        what = (
-            "Acts in: left, right, top, bottom, 0.1,0.2,0.6,0.9 or mask.png, ~0.2 soft (empty: all)"
-        )
+        what = "Region: left, top~0.2, 0.1,0.2,0.6,0.9, m.png (empty: all)"
         self._ask_row(row, what, mixes.part_of_picture(row), read)
 
     def _ask_row(
