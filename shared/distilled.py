@@ -71,7 +71,7 @@ def said(preview: Preview) -> str:
 def usual(lora: str) -> tuple[Sampler, int]:
     """The sampler and steps that a distilled LoRA is made for, by its name."""
     name = stem(lora).lower()
-    found = next((sampler for word, sampler in _KINDS.items() if word in name), "LCM")
+    sampler: Sampler = next((one for word, one in _KINDS.items() if word in name), "LCM")
     steps = re.search(r"(\d+)[-_ ]?steps?", name)
     count = int(steps[1]) if steps else STEPS
-    return found, count if 1 <= count <= 50 else STEPS
+    return sampler, count if 1 <= count <= 50 else STEPS

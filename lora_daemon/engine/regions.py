@@ -46,6 +46,7 @@ class Field:
         self._masks = {one: _mask(one) for one in self.distinct if one.picture}
         self._whole: Tensor = torch.zeros(0)
         self._levels: dict[Size, Tensor] = {}
+        self._spread: dict[tuple[Size | int, tuple[int, ...]], Tensor] = {}
 
     def look(self, latents: Size, pixels: int, **kind: Any) -> None:
         """The picture that is being made. ``pixels``: of a latent's side."""
@@ -54,7 +55,7 @@ class Field:
             return
         masks = [drawn(one, size, self._masks.get(one)) for one in self.distinct]
         self._whole = torch.stack(masks)
-        self._levels = {}
+        self._levels, self._spread = {}, {}
         level = latents
         while level not in self._levels:  # as the UNet's strided convolutions halve it
             self._levels[level] = F.adaptive_avg_pool2d(self._whole, level).to(**kind)
@@ -69,17 +70,26 @@ class Field:
         found = [one for size, one in self._levels.items() if size[0] * size[1] == tokens]
         return found[0].flatten(1)
 
-    def means(self) -> Tensor:
-        """(regions,)"""
-        return next(iter(self._levels.values())).mean((1, 2))
+    def spread(self, places: Size | int, loras: tuple[int, ...]) -> Tensor:
+        """How much of each slot there is, for slots of these LoRAs; 1 without a region. ``places``:
+        a size for (slots, h, w), a number of tokens for (tokens, slots), 0 where there are no
+        places for (slots,)."""
+        known = self._spread.get((places, loras))
+        if known is None:
+            if isinstance(places, tuple):
+                masks = self.at(places)
+            elif places:
+                masks = self.along(places)
+            else:
+                masks = next(iter(self._levels.values())).mean((1, 2))
+            every = torch.cat([masks, torch.ones_like(masks[:1])])  # the last is also number -1
+            known = every[[self._number[lora] for lora in loras]]
+            if places and not isinstance(places, tuple):
+                known = known.t().contiguous()
+            self._spread[places, loras] = known
+        return known
 
-    def spread(self, masks: Tensor, loras: Sequence[int]) -> Tensor:
-        """(regions, …) to (slots, …), for slots of these LoRAs; 1 where there is no region."""
-        everywhere = torch.ones_like(masks[:1])
-        every = torch.cat([masks, everywhere])  # the last is also number -1
-        return every[[self._number[lora] for lora in loras]]
-
-    def of(self, region: int, loras: Sequence[int]) -> Tensor:
+    def of(self, region: int, loras: tuple[int, ...]) -> Tensor:
         """Which slots belong to a region (-1: to none), as 1 and 0."""
         return torch.tensor([float(self._number[lora] == region) for lora in loras])
 
@@ -117,20 +127,14 @@ def _mask(region: Region) -> Image.Image:
 def add(site: Site, field: Field, x: Tensor, output: Tensor) -> Tensor:
     """A module's output with what its LoRAs add, each in its region. Prompts' keys and values: only
     those of LoRAs without a region; ``Attend`` adds the others."""
-    loras = [lora for lora, _ in site.slots]
-    if isinstance(site.target, nn.Conv2d):
-        size = (output.shape[2], output.shape[3])
-        return output + delta(site, x, output, _weighed(site, field.spread(field.at(size), loras)))
+    loras = tuple(lora for lora, _ in site.slots)
     if site.of_prompt:
         return output + delta(site, x, output, site.v * field.of(-1, loras).to(site.v))
-    if output.dim() == 2:
-        return output + delta(site, x, output, site.v * field.spread(field.means(), loras))
-    masks = field.spread(field.along(output.shape[1]), loras)
-    return output + delta(site, x, output, _weighed(site, masks).t())
-
-
-def _weighed(site: Site, masks: Tensor) -> Tensor:
-    return site.v.reshape(-1, *(1 for _ in masks.shape[1:])) * masks
+    if isinstance(site.target, nn.Conv2d):
+        v = site.v[:, None, None] * field.spread((output.shape[2], output.shape[3]), loras)
+    else:
+        v = site.v * field.spread(output.shape[1] if output.dim() == 3 else 0, loras)
+    return output + delta(site, x, output, v)
 
 
 def delta(site: Site, x: Tensor, output: Tensor, v: Tensor) -> Tensor:
@@ -155,25 +159,25 @@ def delta(site: Site, x: Tensor, output: Tensor, v: Tensor) -> Tensor:
     rows = 0 if site.rows is None else len(site.rows)
     shifts = 0 if site.shifts is None else len(site.shifts)
     low, others, own, bias = torch.split(v, [pairs, len(site.others), rows, shifts], dim=axis)
-    added = torch.zeros_like(output)
+    added: list[Tensor] = []
     if site.rows is not None:  # (d − 1) ⊙ W x, without the bias
         wide = (-1, 1, 1) if convolves else (-1,)
         plain: Any = target.bias
         clean = output if plain is None else output - plain.view(wide)
-        added = added + across(own, site.rows) * clean
+        added.append(across(own, site.rows) * clean)
     if site.shifts is not None:
-        added = added + across(bias, site.shifts)
+        added.append(across(bias, site.shifts))
     if site.down is not None and site.up is not None:
         up = site.up[:, :, None, None] if convolves else site.up
         inner = through(x, site.down) * low
-        added = added + (F.conv2d(inner, up) if convolves else F.linear(inner, up))
+        added.append(F.conv2d(inner, up) if convolves else F.linear(inner, up))
     for number, part in enumerate(site.others):
         weight = others.narrow(axis, number, 1)
         if isinstance(part, Dense):
-            added = added + weight * through(x, part.delta)
+            added.append(weight * through(x, part.delta))
         elif isinstance(part, Kronecker):
-            added = added + weight * kronecker(part, x, through, convolves=convolves)
-    return added
+            added.append(weight * kronecker(part, x, through, convolves=convolves))
+    return sum(added[1:], added[0])
 
 
 class Attend:
@@ -197,11 +201,11 @@ class Attend:
 
         queries, keys, values, where = [split(query)], [split(key)], [split(value)], []
         for number, mask in enumerate(masks):
-            more = self._delta("to_k", attn.to_k, said, number)
+            more = self._delta("to_k", key, said, number)
             if more is not None:
                 queries.append(split(query * mask))
                 keys.append(split(more))
-            more = self._delta("to_v", attn.to_v, said, number)
+            more = self._delta("to_v", value, said, number)
             if more is not None:
                 values.append(split(more))
                 where.append(mask)
@@ -214,13 +218,15 @@ class Attend:
         out: Tensor = attn.to_out[1](attn.to_out[0](plain))
         return out
 
-    def _delta(self, name: str, target: nn.Linear, said: Tensor, region: int) -> Tensor | None:
+    def _delta(self, name: str, output: Tensor, said: Tensor, region: int) -> Tensor | None:
         """What the LoRAs of a region add to the keys or values; None: nothing."""
         site = self._sites.get(name)
         if site is None or not site.active:
             return None
-        own = self._field.of(region, [lora for lora, _ in site.slots])
+        own = self._field.of(region, tuple(lora for lora, _ in site.slots))
         if not bool(own.any()):
             return None
-        output = F.linear(said, target.weight, target.bias)
+        if site.rows is not None:  # then the module's own is asked for, without others' additions
+            target: Any = site.target
+            output = F.linear(said, target.weight, target.bias)
         return delta(site, said, output, site.v * own.to(site.v))
