@@ -24,6 +24,7 @@ from lora_daemon.mixing import Mixing
 from lora_daemon.painting import Painting, Resolved
 from lora_daemon.service import Context, Daemon
 from shared import mixes, wire
+from shared.distilled import Preview
 from shared.errors import Code, LoraError
 from shared.filenames import typed
 from shared.mixes import MixSpec
@@ -41,11 +42,13 @@ _tried = msgspec.msgpack.Decoder(wire.Tried).decode
 
 @dataclass(frozen=True)
 class _Order:
-    """What is to be painted, resolved. ``key``: of all that decides the pixels."""
+    """What is to be painted, resolved. ``key``: of all that decides the pixels. ``distilled``: what
+    previews are painted with."""
 
     made: Resolved
     notes: list[str]
     key: str
+    distilled: pipe.LoraFile | None
 
 
 class MixPictures:
@@ -149,12 +152,9 @@ class MixPictures:
                            notes=[*order.notes, *known.notes], seconds=0.0)  # fmt: skip
                 return
             spec = order.made.spec
-            if spec.steps >= 2 * PREVIEW_STEPS:
-                quick = replace(spec, sampler=PREVIEW_SAMPLER, steps=PREVIEW_STEPS)
-                picture, painted = await self._make(mix, order, quick, "preview")
-                self._show(picture, **done, stage="full", sharp=False, step=0,
-                           steps=spec.steps, notes=[*order.notes, *painted.notes],
-                           seconds=time.monotonic() - began)  # fmt: skip
+            quick = _quick(spec, mix.spec.preview if order.distilled else None)
+            if spec.steps >= 2 * quick.steps:
+                await self._preview(mix, order, quick, began)
             picture, painted = await self._make(mix, order, spec, "full")
             self._keep(picture, mix, order, painted)
             self._show(picture, **done, stage="done", sharp=True,
@@ -168,6 +168,22 @@ class MixPictures:
             failure = LoraError(Code.INTERNAL, text).failure()
             self._tell(rev=mix.rev, stage="failed", failure=failure)
 
+    async def _preview(
+        self, mix: wire.Mix, order: _Order, quick: PictureSpec, began: float
+    ) -> None:
+        """Show a first picture. Where a distilled LoRA cannot be used, there is none."""
+        try:
+            picture, painted = await self._make(mix, order, quick, "preview")
+        except LoraError as error:
+            if order.distilled is None:
+                raise
+            order.notes.append(f"There is no preview with {order.distilled.name}. {error.message}")
+            return
+        self._show(picture, rev=mix.rev, picture_rev=mix.rev, failure=None, stage="full",
+                   sharp=False, step=0, steps=order.made.spec.steps,
+                   notes=[*order.notes, *painted.notes],
+                   seconds=time.monotonic() - began)  # fmt: skip
+
     async def _make(
         self, mix: wire.Mix, order: _Order, spec: PictureSpec, stage: str
     ) -> tuple[str, pipe.Painted]:
@@ -175,6 +191,8 @@ class MixPictures:
         self._tell(rev=mix.rev, stage=stage, step=0, steps=spec.steps)
         self._folder.mkdir(parents=True, exist_ok=True)
         paint = replace(order.made.order(picture, self._path(picture)), spec=spec)
+        if stage == "preview":
+            paint = replace(paint, distilled=order.distilled)
         painted = await self._painting.make(
             paint, lambda step, steps: self._tell(step=step, steps=steps)
         )
@@ -202,6 +220,8 @@ class MixPictures:
             if lora in heard:
                 use = mixes.use(lora)
                 stamped.append(path)
+                if use.region is not None and use.region.picture:
+                    stamped.append(Path(typed(use.region.picture)))
             files.append(painting.lora_file(use, name, path))
         wanted = mixes.picture(spec)
         wanted = replace(wanted, loras=[use for use in wanted.loras if use.lora not in gone])
@@ -210,7 +230,17 @@ class MixPictures:
         wanted = replace(made.spec, loras=[*wanted.loras, *made.spec.loras])
         made = dataclasses.replace(made, spec=wanted, loras=[*files, *made.loras])
         key = await asyncio.to_thread(_key, wanted, base, stamped)
-        return _Order(made, notes, key)
+        distilled = None
+        if spec.preview is not None:
+            use = LoraUse(lora=spec.preview.lora, weight=spec.preview.weight)
+            try:
+                name, path = self._library.lora(use.lora)
+                if not path.is_file():
+                    raise LoraError(Code.NOT_FOUND, f"The file of {name} is gone ({path}).")
+                distilled = painting.lora_file(use, name, path)
+            except LoraError as error:
+                notes.append(f"Previews are without {use.lora}. {error.message}")
+        return _Order(made, notes, key, distilled)
 
     # ── what there is to see ────────────────────────────────────────────────────────────────────
 
@@ -268,6 +298,13 @@ class MixPictures:
             if path.stem not in kept:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+def _quick(spec: PictureSpec, preview: Preview | None) -> PictureSpec:
+    """The preview of a picture."""
+    if preview is None:
+        return replace(spec, sampler=PREVIEW_SAMPLER, steps=PREVIEW_STEPS)
+    return replace(spec, sampler=preview.sampler, steps=preview.steps, cfg=1.0)
 
 
 def _read(path: Path, side: int) -> bytes:

@@ -110,6 +110,8 @@ class Mixing:
             raise LoraError(Code.BAD_REQUEST, f"A mix has at most {mixes.MOST} LoRAs.")
         if spec.width % 8 or spec.height % 8:
             raise LoraError(Code.BAD_REQUEST, "A picture's sides are multiples of 8 pixels.")
+        if spec.preview is not None and spec.preview != present.preview:
+            self._library.lora(spec.preview.lora)
         known = {lora.lora for lora in present.loras}
         paths: dict[Path, str] = {}
         for lora in spec.loras:

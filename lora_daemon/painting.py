@@ -49,6 +49,7 @@ class Resolved:
         paths = [lora.path for lora in self.loras] + [path for _, path in self.embeddings]
         if self.spec.start is not None:
             paths.append(self.spec.start.picture)
+        paths += [lora.region.picture for lora in self.loras if lora.region and lora.region.picture]
         return [Path(typed(path)) for path in paths]
 
 
@@ -190,4 +191,5 @@ def lora_file(use: LoraUse, name: str, path: Path) -> pipe.LoraFile:
         blocks=use.blocks,
         begin=use.begin,
         end=use.end,
+        region=use.region,
     )

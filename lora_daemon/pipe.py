@@ -14,6 +14,7 @@ import msgspec
 from shared.errors import Failure
 from shared.framing import Framing, Size
 from shared.pictures import LoraUse, PictureSpec
+from shared.regions import Region
 from shared.wire import Objective, TagCategory
 
 MAX_FRAME = 16 * 1024 * 1024
@@ -93,6 +94,7 @@ class LoraFile(msgspec.Struct, frozen=True, kw_only=True):
     blocks: list[float] = []
     begin: float = 0.0
     end: float = 1.0
+    region: Region | None = None
 
 
 class Canvas(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +111,8 @@ class Paint(msgspec.Struct, frozen=True, kw_only=True, tag="paint"):
     Those that differ in words and seeds alone are computed together, so that their last bits may
     differ from the same picture made alone. ``embeddings``: textual inversions that the prompts
     name, with their files. ``patient``: one of many; a run goes on between two of them for as long
-    as the first took.
+    as the first took. ``distilled``: a LoRA for few steps, beside the others; it is stacked apart,
+    so that pictures without it neither change nor wait for it.
     """
 
     job: str
@@ -121,6 +124,7 @@ class Paint(msgspec.Struct, frozen=True, kw_only=True, tag="paint"):
     base_predicts: Objective | None = None  # None: as its files say
     embeddings: list[tuple[str, str]] = []
     patient: bool = False
+    distilled: LoraFile | None = None
 
 
 class Manner(msgspec.Struct, frozen=True, kw_only=True):

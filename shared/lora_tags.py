@@ -3,20 +3,20 @@
 ``<lora:name:te:unet>`` gives the text encoder its own weight; ``te=``, ``unet=`` and the block
 weight extension's ``lbw=``, ``start=``, ``stop=`` and ``step=5-10`` may be named. A weight left out
 is 1, the UNet's is the text encoder's. A step with a point in it is a share of the steps, as in the
-WebUI's ``[from:to:0.5]``.
+WebUI's ``[from:to:0.5]``. ``where=left`` is ours: the region of ``shared.regions`` it acts in.
 """
 
 from __future__ import annotations
 
 import re
 
-from shared import blocks
+from shared import blocks, regions
 from shared.errors import Code, LoraError
 from shared.pictures import LoraUse
 
 _TAG = re.compile(r"\s*<lora:([^<>]+)>")
 STEPS = 20  # of a picture, where nobody says
-_NAMES = {"te", "unet", "lbw", "start", "stop", "step"}
+_NAMES = {"te", "unet", "lbw", "start", "stop", "step", "where"}
 
 
 def taken(prompt: str, steps: int = STEPS) -> tuple[str, list[LoraUse]]:
@@ -48,6 +48,7 @@ def read(text: str, steps: int = STEPS) -> LoraUse:
         blocks=blocks.read(named["lbw"]) if "lbw" in named else [],
         begin=begin,
         end=end,
+        region=regions.read(named["where"]) if "where" in named else None,
     )
 
 
@@ -78,5 +79,5 @@ def _wrong(text: str) -> LoraError:
     return LoraError(
         Code.BAD_REQUEST,
         f"<lora:{text}> cannot be read; write <lora:name:0.8>, <lora:name:0.8:0.6> (text encoder, "
-        "UNet) or <lora:name:0.8:lbw=OUTD:start=5:stop=15>.",
+        "UNet) or <lora:name:0.8:lbw=OUTD:start=5:stop=15:where=left>.",
     )

@@ -9,6 +9,8 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
+from shared import regions
+from shared.distilled import Preview
 from shared.pictures import LoraUse, PictureSpec, tag
 from shared.recipe import Sampler, Text
 
@@ -35,9 +37,11 @@ class MixSpec(msgspec.Struct, frozen=True, kw_only=True):
     seed: Annotated[int, Meta(ge=0, lt=2**62)] = 1025
     width: Annotated[int, Meta(ge=0, le=8192)] = 0  # pixels, a multiple of 8; 0: the base's own
     height: Annotated[int, Meta(ge=0, le=8192)] = 0
+    preview: Preview | None = None  # none: a few steps of a usual sampler
 
 
 _SETTINGS = [name for name in MixSpec.__struct_fields__ if name != "loras"]
+_PAINTED = [name for name in _SETTINGS if name != "preview"]
 _FIELDS = LoraUse.__struct_fields__
 _OF_USE = [name for name in LoraUse.__struct_fields__ if name != "lora"]
 _OF_LORA = [name for name in MixLora.__struct_fields__ if name != "lora"]
@@ -59,13 +63,13 @@ def heard(spec: MixSpec) -> list[MixLora]:
 
 def picture(spec: MixSpec) -> PictureSpec:
     """The picture that a mix asks for."""
-    settings = {name: getattr(spec, name) for name in _SETTINGS}
+    settings = {name: getattr(spec, name) for name in _PAINTED}
     return PictureSpec(**settings, loras=[use(lora) for lora in heard(spec)])
 
 
 def of_picture(spec: PictureSpec) -> MixSpec:
     """The mix that paints a picture. What a mix has not is in ``left_of``."""
-    mix = MixSpec(**{name: getattr(spec, name) for name in _SETTINGS})
+    mix = MixSpec(**{name: getattr(spec, name) for name in _PAINTED})
     for one in spec.loras:
         mix = with_lora(mix, MixLora(**{name: getattr(one, name) for name in _FIELDS}))
     return mix
@@ -96,6 +100,11 @@ def parts_of_steps(use: LoraUse) -> str:
     """The part of the steps that a LoRA takes part in, such as 0.25-1.0, as a tag's ``step=`` reads
     it; empty: all of them."""
     return "" if (use.begin, use.end) == (0, 1) else f"{round(use.begin, 4)}-{round(use.end, 4)}"
+
+
+def part_of_picture(use: LoraUse) -> str:
+    """The region that a LoRA acts in, as ``shared.regions`` reads it; empty: the whole picture."""
+    return "" if use.region is None else regions.said(use.region)
 
 
 def webui(spec: MixSpec) -> str:

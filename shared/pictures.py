@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from shared import regions
 from shared.recipe import Sampler, Text
+from shared.regions import Region, Share
 
 Weight = Annotated[float, Meta(ge=-10, le=10)]
-Share = Annotated[float, Meta(ge=0, le=1)]
 Seed = Annotated[int, Meta(ge=0, lt=2**62)]
 Upscaler = Literal["Latent", "Lanczos"]  # what enlarges between two passes
 
@@ -20,7 +21,8 @@ class LoraUse(msgspec.Struct, frozen=True, kw_only=True):
 
     ``text_weight``: on the text encoders; none: as ``weight``. ``blocks``: factors on both, per
     block, as ``shared.blocks`` reads them; empty: all 1. ``begin``, ``end``: the part of the
-    denoising steps that it takes part in.
+    denoising steps that it takes part in. ``region``: the part of the picture that it acts in; its
+    text encoder part, which has no place there, is then left out unless ``text_weight`` is given.
     """
 
     lora: str  # a name in the library or the path of a .safetensors file
@@ -29,6 +31,7 @@ class LoraUse(msgspec.Struct, frozen=True, kw_only=True):
     blocks: Annotated[list[Weight], Meta(max_length=100)] = []
     begin: Share = 0.0
     end: Share = 1.0
+    region: Region | None = None
 
     def span(self, steps: int) -> tuple[int, int]:
         """The first of ``steps`` that it takes part in, counted from 0, and the first after."""
@@ -149,7 +152,8 @@ def more(
 
 def tag(use: LoraUse, steps: int) -> str:
     """The LoRA as it stands in the WebUI prompt of a picture with so many steps. Which of them it
-    takes part in is in the words of the block weight extension."""
+    takes part in is in the words of the block weight extension; where it acts is in ours, which
+    others leave unread."""
     weights = f"{use.weight:g}"
     if use.text_weight is not None:
         weights = f"{use.text_weight:g}:{use.weight:g}"
@@ -160,6 +164,8 @@ def tag(use: LoraUse, steps: int) -> str:
         weights += f":start={begin}"
     if use.end < 1:
         weights += f":stop={end}"
+    if use.region is not None:
+        weights += f":where={regions.said(use.region)}"
     return f"<lora:{stem(use.lora)}:{weights}>"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lora_daemon.engine import regions
 from lora_daemon.engine.bases import Base
-from lora_daemon.engine.parts import Dense, Kronecker, LowRank, Part
+from lora_daemon.engine.parts import Dense, Kronecker, LowRank, Part, kronecker
 from shared import blocks
+from shared.regions import Region
 
 TEXT = "TEXT"  # where a text encoder's modules stand among the blocks
 
@@ -45,16 +47,20 @@ class Placed:
 @dataclass(frozen=True)
 class Strength:
     """The weight of one LoRA. ``text``: on the text encoders; None: as on the UNet.
-    ``values``: per block, as ``shared.blocks`` reads them; they multiply the weights."""
+    ``values``: per block, as ``shared.blocks`` reads them; they multiply the weights. ``region``:
+    where in the picture it acts. Words have no place: with a region, None leaves the text encoders
+    alone."""
 
     unet: float = 1.0
     text: float | None = None
     values: tuple[float, ...] = ()
+    region: Region | None = None
 
 
 @dataclass(eq=False)
-class _Site:
-    """What is stacked on one module. ``slots``: (LoRA, block) of each entry of ``v``."""
+class Site:
+    """What is stacked on one module. ``slots``: (LoRA, block) of each entry of ``v``.
+    ``of_prompt``: the keys or values of a cross-attention."""
 
     target: nn.Module
     down: Tensor | None = None  # (Σr, in, *kernel)
@@ -66,6 +72,7 @@ class _Site:
     scales: list[float] = field(default_factory=list)
     v: Tensor = field(default_factory=lambda: torch.zeros(0))
     active: bool = False
+    of_prompt: bool = False
 
 
 class Mix:
@@ -83,10 +90,21 @@ class Mix:
             for module in modules:
                 members.setdefault((module.network, module.path), []).append((number, module))
         self._sites = []
+        self._attentions: dict[str, dict[str, Site]] = {}  # those whose keys or values are changed
+        self._field: regions.Field | None = None  # where they act; None: all everywhere
+        self._attending: regions.Field | None = None
+        self._plain: dict[str, Any] = {}  # processors that are put aside
         for (network, path), placed in members.items():
             label = blocks.label(path, layers) if network == denoiser else TEXT
             target = getattr(base, network).get_submodule(path)
-            self._sites.append(_site(target, label, placed))
+            site = _site(target, label, placed)
+            self._sites.append(site)
+            around, _, role = path.rpartition(".")
+            if network == "unet" and role in ("to_k", "to_v"):
+                attention: Any = base.unet.get_submodule(around)
+                site.of_prompt = bool(attention.is_cross_attention)
+                if site.of_prompt:
+                    self._attentions.setdefault(around, {})[role] = site
         self._labels = sorted({label for site in self._sites for _, label in site.slots})
         column = {label: number for number, label in enumerate(self._labels)}
         every = [slot for site in self._sites for slot in site.slots]
@@ -119,11 +137,16 @@ class Mix:
 
     def set(self, strengths: Sequence[Strength]) -> None:
         """Give each LoRA its weight. Takes effect at the next denoising step; a text encoder's
-        part at the next prompt encoded. Raises LoraError(BAD_REQUEST): block weights that do not
-        fit the base; nothing is changed then."""
+        part at the next prompt encoded. Raises LoraError: BAD_REQUEST for block weights that do not
+        fit the base, NOT_FOUND or INVALID_FILE for a mask picture; nothing is changed then."""
         table = [self._row(one) for one in strengths]
         if len(table) != self.count:
             raise ValueError(f"{len(table)} weights for {self.count} LoRAs")
+        wanted = tuple(one.region for one in strengths)
+        if not any(wanted):
+            self._field = None
+        elif self._field is None or self._field.regions != wanted:
+            self._field = regions.Field(wanted)
         values = torch.tensor(table, dtype=torch.float64).flatten()
         vector = values[self._slots] * self._scales if len(self._slots) else values[:0]
         for kept, span in self._vectors:
@@ -135,7 +158,9 @@ class Mix:
     def _row(self, strength: Strength) -> list[float]:
         """The weight of one LoRA in each of ``self._labels``."""
         unet = strength.unet
-        text = unet if strength.text is None else strength.text
+        text = strength.text
+        if text is None:
+            text = unet if strength.region is None else 0.0
         if not strength.values:
             return [text if label == TEXT else unet for label in self._labels]
         known = blocks.factors(strength.values, self.base.denoiser.config)
@@ -147,12 +172,42 @@ class Mix:
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
         """The base with these LoRAs, for as long as the context lasts."""
-        hooks = [site.target.register_forward_hook(_hook(site)) for site in self._sites]
+        hooks = [
+            site.target.register_forward_hook(_hook(site, self._field_of)) for site in self._sites
+        ]
+        hooks.append(self.base.unet.register_forward_pre_hook(self._look))
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+            self._attend(None)
+
+    def _look(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Before the UNet runs: where its LoRAs act in a picture of this size."""
+        if self._field is not None:
+            height, width = inputs[0].shape[2:]
+            kind = {"device": self.base.device, "dtype": self.base.dtype}
+            self._field.look((height, width), self.base.pixels_per_latent, **kind)
+        if self._field is not self._attending:
+            self._attend(self._field)
+
+    def _attend(self, field: regions.Field | None) -> None:
+        """Give cross-attentions the way of looking that regions need, or their own again."""
+        for path, processor in self._plain.items():
+            attention: Any = self.base.unet.get_submodule(path)
+            attention.processor = processor
+        self._plain = {}
+        if field is not None:
+            for path, sites in self._attentions.items():
+                attention = self.base.unet.get_submodule(path)
+                self._plain[path] = attention.processor
+                attention.processor = regions.Attend(field, sites)
+        self._attending = field
+
+    def _field_of(self, site: Site) -> regions.Field | None:
+        """Where the LoRAs act; None: everywhere, and on a text encoder."""
+        return None if site.slots[0][1] == TEXT else self._field
 
 
 @contextlib.contextmanager
@@ -170,11 +225,11 @@ def applied(
         yield
 
 
-def _site(target: nn.Module, label: str, members: Sequence[tuple[int, Placed]]) -> _Site:
+def _site(target: nn.Module, label: str, members: Sequence[tuple[int, Placed]]) -> Site:
     """Stack the members on their module. The vector's order: pairs, other parts, rows, biases."""
     weight = target.weight
     assert isinstance(weight, Tensor)
-    site = _Site(target)
+    site = Site(target)
     kind = _kind(site)
     found: list[tuple[int, float, Part]] = []
     rows, shifts = [], []
@@ -206,7 +261,7 @@ def _site(target: nn.Module, label: str, members: Sequence[tuple[int, Placed]]) 
     return site
 
 
-def _kind(site: _Site) -> dict[str, Any]:
+def _kind(site: Site) -> dict[str, Any]:
     weight = site.target.weight
     assert isinstance(weight, Tensor)
     return {"device": weight.device, "dtype": weight.dtype}
@@ -252,7 +307,7 @@ def _moved(part: Part, **kind: Any) -> Part:
     raise AssertionError(part)
 
 
-def _hook(site: _Site) -> Any:
+def _hook(site: Site, field_of: Callable[[Site], regions.Field | None]) -> Any:
     """The forward hook that adds what is stacked on a module to the module's own output."""
     target = site.target
     convolves = isinstance(target, nn.Conv2d)
@@ -270,6 +325,9 @@ def _hook(site: _Site) -> Any:
     def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         if not site.active:
             return None
+        field = field_of(site)
+        if field is not None:
+            return regions.add(site, field, inputs[0], output)
         x, v, out = inputs[0], site.v, output
         if site.rows is not None:  # (d − 1) ⊙ W x, without the bias
             bias: Any = target.bias
@@ -288,19 +346,7 @@ def _hook(site: _Site) -> Any:
             if isinstance(part, Dense):
                 out = out + factor * through(x, part.delta)
             elif isinstance(part, Kronecker):
-                out = out + factor * _kronecker(part, x, through, convolves=convolves)
+                out = out + factor * kronecker(part, x, through, convolves=convolves)
         return out
 
     return add
-
-
-def _kronecker(part: Kronecker, x: Tensor, through: Any, *, convolves: bool) -> Tensor:
-    """(left ⊗ right) x by two products with the factors."""
-    left = part.left
-    if convolves:
-        n, _, *size = x.shape
-        inner = through(x.reshape(n * left.shape[1], -1, *size), part.right)
-        mixed = torch.matmul(left, inner.reshape(n, left.shape[1], -1))
-        return mixed.reshape(n, -1, *inner.shape[2:])
-    inner = F.linear(x.reshape(*x.shape[:-1], left.shape[1], -1), part.right)
-    return torch.matmul(left, inner).flatten(-2)

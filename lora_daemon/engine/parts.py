@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from shared.lora_keys import Kind
@@ -189,3 +191,16 @@ def fitted(one: Part, shape: torch.Size) -> Part:
             return Kronecker(left, right.reshape(len(right), inner, *shape[2:]))
         case Dense(delta):
             return Dense(delta.reshape(shape))
+
+
+def kronecker(part: Kronecker, x: Tensor, through: Any, *, convolves: bool) -> Tensor:
+    """(left ⊗ right) x by two products with the factors. ``through``: x and a matrix to what the
+    module makes of them."""
+    left = part.left
+    if convolves:
+        n, _, *size = x.shape
+        inner = through(x.reshape(n * left.shape[1], -1, *size), part.right)
+        mixed = torch.matmul(left, inner.reshape(n, left.shape[1], -1))
+        return mixed.reshape(n, -1, *inner.shape[2:])
+    inner = F.linear(x.reshape(*x.shape[:-1], left.shape[1], -1), part.right)
+    return torch.matmul(left, inner).flatten(-2)

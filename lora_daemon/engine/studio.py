@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,16 @@ class _Mixed:
     hashes: dict[str, str]  # name → short hash
     notes: list[str]
     learnt: dict[str, list[Tensor]]  # embeddings that the files carry
+    speakers: set[str]  # those that change a text encoder
+
+    def wordless(self, uses: Sequence[LoraFile]) -> list[str]:
+        """Whose text encoder part is left out because they act in a region, in sentences."""
+        return [
+            f"{use.name} acts in a region, and words have no place: its text encoder part was left "
+            "out. Give it a text weight to have it everywhere."
+            for use in uses
+            if use.region and use.text_weight is None and use.weight and use.name in self.speakers
+        ]
 
 
 class Studio:
@@ -82,7 +93,7 @@ class Studio:
         self.cancelled = cancelled
         self._resident: Base | None = None
         self._precision = ""
-        self._mixed: _Mixed | None = None
+        self._mixed: dict[bool, _Mixed] = {}  # a picture's LoRAs; True: a distilled one beside them
         self._measurer: Measurer | None = None
         self._captioner: tuple[object, Captioner] | None = None  # with what it was asked by
 
@@ -101,7 +112,8 @@ class Studio:
             and predicts in (None, resident.objective)
         ):
             return resident
-        self._mixed = self._measurer = None
+        self._mixed.clear()
+        self._measurer = None
         self._resident = resident = None  # let go of it before loading: two might not fit
         free_cache()
         self._precision = precision or "auto"
@@ -216,7 +228,12 @@ class Studio:
 
         first = ""
         own = {name.lower(): embeddings.load(_place(path), base) for name, path in job.embeddings}
-        with mixed.mix.on(), wording.learnt(base, mixed.learnt | own):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mixed.mix.on())
+            if job.distilled is not None:
+                beside = self._mix([job.distilled], base, beside=True)
+                stack.enter_context(beside.mix.on())
+            stack.enter_context(wording.learnt(base, mixed.learnt | own))
             for group in _together(canvases, base):
                 specs = [canvas.spec for canvas in group]
                 turn = _turn(mixed.mix, job.loras, specs[0].steps)
@@ -241,16 +258,17 @@ class Studio:
             height=height,
             parameters=first,
             seconds=0.0,
-            notes=mixed.notes,
+            notes=[*mixed.notes, *mixed.wordless(job.loras)],
         )
 
-    def _mix(self, uses: Sequence[LoraFile], base: Base) -> _Mixed:
+    def _mix(self, uses: Sequence[LoraFile], base: Base, *, beside: bool = False) -> _Mixed:
         """The LoRAs on a base at their weights. While only weights change, files are not read and
-        nothing is stacked again. Raises LoraError."""
+        nothing is stacked again. ``beside``: on top of others. Raises LoraError."""
         key = [(use.name, stamp(Path(typed(use.path)))) for use in uses]
-        mixed = self._mixed
+        mixed = self._mixed.get(beside)
         if mixed is None or mixed.mix.base is not base or mixed.key != key:
-            self._mixed = mixed = None  # let go of it first, as with a base
+            mixed = None
+            self._mixed.pop(beside, None)  # let go of it first, as with a base
             files = [(use, lora_file.load(Path(typed(use.path)), base)) for use in uses]
             mixed = _Mixed(
                 key=key,
@@ -258,9 +276,12 @@ class Studio:
                 hashes={use.name: _short_hash(use) for use in uses},
                 notes=[_unplaced(use, w) for use, w in files if w.unplaced],
                 learnt=embeddings.carried((_place(use.path) for use in uses), base),
+                speakers={
+                    use.name for use, w in files if any(m.network != "unet" for m in w.modules)
+                },
             )
             if base is self._resident:  # a guest's would keep the guest
-                self._mixed = mixed
+                self._mixed[beside] = mixed
         mixed.mix.set([_strength(use) for use in uses])
         return mixed
 
@@ -270,7 +291,7 @@ def _place(path: str) -> Path:
 
 
 def _strength(use: LoraFile | LoraUse) -> Strength:
-    return Strength(use.weight, use.text_weight, tuple(use.blocks))
+    return Strength(use.weight, use.text_weight, tuple(use.blocks), use.region)
 
 
 def _turn(mix: Mix, uses: Sequence[LoraFile], steps: int) -> Turn:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import msgspec
 
 from lora_tui.commands.common import Invocation, Subparsers, command
-from shared import lora_tags, wire
+from shared import lora_tags, regions, wire
 from shared.errors import Code, Exit, LoraError
 from shared.mixes import MixSpec
 from shared.pictures import LoraUse, PictureSpec, SecondPass, Start, Upscaler, Variation
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from shared.client import Client
 
 Spec = TypeVar("Spec", PictureSpec, MixSpec)
+_WEIGHED = re.compile(r"(.+):([-+]?(?:\d+\.?\d*|\.\d+))", re.DOTALL)
 
 
 def add(subparsers: Subparsers) -> None:
@@ -62,8 +63,10 @@ def add_settings(parser: argparse.ArgumentParser, *, again: bool = False) -> Non
     add_one(
         "--lora", action="append", metavar="FILE_OR_NAME[:WEIGHT]",
         help="a LoRA and its weight (1), or as the WebUI writes it in a prompt, where it is read "
-        "too: '<lora:name:0.8:0.6>' (text encoder, UNet), also with :lbw=OUTD and :start=5:stop=15 "
-        "(steps); may be repeated",
+        "too: '<lora:name:0.8:0.6>' (text encoder, UNet), also with :lbw=OUTD, :start=5:stop=15 "
+        "(steps) and :where=left; @left behind it is the same: the part of the picture it acts in "
+        "(left, right, top, bottom, 0.1,0.2,0.6,0.9 or mask.png; ~0.2: how soft its edge is); may "
+        "be repeated",
     )  # fmt: skip
     add_one("--sampler", choices=get_args(Sampler), metavar="NAME",
             help=f"{', '.join(get_args(Sampler))} ({default.sampler})")  # fmt: skip
@@ -181,18 +184,31 @@ def _picture(call: Invocation, text: str) -> str:
 
 
 def lora_use(call: Invocation, text: str, steps: int = lora_tags.STEPS) -> LoraUse:
-    """``FILE_OR_NAME:0.7`` or the WebUI's ``<lora:…>``, in a picture of so many steps."""
+    """``FILE_OR_NAME:0.7``, with ``@left`` behind it in a region, or the WebUI's ``<lora:…>``, in
+    a picture of so many steps. Raises LoraError(BAD_REQUEST)."""
     if text.startswith("<lora:") and text.endswith(">"):
         return found(call, lora_tags.read(text, steps))
-    name, weight = text, 1.0
-    match = re.fullmatch(r"(.+):([-+]?(?:\d+\.?\d*|\.\d+))", text, re.DOTALL)
-    if match and not Path(text).exists():
-        name, weight = match[1], float(match[2])
-    return found(call, LoraUse(lora=name, weight=weight))
+    name, weight, region = text, 1.0, None
+    if not Path(text).exists():
+        before, mark, where = text.rpartition("@")
+        try:
+            if mark:
+                name, region = before, regions.read(where)
+        except LoraError:
+            if _WEIGHED.fullmatch(before):
+                raise
+            name = text  # an @ of its own
+        if (match := _WEIGHED.fullmatch(name)) and not Path(name).exists():
+            name, weight = match[1], float(match[2])
+    return found(call, LoraUse(lora=name, weight=weight, region=region))
 
 
 def found(call: Invocation, use: LoraUse) -> LoraUse:
-    """A file that is there is given to the daemon by its whole path."""
+    """A file that is there is given to the daemon by its whole path, and so is a mask."""
+    if use.region is not None and use.region.picture and not call.remote:
+        mask = call.daemon_path(use.region.picture)
+        region = msgspec.structs.replace(use.region, picture=mask)
+        use = msgspec.structs.replace(use, region=region)
     if not call.remote and Path(use.lora).expanduser().is_file():
         return msgspec.structs.replace(use, lora=call.daemon_path(use.lora))
     return use

@@ -167,6 +167,8 @@ async def _source(call: Invocation, text: str) -> Source:
         raise LoraError(
             Code.BAD_REQUEST, "A file takes part in all steps: leave start=, stop= out."
         )
+    if use.region is not None:
+        raise LoraError(Code.BAD_REQUEST, "A file acts in the whole picture: leave its region out.")
     path = await _path(call, use.lora)
     return Source(path=path, weight=use.weight, text_weight=use.text_weight)
 

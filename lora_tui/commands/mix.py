@@ -15,10 +15,11 @@ from lora_tui.commands.common import Invocation, Subparsers, command, find, noun
 from lora_tui.commands.console import pairs, table
 from lora_tui.commands.generate import checked, found, lora_use, size, write
 from lora_tui.commands.lora_affinity import warn
-from shared import lora_tags, mixes, wire
+from shared import distilled, lora_tags, mixes, wire
+from shared.distilled import Preview
 from shared.errors import Code, Exit, LoraError
 from shared.mixes import MixLora, MixSpec
-from shared.pictures import stem
+from shared.pictures import LoraUse, stem
 from shared.recipe import Sampler
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def add(subparsers: Subparsers) -> None:
         "change the live mix; what is not named stays",
         "  lora-tui mix set dragons:0.8 ink:-0.3 --prompt 'a red dragon'\n"
         "  lora-tui mix set '<lora:ink:0.5:lbw=OUTD>' --mute dragons --seed 7\n"
+        "  lora-tui mix set dragons:0.8@left ink:0.8@right\n"
         "  lora-tui mix set --remove ink --steps 30",
     )
     _settings(change)
@@ -62,7 +64,7 @@ def add(subparsers: Subparsers) -> None:
 
 def _settings(parser: argparse.ArgumentParser) -> None:
     add_one = parser.add_argument
-    add_one("loras", nargs="*", metavar="FILE_OR_NAME[:WEIGHT]",
+    add_one("loras", nargs="*", metavar="FILE_OR_NAME[:WEIGHT][@REGION]",
             help="LoRAs to add or turn, also as '<lora:name:0.8:0.6>'")  # fmt: skip
     for name, text in (
         ("remove", "take it out"),
@@ -80,6 +82,9 @@ def _settings(parser: argparse.ArgumentParser) -> None:
     add_one("--cfg", type=float, help="guidance")
     add_one("--seed", type=int, help="same seed, same picture")
     add_one("--size", type=size, metavar="WxH", help="pixels; 0x0: the base's own")
+    add_one("--preview", metavar="'LORA[:WEIGHT] [STEPS [SAMPLER]]'",
+            help="a distilled LoRA (LCM, Lightning, DMD2) for previews, at guidance 1: 'lcm-lora', "
+            "'lcm-lora:1 4 LCM'; '': none. The whole picture is without it")  # fmt: skip
 
 
 async def show_it(call: Invocation) -> Exit:
@@ -114,6 +119,8 @@ def _changed(call: Invocation, spec: MixSpec) -> MixSpec:
         uses += [found(call, use) for use in tags]
     if args.size is not None:
         settings["width"], settings["height"] = args.size
+    if args.preview is not None:
+        settings["preview"] = _preview(call, args.preview) if args.preview.strip() else None
     spec = replace(spec, **settings)
     spec = mixes.without(spec, [_row(call, spec, name).lora for name in args.remove])
     for use in uses:
@@ -129,6 +136,12 @@ def _changed(call: Invocation, spec: MixSpec) -> MixSpec:
         for name in getattr(args, verb):
             spec = mixes.with_lora(spec, replace(_row(call, spec, name), **change))
     return spec
+
+
+def _preview(call: Invocation, text: str) -> Preview:
+    """Raises LoraError(BAD_REQUEST)."""
+    preview = distilled.read(text)
+    return replace(preview, lora=found(call, LoraUse(lora=preview.lora)).lora)
 
 
 def _row(call: Invocation, spec: MixSpec, name: str) -> MixLora:
@@ -236,16 +249,18 @@ def _show(call: Invocation, mix: wire.Mix, warnings: list[str]) -> None:
                 ("negative", spec.negative),
                 ("picture", f"seed {spec.seed}, {spec.sampler}, {spec.steps} steps, "
                             f"cfg {spec.cfg:g} {size}".rstrip()),
+                ("preview", "" if spec.preview is None else distilled.said(spec.preview)),
             ]
         )  # fmt: skip
         if spec.loras:
             heard = mixes.heard(spec)
             yield ""
             yield from table(
-                ("LORA", ">WEIGHT", ">TEXT", "BLOCKS", "STEPS", ""),
+                ("LORA", ">WEIGHT", ">TEXT", "BLOCKS", "STEPS", "WHERE", ""),
                 [(one.lora, f"{one.weight:g}",
                   "" if one.text_weight is None else f"{one.text_weight:g}",
                   ",".join(f"{block:g}" for block in one.blocks), mixes.parts_of_steps(one),
+                  mixes.part_of_picture(one),
                   " ".join(word for word, on in (("muted", one.muted), ("solo", one.solo),
                                                  ("left out", one not in heard)) if on))
                  for one in spec.loras],

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from lora_tui.core.cells import clean, fit
 from lora_tui.core.conflict_map import Cell, number, tone
-from shared.mixes import parts_of_steps
+from shared.mixes import part_of_picture, parts_of_steps
 from shared.pictures import LoraUse
 from shared.probes import WELL, Probe, Remedy
 
@@ -51,7 +51,7 @@ def remedies(found: Probe) -> Iterator[list[Cell]]:
 
 
 def said(use: LoraUse, name: str) -> str:
-    """A use in words: its weight, its blocks, its part of the steps."""
+    """A use in words: its weight, its blocks, its part of the steps and of the picture."""
     text = f"{clean(name)} {use.weight:g}"
     if use.text_weight is not None:
         text += f", text {use.text_weight:g}"
@@ -59,6 +59,8 @@ def said(use: LoraUse, name: str) -> str:
         text += f", blocks {','.join(f'{one:g}' for one in use.blocks)}"
     if part := parts_of_steps(use):
         text += f", steps {part}"
+    if where := part_of_picture(use):
+        text += f", in {where}"
     return text
 
 

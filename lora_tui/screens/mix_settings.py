@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from textual.app import ComposeResult
@@ -11,12 +12,14 @@ from textual.widgets import Input, Select, Static
 
 from lora_tui.screens.base import Dialog
 from lora_tui.widgets.bind import bindings
-from shared import wire
+from shared import distilled, wire
+from shared.errors import LoraError
 from shared.mixes import MixSpec
 from shared.recipe import Sampler
 
 _SAMPLERS: tuple[str, ...] = Sampler.__args__  # type: ignore[attr-defined]
 _NUMBERS = {"steps": "", "cfg": "", "seed": "", "width": "0: the base's", "height": "0: the base's"}
+_PREVIEW = "a distilled LoRA: lcm-lora:1 4 LCM"
 
 
 class MixSettings(Dialog[MixSpec | None]):
@@ -48,6 +51,13 @@ class MixSettings(Dialog[MixSpec | None]):
                         value or str(getattr(self._spec, name)), placeholder=hint, compact=True,
                         id=name,
                     )  # fmt: skip
+            with Horizontal(classes="line"):
+                yield Static("preview", classes="name")
+                preview = self._spec.preview
+                yield Input(
+                    distilled.said(preview) if preview else "", placeholder=_PREVIEW, compact=True,
+                    id="preview",
+                )  # fmt: skip
             yield Static("", id="wrong", markup=False)
             yield self.keys_line("mix_settings.take", "mix_settings.leave")
 
@@ -59,7 +69,9 @@ class MixSettings(Dialog[MixSpec | None]):
 
     def action_take(self) -> None:
         """Close with what the fields say, if it can be painted."""
-        values = {name: self.query_one(f"#{name}", Select).value for name in ("base", "sampler")}
+        values: dict[str, Any] = {
+            name: self.query_one(f"#{name}", Select).value for name in ("base", "sampler")
+        }
         wrong = self.query_one("#wrong", Static)
         for name in _NUMBERS:
             text = self.query_one(f"#{name}", Input).value.strip()
@@ -68,8 +80,13 @@ class MixSettings(Dialog[MixSpec | None]):
             except ValueError:
                 wrong.update(f"{name} is a number, not {text!r}.")
                 return
+        text = self.query_one("#preview", Input).value.strip()
         try:
+            values["preview"] = msgspec.to_builtins(distilled.read(text)) if text else None
             spec = msgspec.convert(msgspec.to_builtins(self._spec) | values, MixSpec)
+        except LoraError as error:
+            wrong.update(error.message)
+            return
         except msgspec.ValidationError as error:
             wrong.update(f"{str(error).replace('`', '').replace(' - at $.', ': ')}.")
             return

@@ -19,7 +19,7 @@ from lora_tui.screens.mix_settings import MixSettings
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.mix_rows import MixRows
 from lora_tui.widgets.rows import Rows
-from shared import blocks, lora_tags, mixes, wire
+from shared import blocks, lora_tags, mixes, regions, wire
 from shared.errors import Code, LoraError
 from shared.mixes import MixLora, MixSpec
 from shared.pictures import stem
@@ -113,6 +113,17 @@ class Mixer(MixKeeping):
 
         what = "Steps it takes part in: 0.25-1.0 of them, or 5-15 by number (empty: all)"
         self._ask_row(row, what, mixes.parts_of_steps(row), read)
+
+    def action_region(self) -> None:
+        row = self.row
+        if row is None:
+            return
+
+        def read(text: str) -> dict[str, object]:
+            return {"region": regions.read(text) if text else None}
+
+        what = "Region: left, top~0.2, 0.1,0.2,0.6,0.9, m.png (empty: all)"
+        self._ask_row(row, what, mixes.part_of_picture(row), read)
 
     def _ask_row(
         self, row: MixLora, what: str, present: str, read: Callable[[str], dict[str, object]]

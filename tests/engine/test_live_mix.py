@@ -19,6 +19,7 @@ from lora_daemon.engine import bases, lora_file
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.studio import Studio
 from shared import wire
+from shared.distilled import Preview
 from shared.mixes import MixLora
 from tests.daemon.house import House
 
@@ -232,3 +233,46 @@ async def test_thirty_two_loras_at_once(
     turned = [*rows[:31], replace(rows[31], weight=-1.0)]
     _, other = await painted(house, (await change(house, loras=turned)).rev)
     assert other != all_of_them and len(engine.loaded) == loads
+
+
+async def test_a_distilled_lora_paints_previews_and_nothing_else(
+    house: House, engine: InHouse, base: Base, tmp_path: Path
+) -> None:
+    """A LoRA at random stands for a distilled one: real ones are made for real bases."""
+    row = lora(base, tmp_path / "0.safetensors")
+    _, plain = await painted(house, (await change(house, loras=[row], cfg=3.0)).rev)
+    quick = lora(base, tmp_path / "lcm.safetensors", 7).lora
+    preview = Preview(lora=quick, steps=1)
+    before = len(engine.painted)
+    made = await change(house, preview=preview, seed=7)
+    _, full = await painted(house, made.rev)
+    first, second = engine.painted[before:]
+    spec = first.spec
+    assert (spec.sampler, spec.steps, spec.cfg, spec.seed) == ("LCM", 1, 1.0, 7)
+    assert first.distilled is not None and first.distilled.path == quick
+    assert (second.distilled, second.spec.sampler, second.spec.cfg) == (None, "Euler", 3.0)
+    _, again = await painted(house, (await change(house, seed=1025)).rev)
+    assert again == plain != full  # known: the preview's LoRA decides none of its pixels
+    loads = len(engine.loaded)
+    turned = replace(row, weight=0.1)
+    _, turned_full = await painted(house, (await change(house, loras=[turned])).rev)
+    assert len(engine.loaded) == loads  # both stay stacked
+    for one in (house.workspace.cache / "mix").iterdir():
+        one.unlink()
+    _, anew = await painted(house, (await change(house, preview=None)).rev)
+    assert anew == turned_full  # painted again, where no such LoRA is on the base
+
+
+async def test_a_distilled_lora_that_cannot_be_used_costs_the_preview_alone(
+    house: House, engine: InHouse, base: Base, tmp_path: Path
+) -> None:
+    path = tmp_path / "lcm.safetensors"
+    preview = Preview(lora=lora(base, path).lora, steps=1)
+    mix = await change(house, preview=preview)
+    path.write_bytes(b"\x10")
+    view, picture = await painted(house, (await change(house, seed=3)).rev)
+    assert mix.spec.preview == preview and picture
+    assert any("no preview with" in note for note in view.notes)
+    path.unlink()
+    view, _ = await painted(house, (await change(house, seed=4)).rev)
+    assert any("Previews are without" in note for note in view.notes)

@@ -65,6 +65,12 @@ async def test_keys_turn_weights_finely_and_coarsely(mixed: standin.Daemon) -> N
         await until(pilot, lambda: spec(mixed).loras[1].span(20) == (5, 15))
         await pilot.press("z", "ctrl+u", *"15-5", "enter")
         await until(pilot, shows(app, "15-5 is no part of 20"))
+        await pilot.press("i", *"top~0.2", "enter")
+        await until(pilot, lambda: mixes.part_of_picture(spec(mixed).loras[1]) == "top~0.2")
+        await pilot.press("i", "ctrl+u", *"up", "enter")
+        await until(pilot, shows(app, "up is no region"))
+        await pilot.press("i", "ctrl+u", "enter")
+        await until(pilot, lambda: spec(mixed).loras[1].region is None)
         await pilot.press("m", "up", "s")
         await until(pilot, lambda: spec(mixed).loras[1].muted and spec(mixed).loras[0].solo)
         await pilot.press("d")
@@ -129,8 +135,14 @@ async def test_words_settings_and_seeds(mixed: standin.Daemon) -> None:
         await pilot.press("ctrl+s")
         assert isinstance(app.screen, MixSettings)
         app.screen.query_one("#steps", Input).value = "8"
+        app.screen.query_one("#preview", Input).value = "lcm:20"
+        await pilot.press("ctrl+s")
+        await until(pilot, shows(app, "is no LoRA for previews"))
+        app.screen.query_one("#preview", Input).value = "sd_lightning_2step"
         await pilot.press("ctrl+s")
         await until(pilot, lambda: (spec(mixed).steps, spec(mixed).width) == (8, 128))
+        preview = spec(mixed).preview
+        assert preview and (preview.steps, preview.sampler) == (2, "Euler SGM Uniform")
 
 
 async def test_the_mix_is_painted_along_axes_and_the_sheet_is_shown(mixed: standin.Daemon) -> None:
