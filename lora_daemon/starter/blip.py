@@ -123,7 +123,7 @@ def fit(
         batch = _varied(pixels[rows].float() / 255, rng)
         states = network.vision_model((batch - mean) / deviation).last_hidden_state
         patches, few = states[:, 1:], rows[: BATCH // 4]
-        wanted = eyes(F.interpolate(batch * 2 - 1, scale_factor=2)).flatten(2).transpose(1, 2)
+        wanted = eyes(batch * 2 - 1).flatten(2).transpose(1, 2)
         parts = F.mse_loss(part(patches), wanted) / wanted.var()
         seen = torch.cat([states[:, 0], patches.mean(dim=1), patches.amax(dim=1)], dim=1)
         asked = [F.cross_entropy(h(seen), facts[rows, i]) for i, h in enumerate(heads)]

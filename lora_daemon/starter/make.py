@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int, default=4500)
     parser.add_argument("--base-steps", type=int, default=10000)
     parser.add_argument("--refine-steps", type=int, default=750)
-    parser.add_argument("--judge-steps", type=int, default=3000)
+    parser.add_argument("--judge-steps", type=int, default=2200)
     parser.add_argument("--kin-steps", type=int, default=KIN_STEPS)
     parser.add_argument("--foreign-steps", type=int, default=FOREIGN_STEPS)
     parser.add_argument("--captioner-steps", type=int, default=CAPTIONER_STEPS)
