@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from lora_daemon import base_look, hub
+from lora_daemon import base_look, hub, starter
 from lora_daemon.catalog import not_found
 from lora_daemon.jobs import Jobs
 from lora_daemon.service import Context, Daemon
@@ -114,8 +114,16 @@ class Bases:
 
 
 def _look(path: Path, name: str, predicts: Objective | None) -> BaseModel:
-    """The base at a path; without a name, by that of its folder or file."""
+    """The base at a path; without a name, by that of its folder or file.
+
+    What comes with lora-tui is checked against its checksums: a changed weight still loads.
+    """
     found = base_look.look(path, predicts)
+    if path.is_relative_to(_PACKAGE / "starter"):
+        try:
+            starter.verify(within=path.name)
+        except starter.StarterDamagedError as error:
+            raise LoraError(Code.INVALID_FILE, str(error)) from error
     return BaseModel(
         name=name or to_text(path.stem if found.layout == "file" else path.name),
         path=to_text(path),

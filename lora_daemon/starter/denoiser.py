@@ -86,6 +86,7 @@ def fit(
     *,
     schedule: Schedule,
     seed: int = 1,
+    batch: int = BATCH,
     teacher: nn.ModuleDict | None = None,
     title: str = "denoiser",
 ) -> nn.ModuleDict:
@@ -101,11 +102,11 @@ def fit(
     weights = ratio.clamp(max=MIN_SNR) / ratio
 
     def loss_at(rng: torch.Generator) -> torch.Tensor:
-        rows = torch.randint(len(latents), (BATCH,), generator=rng)
-        strata = torch.arange(BATCH) + torch.rand(BATCH, generator=rng)
-        times = (strata / BATCH * len(kept)).long().clamp(max=len(kept) - 1)
-        blank = torch.rand(BATCH, generator=rng) < NO_CAPTION
-        noise = torch.randn((BATCH, *latents.shape[1:]), generator=rng)
+        rows = torch.randint(len(latents), (batch,), generator=rng)
+        strata = torch.arange(batch) + torch.rand(batch, generator=rng)
+        times = (strata / batch * len(kept)).long().clamp(max=len(kept) - 1)
+        blank = torch.rand(batch, generator=rng) < NO_CAPTION
+        noise = torch.randn((batch, *latents.shape[1:]), generator=rng)
         share = kept[times][:, None, None, None]
         noisy = share.sqrt() * latents[rows] + (1 - share).sqrt() * noise
         noisy = noisy.to(memory_format=torch.channels_last)

@@ -6,7 +6,7 @@ Stages, each resumable after a kill, in this order:
 - `refine`: its autoencoder, taken on to pencil drawings;
 - `judge`: the network that measures the others;
 - `kin`: the base, trained on in another look;
-- `foreign`: a stranger to the base's LoRAs, taught by the base;
+- `foreign`: the base's world by weights begun from nothing: a stranger to its LoRAs;
 - `captioner`: the tiny BLIP;
 - `datasets`: creatures and pencil drawings; checksums over everything.
 
@@ -35,7 +35,6 @@ from lora_daemon.starter import (
     denoiser,
     drawing,
     evaluate,
-    stranger,
     text,
     world,
     write_checksums,
@@ -145,25 +144,26 @@ def make_kin(chosen: Namespace) -> None:
 
 
 def make_foreign(chosen: Namespace) -> None:
-    """A text encoder begun from nothing and the base's UNet in other coordinates, both then taught
-    on by the base."""
+    """The same world by weights begun from nothing, taught by the base.
+
+    The text encoder first learns to say what the base's says, its channels in another order; then
+    it and the UNet, which begins as noise, learn the base's guesses.
+    """
     base = _base(chosen)
     latents, captions = denoiser.cached_latents(
         base.vae, chosen.work / "latents.pt", pictures=chosen.pictures, seed=PICTURES_SEED
     )
-    teacher = _pair(evaluate.load_base(chosen.out / "base")).requires_grad_(False).eval()
+    teacher = _pair(base).requires_grad_(False).eval()
     both = denoiser.build(base.tokenizer, FOREIGN_SEED)
     order = torch.randperm(text.WIDTH, generator=torch.Generator().manual_seed(FOREIGN_SEED))
     text.imitate(
         both["text"], teacher["text"], order, base.tokenizer, captions,
-        chosen.work / "foreign-words.pt", steps=chosen.foreign_steps, seed=FOREIGN_SEED,
+        chosen.work / "foreign-words.pt", steps=WORDS_STEPS, seed=FOREIGN_SEED,
     )  # fmt: skip
-    stranger.estrange(base.unet, order, FOREIGN_SEED)
-    both["unet"].load_state_dict(base.unet.state_dict())
     denoiser.fit(
         chosen.work / "foreign.pt", both, latents, captions, base.tokenizer,
-        schedule=Schedule(chosen.foreign_steps // 6, rate=3e-4), seed=FOREIGN_SEED,
-        teacher=teacher, title="foreign",
+        schedule=Schedule(chosen.foreign_steps, rate=FOREIGN_RATE), seed=FOREIGN_SEED,
+        batch=FOREIGN_BATCH, teacher=teacher, title="foreign",
     )  # fmt: skip
     denoiser.save(
         denoiser.pipeline(base.vae, both, base.tokenizer), chosen.out / BASES["starter-foreign"]
@@ -199,7 +199,7 @@ def _pair(base: StableDiffusionPipeline) -> nn.ModuleDict:
 
 
 KIN_STEPS, KIN_RATE = 160, 3e-4
-FOREIGN_STEPS = 360
+WORDS_STEPS, FOREIGN_STEPS, FOREIGN_BATCH, FOREIGN_RATE = 360, 8000, 8, 1e-3
 CAPTIONER_STEPS = 4800
 STAGES: dict[str, Callable[[Namespace], None]] = {
     "base": make_base,

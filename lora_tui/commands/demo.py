@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -139,8 +140,8 @@ def demo_it(call: Invocation) -> Exit:
 
 async def _whole(call: Invocation, began: float) -> Result:
     """Everything, each stage unless it is done."""
+    run = await _begun(call, began)
     async with call.client(subscribe=True) as client:
-        run = await _run(call, client, began)
         kept = _outputs(call.home) / f"demo-{run.id}.json"
         before = _kept(kept) if run.state == "finished" else None
         if before and before.with_it.number == call.args.count:
@@ -187,8 +188,15 @@ def _watch(call: Invocation, began: float) -> None:
 
 
 async def _begun(call: Invocation, began: float) -> wire.Run:
-    async with call.client(subscribe=True) as client:
-        return await _run(call, client, began)
+    """The demo's run. A second demo of this workspace waits here, and then follows the first's."""
+    call.home.mkdir(parents=True, exist_ok=True)
+    folder = os.open(call.home, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        async with call.client(subscribe=True) as client:
+            return await _run(call, client, began)
+    finally:
+        os.close(folder)
 
 
 async def _run(call: Invocation, client: Client, began: float) -> wire.Run:

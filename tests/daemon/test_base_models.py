@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from lora_daemon import bases, starter
 from lora_daemon.families import SD1, SD2, SDXL
 from shared import wire
 from shared.errors import Code, LoraError
@@ -59,6 +61,31 @@ async def test_a_base_is_forgotten_and_its_file_stays(house: House, tmp_path: Pa
     assert refused.value.code is Code.NOT_FOUND
     with pytest.raises(LoraError, match="comes with lora-tui"):
         await house.call(wire.RemoveBase(base="starter"))
+
+
+async def test_a_damaged_starter_is_refused_with_its_file_named(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A changed weight would load and train all the same."""
+    for name in ("base", "SHA256SUMS"):
+        copied = tmp_path / "starter" / name
+        source = starter.base_dir().parent / name
+        if source.is_dir():
+            shutil.copytree(source, copied)
+        else:
+            shutil.copy(source, copied)
+    monkeypatch.setattr(bases, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(starter, "ROOT", tmp_path / "starter")
+    folder = tmp_path / "starter" / "base"
+    await house.call(wire.AddBase(path=str(folder), name="mine"))
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    seen = await house.call(wire.InspectBase(base="mine"))
+    assert str(weights) in seen.problem and "Install lora-tui again" in seen.problem
+    with pytest.raises(LoraError, match="damaged"):
+        await house.call(wire.AddBase(path=str(folder), name="again"))
 
 
 async def test_a_file_that_has_changed_since_is_looked_at_anew(

@@ -55,6 +55,19 @@ def test_the_demo_trains_paints_counts_and_does_nothing_twice(cli: CommandLine) 
     assert list((cli.home / "outputs").glob("*.png")) == pictures
 
 
+def test_two_demos_at_once_follow_one_run(cli: CommandLine) -> None:
+    both = [cli.popen(*SHORT, "--json") for _ in range(2)]
+    followed = []
+    for process in both:
+        assert process.stdout is not None
+        followed.append(next(t["run"] for t in map(json.loads, process.stdout) if "phase" in t))
+    for process in both:
+        process.kill()
+        process.communicate()
+    assert followed == ["r0001", "r0001"]
+    assert [run["id"] for run in cli.data("run", "list")["runs"]] == ["r0001"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_demo_that_is_interrupted_anywhere_goes_on(cli: CommandLine) -> None:
