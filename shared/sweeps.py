@@ -60,8 +60,8 @@ def swept(recipe: str, sweep: Sequence[str]) -> list[Swept]:
             f"This sweep is {number} runs; at most {MOST} are queued at once. Leave values out.",
         )
     found = []
-    for values in product(*(values for _, values in axes)):
-        settings = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
+    for chosen in product(*(values for _, values in axes)):
+        settings = [f"{key}={value}" for key, value in zip(keys, chosen, strict=True)]
         made = recipes.parse(recipe, settings, where=f"the recipe with {', '.join(settings)}")
         found.append(Swept(settings, made))
     return found

@@ -52,8 +52,8 @@ class Compared(msgspec.Struct, frozen=True):
             rows = [(words.count(step), *map(words.number, at)) for step, at in losses]
             yield from table((">LOSS AT STEP", *(f">{one}" for one in ids)), rows)
             yield ""
-        if rows := run_table.differences(self.sides):
-            yield from table(("OPTION", *ids), [(key, *own) for key, own in rows])
+        if differences := run_table.differences(self.sides):
+            yield from table(("OPTION", *ids), [(key, *own) for key, own in differences])
         else:
             yield "Their recipes are alike."
 
@@ -103,9 +103,10 @@ async def gathered(client: Client, runs: Iterable[wire.Run], *, norms: bool = Fa
         which, norm = None, None
         try:
             which = (await client.call(wire.GetWhich(run=run.id))).found
-            if detail.run.lora:
-                card = (await client.call(wire.GetLoraCard(lora=detail.run.lora))).card
-                norm = card.spectrum.energy**0.5 if card.spectrum is not None else None
+            if norms and detail.run.lora:
+                ask = wire.GetLoraCard(lora=detail.run.lora, spectrum=True)
+                spectrum = (await client.call(ask)).found.spectrum
+                norm = spectrum.energy**0.5 if spectrum is not None else None
         except LoraError:
             pass  # no base, no LoRA yet: the rest is shown
         sides.append(
@@ -181,10 +182,10 @@ async def export_it(call: Invocation) -> Exit:
     except OSError as error:
         raise LoraError.storage("write", out, error) from None
     thinned = len(series.points) < run.step
-    value = {"run": run.id, "dir": str(out), "points": len(series.points), "samples": len(pictures)}
+    told = {"run": run.id, "dir": str(out), "points": len(series.points), "samples": len(pictures)}
     more = f", of {run.step} steps" if thinned else ""
     call.console.show(
-        value, lambda: [f"{out}: {len(series.points)} points{more}, {len(pictures)} samples"]
+        told, lambda: [f"{out}: {len(series.points)} points{more}, {len(pictures)} samples"]
     )
     return Exit.OK
 

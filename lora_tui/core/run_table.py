@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from shared import wire
 from shared.which import Which
 
 MOMENTS = 8  # steps at which the losses are told
+IDLE = 60.0  # seconds between two steps in which nothing was trained
 TONES = ("primary", "success", "warning", "error", "secondary", "accent", "muted")
 
 
@@ -96,7 +98,6 @@ def results(sides: Sequence[Side]) -> list[Sequence[str]]:
 
 def _row(side: Side, line: Line) -> Sequence[str]:
     run = side.run
-    time = (run.finished or 0) - (run.started or 0) if run.finished and run.started else None
     settled = [y for x, y in zip(line.xs, line.ys, strict=True) if x >= min(8, line.xs[-1])]
     return (
         name_of(side),
@@ -106,8 +107,14 @@ def _row(side: Side, line: Line) -> Sequence[str]:
         words.number(line.ys[-1] if line.ys else None),
         "–" if side.held is None else f"{side.held:+.1%}",
         "–" if side.norm is None else f"{side.norm:.3g}",
-        words.duration(time),
+        words.duration(_trained(side)),
     )
+
+
+def _trained(side: Side) -> float | None:
+    """Seconds between its steps; a pause, or a night before it was extended, is left out."""
+    gaps = [after.time - before.time for before, after in pairwise(side.points)]
+    return sum(gap for gap in gaps if 0 <= gap < IDLE) if gaps else None
 
 
 def said(sides: Sequence[Side]) -> Iterator[str]:

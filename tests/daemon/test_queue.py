@@ -210,7 +210,7 @@ async def test_a_fork_begins_from_the_lora_where_the_state_does_not_fit(house: H
     with pytest.raises(LoraError, match="There is 10, 20") as caught:
         await house.call(wire.ForkRun(run="r0001", step=11))
     assert caught.value.data["steps"] == [10, 20]
-    with pytest.raises(LoraError, match="Did you mean network.rank"):
+    with pytest.raises(LoraError, match=r"Did you mean network\.rank"):
         await house.call(wire.ForkRun(run="r0001", settings=["network.rnak=8"]))
 
 
