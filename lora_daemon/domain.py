@@ -13,6 +13,7 @@ import msgspec
 
 from lora_daemon import pipe, service
 from lora_daemon.affinity import Affinities
+from lora_daemon.arranging import Arranging
 from lora_daemon.bases import Bases
 from lora_daemon.bucketing import Bucketing
 from lora_daemon.bulk import Bulk
@@ -24,6 +25,7 @@ from lora_daemon.cards import Cards
 from lora_daemon.catalog import Catalog
 from lora_daemon.choosing import Choosing
 from lora_daemon.comparing import Comparing
+from lora_daemon.continuing import Continuing
 from lora_daemon.datasets import Datasets
 from lora_daemon.embeddings import Embeddings
 from lora_daemon.exporting import Export
@@ -104,6 +106,8 @@ class Domain:
         self._filters = SavedFilters(daemon.store)
         self._runs = Runs(daemon)
         self._freezer = Freezer(daemon, self._catalog, self._library, self._runs)
+        self._arranging = Arranging(daemon, self._runs)
+        self._continuing = Continuing(daemon, self._runs, self._freezer, self._library)
         self._scheduler = Scheduler(daemon, self._runs, self._library, self._supervisor)
         self._painting = Painting(daemon, self._library, self._jobs, self._orders)
         self._gallery = Gallery(daemon, self._library, self._thumbnails, self._jobs)
@@ -169,6 +173,10 @@ class Domain:
     def _answer_of_runs(self, handlers: service.Handlers) -> None:
         """Say who answers what about runs, bases, LoRAs and what is painted."""
         handlers.add(wire.StartRun, self._start_run)
+        handlers.add(wire.StartSweep, self._start_sweep)
+        handlers.add(wire.ArrangeRun, self._arrange_run)
+        handlers.add(wire.ExtendRun, self._extend_run)
+        handlers.add(wire.ForkRun, self._fork_run)
         handlers.add(wire.SteerRun, self._scheduler.steer)
         handlers.add(wire.RemoveRun, self._runs.remove)
         handlers.add(wire.GetRun, self._runs.detail)
@@ -323,6 +331,30 @@ class Domain:
         run = await self._freezer.start(context, request)
         await self._scheduler.advance()
         return self._runs.get(run.id)
+
+    async def _start_sweep(
+        self, context: service.Context, request: wire.StartSweep
+    ) -> wire.RunGroup:
+        group = await self._freezer.sweep(context, request)
+        await self._scheduler.advance()
+        return wire.RunGroup(group=group.group, runs=[self._runs.get(r.id) for r in group.runs])
+
+    async def _arrange_run(self, context: service.Context, request: wire.ArrangeRun) -> wire.Run:
+        run = await self._arranging.arrange(context, request)
+        await self._scheduler.advance()
+        return self._runs.get(run.id)
+
+    async def _extend_run(
+        self, context: service.Context, request: wire.ExtendRun
+    ) -> wire.Continued:
+        found = await self._continuing.extend(context, request)
+        await self._scheduler.advance()
+        return wire.Continued(run=self._runs.get(found.run.id), told=found.told)
+
+    async def _fork_run(self, context: service.Context, request: wire.ForkRun) -> wire.Continued:
+        found = await self._continuing.fork(context, request)
+        await self._scheduler.advance()
+        return wire.Continued(run=self._runs.get(found.run.id), told=found.told)
 
     async def _listen(self) -> None:
         """Take in what the worker reports, in order. A full disk delays, it does not lose."""

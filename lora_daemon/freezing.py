@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -18,7 +21,7 @@ from lora_daemon.masks import with_masks
 from lora_daemon.runs import Runs
 from lora_daemon.service import Context, Daemon
 from lora_daemon.store import Change
-from shared import buckets, framing, wire
+from shared import buckets, framing, sweeps, wire
 from shared import recipe as recipes
 from shared.errors import Code, LoraError
 from shared.files import publish
@@ -29,8 +32,20 @@ from shared.wildcards import read_wildcards
 SPACE_NEEDED = 64 * 1024 * 1024  # bytes; resume states and LoRAs of a small run
 
 
+class Prepared(msgspec.Struct, frozen=True):
+    """A run that may be queued. ``freeze`` gets its run's id when that is known; ``fields``: more
+    of the run's row; ``copies``: files that it takes over, and their names in its directory."""
+
+    recipe: Recipe
+    freeze: pipe.Freeze
+    name: str
+    warnings: list[str] = []
+    fields: dict[str, Any] = {}
+    copies: list[tuple[Path, str]] = []
+
+
 class Freezer:
-    """Answers StartRun, up to the moment when the scheduler may take the run."""
+    """Answers StartRun and StartSweep, up to the moment when the scheduler may take the runs."""
 
     def __init__(self, daemon: Daemon, catalog: Catalog, library: Library, runs: Runs) -> None:
         self._store = daemon.store
@@ -40,9 +55,45 @@ class Freezer:
         self._runs = runs
 
     async def start(self, context: Context, request: wire.StartRun) -> wire.Run:
-        """Raises LoraError: INVALID_RECIPE, NOT_FOUND (base, dataset), INVALID_FILE (nothing to
-        train on), STORAGE."""
-        recipe = recipes.parse(request.recipe)
+        """Raises LoraError: INVALID_RECIPE, NOT_FOUND (base, dataset, a run that it is to follow),
+        INVALID_FILE (nothing to train on), STORAGE."""
+        prepared = await self.prepare(recipes.parse(request.recipe), request.name)
+        fields = self._waiting(request.after, request.held)
+        [run] = await self.queue(
+            context, [msgspec.structs.replace(prepared, fields=fields)], lambda runs: runs[0]
+        )
+        return run
+
+    async def sweep(self, context: Context, request: wire.StartSweep) -> wire.RunGroup:
+        """Queue every run of a sweep, or none. Raises LoraError as ``start`` does."""
+        fields = self._waiting(request.after, request.held)
+        every = sweeps.swept(request.recipe, request.sweep)
+        prepared = []
+        for one in every:
+            ready = await self.prepare(one.recipe, request.name)
+            words = sweeps.short(one.settings)
+            stem = file_name(f"{ready.freeze.name}-{words}".replace("=", "").replace(" ", "-"))
+            prepared.append(
+                msgspec.structs.replace(
+                    ready,
+                    recipe=unnamed(ready.recipe),
+                    name=f"{ready.name} {words}",
+                    freeze=msgspec.structs.replace(ready.freeze, name=stem),
+                    fields={**fields, "settings": one.settings},
+                )
+            )
+        keys = ", ".join(sweeps.axis(text)[0] for text in request.sweep)
+        group = self._free_group(request.name.strip() or f"{prepared[0].freeze.dataset} by {keys}")
+        prepared = [
+            msgspec.structs.replace(one, fields={**one.fields, "group": group}) for one in prepared
+        ]
+        runs = await self.queue(
+            context, prepared, lambda runs: wire.RunGroup(group=group, runs=runs)
+        )
+        return wire.RunGroup(group=group, runs=runs)
+
+    async def prepare(self, recipe: Recipe, name: str) -> Prepared:
+        """Everything that a run needs, checked and fixed; nothing is written yet."""
         if not recipe.dataset.name:
             names = ", ".join(one.name for one in self._catalog.datasets()) or "none yet"
             raise LoraError(
@@ -82,7 +133,6 @@ class Freezer:
             wildcards = await asyncio.to_thread(
                 read_wildcards, captions, recipe.dataset.wildcard_folder
             )
-        self._check_space()
         recipe = msgspec.structs.replace(
             recipe,
             base=msgspec.structs.replace(recipe.base, name=base.name),
@@ -92,38 +142,71 @@ class Freezer:
                 resolution=recipe.dataset.resolution or base.resolution,
             ),
         )
-        name = request.name.strip() or recipe.output.name or dataset.name
+        name = name.strip() or recipe.output.name or dataset.name
+        freeze = pipe.Freeze(
+            run="",
+            name=recipe.output.name or file_name(name),
+            base=base.name,
+            base_path=base.path,
+            base_predicts=base.objective,
+            dataset=dataset.name,
+            pictures=usable,
+            skipped=skipped,
+            queued_at=time.time(),
+            held_out=kept_back,
+            regularisation=regular,
+            wildcards=wildcards,
+        )
+        return Prepared(recipe, freeze, name, warnings)
+
+    async def queue(
+        self, context: Context, prepared: list[Prepared],
+        answer: Callable[[list[wire.Run]], wire.Record],
+    ) -> list[wire.Run]:  # fmt: skip
+        """Make the runs' directories and queue them in one transaction: all of them, or none.
+        ``answer``: what the request is to be answered, should it be asked again."""
+        self._check_space()
         last = self._store.query("SELECT value FROM meta WHERE key = 'last_run'")
         number = int(last[0]["value"]) + 1 if last else 1
-        directory = await asyncio.to_thread(_reserve, self._workspace.runs, number)
+        place = self._runs.last_place() + 1
+        directories: list[Path] = []
+        runs: list[wire.Run] = []
         try:
-            freeze = pipe.Freeze(
-                run=directory.name,
-                name=recipe.output.name or file_name(name),
-                base=base.name,
-                base_path=base.path,
-                base_predicts=base.objective,
-                dataset=dataset.name,
-                pictures=usable,
-                skipped=skipped,
-                queued_at=time.time(),
-                held_out=kept_back,
-                regularisation=regular,
-                wildcards=wildcards,
-            )
-            await asyncio.to_thread(_write, directory, recipe, freeze)
-            run = _queued(freeze, recipe, name, context.by)
+            for one in prepared:
+                directory = await asyncio.to_thread(_reserve, self._workspace.runs, number)
+                directories.append(directory)
+                freeze = msgspec.structs.replace(one.freeze, run=directory.name)
+                await asyncio.to_thread(_write, directory, one, freeze)
+                number = int(directory.name[1:])
+                runs.append(_queued(freeze, one, context.by, place + len(runs)))
+                number += 1
             with self._store.change(context.by) as change:
-                self._insert(change, run, skipped, warnings)
-                self._store.remember(change, context.key, run)
+                for one, run in zip(prepared, runs, strict=True):
+                    self._insert(change, run, one.freeze.skipped, one.warnings)
+                self._store.remember(change, context.key, answer(runs))
         except BaseException:
-            await asyncio.to_thread(shutil.rmtree, directory, True)
+            for directory in directories:
+                await asyncio.to_thread(shutil.rmtree, directory, True)
             raise
-        kept = f", {len(kept_back)} more are kept back" if kept_back else ""
-        self._runs.log(
-            run.id, f"queued by {context.by}: {run.pictures} pictures of {dataset.name}{kept}"
-        )
-        return run
+        for one, run in zip(prepared, runs, strict=True):
+            back = len(one.freeze.held_out)
+            kept = f", {back} more are kept back" if back else ""
+            self._runs.log(
+                run.id, f"queued by {context.by}: {run.pictures} pictures of {run.dataset}{kept}"
+            )
+        return runs
+
+    def _waiting(self, after: list[str], held: bool) -> dict[str, Any]:
+        """Fields of a run that is to wait. Raises LoraError(NOT_FOUND)."""
+        fields: dict[str, Any] = {"after": [self._runs.get(name).id for name in after]}
+        if held:
+            fields |= {"state": "paused", "phase": "paused"}
+        return fields
+
+    def _free_group(self, wanted: str) -> str:
+        taken = {run.group for run in self._runs.all()}
+        names = (wanted if number == 1 else f"{wanted} {number}" for number in itertools.count(1))
+        return next(name for name in names if name not in taken)
 
     def _pictures(
         self, dataset: wire.Dataset, rules: buckets.Rules | None
@@ -214,7 +297,7 @@ class Freezer:
             " WHERE CAST(excluded.value AS INTEGER) > CAST(value AS INTEGER)",
             (str(number),),
         )
-        self._runs.insert(change, run, number)
+        self._runs.insert(change, run)
         change.executemany(
             "INSERT INTO notes (run, kind, path, text) VALUES (?, 'skipped', ?, ?)",
             [(run.id, path, reason) for path, reason in skipped],
@@ -231,6 +314,12 @@ def file_name(name: str) -> str:
     return kept[:80] or "lora"
 
 
+def unnamed(recipe: Recipe) -> Recipe:
+    """The recipe of one of several runs: its file is called as the freeze says, not as all are."""
+    output = msgspec.structs.replace(recipe.output, name="")
+    return msgspec.structs.replace(recipe, output=output)
+
+
 def _reserve(runs: Path, number: int) -> Path:
     """Make the directory of the first run from ``number`` on that has none."""
     while True:
@@ -242,21 +331,28 @@ def _reserve(runs: Path, number: int) -> Path:
             number += 1
 
 
-def _write(directory: Path, recipe: Recipe, freeze: pipe.Freeze) -> None:
-    publish(directory / "recipe.toml", recipes.dump(recipe).encode())
+def _write(directory: Path, prepared: Prepared, freeze: pipe.Freeze) -> None:
+    """Raises LoraError(STORAGE)."""
+    publish(directory / "recipe.toml", recipes.dump(prepared.recipe).encode())
     publish(directory / "freeze.json", msgspec.json.format(msgspec.json.encode(freeze)))
+    for path, name in prepared.copies:
+        (directory / name).parent.mkdir(exist_ok=True)
+        try:
+            shutil.copyfile(path, directory / name)
+        except OSError as error:
+            raise LoraError.storage("copy", path, error) from None
 
 
-def _queued(freeze: pipe.Freeze, recipe: Recipe, name: str, by: str) -> wire.Run:
-    pictures = len(freeze.pictures)
+def _queued(freeze: pipe.Freeze, prepared: Prepared, by: str, place: int) -> wire.Run:
+    recipe, pictures = prepared.recipe, len(freeze.pictures)
     shown = buckets.shown(
         recipe, [one.bucket for one in freeze.pictures],
         [one.bucket for one in freeze.regularisation],
     )  # fmt: skip
     steps = recipes.total_steps(recipe, pictures, shown)
-    return wire.Run(
+    run = wire.Run(
         id=freeze.run,
-        name=name,
+        name=prepared.name,
         dataset=freeze.dataset,
         base=freeze.base,
         state="queued",
@@ -280,4 +376,6 @@ def _queued(freeze: pipe.Freeze, recipe: Recipe, name: str, by: str) -> wire.Run
         finished=None,
         size=0,
         rev=1,
+        place=place,
     )
+    return msgspec.structs.replace(run, **prepared.fields)

@@ -58,10 +58,19 @@ class Runs:
     def directory(self, run: str) -> Path:
         return self._workspace.run(run)
 
-    def insert(self, change: Change, run: wire.Run, position: int) -> None:
+    def last_place(self) -> int:
+        """Of the last run in the queue; 0 if there is none."""
+        return int(self._store.query("SELECT coalesce(max(position), 0) AS m FROM runs")[0]["m"])
+
+    def places(self, runs: list[str]) -> list[int]:
+        """The places that these runs have in the queue, in order."""
+        rows = self._store.query("SELECT id, position FROM runs ORDER BY position")
+        return [row["position"] for row in rows if row["id"] in runs]
+
+    def insert(self, change: Change, run: wire.Run) -> None:
         change.execute(
             "INSERT INTO runs (id, position, run) VALUES (?, ?, ?)",
-            (run.id, position, wire.encoder.encode(run)),
+            (run.id, run.place, wire.encoder.encode(run)),
         )
         change.emit(wire.RunChanged(run=run))
 
@@ -77,7 +86,10 @@ class Runs:
         return after
 
     def put(self, change: Change, run: wire.Run) -> None:
-        change.execute("UPDATE runs SET run = ? WHERE id = ?", (wire.encoder.encode(run), run.id))
+        change.execute(
+            "UPDATE runs SET run = ?, position = CASE WHEN ? THEN ? ELSE position END WHERE id = ?",
+            (wire.encoder.encode(run), run.place, run.place, run.id),
+        )
         change.emit(wire.RunChanged(run=run))
 
     def announce(self, run: wire.Run) -> None:
@@ -167,6 +179,12 @@ class Runs:
         if run.state in ACTIVE:
             raise LoraError(
                 Code.WRONG_STATE, f"{run.id} is {run.state}: stop it before you remove it."
+            )
+        if waiting := [one.id for one in self.all() if run.id in one.after and not one.started]:
+            raise LoraError(
+                Code.WRONG_STATE,
+                f"{', '.join(waiting)} waits for {run.id}. Say what else it is to wait for: "
+                f"`lora-tui run after {waiting[0]}`.",
             )
         loras = self._store.query("SELECT name FROM loras WHERE run = ?", (run.id,))
         pictures = self._store.query("SELECT id FROM pictures WHERE run = ?", (run.id,))

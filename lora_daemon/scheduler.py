@@ -14,6 +14,7 @@ import msgspec
 
 from lora_daemon import library as libraries
 from lora_daemon import pipe
+from lora_daemon.arranging import said, waits_for
 from lora_daemon.library import Library
 from lora_daemon.picture_losses import keep, losses_of
 from lora_daemon.runs import Runs, size_of
@@ -81,10 +82,17 @@ class Scheduler:
     async def advance(self) -> None:
         """Give the worker the next run, if it has none."""
         while not self.active and not self._closing:
-            waiting = [r for r in self._runs.all() if r.state in ("queued", "interrupted")]
-            if not waiting:
+            every = self._runs.all()
+            waiting = [r for r in every if r.state in ("queued", "interrupted")]
+            ready = None
+            for run in waiting:
+                if not (blocking := waits_for(run, every)):
+                    ready = ready or run
+                else:
+                    self._runs.update(run.id, message=said(blocking))
+            if ready is None:
                 return
-            await self._begin(waiting[0])
+            await self._begin(ready)
 
     async def _begin(self, run: wire.Run) -> None:
         self._hold(run.id)

@@ -126,6 +126,13 @@ class Run(Record, frozen=True, kw_only=True):
     finished: float | None
     size: int  # bytes of the run directory
     rev: int
+    place: int = 0  # in the queue: the smaller goes first
+    after: list[str] = []  # runs that must have left their LoRA before it begins
+    group: str = ""  # the sweep that it is one of
+    settings: list[
+        str
+    ] = []  # what sets it apart in its group, or from its parent: "network.rank=4"
+    parent: str = ""  # the run that it was forked from
 
 
 class Lora(Record, frozen=True, kw_only=True):
@@ -1079,10 +1086,76 @@ class UndoCaption(Request[Undone], frozen=True, kw_only=True, tag="caption.undo"
 
 
 class StartRun(Request[Run], frozen=True, kw_only=True, tag="run.start"):
-    """Freeze pictures and captions now and queue the run. ``recipe`` is TOML text."""
+    """Freeze pictures and captions now and queue the run. ``recipe`` is TOML text.
+
+    ``after``: runs that must have left their LoRA first. ``held``: queued, but paused.
+    """
 
     changes: ClassVar[bool] = True
     recipe: str
+    name: str = ""
+    after: list[str] = []
+    held: bool = False
+
+
+class RunGroup(Record, frozen=True, kw_only=True):
+    group: str
+    runs: list[Run]  # in the order of the queue
+
+
+class StartSweep(Request[RunGroup], frozen=True, kw_only=True, tag="run.sweep"):
+    """Queue one run for each combination of values, as one named group.
+
+    ``sweep``: ``network.rank=4,8,16``, several of them multiply, 64 runs at most. Every recipe is
+    checked and frozen before the first is queued: all of them are, or none. ``after`` and ``held``
+    as StartRun has them.
+    """
+
+    changes: ClassVar[bool] = True
+    recipe: str
+    sweep: list[str]
+    name: str = ""
+    after: list[str] = []
+    held: bool = False
+
+
+class ArrangeRun(Request[Run], frozen=True, kw_only=True, tag="run.arrange"):
+    """Move a run that waits within the queue, or say what it waits for (None: as before).
+    WRONG_STATE once it has begun, or where runs would wait for one another."""
+
+    changes: ClassVar[bool] = True
+    run: str
+    move: Literal["", "up", "down", "first", "last"] = ""
+    after: list[str] | None = None
+
+
+class Continued(Record, frozen=True, kw_only=True):
+    run: Run
+    told: str  # what goes on from where it was, and what begins anew
+
+
+class ExtendRun(Request[Continued], frozen=True, kw_only=True, tag="run.extend"):
+    """Let a finished or stopped run take so many more steps. WRONG_STATE where its last state is
+    gone."""
+
+    changes: ClassVar[bool] = True
+    run: str
+    steps: int
+
+
+class ForkRun(Request[Continued], frozen=True, kw_only=True, tag="run.fork"):
+    """Queue a new run that begins from one at ``step`` (-1: its latest), with other ``settings``,
+    such as ``optimizer.learning_rate=5e-5``.
+
+    With a resume state of that step, and settings that leave its tensors as they are, everything
+    goes on from there; else it begins anew from the LoRA that was kept of that step. NOT_FOUND with
+    ``data.steps`` where there is neither.
+    """
+
+    changes: ClassVar[bool] = True
+    run: str
+    step: int = -1
+    settings: list[str] = []
     name: str = ""
 
 
@@ -1612,6 +1685,10 @@ AnyRequest = (
     | GetTags
     | UndoCaption
     | StartRun
+    | StartSweep
+    | ArrangeRun
+    | ExtendRun
+    | ForkRun
     | SteerRun
     | RemoveRun
     | GetRun

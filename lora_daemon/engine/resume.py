@@ -32,6 +32,8 @@ from shared.safetensors_file import read_header, read_tensor, write
 
 KEPT = 2
 VERSION = 2
+# Numbers of an optimiser's group that the recipe tells it, in a fork other ones than before.
+_TOLD = ("lr", "initial_lr", "weight_decay", "eps", "d_coef")
 _BYTES = "|uint8"  # behind the name of a tensor that is bytes to an 8-bit optimiser
 
 
@@ -168,8 +170,9 @@ def put_back_memory(optimizer: torch.optim.Optimizer, state: State) -> None:
     device = optimizer.param_groups[0]["params"][0].device
     for prefix, memory in _memories(optimizer):
         for name, number in state.progress.numbers.items():
-            if name.startswith(f"{prefix}."):
-                memory[name.removeprefix(f"{prefix}.")] = number
+            inner = name.removeprefix(f"{prefix}.")
+            if name.startswith(f"{prefix}.") and inner not in _TOLD:
+                memory[inner] = number
         for name, tensor in state.tensors.items():
             if name.startswith(f"{prefix}."):
                 dtype = torch.uint8 if name.endswith(_BYTES) else None

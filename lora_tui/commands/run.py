@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from lora_tui.commands import run_which
+from lora_tui.commands import run_compare, run_queue, run_which
 from lora_tui.commands.common import Invocation, Subparsers, command, find_run, noun
 from lora_tui.commands.console import pairs, table
 from lora_tui.commands.follow import follow, outcome
@@ -46,6 +46,8 @@ def add(subparsers: Subparsers) -> None:
     log = command(verbs, "log", log_of_it, "print a run's log")
     log.add_argument("name", metavar="RUN", help="r0001, or its name")
     log.add_argument("-n", "--lines", type=int, default=200, help="so many lines (200)")
+    run_queue.add(verbs)
+    run_compare.add(verbs)
     run_which.add(verbs)
     delete = command(
         verbs,
@@ -60,15 +62,16 @@ def add(subparsers: Subparsers) -> None:
 async def list_them(call: Invocation) -> Exit:
     async with call.client() as client:
         runs = (await client.call(wire.GetState())).runs
+    grouped = any(run.group for run in runs)
 
     def lines() -> list[str]:
         rows = [
             (r.id, r.name, r.state, f"{r.step}/{r.steps}", words.number(r.loss), r.dataset, r.base,
-             words.size(r.size), words.ago(r.created))
+             words.size(r.size), words.ago(r.created), *((r.group,) if grouped else ()))
             for r in runs
         ]  # fmt: skip
         head = ("RUN", "NAME", "STATE", ">STEP", ">LOSS", "DATASET", "BASE", ">DISK", "QUEUED")
-        return table(head, rows)
+        return table((*head, "GROUP") if grouped else head, rows)
 
     call.console.show({"runs": runs}, lines)
     return Exit.OK
@@ -90,6 +93,10 @@ async def show_it(call: Invocation) -> Exit:
                 ("loss", words.number(run.loss)),
                 ("dataset", f"{run.dataset}, {words.plural(run.pictures, 'picture')}"),
                 ("base", run.base),
+                ("group", run.group),
+                ("set", ", ".join(run.settings)),
+                ("forked from", run.parent),
+                ("waits for", ", ".join(run.after) if run.started is None else ""),
                 ("by", f"{run.by}, {words.ago(run.created)}"),
                 ("directory", f"{detail.directory} ({words.size(run.size)})"),
                 *(("lora", f"step {c.step}: {c.path}") for c in detail.checkpoints),

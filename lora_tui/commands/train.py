@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 
 from lora_tui.commands import recipe as recipes
+from lora_tui.commands import run_compare
 from lora_tui.commands.common import Invocation, Subparsers, command
 from lora_tui.commands.follow import follow, outcome
 from shared import recipe, wire
@@ -21,12 +22,22 @@ def add(subparsers: Subparsers) -> None:
         "train a LoRA from a recipe, and follow the run",
         "  lora-tui train lesson --dataset dragons --set base.name=~/models/sd15\n"
         "  lora-tui train dragons.toml --set network.rank=16 --detach\n"
+        "  lora-tui train lesson --dataset dragons --sweep network.rank=4,8,16 --detach\n"
         "  lora-tui train dragons.toml --json | tail -1 | jq -r .lora",
     )
     train.add_argument("recipe", metavar="RECIPE.toml", help="a file, or one of `recipe list`")
     train.add_argument("--dataset", default="", metavar="NAME", help="train on this dataset")
     train.add_argument("--base", default="", metavar="NAME", help="train on this base")
     train.add_argument("--name", default="", help="call the run so")
+    train.add_argument(
+        "--sweep", action="append", default=[], metavar="KEY=VALUE,VALUE…",
+        help="one run for each value, queued as a group; several --sweep multiply",
+    )  # fmt: skip
+    train.add_argument(
+        "--after", action="append", default=[], metavar="RUN",
+        help="begin once this run has left its LoRA; may be repeated",
+    )  # fmt: skip
+    train.add_argument("--hold", action="store_true", help="queue it, but paused")
     train.add_argument("--detach", action="store_true", help="return as soon as it is queued")
     recipes.add_set(train)
 
@@ -40,8 +51,14 @@ async def train_it(call: Invocation) -> Exit:
     loaded = recipe.load(recipes.path_of(args.recipe), overrides)
     base = msgspec.structs.replace(loaded.base, name=call.base(loaded.base.name))
     loaded = msgspec.structs.replace(loaded, base=base)
+    if args.sweep:
+        return await _sweep(call, loaded)
     async with call.client(subscribe=not args.detach) as client:
-        run = await client.call(wire.StartRun(recipe=recipe.dump(loaded), name=args.name))
+        run = await client.call(
+            wire.StartRun(
+                recipe=recipe.dump(loaded), name=args.name, after=args.after, held=args.hold
+            )
+        )
         where = f" on {run.base}" if run.base else ""
         call.console.say(
             f"{run.id} {run.name}: {run.pictures} pictures, {run.steps} steps{where}"
@@ -49,7 +66,7 @@ async def train_it(call: Invocation) -> Exit:
         )
         if run.message:
             call.console.say(run.message)
-        if args.detach:
+        if args.detach or args.hold:
             call.console.show(run, lambda: [run.id])
             return Exit.OK
         try:
@@ -61,3 +78,23 @@ async def train_it(call: Invocation) -> Exit:
             )
             raise
         return await outcome(call, client, run)
+
+
+async def _sweep(call: Invocation, loaded: recipe.Recipe) -> Exit:
+    """Queue a run for each combination, follow them, and show them side by side."""
+    args = call.args
+    async with call.client(subscribe=True) as client:
+        ask = wire.StartSweep(
+            recipe=recipe.dump(loaded), sweep=args.sweep, name=args.name, after=args.after,
+            held=args.hold,
+        )  # fmt: skip
+        queued = await client.call(ask)
+        for run in queued.runs:
+            call.console.say(f"{run.id} {run.name}: {run.pictures} pictures, {run.steps} steps")
+        if args.detach or args.hold:
+            call.console.show(queued, lambda: [run.id for run in queued.runs])
+            return Exit.OK
+        runs = [await follow(call, client, run.id) for run in queued.runs]
+        found = await run_compare.gathered(client, runs)
+    call.console.show(found.value(), found.lines)
+    return Exit.RUN_FAILED if any(run.state == "failed" for run in runs) else Exit.OK

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -246,3 +248,46 @@ def test_a_base_is_listed_and_a_folder_that_is_none_refused(
     assert ready.data("model", "inspect", "tiny")["family"] == "sd1"
     code, _ = ready.refused("model", "add", str(tmp_path))
     assert code == Exit.INVALID
+
+
+def test_a_sweep_is_followed_compared_and_exported(ready: CommandLine, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event
+
+    lines = ready.ok(
+        *TRAIN, "--name", "swept",
+        "--sweep", "network.rank=1,2", "--set", "training.max_steps=3", "--json",
+    )  # fmt: skip
+    found = json.loads(lines.splitlines()[-1])
+    assert [one["settings"] for one in found["runs"]] == [["network.rank=1"], ["network.rank=2"]]
+    assert found["differences"] == {"network.rank": ["1", "2"]}
+    assert [one["state"] for one in found["runs"]] == ["finished", "finished"]
+    out = tmp_path / "events"
+    run = found["runs"][0]["run"]
+    assert ready.data("run", "export-tensorboard", run, str(out))["points"] == 3
+    read = [Event.FromString(body) for body in events(out)]
+    losses = {e.step: v.simple_value for e in read for v in e.summary.value
+              if v.tag == "train/loss"}  # fmt: skip
+    assert sorted(losses) == [1, 2, 3] and all(loss > 0 for loss in losses.values())
+    again = ready("run", "export-tensorboard", run, str(out))
+    assert again.returncode == Exit.CONFLICT  # two runs in one folder would be drawn as one
+
+
+def events(folder: Path) -> Iterator[bytes]:
+    """The records of an event file: length, its masked crc32c, data, its masked crc32c."""
+    from tensorboardX.crc32c import crc32c
+
+    def masked(data: bytes) -> int:
+        crc = crc32c(data)
+        return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+    [path] = folder.glob("events.out.tfevents.*")
+    data = path.read_bytes()
+    place = 0
+    while place < len(data):
+        (length,) = struct.unpack_from("<Q", data, place)
+        assert struct.unpack_from("<I", data, place + 8)[0] == masked(data[place : place + 8])
+        body = data[place + 12 : place + 12 + length]
+        assert struct.unpack_from("<I", data, place + 12 + length)[0] == masked(body)
+        yield body
+        place += length + 16

@@ -1,0 +1,77 @@
+"""``lora-tui run move|after|extend|fork``: the queue's order, and runs that go on from others."""
+
+from __future__ import annotations
+
+from lora_tui.commands import recipe as recipes
+from lora_tui.commands.common import Invocation, Subparsers, command, find_run
+from shared import wire
+from shared.errors import Exit
+
+
+def add(verbs: Subparsers) -> None:
+    move = command(
+        verbs, "move", move_it, "move a waiting run within the queue",
+        "  lora-tui run move r0009 first\n  lora-tui run pause r0009    # holds it back",
+    )  # fmt: skip
+    move.add_argument("name", metavar="RUN", help="r0001, or its name")
+    move.add_argument("move", choices=("up", "down", "first", "last"))
+    after = command(
+        verbs, "after", after_it, "say which runs a waiting run follows; none: it waits for no run",
+        "  lora-tui run after r0009 r0007 r0008",
+    )  # fmt: skip
+    after.add_argument("name", metavar="RUN", help="r0001, or its name")
+    after.add_argument("others", metavar="OTHER", nargs="*", help="must leave their LoRA first")
+    extend = command(
+        verbs, "extend", extend_it, "let a finished or stopped run take more steps",
+        "  lora-tui run extend r0007 --steps 500",
+    )  # fmt: skip
+    extend.add_argument("name", metavar="RUN", help="r0001, or its name")
+    extend.add_argument("--steps", type=int, required=True, help="so many more")
+    fork = command(
+        verbs, "fork", fork_it, "begin a new run from a checkpoint of another, with other settings",
+        "  lora-tui run fork r0007 --set optimizer.learning_rate=5e-5\n"
+        "  lora-tui run fork r0007 --at 400 --set dataset.flip=false --name unflipped",
+    )  # fmt: skip
+    fork.add_argument("name", metavar="RUN", help="r0001, or its name")
+    fork.add_argument("--at", type=int, default=-1, metavar="STEP", help="(its latest)")
+    fork.add_argument("--name", dest="new_name", default="", help="call the new run so")
+    recipes.add_set(fork)
+
+
+async def move_it(call: Invocation) -> Exit:
+    async with call.client() as client:
+        run = await find_run(client, call.args.name)
+        run = await client.call(wire.ArrangeRun(run=run.id, move=call.args.move))
+        runs = (await client.call(wire.GetState())).runs
+    waiting = [one.id for one in runs if one.state == "queued" and one.started is None]
+    call.console.show(run, lambda: [f"waiting, in this order: {', '.join(waiting) or 'none'}"])
+    return Exit.OK
+
+
+async def after_it(call: Invocation) -> Exit:
+    async with call.client() as client:
+        run = await find_run(client, call.args.name)
+        others = [(await find_run(client, name)).id for name in call.args.others]
+        run = await client.call(wire.ArrangeRun(run=run.id, after=others))
+    word = f"waits for {', '.join(run.after)}" if run.after else "waits for no other run"
+    call.console.show(run, lambda: [f"{run.id} {run.name} {word}"])
+    return Exit.OK
+
+
+async def extend_it(call: Invocation) -> Exit:
+    async with call.client() as client:
+        run = await find_run(client, call.args.name)
+        found = await client.call(wire.ExtendRun(run=run.id, steps=call.args.steps))
+    call.console.show(found, lambda: [f"{found.run.id} {found.run.name}: {found.told}"])
+    return Exit.OK
+
+
+async def fork_it(call: Invocation) -> Exit:
+    async with call.client() as client:
+        run = await find_run(client, call.args.name)
+        ask = wire.ForkRun(
+            run=run.id, step=call.args.at, settings=call.args.overrides, name=call.args.new_name
+        )
+        found = await client.call(ask)
+    call.console.show(found, lambda: [f"{found.run.id} {found.run.name}: {found.told}"])
+    return Exit.OK

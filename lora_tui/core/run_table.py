@@ -1,0 +1,149 @@
+"""Runs side by side: where their recipes differ, how their losses went, what came of them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+
+from lora_tui.core import words
+from lora_tui.core.series import Line, smooth
+from shared import recipe as recipes
+from shared import wire
+from shared.which import Which
+
+MOMENTS = 8  # steps at which the losses are told
+IDLE = 60.0  # seconds between two steps in which nothing was trained
+TONES = ("primary", "success", "warning", "error", "secondary", "accent", "muted")
+
+
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the runs that are compared. ``norm``: ‖ΔW‖ (Frobenius) of its last LoRA, if known."""
+
+    run: wire.Run
+    recipe: str  # TOML
+    points: list[wire.LivePoint]
+    samples: list[wire.Picture]
+    which: Which | None = None  # as far as its checkpoints are measured
+    norm: float | None = None
+
+    @property
+    def held(self) -> float | None:
+        """The change of the loss on pictures kept back, of its best measured checkpoint."""
+        known = [one.held.mean for one in self.which.candidates if one.held] if self.which else []
+        return min(known, default=None)
+
+
+def differences(sides: Sequence[Side]) -> list[tuple[str, list[str]]]:
+    """(key, each run's value) of every option in which the runs are not all alike. A recipe of an
+    older version has the present default where it says nothing."""
+    values = [_values(side.recipe) for side in sides]
+    rows = []
+    for option in recipes.options():
+        own = [recipes.written(one.get(option.key, option.default)) for one in values]
+        if len(set(own)) > 1 and option.key != "title":
+            rows.append((option.key, own))
+    return rows
+
+
+def curves(sides: Sequence[Side]) -> list[Line]:
+    """The smoothed loss of each run, in a tone of its own. All are smoothed over as many steps, so
+    that a long run does not look calmer than a short one."""
+    longest = max((side.points[-1].step for side in sides if side.points), default=1)
+    span = max(8.0, longest * 0.04)
+    lines = []
+    for number, side in enumerate(sides):
+        steps = [float(point.step) for point in side.points]
+        losses = smooth(steps, [point.loss for point in side.points], span)
+        lines.append(Line(steps, losses, TONES[number % len(TONES)], name_of(side)))
+    return lines
+
+
+def losses_at(sides: Sequence[Side]) -> list[tuple[int, list[float | None]]]:
+    """(step, each run's smoothed loss there) at a few steps; None where a run was not so far."""
+    lines = curves(sides)
+    last = int(max((line.xs[-1] for line in lines if line.xs), default=0))
+    steps = sorted({max(1, round(last * part / MOMENTS)) for part in range(1, MOMENTS + 1)})
+    return [(step, [_at(line, step) for line in lines]) for step in steps if last]
+
+
+def pairs(sides: Sequence[Side]) -> list[tuple[str, list[wire.Picture | None]]]:
+    """(prompt, each run's latest sample of it), of prompts and seeds that at least one run has."""
+    latest: list[dict[tuple[str, int], wire.Picture]] = []
+    for side in sides:
+        own: dict[tuple[str, int], wire.Picture] = {}
+        for picture in sorted(side.samples, key=lambda one: (one.step, one.created)):
+            own[picture.prompt, picture.seed] = picture
+        latest.append(own)
+    keys = dict.fromkeys(key for own in latest for key in own)
+    return [(key[0], [own.get(key) for own in latest]) for key in keys]
+
+
+def name_of(side: Side) -> str:
+    """The run as one tells it from the others: by what was set otherwise, else by its name."""
+    apart = " ".join(setting.partition(".")[2] or setting for setting in side.run.settings)
+    return f"{side.run.id} {apart if side.run.group and apart else side.run.name}"
+
+
+HEAD = ("RUN", "STATE", ">STEPS", ">FIRST LOSS", ">LAST LOSS", ">KEPT BACK", ">‖ΔW‖", ">TIME")
+
+
+def results(sides: Sequence[Side]) -> list[Sequence[str]]:
+    """One row a run, as HEAD has them."""
+    return [_row(side, line) for side, line in zip(sides, curves(sides), strict=True)]
+
+
+def _row(side: Side, line: Line) -> Sequence[str]:
+    run = side.run
+    settled = [y for x, y in zip(line.xs, line.ys, strict=True) if x >= min(8, line.xs[-1])]
+    return (
+        name_of(side),
+        run.state,
+        words.count(run.step),
+        words.number(settled[0] if settled else None),
+        words.number(line.ys[-1] if line.ys else None),
+        "–" if side.held is None else f"{side.held:+.1%}",
+        "–" if side.norm is None else f"{side.norm:.3g}",
+        words.duration(_trained(side)),
+    )
+
+
+def _trained(side: Side) -> float | None:
+    """Seconds between its steps; a pause, or a night before it was extended, is left out."""
+    gaps = [after.time - before.time for before, after in pairwise(side.points)]
+    return sum(gap for gap in gaps if 0 <= gap < IDLE) if gaps else None
+
+
+def said(sides: Sequence[Side]) -> Iterator[str]:
+    """How to read the table."""
+    yield "LOSS: smoothed, each run's own loss: comparable where [loss] and [noise] are alike."
+    if any(side.held is not None for side in sides):
+        yield "KEPT BACK: change from the bare base, of the best checkpoint; comparable throughout."
+    else:
+        yield "KEPT BACK: `lora-tui run which RUN` measures it, if evaluation.held_out keeps some."
+    if len({side.run.dataset for side in sides}) > 1:
+        yield "The runs are of different datasets."
+
+
+def _at(line: Line, step: int) -> float | None:
+    if not line.xs or step > line.xs[-1]:
+        return None
+    known = [y for x, y in zip(line.xs, line.ys, strict=True) if x <= step]
+    return known[-1] if known else None
+
+
+def _values(recipe: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    def walk(tree: dict[str, Any], prefix: str) -> None:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                found[f"{prefix}{key}"] = value
+
+    walk(tomllib.loads(recipe), "")
+    return found

@@ -1,0 +1,64 @@
+"""Runs side by side, as rows and as a picture."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import msgspec
+from PIL import Image
+
+from lora_tui.core import run_table, runs_picture
+from lora_tui.core.run_table import Side
+from shared import wire
+from tests.fixtures.make_workspace import PICTURE, RUN
+
+
+def side(run: str, recipe: str, losses: list[float], **fields: Any) -> Side:
+    points = [
+        wire.LivePoint(step, loss, 1e-4, 1.0, float(step) + (500.0 if step > 20 else 0.0))
+        for step, loss in enumerate(losses, 1)
+    ]
+    told = msgspec.structs.replace(RUN, id=run, step=len(losses), **fields)
+    sample = msgspec.structs.replace(PICTURE, id=f"{run}-1", run=run, step=len(losses))
+    return Side(run=told, recipe=recipe, points=points, samples=[sample])
+
+
+SIDES = [
+    side("r0001", "[network]\nrank = 4\n", [0.2] * 40, group="g", settings=["network.rank=4"]),
+    side("r0002", "[training]\nseed = 7\n", [0.2, 0.1] * 10),
+]
+
+
+def test_only_options_that_differ_are_told_and_defaults_count() -> None:
+    assert run_table.differences(SIDES) == [
+        ("network.rank", ["4", "8"]), ("training.seed", ["42", "7"]),
+    ]  # fmt: skip
+    assert run_table.differences([SIDES[0], SIDES[0]]) == []
+
+
+def test_losses_are_told_at_the_same_steps_and_not_beyond_a_runs_end() -> None:
+    told = dict(run_table.losses_at(SIDES))
+    assert max(told) == 40
+    assert told[20][0] is not None and told[20][1] is not None
+    assert told[40][1] is None
+
+
+def test_a_run_of_a_sweep_is_named_by_what_sets_it_apart() -> None:
+    rows = run_table.results(SIDES)
+    assert [row[0] for row in rows] == ["r0001 rank=4", "r0002 dragons"]
+    assert rows[0][-1] == "0:38"  # of 38 steps between steps; a night is not trained
+
+
+def test_samples_of_one_prompt_and_seed_stand_side_by_side() -> None:
+    [(prompt, across)] = run_table.pairs(SIDES)
+    assert prompt == PICTURE.prompt
+    assert [one.id for one in across if one is not None] == ["r0001-1", "r0002-1"]
+
+
+def test_the_sheet_has_both_curves_and_the_sample_that_is_there() -> None:
+    red = io.BytesIO()
+    Image.new("RGB", (8, 8), "#ff0000").save(red, "PNG")
+    with Image.open(io.BytesIO(runs_picture.png(SIDES, {"r0002-1": red.getvalue()}))) as sheet:
+        colours = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 20) or []}
+    assert {(255, 0, 0), (31, 119, 180), (214, 39, 40)} <= colours
