@@ -189,8 +189,9 @@ def steps_per_epoch(recipe: Recipe, pictures: int) -> int:
 
 
 def pictures_per_step(recipe: Recipe) -> int:
-    """Batch size × accumulated batches."""
-    return recipe.training.batch_size * recipe.training.accumulation
+    """Batch size × accumulated batches × processes."""
+    training = recipe.training
+    return training.batch_size * training.accumulation * training.num_processes
 
 
 def held_out_count(recipe: Recipe, pictures: int) -> int:

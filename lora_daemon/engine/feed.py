@@ -47,7 +47,8 @@ class Batch:
     is ``noise`` unless the input is perturbed; ``timesteps``: int64 (n,); ``text``: conditioning
     (n, rows, width) in the base's dtype; ``share``: of the step's pictures that are in this batch;
     ``views``: float32 (n, 6), as ``Base.denoise`` takes them, where the family does; ``pictures``:
-    their places in the run's list; ``counts``: what each place of each picture counts in the loss,
+    their places in the run's list; ``first``: the slot of the first among the step's pictures;
+    ``counts``: what each place of each picture counts in the loss,
     float32 (n, 1, h, w) or (n, 1, 1, 1), where they differ.
     """
 
@@ -59,6 +60,7 @@ class Batch:
     share: float
     views: Tensor | None = None
     pictures: tuple[int, ...] = ()
+    first: int = 0
     counts: Tensor | None = None
 
 
@@ -81,6 +83,7 @@ class Feed:
         self.dataset, self.noise = recipe.dataset, recipe.noise
         self.batch_size = recipe.training.batch_size
         self.per_step = pictures_per_step(recipe)
+        self.parts = recipe.training.num_processes
         self.repeats = recipe.dataset.repeats
         self.moments = moments
         self.captions = captions
@@ -104,13 +107,22 @@ class Feed:
         self._texts = {text: self._embedded(text) for text in ahead}
         self._order: tuple[int, list[int]] = (-1, [])
 
-    def batches(self, step: int) -> Iterator[Batch]:
-        """The batches of a step, counted from 0: one, unless several are accumulated. They depend
-        on the seed and the step alone."""
+    def batches(self, step: int, part: int = 0) -> Iterator[Batch]:
+        """The batches of one of the ``parts`` of a step, counted from 0: one, unless several are
+        accumulated; none where the epoch's last step has too few pictures. They depend on the seed,
+        the step and the part alone, and those of all parts are the step's, however many there are.
+        """
+        order = self.pictures(step)
+        size = self.per_step // self.parts
+        end = min((part + 1) * size, len(order))
+        for first in range(part * size, end, self.batch_size):
+            last = min(first + self.batch_size, end)
+            yield self._batch(step, first, order[first:last], len(order))
+
+    def pictures(self, step: int) -> list[int]:
+        """The places in the run's list of a step's pictures, by slot."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = self._shuffled(epoch)[place * self.per_step : (place + 1) * self.per_step]
-        for first in range(0, len(order), self.batch_size):
-            yield self._batch(step, first, order[first : first + self.batch_size], len(order))
+        return self._shuffled(epoch)[place * self.per_step : (place + 1) * self.per_step]
 
     def _batch(self, step: int, first: int, order: list[int], of: int) -> Batch:
         """``first``: the slot of its first picture among the step's ``of``."""
@@ -131,6 +143,7 @@ class Feed:
             share=len(order) / of,
             views=torch.tensor(views, device=device) if self.base.takes_views else None,
             pictures=tuple(order),
+            first=first,
             counts=self._counts(order, mirrored),
         )
 
