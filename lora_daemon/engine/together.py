@@ -55,8 +55,8 @@ class Together:
         self.own = range(rank, parts, world)
 
     def begin(self, step: int, vector: Tensor) -> int:
-        """The step to do now, counted from 0, or OVER. The leader says it; ``vector``, float32 (n,), becomes
-        the leader's."""
+        """The step to do now, counted from 0, or OVER. The leader says it; ``vector``, float32
+        (n,), becomes the leader's."""
         if self.world == 1:
             return step
         number = torch.tensor(step)
@@ -129,20 +129,29 @@ def led(order: Train, parts: int, device: torch.device) -> Iterator[Together]:
             for rank in range(1, world)
         ]
         watchers = [
-            threading.Thread(target=_watch, args=(peer, rank, over), name=f"peer {rank}")
+            threading.Thread(
+                target=_watch, args=(peer, rank, over), name=f"peer {rank}", daemon=True
+            )
             for rank, peer in enumerate(peers, 1)
         ]
         for watcher in watchers:
-            watcher.daemon = True
             watcher.start()
-        try:
-            with joined(parts, 0, world, meeting) as together:
-                yield together
-        finally:
+
+        def release() -> None:
             over.set()
-            for peer, watcher in zip(peers, watchers, strict=True):
+            for peer in peers:
                 assert peer.stdin is not None
                 peer.stdin.close()
+
+        try:
+            with joined(parts, 0, world, meeting) as together:
+                try:
+                    yield together
+                finally:
+                    release()  # before the connection goes, which they would take for a fault
+        finally:
+            release()
+            for peer, watcher in zip(peers, watchers, strict=True):
                 watcher.join(LEAVE_WITHIN)
                 peer.kill()  # nothing, where it has ended
 

@@ -57,7 +57,7 @@ def train(
 
 
 def follow(recipe: Recipe, base: Base, adapter: Adapter, feed: Feed, together: Together) -> None:
-    """Do this process's parts of each step that the leader begins, until it says that it is over."""
+    """Do this process's parts of each step that the leader begins, until all is OVER."""
     errors = Errors(recipe, base, adapter)
     while (step := together.begin(OVER, adapter.vector.data)) != OVER:
         step_loss = torch.zeros((), device=base.device)

@@ -137,7 +137,8 @@ def engine(facts: Mapping[str, Any]) -> Check:
             found=f"torchvision {facts['torchvision']} does not fit torch "
             f"{facts['packages']['torch']}, and breaks what imports it: "
             f"{facts['torchvision_error']}",
-            mend="The engine does without it: pip uninstall torchvision",
+            mend="Take it from where torch came from, or, as only some captioners need it: "
+            "pip uninstall torchvision",
         )  # fmt: skip
     versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
     return Check(about="engine", level="ok", found=versions)
