@@ -88,6 +88,32 @@ def test_two_processes_train_what_one_does_also_killed_and_taken_up_by_one(
 
 
 @pytest.mark.slow
+def test_a_run_of_two_killed_at_either_ends_with_the_bytes_of_an_unbroken_one(
+    tmp_path: Path, base_path: Path
+) -> None:
+    frozen = work.pictures(tmp_path / "pictures", 5)
+    training = {"epochs": 2, "batch_size": 2, "num_processes": 2, "ema": 0.9}
+    sections = {**SECTIONS, "training": training, "network": {"rank": 4, "dropout": 0.1}}
+    unbroken, broken = (
+        work.prepare(tmp_path / name / "run", base_path, frozen, **sections)
+        for name in ("unbroken", "broken")
+    )
+    work.train(unbroken)
+    for step, leader in ((2, False), (4, True)):
+        with work.worker() as worker:
+            worker.send(broken)
+            worker.until(pipe.StateSaved, lambda saved, least=step: saved.step >= least)  # type: ignore[misc]
+            (peer,) = _children(worker.pid)
+            os.kill(worker.pid if leader else peer, signal.SIGKILL)
+            with pytest.raises(EOFError):
+                worker.until(pipe.Finished)
+            work.wait_for(lambda pid=peer: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
+    resumed = work.train(broken).of(pipe.Resumed)[0]
+    assert resumed.step >= 4 and resumed.identical
+    assert work.content(broken) == work.content(unbroken)
+
+
+@pytest.mark.slow
 def test_torchrun_trains_a_run_that_the_worker_then_finds_done(
     tmp_path: Path, base_path: Path
 ) -> None:
