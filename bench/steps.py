@@ -17,7 +17,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from bench.textbook import textbook
 from lora_daemon.engine import bases
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.cache import LatentsCache
-from lora_daemon.engine.feed import Batch, Feed, choose
+from lora_daemon.engine.feed import Feed, choose
 from lora_daemon.engine.lora_metadata import Made
 from lora_daemon.engine.optimizers import optimizer_for
 from lora_daemon.engine.resume import Fingerprint
@@ -54,8 +54,8 @@ class Alone:
     def steps(self) -> Iterator[int]:
         yield from range(self._steps)
 
-    def saw(self, batch: Batch, predicted: Tensor, target: Tensor) -> None:
-        del batch, predicted, target
+    def saw(self, pictures: Sequence[int], timesteps: Tensor, losses: Tensor) -> None:
+        del pictures, timesteps, losses
 
     def record(self, loss: Tensor, rate: float, norm: Tensor) -> None:
         del loss, rate, norm

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from lora_daemon import pipe, service
+from lora_daemon import nvidia, pipe, service
 from lora_daemon.affinity import Affinities
 from lora_daemon.arranging import Arranging
 from lora_daemon.bases import Bases
@@ -83,6 +83,7 @@ class Domain:
         self._daemon = daemon
         self._supervisor = Supervisor(daemon.workspace)
         self._orders = Orders(self._supervisor)
+        self._gpu: tuple[nvidia.Driver, str | None] | None = None
         self._jobs = Jobs(daemon.hub)
         self._catalog = Catalog(daemon.store)
         self._writer = Writer(daemon, self._catalog, self._jobs)
@@ -280,9 +281,16 @@ class Domain:
             devices=self._telemetry.latest,
             jobs=self._jobs.all(),
             runs=[run for run in self._current_runs() if run.state not in wire.FINAL_STATES],
-            warnings=[*workspace_warnings(self._daemon.workspace.root),
+            warnings=[*self._gpu_warnings(), *workspace_warnings(self._daemon.workspace.root),
                       *self._writer.warnings(), *self._watch.warnings()],
         )  # fmt: skip
+
+    def _gpu_warnings(self) -> list[str]:
+        """A GPU that the engine cannot use; what is installed is looked at once."""
+        if self._gpu is None:
+            self._gpu = nvidia.driver(), nvidia.torch_built_for()
+        ready = self._supervisor.ready
+        return nvidia.warnings(*self._gpu, ready.device if ready else "")
 
     def _current_runs(self) -> list[wire.Run]:
         return [self._scheduler.current(run) for run in self._runs.all()]

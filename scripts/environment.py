@@ -1,5 +1,7 @@
 """Make ``.venv`` and install lora-tui into it, once. Standard library only.
 
+On a box with an NVIDIA GPU its driver is read first, and torch's build chosen by it.
+
 Run again it compares a stamp and says nothing. A torch that is new enough and imports is kept,
 whether it is in ``.venv`` already or beside the interpreter this runs in (a rented GPU box often
 brings one that fits its driver): constraints.txt then yields to it.
@@ -17,6 +19,10 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, os.fspath(ROOT))
+
+from shared.gpu_fit import cuda_of, index_for  # noqa: E402 - of the standard library alone too
+
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "lora-tui.stamp"
@@ -31,9 +37,41 @@ def stamp() -> str:
     return digest.hexdigest()
 
 
-def working_torch(python: str | Path) -> str:
-    """The version of the torch ``python`` can import, if it is new enough; else nothing."""
-    probe = "import torch; torch.ones(2).sum().item(); print(torch.__version__)"
+def driver(proc: Path = Path("/proc/driver/nvidia/version")) -> str:
+    """The version of the NVIDIA driver; empty without one."""
+    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=True)
+        told = done.stdout
+    except (OSError, subprocess.SubprocessError):
+        try:
+            told = proc.read_text()
+        except OSError:
+            return ""
+    found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", told)
+    return found[0] if found else ""
+
+
+def index(driver: str) -> str:
+    """Where torch is to come from: TORCH_INDEX, or a build that the driver runs; empty for the
+    ordinary place."""
+    asked = os.environ.get("TORCH_INDEX", "")
+    if asked or not driver:
+        return asked
+    found = index_for(cuda_of(driver))
+    if found is None:
+        say(f"The NVIDIA driver, {driver}, is too old for any torch that lora-tui can use: "
+            "training will run on the CPU until the driver is 525 or newer.")  # fmt: skip
+    elif found:
+        say(f"Torch for CUDA 12 is taken, because the NVIDIA driver is {driver}.")
+    return found or ""
+
+
+def working_torch(python: str | Path, gpu: bool = False) -> str:
+    """The version of the torch ``python`` can import, if it is new enough and, with ``gpu``, uses
+    one; else nothing."""
+    uses = "assert torch.cuda.is_available(); " if gpu else ""
+    probe = f"import torch; torch.ones(2).sum().item(); {uses}print(torch.__version__)"
     try:
         done = subprocess.run(
             [python, "-c", probe], capture_output=True, text=True, timeout=300, check=True
@@ -66,20 +104,21 @@ def constraints(torch: str) -> Path:
 def main() -> int:
     if STAMP.exists() and PYTHON.exists() and STAMP.read_text() == stamp():
         return 0
+    card = driver()
     torch = working_torch(PYTHON) if PYTHON.exists() else ""
     if not PYTHON.exists():
-        torch = working_torch(sys.executable)
+        torch = working_torch(sys.executable, gpu=bool(card))
         say(f"Making .venv with {sys.executable} (Python {sys.version.split()[0]}).")
         venv.create(VENV, with_pip=True, system_site_packages=bool(torch), symlinks=True)
         if torch and sys.prefix != sys.base_prefix:
             see_packages_of_this_venv()
     if torch:
         say(f"Keeping torch {torch}, which is there and works.")
-    index = os.environ.get("TORCH_INDEX", "")
+    place = "" if torch else index(card)
     command = [
         PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--quiet",
         "--constraint", constraints(torch),
-        *(["--extra-index-url", index] if index and not torch else []),
+        *(["--extra-index-url", place] if place else []),
         "--editable", f"{ROOT}[engine,dev]",
     ]  # fmt: skip
     say("Installing lora-tui and what it needs; this takes a few minutes the first time.")

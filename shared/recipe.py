@@ -191,12 +191,13 @@ def steps_per_epoch(recipe: Recipe, pictures: int, shown: Collection[int] = ()) 
     both = 2 if recipe.dataset.regularisation else 1
     shown = shown or [pictures * recipe.dataset.repeats * both]
     batches = sum(math.ceil(one / recipe.training.batch_size) for one in shown)
-    return math.ceil(batches / recipe.training.accumulation)
+    return math.ceil(batches / (recipe.training.accumulation * recipe.training.num_processes))
 
 
 def pictures_per_step(recipe: Recipe) -> int:
-    """Batch size × accumulated batches."""
-    return recipe.training.batch_size * recipe.training.accumulation
+    """Batch size × accumulated batches × processes."""
+    training = recipe.training
+    return training.batch_size * training.accumulation * training.num_processes
 
 
 def held_out_count(recipe: Recipe, pictures: int) -> int:

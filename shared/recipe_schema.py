@@ -530,6 +530,16 @@ class Training(Table, frozen=True, kw_only=True):
             "memory.",
         ),
     ] = 1
+    num_processes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="Data-parallel: so many processes, one a GPU, each take batch_size "
+            "pictures of a step: the same as a larger batch, in less time. Where there are fewer "
+            "GPUs, each does the work of several: the same curve, slower.",
+        ),
+    ] = 1
     checkpointing: Annotated[
         bool,
         Meta(

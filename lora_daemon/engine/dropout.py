@@ -28,11 +28,11 @@ class Dropout:
     def on(self) -> bool:
         return bool(self.numbers or self.ranks or self.modules)
 
-    def begin(self, step: int) -> None:
-        """Before all of a step's forwards, those of a text encoder that learns included."""
+    def begin(self, step: int, part: int = 0) -> None:
+        """Before all forwards of a part of a step, those of a text encoder that learns included."""
         if not self.on:
             return
-        counted = generator(self._seed, "dropout", step)
+        counted = generator(self._seed, "dropout", step, *([part] if part else []))
         self._own.manual_seed(counted.initial_seed())
 
     def attach(self, layer: Any, adapter: str) -> None:

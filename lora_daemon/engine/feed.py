@@ -20,7 +20,7 @@ from shared import buckets
 from shared.errors import Code, LoraError
 from shared.files import publish
 from shared.framing import Size
-from shared.recipe import Recipe, steps_per_epoch
+from shared.recipe import Recipe, pictures_per_step, steps_per_epoch
 
 Look = Callable[[int, int], None]  # called between two pictures with those done and their number
 
@@ -48,7 +48,8 @@ class Batch:
     is ``noise`` unless the input is perturbed; ``timesteps``: int64 (n,); ``text``: conditioning
     (n, rows, width) in the base's dtype; ``share``: of the step's pictures that are in this batch;
     ``views``: float32 (n, 6), as ``Base.denoise`` takes them, where the family does; ``pictures``:
-    their places in the run's list; ``counts``: what each place of each picture counts in the loss,
+    their places in the run's list; ``first``: the slot of the first among the step's pictures;
+    ``counts``: what each place of each picture counts in the loss,
     float32 (n, 1, h, w) or (n, 1, 1, 1), where they differ.
     """
 
@@ -60,6 +61,7 @@ class Batch:
     share: float
     views: Tensor | None = None
     pictures: tuple[int, ...] = ()
+    first: int = 0
     counts: Tensor | None = None
 
 
@@ -83,6 +85,8 @@ class Feed:
         self.dataset, self.noise = recipe.dataset, recipe.noise
         self.batch_size = recipe.training.batch_size
         self.accumulation = recipe.training.accumulation
+        self.per_step = pictures_per_step(recipe)
+        self.parts = recipe.training.num_processes
         self.repeats = recipe.dataset.repeats
         self.moments = moments
         self.captions = captions
@@ -116,15 +120,27 @@ class Feed:
         self._texts = {text: self._embedded(text) for text in ahead}
         self._order: tuple[int, list[list[int]]] = (-1, [])
 
-    def batches(self, step: int) -> Iterator[Batch]:
-        """The batches of a step, counted from 0: one, unless several are accumulated. They depend
-        on the seed and the step alone."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        wanted = self._batches(epoch)[place * self.accumulation : (place + 1) * self.accumulation]
-        first, of = 0, sum(map(len, wanted))
-        for order in wanted:
+    def batches(self, step: int, part: int = 0) -> Iterator[Batch]:
+        """The batches of one of the ``parts`` of a step, counted from 0: one, unless several are
+        accumulated; none where the epoch's last step has too few pictures. They depend on the seed,
+        the step and the part alone, and those of all parts are the step's, however many there are.
+        """
+        wanted = self._wanted(step)
+        begin, end = part * self.accumulation, (part + 1) * self.accumulation
+        first, of = sum(map(len, wanted[:begin])), sum(map(len, wanted))
+        for order in wanted[begin:end]:
             yield self._batch(step, first, order, of)
             first += len(order)
+
+    def pictures(self, step: int) -> list[int]:
+        """The places in the run's list of a step's pictures, by slot."""
+        return [index for order in self._wanted(step) for index in order]
+
+    def _wanted(self, step: int) -> list[list[int]]:
+        """A step's pictures by batch."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        count = self.accumulation * self.parts
+        return self._batches(epoch)[place * count : (place + 1) * count]
 
     def _batch(self, step: int, first: int, order: list[int], of: int) -> Batch:
         """``first``: the slot of its first picture among the step's ``of``."""
@@ -145,6 +161,7 @@ class Feed:
             share=len(order) / of,
             views=torch.tensor(views, device=device) if self.base.takes_views else None,
             pictures=tuple(order),
+            first=first,
             counts=self._counts(order, mirrored),
         )
 

@@ -6,6 +6,7 @@ A process of its own, because it imports torch and may meet a broken one:
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import sys
 from importlib import metadata
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from lora_daemon import filesystem
+from lora_daemon import filesystem, nvidia
 
 PACKAGES = (
     "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy",
@@ -34,6 +35,8 @@ class Facts(msgspec.Struct, kw_only=True):
 
     packages: dict[str, str]  # installed version; empty if not installed
     torch_error: str = ""  # why it cannot be imported
+    torchvision: str = ""  # its version, if it is there: the engine does without
+    torchvision_error: str = ""  # why it cannot be imported: then much of the engine cannot either
     built_for: str = ""  # the CUDA version of torch's build; empty: a build without CUDA
     gpus: list[Gpu] = []  # that torch can use
     gpu_error: str = ""  # why it can use none
@@ -73,27 +76,9 @@ def _disk(facts: Facts, workspace: Path) -> None:
 
 
 def _driver(facts: Facts) -> None:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # no package, no library, no driver: all the same here
-        return
-    try:
-        facts.driver = _text(pynvml.nvmlSystemGetDriverVersion())
-        cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
-        facts.driver_cuda = f"{cuda // 1000}.{cuda % 1000 // 10}"
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            facts.cards.append(_text(pynvml.nvmlDeviceGetName(handle)))
-    except pynvml.NVMLError as error:
-        facts.gpu_error = f"the driver says: {error}"
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    there = nvidia.driver()
+    facts.driver, facts.driver_cuda, facts.cards = there.version, there.cuda, there.cards
+    facts.gpu_error = there.error
 
 
 def _torch(facts: Facts) -> None:
@@ -106,6 +91,12 @@ def _torch(facts: Facts) -> None:
     except Exception as error:
         facts.torch_error = f"{type(error).__name__}: {error}"
         return
+    facts.torchvision = _version("torchvision")
+    if facts.torchvision:
+        try:
+            importlib.import_module("torchvision")
+        except Exception as error:  # made for another torch: an operator is missing, or a symbol
+            facts.torchvision_error = f"{type(error).__name__}: {error}".splitlines()[0]
     facts.built_for = torch.version.cuda or ""
     if not torch.cuda.is_available():
         if facts.built_for:

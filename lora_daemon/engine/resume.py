@@ -48,10 +48,11 @@ class Fingerprint(msgspec.Struct, frozen=True):
     device: str
     dtype: str
     base: str
+    processes: int = 1
 
     @classmethod
-    def of(cls, base: Base) -> Fingerprint:
-        """This process's, for training on ``base``."""
+    def of(cls, base: Base, processes: int = 1) -> Fingerprint:
+        """This process's, for training on ``base``, together with others if several."""
         versions = {"torch": torch.__version__, "diffusers": diffusers.__version__,
                     "transformers": transformers.__version__, "peft": peft.__version__}  # fmt: skip
         device = "cpu"
@@ -66,6 +67,7 @@ class Fingerprint(msgspec.Struct, frozen=True):
             device=device,
             dtype=str(base.dtype).removeprefix("torch."),
             base=base.model_hash,
+            processes=processes,
         )
 
     def differs(self, other: Fingerprint) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import torch
 
 from lora_daemon.engine import lora_file
 from lora_daemon.engine.adapters import Adapter
@@ -28,6 +29,7 @@ from lora_daemon.engine.samples import Samples
 from lora_daemon.engine.session import Session
 from lora_daemon.engine.steering import Commands, Leave, Steering, Tell
 from lora_daemon.engine.studio import Studio
+from lora_daemon.engine.together import led, world_of
 from lora_daemon.engine.train import train
 from lora_daemon.pipe import Finished, Freeze, Notice, Resumed, RunFailed, Serving, Skipped, Train
 from shared import recipe as recipes
@@ -73,7 +75,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     run_dir = Path(order.run_dir)
     for folder in ("state", "lora", "samples", "."):
         sweep(run_dir / folder)
-    recipe, freeze = _read(run_dir)
+    recipe, freeze = read(run_dir)
     steering.enter("loading")
     base = studio.base(freeze.base_path, recipe.training.precision, freeze.base_predicts)
     resolution = recipe.dataset.resolution or base.resolution
@@ -98,19 +100,16 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     )
     for path, reason in choice.skipped:
         steering.tell(Skipped(run=order.run, path=path, reason=reason))
-    noised = ending_in_noise(base) if recipe.noise.zero_terminal_snr else base
-    if base.distilled:
-        noised = replace(noised, guidance=recipe.training.guidance)
-    feed = _feed(recipe, noised, freeze, choice, moments, run_dir)
+    noised = as_trained(recipe, base)
+    feed = fed(recipe, noised, freeze, choice, moments, run_dir)
     captions = feed.captions[: feed.trained]
     for notice in _notices(recipe, base, captions):
         steering.tell(Notice(run=order.run, message=notice))
     total = total_steps(recipe, feed.trained, feed.shown)
+    parts = recipe.training.num_processes
+    world = world_of(parts, base.device)
 
-    adapter = Adapter(
-        base, recipe.network, recipe.training.seed, recipe.optimizer.text_encoder_rate > 0,
-        recipe.training.ema, recipe.optimizer.rates,
-    )  # fmt: skip
+    adapter = adapter_for(base, recipe)
     try:
         optimizer = optimizer_for(adapter, recipe.optimizer)
         made = Made(
@@ -127,7 +126,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
             recipe, noised, run_dir, resolution, freeze.base, steering, adapter.averaged
         )
         session = Session(
-            recipe, made, run_dir, adapter, optimizer, Fingerprint.of(base), steering,
+            recipe, made, run_dir, adapter, optimizer, Fingerprint.of(base, world), steering,
             samples.make, total, feed.steps_per_epoch,
         )  # fmt: skip
         _serve(steering, studio, base, adapter.set_aside)
@@ -140,10 +139,31 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
                 session.stop()
             else:
                 samples.catch_up(session.step, feed.steps_per_epoch)
-        with _checkpointed(base, recipe.training.checkpointing), _last_good(session):
-            train(recipe, noised, adapter, optimizer, feed, session)
+        with (
+            checkpointed(base, recipe.training.checkpointing),
+            _last_good(session),
+            led(order, parts, base.device) as together,
+        ):
+            train(recipe, noised, adapter, optimizer, feed, session, together)
     finally:
         adapter.remove()
+
+
+def adapter_for(base: Base, recipe: Recipe) -> Adapter:
+    """A run's adapter before its first step, injected into the base."""
+    return Adapter(
+        base, recipe.network, recipe.training.seed, recipe.optimizer.text_encoder_rate > 0,
+        recipe.training.ema, recipe.optimizer.rates,
+    )  # fmt: skip
+
+
+def as_trained(recipe: Recipe, base: Base) -> Base:
+    """The base with the noise and the guidance that the recipe trains it at."""
+    if recipe.noise.zero_terminal_snr:
+        base = ending_in_noise(base)
+    if base.distilled:
+        base = replace(base, guidance=recipe.training.guidance)
+    return base
 
 
 def _serve(steering: Steering, studio: Studio, base: Base, aside: Aside) -> None:
@@ -156,7 +176,7 @@ def _serve(steering: Steering, studio: Studio, base: Base, aside: Aside) -> None
     steering.on_serve = serve
 
 
-def _feed(
+def fed(
     recipe: Recipe, base: Base, freeze: Freeze, choice: Choice, moments: list[Moments],
     run_dir: Path,
 ) -> Feed:  # fmt: skip
@@ -225,6 +245,14 @@ def _tell_resumed(steering: Steering, now: Fingerprint, progress: Progress) -> N
 
 def _notices(recipe: Recipe, base: Base, captions: list[str]) -> Iterator[str]:
     """What a user should know before it is trained."""
+    parts = recipe.training.num_processes
+    if (world := world_of(parts, base.device)) < parts:
+        yield (
+            f"The recipe is for {parts} processes, and {world} can train here: each does the work "
+            "of several. The LoRA is the same but for rounding; it takes longer."
+        )
+    if base.dtype == torch.float16 and recipe.training.precision == "auto":
+        yield "This GPU has no bf16, so the base is in fp16, and its losses are scaled."
     windows = recipe.dataset.windows
     if long := sum(not base.fits(caption, windows) for caption in captions):
         yield (
@@ -241,7 +269,7 @@ def _notices(recipe: Recipe, base: Base, captions: list[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _checkpointed(base: Base, wanted: bool) -> Iterator[None]:
+def checkpointed(base: Base, wanted: bool) -> Iterator[None]:
     """The denoiser keeps few activations, if ``wanted``, for as long as the context lasts."""
     if not wanted:
         yield
@@ -253,7 +281,8 @@ def _checkpointed(base: Base, wanted: bool) -> Iterator[None]:
         base.denoiser.disable_gradient_checkpointing()
 
 
-def _read(run_dir: Path) -> tuple[Recipe, Freeze]:
+def read(run_dir: Path) -> tuple[Recipe, Freeze]:
+    """What a run is of. Raises LoraError."""
     recipe = recipes.load(run_dir / "recipe.toml")
     path = run_dir / "freeze.json"
     try:

@@ -6,14 +6,13 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lora_daemon.engine.adapters import Adapter
-from lora_daemon.engine.feed import Batch
 from lora_daemon.engine.lora_file import tensors_of
 from lora_daemon.engine.lora_metadata import Made, metadata
 from lora_daemon.engine.metrics import Metrics
@@ -93,11 +92,10 @@ class Session:
         """Take no more steps: save the LoRA as it is, and finish."""
         self.outcome = "stopped"
 
-    def saw(self, batch: Batch, predicted: Tensor, target: Tensor) -> None:
-        """A batch of this step went through: the loss of each of its pictures is kept."""
-        each = ((predicted.detach() - target) ** 2).mean(dim=(1, 2, 3))
-        self._seen += [(self.step + 1, picture) for picture in batch.pictures]
-        self._seen_at.append((batch.timesteps, each))
+    def saw(self, pictures: Sequence[int], timesteps: Tensor, losses: Tensor) -> None:
+        """These pictures of this step went through: the loss of each is kept, float32 (n,)."""
+        self._seen += [(self.step + 1, picture) for picture in pictures]
+        self._seen_at.append((timesteps, losses))
 
     def record(self, loss: Tensor, rate: float, norm: Tensor) -> None:
         """One step is done. The tensors are read at the next tick, not now: reading waits."""

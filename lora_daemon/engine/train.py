@@ -16,41 +16,33 @@ from lora_daemon.engine.objectives import objective, wanted
 from lora_daemon.engine.preservation import Preservation
 from lora_daemon.engine.schedules import learning_rate
 from lora_daemon.engine.session import Session
+from lora_daemon.engine.together import OVER, Together
 from shared.recipe import Recipe
 
 
 def train(
     recipe: Recipe, base: Base, adapter: Adapter, optimizer: torch.optim.Optimizer, feed: Feed,
-    session: Session,
+    session: Session, together: Together | None = None,
 ) -> None:  # fmt: skip
     """Fit the adapter so that the base predicts the noise in the run's pictures.
 
     The objective is L = E ‖ε - ε_θ(√ᾱ_t x₀ + √(1-ᾱ_t) ε, t, c)‖² (Ho et al.,
     https://arxiv.org/abs/2006.11239), in the latents x₀ (https://arxiv.org/abs/2112.10752). A base
     that flows has 1 - σ and σ in the place of √ᾱ and √(1-ᾱ), and predicts ε - x₀.
+    ``together``: the processes that do each step's parts, which this one leads.
     """
-    signal = base.signal.to(base.device)[:, None, None, None]  # √ᾱ_t
-    spread = base.spread.to(base.device)[:, None, None, None]  # √(1-ᾱ_t)
-
-    loss_of = objective(recipe.loss, base)
-    preserved = Preservation(recipe, base, adapter, loss_of) if recipe.loss.preservation else None
+    together = together or Together(feed.parts)
+    errors = Errors(recipe, base, adapter)
 
     for step in session.steps():
+        together.begin(step, adapter.vector.data)
         step_loss = torch.zeros((), device=base.device)
-        adapter.dropout.begin(step)
-        for batch in feed.batches(step):
-            latents, noise, t = batch.latents, batch.noise, batch.timesteps
-
-            noisy = signal[t] * latents + spread[t] * batch.mixed
-            predicted = base.denoise(noisy, t, batch.text, batch.views)
-            target = wanted(base.objective, latents, noise, signal[t], spread[t])
-            loss = loss_of(predicted, target, t, batch.counts)
-            if preserved is not None:
-                loss = loss + preserved.loss(noisy, t, batch.views)
-
-            (loss * (base.loss_scale * batch.share)).backward()  # type: ignore[no-untyped-call]
-            step_loss += loss.detach() * batch.share
-            session.saw(batch, predicted, target)
+        seen = torch.zeros(2, feed.per_step, device=base.device)  # timestep and loss by slot
+        for part in together.own:
+            step_loss += errors.learnt_from(feed, step, part, seen)
+        together.add_up(adapter.gradient, step_loss, seen)
+        pictures = feed.pictures(step)
+        session.saw(pictures, *seen[:, : len(pictures)])
 
         norm = clip(adapter.gradient, recipe.optimizer.max_grad_norm, base.loss_scale)
         for group in optimizer.param_groups:
@@ -62,6 +54,54 @@ def train(
 
         first = optimizer.param_groups[0]
         session.record(step_loss, first["lr"] * first.get("d", 1.0), norm)  # d: Prodigy's find
+    together.begin(OVER, adapter.vector.data)
+
+
+def follow(recipe: Recipe, base: Base, adapter: Adapter, feed: Feed, together: Together) -> None:
+    """Do this process's parts of each step that the leader begins, until all is OVER."""
+    errors = Errors(recipe, base, adapter)
+    while (step := together.begin(OVER, adapter.vector.data)) != OVER:
+        step_loss = torch.zeros((), device=base.device)
+        seen = torch.zeros(2, feed.per_step, device=base.device)
+        for part in together.own:
+            step_loss += errors.learnt_from(feed, step, part, seen)
+        together.add_up(adapter.gradient, step_loss, seen)
+        adapter.gradient.zero_()
+
+
+class Errors:
+    """What the adapter gets wrong in a part of a step, and the gradient of it."""
+
+    def __init__(self, recipe: Recipe, base: Base, adapter: Adapter) -> None:
+        self.base, self.adapter = base, adapter
+        self.signal = base.signal.to(base.device)[:, None, None, None]  # √ᾱ_t
+        self.spread = base.spread.to(base.device)[:, None, None, None]  # √(1-ᾱ_t)
+        self.loss_of = loss_of = objective(recipe.loss, base)
+        preserves = recipe.loss.preservation
+        self.preserved = Preservation(recipe, base, adapter, loss_of) if preserves else None
+
+    def learnt_from(self, feed: Feed, step: int, part: int, seen: Tensor) -> Tensor:
+        """Add the part's share of the step's gradient to the adapter's; returns its share of the
+        loss, a scalar. ``seen`` (2, pictures of a step) is given the timestep and the plain error
+        of each picture."""
+        base, signal, spread = self.base, self.signal, self.spread
+        part_loss = torch.zeros((), device=base.device)
+        self.adapter.dropout.begin(step, part)
+        for batch in feed.batches(step, part):
+            latents, noise, t = batch.latents, batch.noise, batch.timesteps
+
+            noisy = signal[t] * latents + spread[t] * batch.mixed
+            predicted = base.denoise(noisy, t, batch.text, batch.views)
+            target = wanted(base.objective, latents, noise, signal[t], spread[t])
+            loss = self.loss_of(predicted, target, t, batch.counts)
+            if self.preserved is not None:
+                loss = loss + self.preserved.loss(noisy, t, batch.views)
+
+            (loss * (base.loss_scale * batch.share)).backward()  # type: ignore[no-untyped-call]
+            part_loss += loss.detach() * batch.share
+            each = ((predicted.detach() - target) ** 2).mean(dim=(1, 2, 3))
+            seen[:, batch.first : batch.first + len(t)] = torch.stack((t.to(each.dtype), each))
+        return part_loss
 
 
 def clip(gradient: Tensor, longest: float, scale: float = 1.0) -> Tensor:

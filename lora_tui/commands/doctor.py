@@ -17,7 +17,7 @@ import msgspec
 from lora_tui.commands.common import Invocation, Subparsers, command
 from lora_tui.core import words
 from lora_tui.core.cells import clean
-from shared import __version__, launch, paths, wire
+from shared import __version__, gpu_fit, launch, paths, wire
 from shared.errors import Code, Exit, LoraError
 
 Level = Literal["ok", "warn", "bad"]
@@ -131,6 +131,15 @@ def engine(facts: Mapping[str, Any]) -> Check:
             about="engine", level="bad", found=f"torch cannot be used: {facts['torch_error']}",
             mend="Install it again: pip install --force-reinstall torch",
         )  # fmt: skip
+    if facts.get("torchvision_error"):
+        return Check(
+            about="engine", level="bad",
+            found=f"torchvision {facts['torchvision']} does not fit torch "
+            f"{facts['packages']['torch']}, and breaks what imports it: "
+            f"{facts['torchvision_error']}",
+            mend="Take it from where torch came from, or, as only some captioners need it: "
+            "pip uninstall torchvision",
+        )  # fmt: skip
     versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
     return Check(about="engine", level="ok", found=versions)
 
@@ -139,7 +148,8 @@ def gpu(facts: Mapping[str, Any]) -> Check:
     """Whether the GPU that is there can be used, and what mends it."""
     if facts["gpus"]:
         cards = "; ".join(
-            f"{gpu['name']}, {words.gib(gpu['memory'])} GiB, {'bf16' if gpu['bf16'] else 'fp16'}"
+            f"{gpu['name']}, {words.gib(gpu['memory'])} GiB, "
+            f"{'bf16' if gpu['bf16'] else 'fp16 (it has no bf16)'}"
             for gpu in facts["gpus"]
         )
         driver = f"driver {facts['driver']}, " if facts["driver"] else ""
@@ -147,19 +157,10 @@ def gpu(facts: Mapping[str, Any]) -> Check:
     if not facts["cards"] and not facts["driver"]:
         return Check(about="gpu", level="ok", found="none: training runs on the CPU")
     card = ", ".join(facts["cards"]) or "a card"
-    can = facts["driver_cuda"]
-    older = _number(can) < _number(facts["built_for"] or "13.0")
-    index = " --index-url https://download.pytorch.org/whl/cu126" if older else ""
-    install = f'pip install --force-reinstall "torch>=2.11"{index}'
-    if not facts["built_for"]:
-        why = "this torch is built without CUDA"
-        mend = install
-    elif older:
-        why = f"driver {facts['driver']} runs CUDA up to {can}, torch is for {facts['built_for']}"
-        mend = f"Update the driver, or: {install}"
-    else:
-        why = facts["gpu_error"] or "torch finds no device"
-        mend = "In a container, check that it was given the GPU (docker run --gpus all)."
+    why, mend = gpu_fit.misfit(
+        facts["driver"], facts["driver_cuda"], facts["built_for"],
+        facts["gpu_error"] or "torch finds no device",
+    ) or ("", "")  # fmt: skip
     return Check(about="gpu", level="bad", found=f"{card} cannot be used: {why}", mend=mend)
 
 
@@ -265,7 +266,3 @@ def terminal(
             about="locale", level="warn", found=f"text is {encoding}, not UTF-8",
             mend="export LANG=C.UTF-8",
         )  # fmt: skip
-
-
-def _number(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdecimal())

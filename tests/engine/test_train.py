@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from lora_daemon.engine import adapters, fused
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache, load_picture, pixels_of
-from lora_daemon.engine.feed import Batch, Feed
+from lora_daemon.engine.feed import Feed
 from lora_daemon.engine.optimizers import optimizer_for
 from lora_daemon.engine.randomness import generator, shuffled
 from lora_daemon.engine.schedules import learning_rate
@@ -34,7 +34,7 @@ class Steps:
     def steps(self) -> Iterator[int]:
         yield from range(self.total)
 
-    def saw(self, batch: Batch, predicted: Tensor, target: Tensor) -> None:
+    def saw(self, pictures: Sequence[int], timesteps: Tensor, losses: Tensor) -> None:
         pass
 
     def record(self, loss: Tensor, rate: float, norm: Tensor) -> None:

@@ -95,3 +95,41 @@ def test_a_second_make_installs_nothing(
 
     monkeypatch.setattr(subprocess, "run", refuse)
     assert environment.main() == 0
+
+
+@pytest.mark.parametrize(
+    ("told", "version", "place"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb",
+            "550.54.14",
+            "cu126",
+        ),
+        ("NVRM version: NVIDIA UNIX Open Module for x86_64  580.95.05  Re", "580.95.05", ""),
+        ("NVRM version: NVIDIA UNIX x86_64 Module  470.256.02  Thu", "470.256.02", "CPU"),
+    ],
+)
+def test_torchs_build_is_chosen_by_the_driver(
+    environment: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], told: str, version: str, place: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
+    monkeypatch.delenv("TORCH_INDEX", raising=False)
+    (tmp_path / "version").write_text(told)
+    assert environment.driver(tmp_path / "version") == version
+    chosen = environment.index(version)
+    assert chosen.endswith(place if place != "CPU" else "")
+    assert bool(chosen) == (place == "cu126")
+    assert ("on the CPU" in capsys.readouterr().err) == (place == "CPU")
+    monkeypatch.setenv("TORCH_INDEX", "https://mine")
+    assert environment.index(version) == "https://mine"
+
+
+def test_a_torch_that_uses_no_gpu_is_not_kept_where_there_is_one(
+    environment: ModuleType, tmp_path: Path
+) -> None:
+    python = python_with_torch(tmp_path, "2.13.0+cpu")
+    with (tmp_path / "torch.py").open("a") as file:
+        file.write("class cuda:\n    is_available = staticmethod(lambda: False)\n")
+    assert environment.working_torch(python) == "2.13.0+cpu"
+    assert environment.working_torch(python, gpu=True) == ""

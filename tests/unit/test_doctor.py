@@ -107,3 +107,11 @@ def test_the_terminal_is_judged_by_what_the_screens_need(
 def test_a_probe_that_dies_is_a_bad_engine_and_not_a_crash() -> None:
     (check,) = doctor.installation("ModuleNotFoundError: No module named 'msgspec'")
     assert check.level == "bad"
+
+
+def test_a_torchvision_for_another_torch_is_bad_with_the_command_that_mends_it() -> None:
+    error = "RuntimeError: operator torchvision::nms does not exist"
+    check = checks(torchvision="0.20.1", torchvision_error=error)["engine"]
+    assert check.level == "bad"
+    assert "torchvision 0.20.1 does not fit torch 2.13.0" in check.found
+    assert check.mend.endswith("pip uninstall torchvision")
