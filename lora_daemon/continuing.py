@@ -35,7 +35,8 @@ _DATA = (
 # Options that a state of other ones does not fit: its tensors, its steps or its latents.
 _MEMORY = (
     "network.", "optimizer.kind", "optimizer.rates", "optimizer.lora_plus", "dataset.resolution",
-    "dataset.repeats", "training.batch_size", "training.accumulation", "training.num_processes", "training.ema",
+    "dataset.repeats", "training.batch_size", "training.accumulation", "training.ema",
+    "training.num_processes",
     "optimizer.text_encoder_rate",
 )  # fmt: skip
 _SERIES = ("pictures.json", "metrics.csv", "losses.csv")
