@@ -185,7 +185,7 @@ class Session:
         places = list(self._seen)
         self._seen.clear()
         self._seen_at.clear()
-        return [(*at, t, loss) for at, t, loss in zip(places, timesteps, losses, strict=True)]
+        return [(*at, int(t), loss) for at, t, loss in zip(places, timesteps, losses, strict=True)]
 
     # ── what stays ──────────────────────────────────────────────────────────────────────────────
 

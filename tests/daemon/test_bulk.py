@@ -349,7 +349,7 @@ async def test_old_previews_give_way(client: Client, tmp_path: Path, daemon: Dae
 async def test_files_follow_with_progress(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_daemon.captions.WRITE_TOLD", 20)
+    monkeypatch.setattr("lora_daemon.writing.WRITE_TOLD", 20)
     folder = pictures(tmp_path / "set", 40)
     house = House(home)
     await house.domain.start()

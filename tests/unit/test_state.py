@@ -55,7 +55,10 @@ def test_captions_are_not_part_of_it() -> None:
 def test_every_event_has_its_place_in_the_reducer() -> None:
     from shared import state
 
-    elsewhere = {wire.CaptionChanged, wire.CaptionsChanged, wire.CheckpointJudged}
+    elsewhere = {
+        wire.CaptionChanged, wire.CaptionsChanged, wire.CheckpointJudged, wire.GalleryChanged,
+        wire.PictureRated,
+    }  # fmt: skip
     known = {*state._PUTS, *state._REMOVALS, *elsewhere}
     assert known == set(wire.Event.__subclasses__())
 
