@@ -182,11 +182,11 @@ async def test_an_empty_folder_says_what_was_looked_for_and_what_is_there(
 ) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
-    (folder / "a.heic").touch()
+    (folder / "a.psd").touch()
     error = await refused(client, folder)
     assert error.code == Code.INVALID_FILE
     assert ".png" in error.message
-    assert "1 .heic" in error.message
+    assert "1 .psd" in error.message
     assert not client.state.datasets
 
 
