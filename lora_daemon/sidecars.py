@@ -138,7 +138,9 @@ def _text(data: bytes) -> str | None:
 
 
 def _plain(text: str) -> str:
-    return text.replace("\r\n", "\n")
+    if text.count("\r\n") == text.count("\n"):  # the file's line ends, and not one in a caption
+        text = text.replace("\r\n", "\n")
+    return text
 
 
 def _like(before: bytes, data: bytes) -> bytes:
@@ -146,7 +148,7 @@ def _like(before: bytes, data: bytes) -> bytes:
     if before.endswith(b"\n"):
         data += b"\n"
     if b"\n" in before and before.count(b"\r\n") == before.count(b"\n"):
-        data = data.replace(b"\n", b"\r\n")
+        data = data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     return _BOM + data if before.startswith(_BOM) else data
 
 

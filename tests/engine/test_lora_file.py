@@ -84,7 +84,7 @@ def test_keys_and_shapes_of_a_whole_sd15_lora_are_the_committed_ones(base: Base)
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
     names = unet_names(unet.config)
-    shaped = dataclasses.replace(base, unet=unet, unet_names=names)
+    shaped = dataclasses.replace(base, denoiser=unet, unet_names=names)
     adapter = Adapter(shaped, Network(rank=8, targets=list(ATTENTION)), seed=0)
     tensors = lora_file.kohya_tensors(_modules(adapter), 8.0)
     expected = {}

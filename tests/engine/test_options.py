@@ -428,7 +428,7 @@ def test_checkpointing_changes_the_memory_and_not_the_result(base: Base, tmp_pat
             return tensor
 
         try:
-            with run._checkpointed(base, wanted):
+            with run.checkpointed(base, wanted):
                 with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                     out = base.denoise(batch.latents, batch.timesteps, batch.text)
                 kept.append(sum(sizes))
