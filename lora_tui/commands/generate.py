@@ -100,7 +100,10 @@ async def generate_it(call: Invocation) -> Exit:
 
     if not args.again:
         if args.prompt is None:
-            raise LoraError(Code.BAD_REQUEST, "Say what to show: --prompt, or --again PICTURE.")
+            call.console.fail(
+                LoraError(Code.BAD_REQUEST, "Say what to show: --prompt, or --again PICTURE.")
+            )
+            return Exit.USAGE
         asked(call)  # mistakes are said before anything runs
     told: list[dict[str, Any]] = []
     async with call.client() as client:
