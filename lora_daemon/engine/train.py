@@ -36,11 +36,7 @@ def train(
 
     for step in session.steps():
         together.begin(step, adapter.vector.data)
-        step_loss = torch.zeros((), device=base.device)
-        seen = torch.zeros(2, feed.per_step, device=base.device)  # timestep and loss by slot
-        for part in together.own:
-            step_loss += errors.learnt_from(feed, step, part, seen)
-        together.add_up(adapter.gradient, step_loss, seen)
+        step_loss, seen = errors.of_step(feed, step, together)
         pictures = feed.pictures(step)
         session.saw(pictures, *seen[:, : len(pictures)])
 
@@ -61,16 +57,12 @@ def follow(recipe: Recipe, base: Base, adapter: Adapter, feed: Feed, together: T
     """Do this process's parts of each step that the leader begins, until all is OVER."""
     errors = Errors(recipe, base, adapter)
     while (step := together.begin(OVER, adapter.vector.data)) != OVER:
-        step_loss = torch.zeros((), device=base.device)
-        seen = torch.zeros(2, feed.per_step, device=base.device)
-        for part in together.own:
-            step_loss += errors.learnt_from(feed, step, part, seen)
-        together.add_up(adapter.gradient, step_loss, seen)
+        errors.of_step(feed, step, together)
         adapter.gradient.zero_()
 
 
 class Errors:
-    """What the adapter gets wrong in a part of a step, and the gradient of it."""
+    """What the adapter gets wrong in a step, and the gradient of it."""
 
     def __init__(self, recipe: Recipe, base: Base, adapter: Adapter) -> None:
         self.base, self.adapter = base, adapter
@@ -80,10 +72,20 @@ class Errors:
         preserves = recipe.loss.preservation
         self.preserved = Preservation(recipe, base, adapter, loss_of) if preserves else None
 
-    def learnt_from(self, feed: Feed, step: int, part: int, seen: Tensor) -> Tensor:
+    def of_step(self, feed: Feed, step: int, together: Together) -> tuple[Tensor, Tensor]:
+        """Do this process's parts of a step. The leader's gradient becomes the step's; returned are
+        the loss, a scalar, and by slot the timestep and the plain error of each picture, (2,
+        pictures of a step): the whole step's for the leader."""
+        step_loss = torch.zeros((), device=self.base.device)
+        seen = torch.zeros(2, feed.per_step, device=self.base.device)
+        for part in together.own:
+            step_loss += self._learnt_from(feed, step, part, seen)
+        together.add_up(self.adapter.gradient, step_loss, seen)
+        return step_loss, seen
+
+    def _learnt_from(self, feed: Feed, step: int, part: int, seen: Tensor) -> Tensor:
         """Add the part's share of the step's gradient to the adapter's; returns its share of the
-        loss, a scalar. ``seen`` (2, pictures of a step) is given the timestep and the plain error
-        of each picture."""
+        loss, a scalar. ``seen`` is given each picture's timestep and plain error."""
         base, signal, spread = self.base, self.signal, self.spread
         part_loss = torch.zeros((), device=base.device)
         self.adapter.dropout.begin(step, part)
