@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from lora_daemon import pipe
 from lora_daemon.engine.schedules import learning_rate
-from lora_daemon.freezing import Freezer, Prepared, file_name, unnamed
+from lora_daemon.freezing import Freezer, Prepared, file_name, samples, unnamed
 from lora_daemon.library import Library
 from lora_daemon.runs import Runs
 from lora_daemon.service import Context, Daemon
@@ -70,17 +70,19 @@ class Continuing:
                 f"fork {run.id}` begins a new run from its LoRA.",
             )
         before = recipes.load(directory / "recipe.toml")
-        recipe = lasting(before, run.step + request.steps, run.pictures)
+        freeze = await asyncio.to_thread(_frozen, directory)
+        shown = samples(before, freeze)
+        recipe = lasting(before, run.step + request.steps, run.pictures, shown)
         await self._keep_end(run, directory)
         publish(directory / "recipe.toml", recipes.dump(recipe).encode())
-        told = extended(before, recipe, run)
+        told = extended(before, recipe, run, shown)
         self._runs.log(
             run.id, f"extended by {context.by} to step {run.step + request.steps}. {told}"
         )
-        steps = recipes.total_steps(recipe, run.pictures)
+        steps = recipes.total_steps(recipe, run.pictures, shown)
         after = msgspec.structs.replace(
             run, state="queued", phase="", steps=steps, total=steps, message=told, finished=None,
-            restarts=0, epochs=-(-steps // recipes.steps_per_epoch(recipe, run.pictures)),
+            restarts=0, epochs=-(-steps // recipes.steps_per_epoch(recipe, run.pictures, shown)),
             place=self._runs.last_place() + 1, rev=run.rev + 1,
         )  # fmt: skip
         answer = wire.Continued(run=after, told=told)
@@ -145,10 +147,11 @@ class Continuing:
         if whole:
             _insist_on_more(recipe, prepared, step)
             prepared.copies.extend(_taken_over(directory, states[step]))
-        settings = [f"{key}={_value(recipe, key)}" for key in keys]
+        settings = [f"{key}={attrgetter(key)(recipe)}" for key in keys]
         fields = {"parent": parent.id, "settings": settings, "step": step if whole else 0}
         prepared = msgspec.structs.replace(prepared, fields=fields)
-        told = forked(before, recipe, parent, step, whole, unfit, new_data)
+        shown = samples(recipe, prepared.freeze)
+        told = forked(before, recipe, parent, step, whole, unfit, new_data, shown)
         [run] = await self._freezer.queue(
             context, [prepared], lambda runs: wire.Continued(run=runs[0], told=told)
         )
@@ -161,8 +164,7 @@ class Continuing:
         """With the pictures and captions of the parent, unless what decides them has changed."""
         if new_data:
             return await self._freezer.prepare(recipe, name)
-        content = await asyncio.to_thread((directory / "freeze.json").read_bytes)
-        freeze = msgspec.json.decode(content, type=pipe.Freeze)
+        freeze = await asyncio.to_thread(_frozen, directory)
         stem = file_name(name.replace("=", "").replace(" ", "-"))
         freeze = msgspec.structs.replace(freeze, name=stem, queued_at=time.time())
         return Prepared(unnamed(recipe), freeze, name)
@@ -187,12 +189,15 @@ def states_of(directory: Path) -> dict[int, Path]:
     return found
 
 
-def lasting(recipe: Recipe, steps: int, pictures: int) -> Recipe:
-    """The recipe for so many steps: as whole epochs where that fits, else cut short.
+def lasting(
+    recipe: Recipe, steps: int, pictures: int, shown: Collection[int] = ()
+) -> Recipe:  # fmt: skip
+    """The recipe for so many steps: as whole epochs where that fits, else cut short. ``shown``: the
+    samples of each bucket, as ``recipe.steps_per_epoch`` takes them.
 
     Raises LoraError(INVALID_RECIPE).
     """
-    each = recipes.steps_per_epoch(recipe, pictures)
+    each = recipes.steps_per_epoch(recipe, pictures, shown)
     epochs = math.ceil(steps / each)
     training = msgspec.structs.replace(
         recipe.training, epochs=epochs, max_steps=0 if epochs * each == steps else steps
@@ -203,12 +208,13 @@ def lasting(recipe: Recipe, steps: int, pictures: int) -> Recipe:
 
 def changed(before: Recipe, after: Recipe) -> list[str]:
     """Keys of the options that differ."""
-    return [o.key for o in recipes.options() if _value(before, o.key) != _value(after, o.key)]
+    keys = [option.key for option in recipes.options()]
+    return [key for key in keys if attrgetter(key)(before) != attrgetter(key)(after)]
 
 
-def extended(before: Recipe, after: Recipe, run: wire.Run) -> str:
+def extended(before: Recipe, after: Recipe, run: wire.Run, shown: Collection[int]) -> str:
     """What an extension goes on with, and what it does not."""
-    old, new = (recipes.total_steps(one, run.pictures) for one in (before, after))
+    old, new = (recipes.total_steps(one, run.pictures, shown) for one in (before, after))
     begins = f"Goes on from step {run.step} of {new} with optimiser, order and noise as they are"
     if before.schedule.kind == "constant":
         return f"{begins}: as a run that was asked for {new} steps from the beginning."
@@ -224,7 +230,7 @@ def extended(before: Recipe, after: Recipe, run: wire.Run) -> str:
 
 def forked(
     before: Recipe, after: Recipe, parent: wire.Run, step: int, whole: bool, unfit: list[str],
-    new_data: list[str],
+    new_data: list[str], shown: Collection[int],
 ) -> str:  # fmt: skip
     """What a fork goes on with, and what begins anew."""
     data = "Pictures and captions are frozen as they are now" if new_data else (
@@ -241,11 +247,11 @@ def forked(
             f"schedule and the count of steps begin anew. {data}."
         )
     rate = after.optimizer.learning_rate
-    total = recipes.total_steps(after, parent.pictures)
+    total = recipes.total_steps(after, parent.pictures, shown)
     then = learning_rate(after.schedule, rate, step, total)
     was = learning_rate(
         before.schedule, before.optimizer.learning_rate, step,
-        recipes.total_steps(before, parent.pictures),
+        recipes.total_steps(before, parent.pictures, shown),
     )  # fmt: skip
     jump = f" The rate there goes from {was:.3g} to {then:.3g}." if was != then else ""
     return (
@@ -255,7 +261,8 @@ def forked(
 
 
 def _insist_on_more(recipe: Recipe, prepared: Prepared, step: int) -> None:
-    total = recipes.total_steps(recipe, len(prepared.freeze.pictures))
+    freeze = prepared.freeze
+    total = recipes.total_steps(recipe, len(freeze.pictures), samples(recipe, freeze))
     if total <= step:
         raise LoraError(
             Code.INVALID_RECIPE,
@@ -263,6 +270,11 @@ def _insist_on_more(recipe: Recipe, prepared: Prepared, step: int) -> None:
             "training.epochs or training.max_steps, or begin earlier: --at.",
             data={"key": "training.max_steps"},
         )
+
+
+def _frozen(directory: Path) -> pipe.Freeze:
+    """The pictures and captions of a run."""
+    return msgspec.json.decode((directory / "freeze.json").read_bytes(), type=pipe.Freeze)
 
 
 def _taken_over(directory: Path, state: Path) -> Iterable[tuple[Path, str]]:
@@ -274,10 +286,3 @@ def _taken_over(directory: Path, state: Path) -> Iterable[tuple[Path, str]]:
 
 def _is(key: str, of: Iterable[str]) -> bool:
     return any(key == one or (one.endswith(".") and key.startswith(one)) for one in of)
-
-
-def _value(recipe: Recipe, key: str) -> Any:
-    value: Any = recipe
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value

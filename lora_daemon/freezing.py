@@ -343,12 +343,17 @@ def _write(directory: Path, prepared: Prepared, freeze: pipe.Freeze) -> None:
             raise LoraError.storage("copy", path, error) from None
 
 
-def _queued(freeze: pipe.Freeze, prepared: Prepared, by: str, place: int) -> wire.Run:
-    recipe, pictures = prepared.recipe, len(freeze.pictures)
-    shown = buckets.shown(
+def samples(recipe: Recipe, freeze: pipe.Freeze) -> list[int]:
+    """How many samples each bucket has in an epoch of these pictures."""
+    return buckets.shown(
         recipe, [one.bucket for one in freeze.pictures],
         [one.bucket for one in freeze.regularisation],
     )  # fmt: skip
+
+
+def _queued(freeze: pipe.Freeze, prepared: Prepared, by: str, place: int) -> wire.Run:
+    recipe, pictures = prepared.recipe, len(freeze.pictures)
+    shown = samples(recipe, freeze)
     steps = recipes.total_steps(recipe, pictures, shown)
     run = wire.Run(
         id=freeze.run,

@@ -220,3 +220,10 @@ def test_longer_recipes_are_whole_epochs_where_that_fits() -> None:
     assert (longer.epochs, longer.max_steps) == (5, 0)
     longer = continuing.lasting(recipe, 26, 5).training
     assert (longer.epochs, longer.max_steps) == (6, 26)
+
+
+def test_a_longer_run_in_buckets_counts_the_batches_of_each() -> None:
+    recipe = recipes.parse(f"{RECIPE}batch_size = 4\n")
+    longer = continuing.lasting(recipe, 6, 4, [1, 3]).training
+    assert (longer.epochs, longer.max_steps) == (3, 0)
+    assert continuing.lasting(recipe, 6, 4).training.epochs == 6
