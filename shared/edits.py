@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from shared import tags
-from shared.errors import Code, Exit, LoraError
+from shared.errors import UsageError
 
 MOST_EDITS = 20
 MOST_CHARACTERS = 2000  # of one argument
@@ -225,15 +225,8 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 
 
-class EditError(LoraError):
+class EditError(UsageError):
     """An edit that makes no sense, in words."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(Code.BAD_REQUEST, message)
-
-    @property
-    def exit(self) -> Exit:
-        return Exit.USAGE
 
 
 def told(edit: AnyEdit) -> str:

@@ -118,3 +118,14 @@ class LoraError(Exception):
             data={"path": str(path), "errno": error.errno},
             retryable=True,
         )
+
+
+class UsageError(LoraError):
+    """What was asked makes no sense as it was written."""
+
+    def __init__(self, message: str, data: dict[str, Any] | None = None) -> None:
+        super().__init__(Code.BAD_REQUEST, message, data=data)
+
+    @property
+    def exit(self) -> Exit:
+        return Exit.USAGE

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, NoReturn
 
-from shared.errors import Code, Exit, LoraError
+from shared.errors import UsageError
 from shared.health import DUPLICATES, ISSUES
 from shared.wire import CAPTION_STATES
 
@@ -130,17 +130,13 @@ class Or:
 Node = Term | Not | And | Or
 
 
-class FilterError(LoraError):
+class FilterError(UsageError):
     """A filter that makes no sense. The mistake is ``text[start:end]``; both are in ``data``."""
 
     def __init__(self, message: str, start: int, end: int) -> None:
-        super().__init__(Code.BAD_REQUEST, message, data={"start": start, "end": end})
+        super().__init__(message, data={"start": start, "end": end})
         self.start = start
         self.end = end
-
-    @property
-    def exit(self) -> Exit:
-        return Exit.USAGE
 
 
 def parse(text: str) -> Node | None:

@@ -11,7 +11,7 @@ import msgspec
 
 from lora_tui.commands.common import Invocation, Subparsers, command
 from shared import lora_tags, regions, wire
-from shared.errors import Code, Exit, LoraError
+from shared.errors import Code, Exit, LoraError, UsageError
 from shared.mixes import MixSpec
 from shared.pictures import LoraUse, PictureSpec, SecondPass, Start, Upscaler, Variation
 from shared.recipe import Sampler
@@ -100,10 +100,7 @@ async def generate_it(call: Invocation) -> Exit:
 
     if not args.again:
         if args.prompt is None:
-            call.console.fail(
-                LoraError(Code.BAD_REQUEST, "Say what to show: --prompt, or --again PICTURE.")
-            )
-            return Exit.USAGE
+            raise UsageError("Say what to show: --prompt, or --again PICTURE.")
         asked(call)  # mistakes are said before anything runs
     told: list[dict[str, Any]] = []
     async with call.client() as client:
