@@ -25,7 +25,8 @@ def png(sides: Sequence[Side], pictures: dict[str, bytes]) -> bytes:
     )
     image = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(image)
-    lines = [line for line in curves(sides) if line.xs]
+    every = curves(sides)
+    lines = [line for line in every if line.xs]
     # The first steps' mean is of one or two: they would flatten all that follows.
     ys = sorted(
         y for line in lines for x, y in zip(line.xs, line.ys, strict=True)
@@ -41,7 +42,7 @@ def png(sides: Sequence[Side], pictures: dict[str, bytes]) -> bytes:
             draw.text((8, y - 6), f"{low + share * (high - low):.3g}", fill="black")
             x = box[0] + share * (box[2] - box[0])
             draw.text((x - 10, box[3] + 4), f"{share * right:.0f}", fill="black")
-        for number, line in enumerate(curves(sides)):
+        for number, line in enumerate(every):
             dots = [
                 (
                     box[0] + x / right * (box[2] - box[0]),

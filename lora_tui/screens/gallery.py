@@ -296,10 +296,14 @@ class Gallery(Place):
         gallery_keeping.bring_in(self)
 
     def action_export(self) -> None:
-        gallery_keeping.export(self, [self.here] if self.here else [], bare=False)
+        self._export(bare=False)
 
     def action_export_bare(self) -> None:
-        gallery_keeping.export(self, [self.here] if self.here else [], bare=True)
+        self._export(bare=True)
+
+    def _export(self, *, bare: bool) -> None:
+        if (one := self.here) is not None:
+            gallery_keeping.export(self, one, bare=bare)
 
     def action_remove(self) -> None:
         if (one := self.here) is None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
-from lora_tui.core import words
 from lora_tui.core.cells import clean
 from lora_tui.core.exported import put
 from lora_tui.core.shown_lines import imported
@@ -37,32 +35,27 @@ def bring_in(place: Place) -> None:
     )
 
 
-def export(place: Place, pictures: Sequence[Shown], *, bare: bool) -> None:
-    """Ask for a folder of this machine, and write the pictures there."""
-    if not pictures:
-        return
+def export(place: Place, one: Shown, *, bare: bool) -> None:
+    """Ask for a folder of this machine, and write the picture there."""
 
     def typed(folder: str | None) -> None:
         if folder:
             place.attempt(
-                _write(place, pictures, folder, bare=bare),
-                lambda paths: place.notify(f"Written: {clean(', '.join(paths))}", markup=False),
+                _write(place, one, folder, bare=bare),
+                lambda path: place.notify(f"Written: {clean(path)}", markup=False),
                 group="export",
             )
 
     kept = "without what is written in it" if bare else "with what it was made with"
-    what = f"{words.plural(len(pictures), 'picture')}, {kept}; a folder of this machine."
+    what = f"1 picture, {kept}; a folder of this machine."
     place.app.push_screen(AskText("Export to", what, "~/pictures"), typed)
 
 
-async def _write(place: Place, pictures: Sequence[Shown], folder: str, *, bare: bool) -> list[str]:
+async def _write(place: Place, one: Shown, folder: str, *, bare: bool) -> str:
     """Raises LoraError: STORAGE, INVALID_FILE."""
-    written = []
-    for one in pictures:
-        request = wire.GetGalleryPicture(picture=one.id, file=True, bare=bare)
-        found, blobs = await place.lora.fetch(request)
-        written.append(await asyncio.to_thread(put, folder, found, blobs[0]))
-    return written
+    request = wire.GetGalleryPicture(picture=one.id, file=True, bare=bare)
+    found, blobs = await place.lora.fetch(request)
+    return await asyncio.to_thread(put, folder, found, blobs[0])
 
 
 def copy(place: Place, one: Shown) -> None:
