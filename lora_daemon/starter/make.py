@@ -198,7 +198,7 @@ def _pair(base: StableDiffusionPipeline) -> nn.ModuleDict:
     return nn.ModuleDict({"unet": unet, "text": base.text_encoder})
 
 
-KIN_STEPS, KIN_RATE = 160, 3e-4
+KIN_STEPS, KIN_RATE = 700, 3e-4
 WORDS_STEPS, FOREIGN_STEPS, FOREIGN_BATCH, FOREIGN_RATE = 360, 8000, 8, 1e-3
 CAPTIONER_STEPS = 4800
 STAGES: dict[str, Callable[[Namespace], None]] = {
