@@ -76,7 +76,7 @@ def lessons(
 ) -> tuple[torch.Tensor, list[str], torch.Tensor]:
     """Draw pictures: uint8 (n, 3, 64, 64), what is to be said, and the facts, int64 (n, 3).
 
-    A sixth are pencil drawings, an eighth show the contents that the base never saw.
+    Two in five are pencil drawings, an eighth show the contents that the base never saw.
     """
     rng = random.Random(f"blip-{seed}")
     few = number // 32
@@ -85,7 +85,7 @@ def lessons(
         scenes += world.scenes(few, seed, content=content, crowd=0)
     drawn, said, facts = list[Image.Image](), list[str](), list[list[int]]()
     for scene in scenes:
-        style = "pencil" if rng.random() < 1 / 6 else None
+        style = "pencil" if rng.random() < 2 / 5 else None
         picture = world.draw(scene, style)
         drawn.append(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
         said.append(world.prompt(scene.combination, style))

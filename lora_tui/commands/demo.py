@@ -99,12 +99,18 @@ def add(subparsers: Subparsers) -> None:
         "  lora-tui demo            # with a terminal: opens the terminal UI on the run\n"
         "  lora-tui demo --plain    # prints progress\n"
         "  lora-tui demo --full     # a second LoRA, mixes, other bases: twice as long and more\n"
+        "  lora-tui demo --trainers # why two trainers make different LoRAs of the same pictures\n"
         "  lora-tui demo --again    # trains anew, and keeps what was made before",
     )
     demo.add_argument("--again", action="store_true", help="train anew even if it was done before")
-    demo.add_argument(
+    instead = demo.add_mutually_exclusive_group()
+    instead.add_argument(
         "--full", action="store_true",
         help="the lesson's tests as well: a style beside the creature, and both on other bases",
+    )  # fmt: skip
+    instead.add_argument(
+        "--trainers", action="store_true",
+        help="instead: the lesson's two recipes on the same pictures, one difference at a time",
     )  # fmt: skip
     demo.add_argument("--plain", action="store_true", help="no terminal UI, only lines of text")
     demo.add_argument(
@@ -120,6 +126,12 @@ def demo_it(call: Invocation) -> Exit:
             Code.BAD_REQUEST, "The demo runs where the daemon is: run it there, without --endpoint."
         )
     began = time.time() if call.args.again else 0.0
+    if call.args.trainers:
+        from lora_tui.commands import demo_trainers
+
+        compared = asyncio.run(demo_trainers.make(call, began))
+        call.console.show(compared, lambda: demo_trainers.told(compared))
+        return Exit.OK
     terminal = sys.stdin.isatty() and sys.stdout.isatty() and not call.console.as_json
     if terminal and not call.args.plain:
         _watch(call, began)

@@ -144,3 +144,21 @@ def test_the_whole_demo_teaches_the_creature(cli: CommandLine) -> None:
     assert result["with_it"]["hits"] >= 70
     assert result["without"]["hits"] <= 10
     assert result["seconds"] <= 180
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_two_trainers_are_compared_one_difference_at_a_time(cli: CommandLine) -> None:
+    short = (
+        "demo", "--trainers", "--set", "training.max_steps=4", "--set", "schedule.warmup_steps=0",
+        "--count", "4",
+    )  # fmt: skip
+    told = cli.data(*short)
+    names = [one["name"] for one in told["trained"]]
+    assert (names[0], names[-1]) == ("lesson", "lesson-kohya")
+    assert "lesson + kohya's [network]" in names
+    assert all(one["steps"] == 4 and one["norm"] > 0 for one in told["trained"])
+    assert told["differences"]["network.rank"] == ["4", "32"]
+    assert Path(told["sheet"]).read_bytes().startswith(b"\x89PNG")
+    again = cli.data(*short)
+    assert [one["run"] for one in again["trained"]] == [one["run"] for one in told["trained"]]
