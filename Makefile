@@ -1,13 +1,13 @@
 # The two commands of the README: `make demo` and `make test`. Everything runs in .venv.
 # PYTHON=… chooses the interpreter; TORCH_INDEX=… takes torch from another index (a CPU-only or an
-# older CUDA build, such as https://download.pytorch.org/whl/cpu). JOBS=2 runs tests two
-# side by side, which halves the wait on a quiet machine with two cores.
+# older CUDA build, such as https://download.pytorch.org/whl/cpu). Tests run side by side, one for
+# each core and at most four; JOBS=0 runs them one after another.
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
 BIN := .venv/bin
-JOBS ?= 0
+JOBS ?= $(shell $(PYTHON) -c 'import os; n = min(4, os.cpu_count() or 1); print(n if n > 1 else 0)')
 
 .DEFAULT_GOAL := env
 .PHONY: env demo test check format docs bench constraints clean
