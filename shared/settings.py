@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import socket
@@ -93,7 +94,10 @@ def client_name() -> str:
     chosen = os.environ.get("LORA_TUI_NAME") or load().name
     if chosen:
         return chosen
-    user = os.environ.get("USER") or os.environ.get("LOGNAME") or f"uid{os.getuid()}"
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user that nobody named
+        user = f"uid{os.getuid()}"
     return f"{user}@{origin() or host()}"
 
 

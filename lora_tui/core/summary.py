@@ -67,7 +67,7 @@ def engine(worker: Worker | None, device: DeviceUse | None) -> Said:
 def others(clients: Sequence[ClientInfo], session: str) -> str:
     """Who else is attached: ada@laptop, bob@desk."""
     return ", ".join(
-        f"{client.name}@{client.host}" if client.host else client.name
+        client.name if "@" in client.name or not client.host else f"{client.name}@{client.host}"
         for client in clients
         if client.session != session
     )

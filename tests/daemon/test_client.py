@@ -248,3 +248,8 @@ def test_who_one_is(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.path().write_text("name = 7\n")
     with pytest.raises(LoraError, match=r"settings\.toml"):
         settings.client_name()
+    settings.path().unlink()
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 12_345_678)  # of nobody
+    assert settings.client_name() == "uid12345678@192.0.2.7"
