@@ -205,7 +205,7 @@ class _Told:
     def apart(self, distance: Distance, objection: str) -> wire.AffinityFound:
         fit = affinity.fit(distance)
         where = f", most in {distance.blocks[0].block}" if distance.blocks else ""
-        far = f"{distance.relative:.0%} apart{where}; cosine {distance.cosine:.2f}"
+        far = f"{distance.relative:.0%} apart{where}; cosine {distance.cosine:z.2f}"
         said = {
             "kin": f"near kin ({far}): it should work",
             "distant": f"a distant relative ({far}): the style may be off",
