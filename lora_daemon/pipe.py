@@ -210,13 +210,32 @@ class Gather(msgspec.Struct, frozen=True, kw_only=True, tag="gather"):
     base_predicts: Objective | None = None
 
 
+class Zip(msgspec.Struct, frozen=True, kw_only=True, tag="zip"):
+    """Go on for a little with learning merger coefficients (``engine.lessons`` says what each field
+    means). During training it takes its turn at a step boundary; a whole lesson is many of these,
+    all alike, until one is answered with all of it done."""
+
+    job: str
+    base_path: str
+    loras: list[LoraFile]
+    pictures: list[tuple[int, PictureSpec]]  # (LoRA, picture)
+    folder: str
+    out: str
+    steps: int
+    rate: float
+    penalty: float
+    seed: int
+    about: dict[str, str]
+    base_predicts: Objective | None = None
+
+
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
     """Give up the job: within one denoising step, or one batch of captions."""
 
     job: str
 
 
-Serving = Paint | Probe | Gather | Measure  # what needs a base
+Serving = Paint | Probe | Gather | Measure | Zip  # what needs a base
 Command = Train | Steer | Serving | Describe | Cancel
 
 
@@ -375,8 +394,17 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True, tag="gathered"):
     left_out: list[str]
 
 
+class Zipped(msgspec.Struct, frozen=True, kw_only=True, tag="zipped"):
+    """So much of a lesson is done: pictures and steps."""
+
+    job: str
+    done: int
+    total: int
+    notes: list[str] = []
+
+
 class ProbeFailed(msgspec.Struct, frozen=True, kw_only=True, tag="probe_failed"):
-    """A probe or a measurement was not made."""
+    """A probe, a measurement or a lesson was not made."""
 
     job: str
     failure: Failure
@@ -437,6 +465,7 @@ Report = (
     | PaintFailed
     | Probed
     | Gathered
+    | Zipped
     | ProbeFailed
     | Described
     | DescribeFailed

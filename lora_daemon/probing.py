@@ -56,9 +56,9 @@ class Probing:
             raise LoraError(
                 Code.BAD_REQUEST, f"{count} LoRAs cannot be probed: it takes 2 to {MOST}."
             )
-        base = await self._base(request.base)
-        uses, paths = self._resolved(request.loras)
-        instead, others = self._resolved(request.instead)
+        base = await self.base(request.base)
+        uses, paths = self.resolved(request.loras)
+        instead, others = self.resolved(request.instead)
         config = await asyncio.to_thread(base_look.unet_config, Path(typed(base.path)))
         prompts = request.prompts or await asyncio.to_thread(probe_plan.prompts, paths)
         trial = Trial(
@@ -120,8 +120,8 @@ class Probing:
         self, context: Context, request: wire.MeasureInputs
     ) -> wire.InputsMeasured:  # fmt: skip
         """Raises LoraError as ``probe``."""
-        base = await self._base(request.base)
-        uses, paths = self._resolved([LoraUse(lora=name) for name in request.loras])
+        base = await self.base(request.base)
+        uses, paths = self.resolved([LoraUse(lora=name) for name in request.loras])
         if not uses:
             raise LoraError(Code.BAD_REQUEST, "Nothing is measured without a LoRA.")
         prompts = request.prompts or await asyncio.to_thread(probe_plan.prompts, paths)
@@ -141,22 +141,34 @@ class Probing:
     ) -> Iterator[tuple[str, Callable[[], None]]]:
         """A job, and what to call when one more of ``total`` is done."""
         done = 0
+        with self.opened(context, title, "probe", "probing", total) as (job, told):
+
+            def advance() -> None:
+                nonlocal done
+                done += 1
+                told(done, total)
+
+            yield job, advance
+
+    @contextmanager
+    def opened(
+        self, context: Context, title: str, kind: wire.JobKind, doing: str, total: int = 0
+    ) -> Iterator[tuple[str, Callable[[int, int], None]]]:
+        """A job that keeps the worker, and whom to tell how much of it is done, and of how much."""
         self._at_work += 1
         try:
-            with self._jobs.open("probe", title, total) as job:
+            with self._jobs.open(kind, title, total) as job:
 
-                def advance() -> None:
-                    nonlocal done
-                    done += 1
-                    self._jobs.progress(job, done, total)
-                    context.progress(done, total, "probing")
+                def told(done: int, of: int) -> None:
+                    self._jobs.progress(job, done, of)
+                    context.progress(done, of, doing)
 
-                yield job, advance
+                yield job, told
         finally:
             self._at_work -= 1
             self.settled()
 
-    async def _base(self, name: str) -> wire.BaseModel:
+    async def base(self, name: str) -> wire.BaseModel:
         """Raises LoraError: NOT_FOUND, BAD_REQUEST for a FLUX: what its blocks do is asked by block
         of a UNet here, and its LoRAs join layers that it has apart."""
         base = await self._library.base(name)
@@ -178,7 +190,7 @@ class Probing:
         path, distinct, order = await asyncio.to_thread(input_cache.place, self._cache, base, paths)
         if not path.exists():
             gather = pipe.Gather(
-                job=self._name(job), specs=specs, base_path=base.path,
+                job=self.name(job), specs=specs, base_path=base.path,
                 loras=[to_text(one) for one in distinct], out=to_text(path),
                 base_predicts=base.objective,
             )  # fmt: skip
@@ -195,7 +207,7 @@ class Probing:
         found = list[probes.Products]()
         for spec, step in trial.moments:
             order = pipe.Probe(
-                job=self._name(job), spec=spec, step=step, base_path=trial.base.path,
+                job=self.name(job), spec=spec, step=step, base_path=trial.base.path,
                 loras=trial.files, rows=[trial.row(row, step) for row in rows],
                 base_predicts=trial.base.objective,
             )  # fmt: skip
@@ -205,11 +217,11 @@ class Probing:
             advance()
         return found
 
-    def _name(self, job: str) -> str:
+    def name(self, job: str) -> str:
         """An order's own id: one that is cancelled must not be taken for the next."""
         return f"{job}.{next(self._numbers)}"
 
-    def _resolved(self, wanted: Sequence[LoraUse]) -> tuple[list[LoraUse], list[Path]]:
+    def resolved(self, wanted: Sequence[LoraUse]) -> tuple[list[LoraUse], list[Path]]:
         """The uses by the library's names, and their files."""
         found = [self._library.lora(use.lora) for use in wanted]
         uses = [replace(use, lora=name) for use, (name, _) in zip(wanted, found, strict=True)]

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
+from shared import zipping
 from shared.affinity import Affinity
 from shared.buckets import Rules
 from shared.conflicts import Conflict
@@ -201,13 +202,14 @@ class Picture(Record, frozen=True, kw_only=True):
 
 JobKind = Literal[
     "import", "export", "generate", "grid", "download", "write", "caption", "measure", "probe",
-    "check",
+    "check", "merge",
 ]  # fmt: skip
 
 
 class Job(Record, frozen=True, kw_only=True):
     """Something long the daemon does besides runs: an import, an export, a picture being made,
-    captions being made or written to their files, LoRAs being tried on a base, a health check."""
+    captions being made or written to their files, LoRAs being tried on a base or merged, a health
+    check."""
 
     id: str
     kind: JobKind
@@ -1557,6 +1559,39 @@ class MeasureInputs(Request[InputsMeasured], frozen=True, kw_only=True, tag="lor
     prompts: Annotated[list[str], Meta(max_length=16)] = []
 
 
+class ColumnsLearnt(Record, frozen=True, kw_only=True):
+    """``path``: the coefficients, on the daemon's machine, for these LoRAs in this order.
+
+    ``before``, ``after``: of each LoRA, how far the mix is from what it does alone, as a share of
+    that, on a picture that was kept back: of the plain sum, and with the coefficients. ``overlap``:
+    the mean of |mᵢ · mⱼ|, 1 to begin with.
+    """
+
+    path: str
+    before: list[float]
+    after: list[float]
+    overlap: float
+    notes: list[str]
+
+
+class LearnColumns(Request[ColumnsLearnt], frozen=True, kw_only=True, tag="lora.columns"):
+    """Learn ZipLoRA's merger coefficients on a base, if they are not known: one for each LoRA and
+    column, so that each keeps its effect on its own prompts and they read different columns.
+
+    ``prompts``: of each LoRA; none: what it learnt to show. Takes turns with a training run and
+    with pictures; reports progress. Cancelled with its call; asked again, it goes on where it was.
+    """
+
+    loras: list[LoraUse]
+    base: str
+    prompts: list[list[str]] = []
+    cfg: Annotated[float, Meta(ge=0, le=100)] = 7.0
+    seed: Annotated[int, Meta(ge=0, lt=2**62)] = 1025
+    steps: Annotated[int, Meta(ge=1, le=10_000)] = zipping.STEPS
+    rate: Annotated[float, Meta(gt=0, le=1)] = zipping.RATE
+    penalty: Annotated[float, Meta(ge=0, le=1000)] = zipping.PENALTY
+
+
 class AffinityFound(Record, frozen=True, kw_only=True):
     found: Affinity
 
@@ -1718,6 +1753,7 @@ AnyRequest = (
     | CompareLoras
     | ProbeLoras
     | MeasureInputs
+    | LearnColumns
     | CheckAffinity
     | IndexLoras
     | GetLoraCard

@@ -17,6 +17,7 @@ from lora_daemon.pipe import (
     Report,
     Serving,
     Steer,
+    Zip,
 )
 
 Tell = Callable[[Report], None]
@@ -117,7 +118,7 @@ class Steering:
 
     def _obey(self, command: Command) -> None:
         match command:
-            case Paint() | Probe() | Gather() | Measure():
+            case Paint() | Probe() | Gather() | Measure() | Zip():
                 self._serve(command)
             case Describe():
                 self.on_describe(command)

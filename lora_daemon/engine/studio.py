@@ -19,6 +19,7 @@ from lora_daemon.engine import (
     effects,
     embeddings,
     inputs,
+    lessons,
     lora_file,
     moments,
     wording,
@@ -49,6 +50,8 @@ from lora_daemon.pipe import (
     Probed,
     ProbeFailed,
     Serving,
+    Zip,
+    Zipped,
 )
 from shared.errors import Code, Failure, LoraError
 from shared.filenames import typed
@@ -59,6 +62,7 @@ from shared.wire import Objective
 Cancelled = Callable[[str], bool]  # whether the job with this id is to be given up
 _FAILED: dict[type[Serving], type[PaintFailed | ProbeFailed | MeasureFailed]] = {
     Paint: PaintFailed, Probe: ProbeFailed, Gather: ProbeFailed, Measure: MeasureFailed,
+    Zip: ProbeFailed,
 }  # fmt: skip
 STEP_TELLING = 0.2  # seconds between two reports of one job's progress
 
@@ -141,6 +145,8 @@ class Studio:
                     self._gather(job, base())
                 case Measure():
                     self._measure(job, base())
+                case Zip():
+                    self._zip(job, base())
         except Exception as error:
             failure = explained(error).failure()
         if failure is not None:
@@ -174,6 +180,15 @@ class Studio:
             job, self._mix(job.loras, loaded).mix.on, partial(self._check, job.job)
         )
         self.tell(Measured(job=job.job, rows=rows, skipped=skipped))
+
+    def _zip(self, job: Zip, base: Base) -> None:
+        mixed = self._mix(job.loras, base)
+        lesson = lessons.Lesson(
+            [_strength(use) for use in job.loras], job.pictures, _place(job.folder),
+            _place(job.out), job.steps, job.rate, job.penalty, job.seed, job.about,
+        )  # fmt: skip
+        done = lessons.go_on(mixed.mix, lesson, partial(self._check, job.job))
+        self.tell(Zipped(job=job.job, done=done, total=lesson.total, notes=mixed.notes))
 
     def describe(self, job: Describe) -> None:
         """Do a captioning order and tell how it went. Only a poisoned device raises."""

@@ -81,7 +81,7 @@ def test_a_lora_takes_part_in_its_part_of_the_steps(base: Base, files: list[Path
     seen: list[list[bool]] = []
 
     def weights() -> list[bool]:
-        site = next(one for one in mix._sites if len(set(one.slots)) > 1)
+        site = next(one for one in mix.sites if len(set(one.slots)) > 1)
         return [bool(one) for one in (site.v[0], site.v[-1])]
 
     with mix.on():
