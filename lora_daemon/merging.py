@@ -1,4 +1,4 @@
-"""LoRAs that are to become one file: what of that must be learnt on a base."""
+"""LoRAs that are to become one file: what of that is learnt on a base, and the file itself."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
-from lora_daemon import input_cache, pipe, probe_plan
+from lora_daemon import engine_process, input_cache, pipe, probe_plan
 from lora_daemon.jobs import Jobs
+from lora_daemon.library import Library
 from lora_daemon.orders import Orders
 from lora_daemon.probing import MOST, Probing
 from lora_daemon.service import Context, Daemon
@@ -20,6 +22,7 @@ from shared import lora_info, lora_orders, probes, wire, zipping
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
 from shared.lora_keys import contents
+from shared.lora_orders import Merged, MergeOrder
 from shared.pictures import LoraUse, PictureSpec
 from shared.safetensors_file import read_header
 
@@ -28,11 +31,15 @@ UNFINISHED = "The coefficients were not learnt."
 
 
 class Merging:
-    """Answers LearnColumns: one order to the worker after the other, all alike, each a little of
-    the lesson; the lesson itself lies in files."""
+    """Answers LearnColumns and MergeLoras. A lesson is one order to the worker after the other, all
+    alike, each a little of it; the lesson itself lies in files."""
 
-    def __init__(self, daemon: Daemon, probing: Probing, jobs: Jobs, orders: Orders) -> None:
+    def __init__(
+        self, daemon: Daemon, library: Library, probing: Probing, jobs: Jobs, orders: Orders
+    ) -> None:
         self._cache = daemon.workspace.cache / "columns"
+        self._made = daemon.workspace.root / "loras"
+        self._library = library
         self._probing = probing
         self._jobs = jobs
         self._orders = orders
@@ -68,13 +75,62 @@ class Merging:
             job="", base_path=base.path, base_predicts=base.objective, loras=files,
             pictures=pictures, folder=to_text(self._cache / name), out=to_text(out),
             steps=request.steps, rate=request.rate, penalty=request.penalty, seed=request.seed,
-            about=about,
+            about=about, embeddings=await self._probing.named([spec for _, spec in pictures]),
         )  # fmt: skip
         async with self._turn:
             if not out.exists():
                 notes |= dict.fromkeys(await self._learnt(context, order, uses))
                 await asyncio.to_thread(_prune, self._cache)
             return _told(out, list(notes))
+
+    async def merge(self, context: Context, request: wire.MergeLoras) -> wire.LoraMerged:
+        """Raises LoraError: ALREADY_EXISTS, BAD_REQUEST, NOT_FOUND, INVALID_FILE, STORAGE, and as
+        ``learn`` for ziplora."""
+        out = self._place(request.name)
+        uses, paths = self._probing.resolved(request.loras)
+        sources = [
+            lora_orders.source(use, to_text(path)) for use, path in zip(uses, paths, strict=True)
+        ]
+        order = MergeOrder(
+            sources=sources, out=to_text(out), method=request.method, rank=request.rank,
+            error=request.error, density=request.density, seed=request.seed,
+        )  # fmt: skip
+        notes = []
+        if request.method == "ziplora":
+            lesson = wire.LearnColumns(
+                loras=request.loras, base=request.base, prompts=request.prompts
+            )
+            learnt = await self.learn(context, lesson)
+            names = probe_plan.names(uses)
+            notes = [*learnt.notes, zipping.sentence(names, learnt.before, learnt.after)]
+            order = replace(order, columns=learnt.path)
+        elif request.base:
+            if request.method == "orthogonal":
+                inputs = wire.MeasureInputs(loras=[use.lora for use in uses], base=request.base)
+                found = await self._probing.measure(context, inputs)
+                order = replace(order, inputs=found.path, order=found.order)
+            if await asyncio.to_thread(_depends, paths):
+                order = replace(order, base=(await self._library.base(request.base)).path)
+        with self._jobs.open("merge", request.name) as job:
+            made = await engine_process.ask("lora_daemon.engine.merge", order, Merged, "The merge")
+            base = {one.base for one in self._library.loras() if Path(typed(one.path)) in paths}
+            lora = await self._library.enter(
+                request.name, out, base.pop() if len(base) == 1 else "", by=context.by
+            )
+            self._jobs.end(job, "done", " ".join(made.notes))
+        return wire.LoraMerged(lora=lora, error=made.error, notes=[*notes, *made.notes])
+
+    def _place(self, name: str) -> Path:
+        """Where a file of this name goes. Raises LoraError: BAD_REQUEST, ALREADY_EXISTS."""
+        if not name.strip() or not name.isprintable() or set(name) & set("/\\:") or name[0] == ".":
+            raise LoraError(
+                Code.BAD_REQUEST,
+                f"{name!r} cannot be a file's name: leave out / \\ : and a first dot.",
+            )
+        out = self._made / f"{name}.safetensors"
+        if out.exists() or any(one.name == name for one in self._library.loras()):
+            raise LoraError(Code.ALREADY_EXISTS, f"There is a LoRA {name} already.")
+        return out
 
     async def _learnt(
         self, context: Context, order: pipe.Zip, uses: Sequence[LoraUse]
@@ -83,11 +139,11 @@ class Merging:
         title = f"columns of {', '.join(probe_plan.names(uses))}"
         with self._probing.opened(context, title, "merge", "learning columns") as (job, told):
             while True:
-                part = msgspec.structs.replace(order, job=self._probing.name(job))
+                part = replace(order, job=self._probing.name(job))
                 done: pipe.Zipped = await self._orders.ask(part, UNFINISHED)
                 told(done.done, done.total)
                 if done.done == done.total:
-                    self._jobs.end(job, "done")
+                    self._probing.done(job)
                     return done.notes
 
 
@@ -97,6 +153,13 @@ def _told(out: Path, notes: list[str]) -> wire.ColumnsLearnt:
     before, after = (msgspec.json.decode(said[name]) for name in ("before", "after"))
     return wire.ColumnsLearnt(
         path=to_text(out), before=before, after=after, overlap=float(said["overlap"]), notes=notes
+    )
+
+
+def _depends(paths: Sequence[Path]) -> bool:
+    """Whether one of them is a DoRA."""
+    return any(
+        one.decomposed for path in paths for one in contents(path, read_header(path)).modules
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from lora_daemon import base_look, input_cache, pipe, probe_plan
+from lora_daemon import base_look, embeddings, input_cache, pipe, probe_plan
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
 from lora_daemon.orders import Orders
@@ -35,6 +35,7 @@ class Probing:
 
     def __init__(self, daemon: Daemon, library: Library, jobs: Jobs, orders: Orders) -> None:
         self._cache = daemon.workspace.cache
+        self._embeddings = daemon.workspace.embeddings
         self._library = library
         self._jobs = jobs
         self._orders = orders
@@ -168,6 +169,10 @@ class Probing:
             self._at_work -= 1
             self.settled()
 
+    def done(self, job: str, message: str = "") -> None:
+        """A job that was opened here is done."""
+        self._jobs.end(job, "done", message)
+
     async def base(self, name: str) -> wire.BaseModel:
         """Raises LoraError: NOT_FOUND, BAD_REQUEST for a FLUX: what its blocks do is asked by block
         of a UNet here, and its LoRAs join layers that it has apart."""
@@ -192,7 +197,7 @@ class Probing:
             gather = pipe.Gather(
                 job=self.name(job), specs=specs, base_path=base.path,
                 loras=[to_text(one) for one in distinct], out=to_text(path),
-                base_predicts=base.objective,
+                base_predicts=base.objective, embeddings=await self.named(specs),
             )  # fmt: skip
             told: pipe.Gathered = await self._orders.ask(gather, UNFINISHED)
             await asyncio.to_thread(input_cache.prune, self._cache)
@@ -204,18 +209,26 @@ class Probing:
         self, job: str, trial: Trial, rows: Sequence[Row], advance: Callable[[], None]
     ) -> list[probes.Products]:
         """The rows' inner products at each moment."""
+        known = await self.named(trial.specs)
         found = list[probes.Products]()
         for spec, step in trial.moments:
             order = pipe.Probe(
                 job=self.name(job), spec=spec, step=step, base_path=trial.base.path,
                 loras=trial.files, rows=[trial.row(row, step) for row in rows],
-                base_predicts=trial.base.objective,
+                base_predicts=trial.base.objective, embeddings=known,
             )  # fmt: skip
             told: pipe.Probed = await self._orders.ask(order, UNFINISHED)
             trial.notes |= dict.fromkeys(told.notes)
             found.append(told.products)
             advance()
         return found
+
+    async def named(self, specs: Sequence[PictureSpec]) -> list[tuple[str, str]]:
+        """Textual inversions that prompts name, and their files. Raises LoraError(INVALID_FILE)."""
+        found = dict[str, str]()
+        for spec in specs:
+            found |= await asyncio.to_thread(embeddings.named, self._embeddings, spec)
+        return list(found.items())
 
     def name(self, job: str) -> str:
         """An order's own id: one that is cancelled must not be taken for the next."""

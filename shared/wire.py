@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
-from shared import zipping
+from shared import weighing, zipping
 from shared.affinity import Affinity
 from shared.buckets import Rules
 from shared.conflicts import Conflict
@@ -25,10 +25,12 @@ from shared.framing import Box, Framing, Size
 from shared.gallery import Order, Shown
 from shared.health import Health
 from shared.lora_cards import LoraCard
+from shared.lora_orders import Method
 from shared.mixes import MixSpec
 from shared.pictures import LoraUse, PictureSpec
 from shared.probes import Probe
 from shared.recipe import Text
+from shared.weighing import Advised
 from shared.which import Which
 
 PROTOCOL = (1, 1)  # oldest and newest version this side speaks
@@ -154,6 +156,7 @@ class Lora(Record, frozen=True, kw_only=True):
     problem: str = ""  # why it cannot be used; empty if it can
     shapes: str = ""  # digest of its tensors' formats and shapes
     tensors: str = ""  # digest of the tensors themselves; empty: not yet read
+    advised: Advised | None = None  # the weight to begin with; None: not measured
 
 
 Objective = Literal["epsilon", "v_prediction", "flow"]
@@ -1592,6 +1595,57 @@ class LearnColumns(Request[ColumnsLearnt], frozen=True, kw_only=True, tag="lora.
     penalty: Annotated[float, Meta(ge=0, le=1000)] = zipping.PENALTY
 
 
+class LoraMerged(Record, frozen=True, kw_only=True):
+    """``error``: ‖saved − wanted‖ / ‖wanted‖ over all modules."""
+
+    lora: Lora
+    error: float
+    notes: list[str]
+
+
+class MergeLoras(Request[LoraMerged], frozen=True, kw_only=True, tag="lora.merge"):
+    """Make one file of LoRAs, each at its weight, in the workspace, and list it in the library.
+
+    ``lora_orders.MergeOrder`` says what the methods are. ``base``: needed for ziplora, which learns
+    on it, and for DoRAs; orthogonal weighs by what its modules are given. ``prompts``: as
+    LearnColumns. Raises ALREADY_EXISTS where the library has a LoRA of this name.
+    """
+
+    loras: list[LoraUse]
+    name: str
+    method: Method = "exact"
+    base: str = ""
+    rank: Annotated[int, Meta(ge=0, le=4096)] = 0
+    error: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    density: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    seed: Annotated[int, Meta(ge=0, lt=2**62)] = 0
+    prompts: list[list[str]] = []
+
+
+class LoraWeighed(Record, frozen=True, kw_only=True):
+    """``kept``: whether the library keeps it; not of a file that it does not list."""
+
+    lora: str
+    advised: Advised
+    kept: bool
+
+
+class WeighLora(Request[LoraWeighed], frozen=True, kw_only=True, tag="lora.weigh"):
+    """Measure at rising weights how much of a LoRA pictures of its own prompts show, and how far
+    unrelated prompts drift; keep the weight to begin with (``shared.weighing`` says how).
+
+    ``base``: empty takes the one it was trained on here. ``prompts``: empty takes what it learnt to
+    show. Takes turns with a training run and with pictures; reports progress. Cancelled with its
+    call.
+    """
+
+    lora: str
+    base: str = ""
+    prompts: Annotated[list[str], Meta(max_length=16)] = []
+    weights: Annotated[list[float], Meta(max_length=weighing.MOST)] = []
+    seed: Annotated[int, Meta(ge=0, lt=2**62)] = 1025
+
+
 class AffinityFound(Record, frozen=True, kw_only=True):
     found: Affinity
 
@@ -1754,6 +1808,8 @@ AnyRequest = (
     | ProbeLoras
     | MeasureInputs
     | LearnColumns
+    | MergeLoras
+    | WeighLora
     | CheckAffinity
     | IndexLoras
     | GetLoraCard

@@ -57,7 +57,7 @@ def main() -> None:
                 note("gave up", held)
                 failure = Failure(code=Code.CANCELLED, message="The picture was cancelled.")
                 tell(stream, pipe.PaintFailed(job=command.job, failure=failure))
-            case pipe.Measure() | pipe.Gather() | pipe.Probe() | pipe.Zip():
+            case pipe.Measure() | pipe.Gather() | pipe.Probe() | pipe.Zip() | pipe.Weigh():
                 asked(stream, command, deaf=mode == "deaf" and not mark.exists())
             case pipe.Paint():
                 note("began", command)
@@ -115,17 +115,23 @@ def vectors(one: list[LoraUse], other: list[LoraUse]) -> float:
 
 
 def asked(
-    stream: socket.socket, command: pipe.Measure | pipe.Gather | pipe.Probe | pipe.Zip, deaf: bool
+    stream: socket.socket,
+    command: pipe.Measure | pipe.Gather | pipe.Probe | pipe.Zip | pipe.Weigh,
+    deaf: bool,
 ) -> None:
     if isinstance(command, pipe.Measure):
         measure(stream, command, deaf=deaf)
     elif isinstance(command, pipe.Zip):
         zipped(stream, command)
+    elif isinstance(command, pipe.Weigh):
+        note("weighed", command)
+        effect = min(command.lora.weight, 0.8) - 0.5 * (command.lora.weight > 1)
+        tell(stream, pipe.Weighed(job=command.job, effect=effect))
     else:
         tried(stream, command)
 
 
-def note(what: str, paint: pipe.Paint | pipe.Probe) -> None:
+def note(what: str, paint: pipe.Paint | pipe.Probe | pipe.Weigh) -> None:
     if log := os.environ.get("FAKE_LOG"):
         with Path(log).open("a") as file:
             file.write(f"{what} {paint.spec.seed} {paint.spec.steps}\n")

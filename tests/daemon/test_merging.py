@@ -84,3 +84,21 @@ async def test_what_cannot_be_zipped_is_refused_by_name(house: House, tmp_path: 
         with pytest.raises(LoraError, match=words) as caught:
             await house.call(wire.LearnColumns(loras=uses, base="base"))
         assert caught.value.code in (Code.BAD_REQUEST, Code.INVALID_FILE)
+
+
+async def test_one_file_of_a_mix_enters_the_library(house: House, tmp_path: Path) -> None:
+    uses = [lora(tmp_path, "ink"), lora(tmp_path, "pencil")]
+    ask = wire.MergeLoras(loras=uses, name="both", method="svd", rank=1, base="base")
+    made = await house.call(ask)
+    assert made.lora.rank == 1 and made.error < 1e-6  # equal matrices of rank 1
+    assert house.workspace.root / "loras" / "both.safetensors" == Path(made.lora.path)
+    assert made.lora in house.domain.state().loras
+    for again, words in (
+        (ask, "already"),
+        (replace(ask, name="../b"), "cannot be a file's name"),
+        (replace(ask, name="c", loras=[replace(uses[0], blocks=[1.0] * 17)]), "lbw="),
+    ):
+        with pytest.raises(LoraError, match=words):
+            await house.call(again)
+    await house.call(wire.RemoveLora(lora="both"))
+    assert not (house.workspace.root / "loras" / "both.safetensors").exists()
