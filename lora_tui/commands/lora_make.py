@@ -115,6 +115,7 @@ async def merge_them(call: Invocation) -> Exit:
     method = args.method or ("svd" if args.rank or args.error else "exact")
     if method == "exact" and (args.rank or args.error):
         raise LoraError(Code.BAD_REQUEST, "An exact merge has the rank it has; take --method svd.")
+    out_file(call)  # what is wrong with it is said before minutes of learning
     more: dict[str, object] = {}
     if method == "orthogonal" and len(args.loras) < 2:
         raise LoraError(Code.BAD_REQUEST, "Say beside which others: lora merge ONE OTHER ….")
