@@ -310,6 +310,11 @@ def _moved(part: Part, **kind: Any) -> Part:
     raise AssertionError(part)
 
 
+def _places(x: Tensor) -> Tensor:
+    """(n, channels, h, w) as (n, h, w, channels): of channels_last, as all are here, a view."""
+    return x.permute(0, 2, 3, 1)
+
+
 def _hook(site: Site, field_of: Callable[[Site], regions.Field | None]) -> Any:
     """The forward hook that adds what is stacked on a module to the module's own output."""
     target = site.target
@@ -318,7 +323,8 @@ def _hook(site: Site, field_of: Callable[[Site], regions.Field | None]) -> Any:
     pairs = 0 if site.up is None else site.up.shape[1]
     ends = [pairs, pairs + len(site.others)]
     ends.append(ends[-1] + (0 if site.rows is None else len(site.rows)))
-    up = None if site.up is None else site.up[:, :, None, None] if convolves else site.up.t()
+    up = None if site.up is None else site.up.t()
+    pointwise = isinstance(target, nn.Conv2d) and target.kernel_size == target.stride == (1, 1)
 
     def through(x: Tensor, matrix: Tensor) -> Tensor:
         if isinstance(target, nn.Conv2d):
@@ -339,11 +345,18 @@ def _hook(site: Site, field_of: Callable[[Site], regions.Field | None]) -> Any:
         if site.shifts is not None:
             out = out + (v[ends[2] :] @ site.shifts).view(wide)
         if site.down is not None and up is not None:
-            low = through(x, site.down).mul_(v[:pairs].view(wide))
+            # Products of places by channels, into the output, which is the module's own and nobody
+            # else's: a convolution by 1 × 1 costs as many copies again.
+            if pointwise:
+                low = F.linear(_places(x), site.down.flatten(1)).mul_(v[:pairs])
+            elif convolves:
+                low = _places(through(x, site.down)) * v[:pairs]
+            else:
+                low = through(x, site.down).mul_(v[:pairs])
             if convolves:
-                out = out + F.conv2d(low, up)
-            else:  # into the output, which is the module's own and nobody else's
-                out.view(-1, out.shape[-1]).addmm_(low.view(-1, pairs), up)
+                out = out.contiguous(memory_format=torch.channels_last)
+            flat = _places(out) if convolves else out
+            flat.view(-1, flat.shape[-1]).addmm_(low.reshape(-1, pairs), up)
         for number, part in enumerate(site.others):
             factor = v[ends[0] + number]
             if isinstance(part, Dense):
