@@ -151,7 +151,10 @@ class Cards:
 
     async def _with_run(self, context: Context, card: LoraCard, row: wire.Lora) -> LoraCard:
         """What the run that made a LoRA knows of it."""
-        card = replace(card, base=row.base or card.base, trigger=card.trigger or row.trigger)
+        card = replace(
+            card, base=row.base or card.base, trigger=card.trigger or row.trigger,
+            advised=row.advised,
+        )  # fmt: skip
         if not row.run:
             return card
         painted = [one for one in self._library.pictures() if one.run == row.run]

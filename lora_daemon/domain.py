@@ -39,6 +39,7 @@ from lora_daemon.indexing import Indexing
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
 from lora_daemon.measuring import Measuring
+from lora_daemon.merging import Merging
 from lora_daemon.mix_pictures import MixPictures
 from lora_daemon.mixing import Mixing
 from lora_daemon.orders import Orders
@@ -55,6 +56,7 @@ from lora_daemon.tokens import Tokens
 from lora_daemon.undo import Undo
 from lora_daemon.views import Views
 from lora_daemon.watching import Watch
+from lora_daemon.weighing import Weighing
 from lora_daemon.writing import Writer
 from shared import wire
 from shared.errors import LoraError
@@ -118,6 +120,7 @@ class Domain:
         self._affinities = Affinities(daemon, self._library)
         self._indexing = Indexing(daemon, self._library)
         self._probing = Probing(daemon, self._library, self._jobs, self._orders)
+        self._merging = Merging(daemon, self._library, self._probing, self._jobs, self._orders)
         self._mix_pictures = MixPictures(daemon, self._library, self._painting, self._mixing)
         self._captioning = Captioning(
             self._catalog, self._views, self._captions, self._candidates, lore, self._jobs,
@@ -208,6 +211,10 @@ class Domain:
         handlers.add(wire.CheckAffinity, self._affinities.check)
         handlers.add(wire.ProbeLoras, self._probing.probe)
         handlers.add(wire.MeasureInputs, self._probing.measure)
+        handlers.add(wire.LearnColumns, self._merging.learn)
+        handlers.add(wire.MergeLoras, self._merging.merge)
+        weighing = Weighing(self._daemon, self._library, self._probing, self._orders)
+        handlers.add(wire.WeighLora, weighing.weigh)
         handlers.add(wire.IndexLoras, self._indexing.index)
         handlers.add(wire.GetLoraCard, self._cards.card)
         handlers.add(wire.GetLoraPreview, self._cards.preview)
@@ -391,7 +398,8 @@ class Domain:
             case (
                 pipe.PaintStep() | pipe.Painted() | pipe.PaintFailed()
                 | pipe.Described() | pipe.DescribeFailed() | pipe.Measured() | pipe.MeasureFailed()
-                | pipe.Probed() | pipe.Gathered() | pipe.ProbeFailed()
+                | pipe.Probed() | pipe.Gathered() | pipe.Zipped() | pipe.Weighed()
+                | pipe.ProbeFailed()
             ):  # fmt: skip
                 self._orders.report(event)
             case _:

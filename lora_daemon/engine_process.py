@@ -36,6 +36,7 @@ async def ask(module: str, order: object, answer: type[T], what: str) -> T:
         if process.returncode is None:
             process.kill()
             await process.wait()
+    told = told.strip().rpartition(b"\n")[2]  # before the answer, some tell how far they are
     try:
         return msgspec.json.decode(told, type=answer)
     except msgspec.DecodeError:

@@ -88,30 +88,36 @@ class Library:
 
     async def add_lora(self, run: wire.Run, path: Path, step: int) -> wire.Lora:
         """A run's LoRA enters the library; once more, and it is brought up to date."""
-        info = await asyncio.to_thread(lora_info.inspect, path)
-        header, status = read_header(path), await asyncio.to_thread(path.stat)
         taken = {lora.name: lora for lora in self.loras()}
         name = path.stem
         if name in taken and taken[name].path != str(path):
             name = f"{path.stem}-{run.id}"
+        return await self.enter(name, path, run.base, run.id, step)
+
+    async def enter(
+        self, name: str, path: Path, base: str, run: str = "", step: int = 0, by: str = "engine"
+    ) -> wire.Lora:
+        """A file of the workspace enters the library. Raises LoraError: INVALID_FILE, STORAGE."""
+        info = await asyncio.to_thread(lora_info.inspect, path)
+        header, status = read_header(path), await asyncio.to_thread(path.stat)
         lora = wire.Lora(
             name=name,
             path=str(path),
             size=info.size,
             rank=info.rank,
-            base=run.base,
+            base=base,
             trigger=info.trigger,
-            run=run.id,
+            run=run,
             step=step,
             sha256=info.sha256,
             created=time.time(),
             modified=status.st_mtime_ns,
             shapes=lora_info.shapes(header),
         )
-        with self._store.change("engine") as change:
+        with self._store.change(by) as change:
             change.execute(
                 "INSERT OR REPLACE INTO loras (name, run, lora) VALUES (?, ?, ?)",
-                (name, run.id, wire.encoder.encode(lora)),
+                (name, run, wire.encoder.encode(lora)),
             )
             change.emit(wire.LoraChanged(lora=lora))
         return lora

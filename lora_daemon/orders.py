@@ -16,8 +16,9 @@ TRIES = 2  # a worker's death may have had another cause; a second one was this 
 
 Asked = pipe.Serving | pipe.Describe
 Report = (
-    pipe.PaintStep | pipe.Painted | pipe.PaintFailed | pipe.Probed | pipe.Gathered
-    | pipe.ProbeFailed | pipe.Described | pipe.DescribeFailed | pipe.Measured | pipe.MeasureFailed
+    pipe.PaintStep | pipe.Painted | pipe.PaintFailed | pipe.Probed | pipe.Gathered | pipe.Zipped
+    | pipe.Weighed | pipe.ProbeFailed | pipe.Described | pipe.DescribeFailed | pipe.Measured
+    | pipe.MeasureFailed
 )  # fmt: skip
 FAILED = (pipe.PaintFailed, pipe.ProbeFailed, pipe.DescribeFailed, pipe.MeasureFailed)
 

@@ -186,7 +186,8 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     its turn at a step boundary; a whole probe is many of these.
 
     ``rows``: settings to ask, each with one use a LoRA, in the order of ``loras``, whose weights do
-    not count. A setting in which a LoRA takes part in other steps has it at 0.
+    not count. A setting in which a LoRA takes part in other steps has it at 0. ``embeddings``: as
+    ``Paint`` has them.
     """
 
     job: str
@@ -196,6 +197,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     loras: list[LoraFile]
     rows: list[list[LoraUse]]
     base_predicts: Objective | None = None
+    embeddings: list[tuple[str, str]] = []
 
 
 class Gather(msgspec.Struct, frozen=True, kw_only=True, tag="gather"):
@@ -208,6 +210,39 @@ class Gather(msgspec.Struct, frozen=True, kw_only=True, tag="gather"):
     loras: list[str]  # paths
     out: str
     base_predicts: Objective | None = None
+    embeddings: list[tuple[str, str]] = []
+
+
+class Zip(msgspec.Struct, frozen=True, kw_only=True, tag="zip"):
+    """Go on for a little with learning merger coefficients (``engine.lessons`` says what each field
+    means). During training it takes its turn at a step boundary; a whole lesson is many of these,
+    all alike, until one is answered with all of it done."""
+
+    job: str
+    base_path: str
+    loras: list[LoraFile]
+    pictures: list[tuple[int, PictureSpec]]  # (LoRA, picture)
+    folder: str
+    out: str
+    steps: int
+    rate: float
+    penalty: float
+    seed: int
+    about: dict[str, str]
+    base_predicts: Objective | None = None
+    embeddings: list[tuple[str, str]] = []
+
+
+class Weigh(msgspec.Struct, frozen=True, kw_only=True, tag="weigh"):
+    """Paint a picture with one LoRA at its weight, and say how much of the LoRA is in it
+    (``engine.weighing``). During training it takes its turn at a step boundary."""
+
+    job: str
+    base_path: str
+    lora: LoraFile
+    spec: PictureSpec
+    base_predicts: Objective | None = None
+    embeddings: list[tuple[str, str]] = []
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
@@ -216,7 +251,7 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
     job: str
 
 
-Serving = Paint | Probe | Gather | Measure  # what needs a base
+Serving = Paint | Probe | Gather | Measure | Zip | Weigh  # what needs a base
 Command = Train | Steer | Serving | Describe | Cancel
 
 
@@ -375,8 +410,22 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True, tag="gathered"):
     left_out: list[str]
 
 
+class Zipped(msgspec.Struct, frozen=True, kw_only=True, tag="zipped"):
+    """So much of a lesson is done: pictures and steps."""
+
+    job: str
+    done: int
+    total: int
+    notes: list[str] = []
+
+
+class Weighed(msgspec.Struct, frozen=True, kw_only=True, tag="weighed"):
+    job: str
+    effect: float
+
+
 class ProbeFailed(msgspec.Struct, frozen=True, kw_only=True, tag="probe_failed"):
-    """A probe or a measurement was not made."""
+    """A probe, a measurement, a lesson or a weight was not made."""
 
     job: str
     failure: Failure
@@ -437,6 +486,8 @@ Report = (
     | PaintFailed
     | Probed
     | Gathered
+    | Zipped
+    | Weighed
     | ProbeFailed
     | Described
     | DescribeFailed

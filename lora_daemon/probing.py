@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from lora_daemon import base_look, input_cache, pipe, probe_plan
+from lora_daemon import base_look, embeddings, input_cache, pipe, probe_plan
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
 from lora_daemon.orders import Orders
@@ -35,6 +35,7 @@ class Probing:
 
     def __init__(self, daemon: Daemon, library: Library, jobs: Jobs, orders: Orders) -> None:
         self._cache = daemon.workspace.cache
+        self._embeddings = daemon.workspace.embeddings
         self._library = library
         self._jobs = jobs
         self._orders = orders
@@ -56,9 +57,9 @@ class Probing:
             raise LoraError(
                 Code.BAD_REQUEST, f"{count} LoRAs cannot be probed: it takes 2 to {MOST}."
             )
-        base = await self._base(request.base)
-        uses, paths = self._resolved(request.loras)
-        instead, others = self._resolved(request.instead)
+        base = await self.base(request.base)
+        uses, paths = self.resolved(request.loras)
+        instead, others = self.resolved(request.instead)
         config = await asyncio.to_thread(base_look.unet_config, Path(typed(base.path)))
         prompts = request.prompts or await asyncio.to_thread(probe_plan.prompts, paths)
         trial = Trial(
@@ -120,8 +121,8 @@ class Probing:
         self, context: Context, request: wire.MeasureInputs
     ) -> wire.InputsMeasured:  # fmt: skip
         """Raises LoraError as ``probe``."""
-        base = await self._base(request.base)
-        uses, paths = self._resolved([LoraUse(lora=name) for name in request.loras])
+        base = await self.base(request.base)
+        uses, paths = self.resolved([LoraUse(lora=name) for name in request.loras])
         if not uses:
             raise LoraError(Code.BAD_REQUEST, "Nothing is measured without a LoRA.")
         prompts = request.prompts or await asyncio.to_thread(probe_plan.prompts, paths)
@@ -141,22 +142,38 @@ class Probing:
     ) -> Iterator[tuple[str, Callable[[], None]]]:
         """A job, and what to call when one more of ``total`` is done."""
         done = 0
+        with self.opened(context, title, "probe", "probing", total) as (job, told):
+
+            def advance() -> None:
+                nonlocal done
+                done += 1
+                told(done, total)
+
+            yield job, advance
+
+    @contextmanager
+    def opened(
+        self, context: Context, title: str, kind: wire.JobKind, doing: str, total: int = 0
+    ) -> Iterator[tuple[str, Callable[[int, int], None]]]:
+        """A job that keeps the worker, and whom to tell how much of it is done, and of how much."""
         self._at_work += 1
         try:
-            with self._jobs.open("probe", title, total) as job:
+            with self._jobs.open(kind, title, total) as job:
 
-                def advance() -> None:
-                    nonlocal done
-                    done += 1
-                    self._jobs.progress(job, done, total)
-                    context.progress(done, total, "probing")
+                def told(done: int, of: int) -> None:
+                    self._jobs.progress(job, done, of)
+                    context.progress(done, of, doing)
 
-                yield job, advance
+                yield job, told
         finally:
             self._at_work -= 1
             self.settled()
 
-    async def _base(self, name: str) -> wire.BaseModel:
+    def done(self, job: str, message: str = "") -> None:
+        """A job that was opened here is done."""
+        self._jobs.end(job, "done", message)
+
+    async def base(self, name: str) -> wire.BaseModel:
         """Raises LoraError: NOT_FOUND, BAD_REQUEST for a FLUX: what its blocks do is asked by block
         of a UNet here, and its LoRAs join layers that it has apart."""
         base = await self._library.base(name)
@@ -178,9 +195,9 @@ class Probing:
         path, distinct, order = await asyncio.to_thread(input_cache.place, self._cache, base, paths)
         if not path.exists():
             gather = pipe.Gather(
-                job=self._name(job), specs=specs, base_path=base.path,
+                job=self.name(job), specs=specs, base_path=base.path,
                 loras=[to_text(one) for one in distinct], out=to_text(path),
-                base_predicts=base.objective,
+                base_predicts=base.objective, embeddings=await self.named(specs),
             )  # fmt: skip
             told: pipe.Gathered = await self._orders.ask(gather, UNFINISHED)
             await asyncio.to_thread(input_cache.prune, self._cache)
@@ -192,12 +209,13 @@ class Probing:
         self, job: str, trial: Trial, rows: Sequence[Row], advance: Callable[[], None]
     ) -> list[probes.Products]:
         """The rows' inner products at each moment."""
+        known = await self.named(trial.specs)
         found = list[probes.Products]()
         for spec, step in trial.moments:
             order = pipe.Probe(
-                job=self._name(job), spec=spec, step=step, base_path=trial.base.path,
+                job=self.name(job), spec=spec, step=step, base_path=trial.base.path,
                 loras=trial.files, rows=[trial.row(row, step) for row in rows],
-                base_predicts=trial.base.objective,
+                base_predicts=trial.base.objective, embeddings=known,
             )  # fmt: skip
             told: pipe.Probed = await self._orders.ask(order, UNFINISHED)
             trial.notes |= dict.fromkeys(told.notes)
@@ -205,11 +223,18 @@ class Probing:
             advance()
         return found
 
-    def _name(self, job: str) -> str:
+    async def named(self, specs: Sequence[PictureSpec]) -> list[tuple[str, str]]:
+        """Textual inversions that prompts name, and their files. Raises LoraError(INVALID_FILE)."""
+        found = dict[str, str]()
+        for spec in specs:
+            found |= await asyncio.to_thread(embeddings.named, self._embeddings, spec)
+        return list(found.items())
+
+    def name(self, job: str) -> str:
         """An order's own id: one that is cancelled must not be taken for the next."""
         return f"{job}.{next(self._numbers)}"
 
-    def _resolved(self, wanted: Sequence[LoraUse]) -> tuple[list[LoraUse], list[Path]]:
+    def resolved(self, wanted: Sequence[LoraUse]) -> tuple[list[LoraUse], list[Path]]:
         """The uses by the library's names, and their files."""
         found = [self._library.lora(use.lora) for use in wanted]
         uses = [replace(use, lora=name) for use, (name, _) in zip(wanted, found, strict=True)]

@@ -314,6 +314,12 @@ ACTIONS: tuple[Action, ...] = (
     Action("mixer.forget", "D", "forget", "Forget a saved mix (asks first)."),
     Action("mixer.fight", "c", "conflict", "Where the LoRAs of the mix fight, and who loses.", 14),
     Action("mixer.grid", "G", "grid", "The mix along axes: weights, seeds, prompts, bases."),
+    Action(
+        "mixer.merge",
+        "M",
+        "merge",
+        "One file of the mix: exact, TIES, DARE, ZipLoRA; again: give up.",
+    ),
     Action("mixer.remedy", "C", "remedy", "Try on the base what wins back lost effects.", 15),
     Action("mixer.again", "r", "again", "Try again to paint what failed."),
     Action("mixer.leave_field", "escape", "leave field", "Back to the LoRAs; the text is taken."),
@@ -340,6 +346,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("library.index", "a", "add folder", "List the LoRA files of a folder of yours.", 9),
     Action("library.delete", "D", "delete", "Delete the LoRA file (asks first).", 7),
     Action("library.leave_field", "escape", "leave field", "Back to the list."),
+    Action("card.weigh", "w", "weight", "Measure at which weight to begin; some minutes."),
     Action("card.duplicates", "d", "duplicates", "Read the files that may be the same as others."),
     Action("card.close", "escape,q", "close", "Close this window."),
     # Gallery.

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from shared.weighing import Advised
+
 LITTLE = 0.1  # ‖left out‖ / ‖ΔW‖ that is worth a smaller file: 1 % of the energy
 FAR = 0.5  # of the rank; an effective rank and a sufficient rank below are far below
 TAGS = 200  # told of a file; the commonest
@@ -78,6 +80,7 @@ class LoraCard(msgspec.Struct, frozen=True, kw_only=True):
 
     ``preview``: of a picture beside the file, its name; ``picture``: of one its run painted, its
     id. ``leak``: its effect without the trigger word, relative to that with it; None: not measured.
+    ``advised``: the weight to begin with; None: not measured.
     ``spectrum``: None unless asked for.
     """
 
@@ -102,6 +105,7 @@ class LoraCard(msgspec.Struct, frozen=True, kw_only=True):
     made: str = ""  # ISO 8601
     run: str = ""
     leak: float | None = None
+    advised: Advised | None = None
     twins: Twins = Twins()
     spectrum: Spectrum | None = None
     advice: str = ""

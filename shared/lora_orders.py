@@ -7,9 +7,10 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from shared.pictures import Weight
+from shared.errors import Code, LoraError
+from shared.pictures import LoraUse, Weight
 
-Method = Literal["exact", "svd", "ties", "dare", "orthogonal"]
+Method = Literal["exact", "svd", "ties", "dare", "orthogonal", "ziplora"]
 METHODS: tuple[Method, ...] = get_args(Method)
 Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS: dict[Precision, str] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
@@ -23,13 +24,28 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     text_weight: Weight | None = None
 
 
+def source(use: LoraUse, path: str) -> Source:
+    """How a LoRA of a mix goes into a file. Raises LoraError(BAD_REQUEST) for what no file has:
+    weights per block, a part of the steps or of the picture."""
+    if use.blocks:
+        raise LoraError(Code.BAD_REQUEST, "Block weights (lbw=) need a base; a merge has none.")
+    if use.begin > 0 or use.end < 1:
+        raise LoraError(
+            Code.BAD_REQUEST, "A file takes part in all steps: leave start=, stop= out."
+        )
+    if use.region is not None:
+        raise LoraError(Code.BAD_REQUEST, "A file acts in the whole picture: leave its region out.")
+    return Source(path=path, weight=use.weight, text_weight=use.text_weight)
+
+
 class MergeOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Σ wᵢ ΔWᵢ into one file of kohya's dialect.
 
     exact: concatenated, rank Σr. svd: the best approximation of a rank or within an error. ties,
     dare: on the true ΔW, keeping ``density`` of each, then as svd. orthogonal: the first alone,
     without what it does where the others act; exact, or then as svd; weighed by ``inputs``, what
-    was measured of a base with these files, each at its place in ``order``. ``rank``: 0 lets
+    was measured of a base with these files, each at its place in ``order``. ziplora: exact, or then
+    as svd, the columns of each times the coefficients in ``columns``. ``rank``: 0 lets
     ``error`` decide, else Σr. ``error``: relative, per module (Frobenius). ``precision``: empty
     takes the widest of the sources. ``base``: its path; needed for a DoRA, which is then what it
     does to it.
@@ -46,6 +62,7 @@ class MergeOrder(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision | Literal[""] = ""
     inputs: str = ""
     order: list[int] = []
+    columns: str = ""
 
 
 class MergedModule(msgspec.Struct, frozen=True, kw_only=True):

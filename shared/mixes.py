@@ -67,9 +67,12 @@ def picture(spec: MixSpec) -> PictureSpec:
     return PictureSpec(**settings, loras=[use(lora) for lora in heard(spec)])
 
 
-def of_picture(spec: PictureSpec) -> MixSpec:
-    """The mix that paints a picture. What a mix has not is in ``left_of``."""
+def of_picture(spec: PictureSpec, live: MixSpec) -> MixSpec:
+    """The mix that paints a picture, with previews as they are on the same base. What a mix has not
+    is in ``left_of``."""
     mix = MixSpec(**{name: getattr(spec, name) for name in _PAINTED})
+    if spec.base == live.base:
+        mix = replace(mix, preview=live.preview)
     for one in spec.loras:
         mix = with_lora(mix, MixLora(**{name: getattr(one, name) for name in _FIELDS}))
     return mix

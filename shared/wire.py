@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
+from shared import weighing, zipping
 from shared.affinity import Affinity
 from shared.buckets import Rules
 from shared.conflicts import Conflict
@@ -24,10 +25,12 @@ from shared.framing import Box, Framing, Size
 from shared.gallery import Order, Shown
 from shared.health import Health
 from shared.lora_cards import LoraCard
+from shared.lora_orders import Method
 from shared.mixes import MixSpec
 from shared.pictures import LoraUse, PictureSpec
 from shared.probes import Probe
 from shared.recipe import Text
+from shared.weighing import Advised
 from shared.which import Which
 
 PROTOCOL = (1, 1)  # oldest and newest version this side speaks
@@ -153,6 +156,7 @@ class Lora(Record, frozen=True, kw_only=True):
     problem: str = ""  # why it cannot be used; empty if it can
     shapes: str = ""  # digest of its tensors' formats and shapes
     tensors: str = ""  # digest of the tensors themselves; empty: not yet read
+    advised: Advised | None = None  # the weight to begin with; None: not measured
 
 
 Objective = Literal["epsilon", "v_prediction", "flow"]
@@ -201,13 +205,14 @@ class Picture(Record, frozen=True, kw_only=True):
 
 JobKind = Literal[
     "import", "export", "generate", "grid", "download", "write", "caption", "measure", "probe",
-    "check",
+    "check", "merge",
 ]  # fmt: skip
 
 
 class Job(Record, frozen=True, kw_only=True):
     """Something long the daemon does besides runs: an import, an export, a picture being made,
-    captions being made or written to their files, LoRAs being tried on a base, a health check."""
+    captions being made or written to their files, LoRAs being tried on a base or merged, a health
+    check."""
 
     id: str
     kind: JobKind
@@ -1557,6 +1562,90 @@ class MeasureInputs(Request[InputsMeasured], frozen=True, kw_only=True, tag="lor
     prompts: Annotated[list[str], Meta(max_length=16)] = []
 
 
+class ColumnsLearnt(Record, frozen=True, kw_only=True):
+    """``path``: the coefficients, on the daemon's machine, for these LoRAs in this order.
+
+    ``before``, ``after``: of each LoRA, how far the mix is from what it does alone, as a share of
+    that, on a picture that was kept back: of the plain sum, and with the coefficients. ``overlap``:
+    the mean of |mᵢ · mⱼ|, 1 to begin with.
+    """
+
+    path: str
+    before: list[float]
+    after: list[float]
+    overlap: float
+    notes: list[str]
+
+
+class LearnColumns(Request[ColumnsLearnt], frozen=True, kw_only=True, tag="lora.columns"):
+    """Learn ZipLoRA's merger coefficients on a base, if they are not known: one for each LoRA and
+    column, so that each keeps its effect on its own prompts and they read different columns.
+
+    ``prompts``: of each LoRA; none: what it learnt to show. Takes turns with a training run and
+    with pictures; reports progress. Cancelled with its call; asked again, it goes on where it was.
+    """
+
+    loras: list[LoraUse]
+    base: str
+    prompts: list[list[str]] = []
+    cfg: Annotated[float, Meta(ge=0, le=100)] = 7.0
+    seed: Annotated[int, Meta(ge=0, lt=2**62)] = 1025
+    steps: Annotated[int, Meta(ge=1, le=10_000)] = zipping.STEPS
+    rate: Annotated[float, Meta(gt=0, le=1)] = zipping.RATE
+    penalty: Annotated[float, Meta(ge=0, le=1000)] = zipping.PENALTY
+
+
+class LoraMerged(Record, frozen=True, kw_only=True):
+    """``error``: ‖saved − wanted‖ / ‖wanted‖ over all modules."""
+
+    lora: Lora
+    error: float
+    notes: list[str]
+
+
+class MergeLoras(Request[LoraMerged], frozen=True, kw_only=True, tag="lora.merge"):
+    """Make one file of LoRAs, each at its weight, in the workspace, and list it in the library.
+
+    ``lora_orders.MergeOrder`` says what the methods are. ``base``: needed for ziplora, which learns
+    on it, and for DoRAs; orthogonal weighs by what its modules are given. ``prompts``: as
+    LearnColumns. Raises ALREADY_EXISTS where the library has a LoRA of this name.
+    """
+
+    loras: list[LoraUse]
+    name: str
+    method: Method = "exact"
+    base: str = ""
+    rank: Annotated[int, Meta(ge=0, le=4096)] = 0
+    error: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    density: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    seed: Annotated[int, Meta(ge=0, lt=2**62)] = 0
+    prompts: list[list[str]] = []
+
+
+class LoraWeighed(Record, frozen=True, kw_only=True):
+    """``kept``: whether the library keeps it; not of a file that it does not list."""
+
+    lora: str
+    advised: Advised
+    kept: bool
+
+
+class WeighLora(Request[LoraWeighed], frozen=True, kw_only=True, tag="lora.weigh"):
+    """Measure at rising weights how much of a LoRA pictures of its own prompts show, and how far
+    unrelated prompts drift; keep the weight to begin with (``shared.weighing`` says how).
+
+    ``base``: empty takes the one it was trained on here. ``prompts``: empty takes what it learnt to
+    show. Takes turns with a training run and with pictures; reports progress. Cancelled with its
+    call.
+    """
+
+    lora: str
+    base: str = ""
+    prompts: Annotated[list[str], Meta(max_length=16)] = []
+    weights: Annotated[list[float], Meta(max_length=weighing.MOST)] = []
+    seed: Annotated[int, Meta(ge=0, lt=2**62)] = 1025
+
+
 class AffinityFound(Record, frozen=True, kw_only=True):
     found: Affinity
 
@@ -1718,6 +1807,9 @@ AnyRequest = (
     | CompareLoras
     | ProbeLoras
     | MeasureInputs
+    | LearnColumns
+    | MergeLoras
+    | WeighLora
     | CheckAffinity
     | IndexLoras
     | GetLoraCard

@@ -54,7 +54,9 @@ class _Source:
     def weight(self, block: str) -> float:
         use = self.one.use
         text = block.startswith("TE")
-        whole = use.text_weight if text and use.text_weight is not None else use.weight
+        whole = use.weight
+        if text and (use.text_weight is not None or use.region is not None):
+            whole = use.text_weight or 0.0  # words have no place, so a region leaves them alone
         return whole * self.factors.get(blocks.BASE if text else block, 1.0)
 
 
@@ -234,6 +236,12 @@ def _told(
     whole = all_of_it.place()
     silent = [name for name, own in zip(names, whole.energy, strict=True) if not own]
     notes += [f"{name} does nothing at its weight." for name in silent]
+    placed = [name for name, one in zip(names, order.loras, strict=True) if one.use.region]
+    if placed:
+        notes.append(
+            f"Files know no places: {' and '.join(placed)} compared as if in the whole picture. "
+            "Trying them on the base takes regions into account."
+        )
     stages = {block: blocks.stage(block, layers) for block in in_order}
     return Conflict(
         loras=names, weights=[one.use.weight for one in order.loras], measured=bool(order.inputs),

@@ -48,10 +48,10 @@ def inner_products(
             said = conditioning(base, [spec], guided=spec.cfg > 1) if mix.speaks else text
             deltas.append((guided(base, seen, timestep, said, spec.cfg) - plain).flatten().cpu())
     together = torch.stack(deltas).double()
-    return together @ together.t() * _pace(base, spec, step) ** 2
+    return together @ together.t() * pace(base, spec, step) ** 2
 
 
-def _pace(base: Base, spec: PictureSpec, step: int) -> float:
+def pace(base: Base, spec: PictureSpec, step: int) -> float:
     """How far a step moves the clean latents for each unit of what the UNet predicts: σ − σ', with
     σ² = (1 − ᾱ) / ᾱ; of v, √ᾱ is noise (https://arxiv.org/abs/2202.00512); of a flow σ itself."""
     steps = schedule(base, spec)

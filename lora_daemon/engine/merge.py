@@ -39,6 +39,7 @@ from shared.lora_orders import PRECISIONS, Advance, Merged, MergedModule, MergeO
 from shared.safetensors_file import Tensor as RawTensor
 from shared.safetensors_file import read_header, write
 
+LEARNT = ("base", "steps", "rate", "penalty", "before", "after", "overlap")  # of coefficients
 _CANCELLED = 1e-9  # what is left of a sum, relative to its terms, when they cancel
 
 
@@ -73,6 +74,7 @@ def merge(order: MergeOrder) -> Merged:
     pieces: dict[str, list[Piece]] = {}
     sources, dtypes, notes = [], set(), []
     measured = Reader(Path(typed(order.inputs))) if order.inputs else None
+    learnt = Reader(Path(typed(order.columns))) if order.method == "ziplora" else None
     for number, source in enumerate(order.sources):
         path = Path(typed(source.path))
         header = read_header(path)
@@ -99,6 +101,8 @@ def merge(order: MergeOrder) -> Merged:
         gross += sum(algebra.norm(pair) ** 2 for pair in pairs)
         if order.method == "orthogonal":
             pairs = [_beside(order, together, pairs, measured)]
+        if learnt is not None:
+            pairs = _zipped(learnt, together, pairs)
         pair, wanted = _made(order, name, pairs)
         saved = _kept(tensors, name, pair, together[0], dtype)
         size, off = _sizes(wanted, saved)
@@ -165,10 +169,10 @@ def _fitting(pieces: list[Piece]) -> list[Piece]:
 def _made(order: MergeOrder, name: str, pairs: list[Pair]) -> tuple[Pair, Pair | Tensor]:
     """A module's pair, and what it stands for."""
     together = algebra.concatenated(pairs)
-    plain = order.method == "orthogonal" and not (order.rank or order.error)
+    plain = order.method in ("orthogonal", "ziplora") and not (order.rank or order.error)
     if order.method == "exact" or plain:
         return together, together
-    if order.method in ("svd", "orthogonal"):
+    if order.method in ("svd", "orthogonal", "ziplora"):
         return algebra.truncated(together, order.rank, order.error), together
     digest = hashlib.sha256(f"{order.seed}/{name}".encode()).digest()
     draw = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
@@ -201,6 +205,23 @@ def _beside(
         return algebra.beside(own, rest, own[1] @ rest[1].t(), rest[1] @ rest[1].t())
     begin = CHANCE + len(own[1])
     return algebra.beside(own, rest, found[CHANCE:begin, begin:], found[begin:, begin:])
+
+
+def _zipped(learnt: Reader, pieces: list[Piece], pairs: list[Pair]) -> list[Pair]:
+    """ΔWᵢ diag(mᵢ), exactly: what was learnt scales the columns of each Aᵢ. A module of which
+    nothing was learnt, such as a text encoder's, stays as it is."""
+    name = pieces[0].name
+    found = learnt.read(dotted(name, sdxl=True) or name)
+    if found is None:
+        return pairs
+    made = []
+    for piece, (up, down) in zip(pieces, pairs, strict=True):
+        columns = found[piece.source]
+        taps, rest = divmod(down.shape[1], len(columns))  # of a convolution's kernel
+        if rest:
+            raise wrong(learnt.path, f"does not fit {name}: delete it, and learn again")
+        made.append((up, down * columns.repeat_interleave(taps)))
+    return made
 
 
 def _kept(
@@ -261,6 +282,9 @@ def _metadata(
     how: dict[str, str | float] = {"how": order.method, "tool": "lora-tui"}
     if order.method == "orthogonal":
         how |= {"weighed": "inputs of the base" if order.inputs else "all inputs alike"}
+    if order.method == "ziplora":
+        said = read_header(Path(typed(order.columns))).metadata
+        how |= {f"learnt {name}": said.get(name, "") for name in LEARNT}
     if order.method != "exact":
         how |= {"rank": order.rank, "error": order.error}
     if order.method in ("ties", "dare"):

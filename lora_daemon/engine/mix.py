@@ -60,9 +60,11 @@ class Strength:
 @dataclass(eq=False)
 class Site:
     """What is stacked on one module. ``slots``: (LoRA, block) of each entry of ``v``.
-    ``of_prompt``: the keys or values of a cross-attention."""
+    ``name``: the module's path, its network first. ``of_prompt``: the keys or values of a
+    cross-attention."""
 
     target: nn.Module
+    name: str = ""
     down: Tensor | None = None  # (Σr, in, *kernel)
     up: Tensor | None = None  # (out, Σr)
     others: list[Part] = field(default_factory=list)
@@ -89,7 +91,7 @@ class Mix:
         for number, modules in enumerate(loras):
             for module in modules:
                 members.setdefault((module.network, module.path), []).append((number, module))
-        self._sites = []
+        self.sites: list[Site] = []
         self._attentions: dict[str, dict[str, Site]] = {}  # those whose keys or values are changed
         self._field: regions.Field | None = None  # where they act; None: all everywhere
         self._attending: regions.Field | None = None
@@ -98,19 +100,20 @@ class Mix:
             label = blocks.label(path, layers) if network == denoiser else TEXT
             target = getattr(base, network).get_submodule(path)
             site = _site(target, label, placed)
-            self._sites.append(site)
+            site.name = f"{network}.{path}"
+            self.sites.append(site)
             around, _, role = path.rpartition(".")
             if network == "unet" and role in ("to_k", "to_v"):
                 attention: Any = base.unet.get_submodule(around)
                 site.of_prompt = bool(attention.is_cross_attention)
                 if site.of_prompt:
                     self._attentions.setdefault(around, {})[role] = site
-        self._labels = sorted({label for site in self._sites for _, label in site.slots})
+        self._labels = sorted({label for site in self.sites for _, label in site.slots})
         column = {label: number for number, label in enumerate(self._labels)}
-        every = [slot for site in self._sites for slot in site.slots]
+        every = [slot for site in self.sites for slot in site.slots]
         self._slots = torch.tensor([n * len(column) + column[label] for n, label in every])
         self._scales = torch.tensor(
-            [scale for site in self._sites for scale in site.scales], dtype=torch.float64
+            [scale for site in self.sites for scale in site.scales], dtype=torch.float64
         )
         self._vectors: list[tuple[Tensor, slice]] = []
         self._give_vectors()
@@ -119,7 +122,7 @@ class Mix:
     def _give_vectors(self) -> None:
         """One vector a network (their dtypes may differ); each site's is a view of it."""
         begin = 0
-        for _, group in itertools.groupby(self._sites, key=_kind):
+        for _, group in itertools.groupby(self.sites, key=_kind):
             sites = list(group)
             length = sum(len(site.slots) for site in sites)
             vector = torch.zeros(length, **_kind(sites[0]))
@@ -152,7 +155,7 @@ class Mix:
         for kept, span in self._vectors:
             kept.copy_(vector[span])
         column = {label: number for number, label in enumerate(self._labels)}
-        for site in self._sites:
+        for site in self.sites:
             site.active = any(table[lora][column[label]] for lora, label in site.slots)
 
     def _row(self, strength: Strength) -> list[float]:
@@ -173,7 +176,7 @@ class Mix:
     def on(self) -> Iterator[None]:
         """The base with these LoRAs, for as long as the context lasts."""
         hooks = [
-            site.target.register_forward_hook(_hook(site, self._field_of)) for site in self._sites
+            site.target.register_forward_hook(_hook(site, self._field_of)) for site in self.sites
         ]
         hooks.append(self.base.unet.register_forward_pre_hook(self._look))
         try:
@@ -307,6 +310,11 @@ def _moved(part: Part, **kind: Any) -> Part:
     raise AssertionError(part)
 
 
+def _places(x: Tensor) -> Tensor:
+    """(n, channels, h, w) as (n, h, w, channels): of channels_last, as all are here, a view."""
+    return x.permute(0, 2, 3, 1)
+
+
 def _hook(site: Site, field_of: Callable[[Site], regions.Field | None]) -> Any:
     """The forward hook that adds what is stacked on a module to the module's own output."""
     target = site.target
@@ -315,7 +323,8 @@ def _hook(site: Site, field_of: Callable[[Site], regions.Field | None]) -> Any:
     pairs = 0 if site.up is None else site.up.shape[1]
     ends = [pairs, pairs + len(site.others)]
     ends.append(ends[-1] + (0 if site.rows is None else len(site.rows)))
-    up = None if site.up is None else site.up[:, :, None, None] if convolves else site.up.t()
+    up = None if site.up is None else site.up.t()
+    pointwise = isinstance(target, nn.Conv2d) and target.kernel_size == target.stride == (1, 1)
 
     def through(x: Tensor, matrix: Tensor) -> Tensor:
         if isinstance(target, nn.Conv2d):
@@ -336,11 +345,18 @@ def _hook(site: Site, field_of: Callable[[Site], regions.Field | None]) -> Any:
         if site.shifts is not None:
             out = out + (v[ends[2] :] @ site.shifts).view(wide)
         if site.down is not None and up is not None:
-            low = through(x, site.down).mul_(v[:pairs].view(wide))
+            # Products of places by channels, into the output, which is the module's own and nobody
+            # else's: a convolution by 1 × 1 costs as many copies again.
+            if pointwise:
+                low = F.linear(_places(x), site.down.flatten(1)).mul_(v[:pairs])
+            elif convolves:
+                low = _places(through(x, site.down)) * v[:pairs]
+            else:
+                low = through(x, site.down).mul_(v[:pairs])
             if convolves:
-                out = out + F.conv2d(low, up)
-            else:  # into the output, which is the module's own and nobody else's
-                out.view(-1, out.shape[-1]).addmm_(low.view(-1, pairs), up)
+                out = out.contiguous(memory_format=torch.channels_last)
+            flat = _places(out) if convolves else out
+            flat.view(-1, flat.shape[-1]).addmm_(low.reshape(-1, pairs), up)
         for number, part in enumerate(site.others):
             factor = v[ends[0] + number]
             if isinstance(part, Dense):

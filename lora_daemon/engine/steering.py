@@ -17,6 +17,8 @@ from lora_daemon.pipe import (
     Report,
     Serving,
     Steer,
+    Weigh,
+    Zip,
 )
 
 Tell = Callable[[Report], None]
@@ -117,7 +119,7 @@ class Steering:
 
     def _obey(self, command: Command) -> None:
         match command:
-            case Paint() | Probe() | Gather() | Measure():
+            case Paint() | Probe() | Gather() | Measure() | Zip() | Weigh():
                 self._serve(command)
             case Describe():
                 self.on_describe(command)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,10 @@ from lora_daemon.engine import (
     effects,
     embeddings,
     inputs,
+    lessons,
     lora_file,
     moments,
+    weighing,
     wording,
 )
 from lora_daemon.engine.bases import Base
@@ -49,6 +52,10 @@ from lora_daemon.pipe import (
     Probed,
     ProbeFailed,
     Serving,
+    Weigh,
+    Weighed,
+    Zip,
+    Zipped,
 )
 from shared.errors import Code, Failure, LoraError
 from shared.filenames import typed
@@ -59,6 +66,7 @@ from shared.wire import Objective
 Cancelled = Callable[[str], bool]  # whether the job with this id is to be given up
 _FAILED: dict[type[Serving], type[PaintFailed | ProbeFailed | MeasureFailed]] = {
     Paint: PaintFailed, Probe: ProbeFailed, Gather: ProbeFailed, Measure: MeasureFailed,
+    Zip: ProbeFailed, Weigh: ProbeFailed,
 }  # fmt: skip
 STEP_TELLING = 0.2  # seconds between two reports of one job's progress
 
@@ -141,6 +149,10 @@ class Studio:
                     self._gather(job, base())
                 case Measure():
                     self._measure(job, base())
+                case Zip():
+                    self._zip(job, base())
+                case Weigh():
+                    self._weigh(job, base())
         except Exception as error:
             failure = explained(error).failure()
         if failure is not None:
@@ -155,12 +167,14 @@ class Studio:
         mixed = self._mix(job.loras, base)
         rows = [[_strength(use) for use in row] for row in job.rows]
         check = partial(self._check, job.job)
-        products = effects.inner_products(base, mixed.mix, rows, job.spec, job.step, check)
+        with _speaking(base, mixed.learnt, job.embeddings):
+            products = effects.inner_products(base, mixed.mix, rows, job.spec, job.step, check)
         self.tell(Probed(job=job.job, products=products.tolist(), notes=mixed.notes))
 
     def _gather(self, job: Gather, base: Base) -> None:
         loras = [_place(path) for path in job.loras]
-        found = inputs.measure(base, loras, job.specs, partial(self._check, job.job))
+        with _speaking(base, embeddings.carried(loras, base), job.embeddings):
+            found = inputs.measure(base, loras, job.specs, partial(self._check, job.job))
         moments.save(_place(job.out), found)
         self.tell(Gathered(job=job.job, modules=len(found.modules), left_out=found.left_out))
 
@@ -174,6 +188,22 @@ class Studio:
             job, self._mix(job.loras, loaded).mix.on, partial(self._check, job.job)
         )
         self.tell(Measured(job=job.job, rows=rows, skipped=skipped))
+
+    def _weigh(self, job: Weigh, base: Base) -> None:
+        mixed, check = self._mix([job.lora], base), partial(self._check, job.job)
+        with _speaking(base, mixed.learnt, job.embeddings):
+            found = weighing.effect(mixed.mix, _strength(job.lora), job.spec, check)
+        self.tell(Weighed(job=job.job, effect=found))
+
+    def _zip(self, job: Zip, base: Base) -> None:
+        mixed = self._mix(job.loras, base)
+        lesson = lessons.Lesson(
+            [_strength(use) for use in job.loras], job.pictures, _place(job.folder),
+            _place(job.out), job.steps, job.rate, job.penalty, job.seed, job.about,
+        )  # fmt: skip
+        with _speaking(base, mixed.learnt, job.embeddings):
+            done = lessons.go_on(mixed.mix, lesson, partial(self._check, job.job))
+        self.tell(Zipped(job=job.job, done=done, total=lesson.total, notes=mixed.notes))
 
     def describe(self, job: Describe) -> None:
         """Do a captioning order and tell how it went. Only a poisoned device raises."""
@@ -227,13 +257,12 @@ class Studio:
                 self.tell(PaintStep(job=job.job, step=done + steps * pictures, steps=total))
 
         first = ""
-        own = {name.lower(): embeddings.load(_place(path), base) for name, path in job.embeddings}
         with contextlib.ExitStack() as stack:
             stack.enter_context(mixed.mix.on())
             if job.distilled is not None:
                 beside = self._mix([job.distilled], base, beside=True)
                 stack.enter_context(beside.mix.on())
-            stack.enter_context(wording.learnt(base, mixed.learnt | own))
+            stack.enter_context(_speaking(base, mixed.learnt, job.embeddings))
             for group in _together(canvases, base):
                 specs = [canvas.spec for canvas in group]
                 turn = _turn(mixed.mix, job.loras, specs[0].steps)
@@ -270,6 +299,8 @@ class Studio:
             mixed = None
             self._mixed.pop(beside, None)  # let go of it first, as with a base
             files = [(use, lora_file.load(Path(typed(use.path)), base)) for use in uses]
+            if beside:
+                _addable(files)
             mixed = _Mixed(
                 key=key,
                 mix=Mix(base, [weights.modules for _, weights in files]),
@@ -284,6 +315,14 @@ class Studio:
                 self._mixed[beside] = mixed
         mixed.mix.set([_strength(use) for use in uses])
         return mixed
+
+
+def _speaking(
+    base: Base, carried: Mapping[str, list[Tensor]], named: Sequence[tuple[str, str]]
+) -> AbstractContextManager[None]:
+    """Prompts may name these textual inversions: those that LoRAs carry, and files."""
+    own = {name.lower(): embeddings.load(_place(path), base) for name, path in named}
+    return wording.learnt(base, {**carried, **own})
 
 
 def _place(path: str) -> Path:
@@ -334,6 +373,18 @@ def _together(canvases: Sequence[Canvas], base: Base) -> list[list[Canvas]]:
         for first in range(0, len(group), MAX_BATCH)
     ]
     return [[canvases[0]], *batches]
+
+
+def _addable(files: Sequence[tuple[LoraFile, lora_file.Weights]]) -> None:
+    """Raises LoraError(INVALID_FILE) for a DoRA: its share of the module's own output would be one
+    of what other LoRAs have added to that, too."""
+    for use, weights in files:
+        if any(module.magnitude is not None for module in weights.modules):
+            raise LoraError(
+                Code.INVALID_FILE,
+                f"{use.name} is a DoRA, which cannot be put on top of others exactly. "
+                "`lora-tui lora resize` with --base makes plain pairs of it.",
+            )
 
 
 def _unplaced(use: LoraFile, weights: lora_file.Weights) -> str:

@@ -35,6 +35,8 @@ from lora_daemon.pipe import (
     Report,
     Steer,
     Train,
+    Weigh,
+    Zip,
     command_decoder,
     frame,
     frame_length,
@@ -150,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
             match pipe.next():
                 case Train() as order:
                     run(order, studio, pipe, pipe.tell)
-                case Paint() | Probe() | Gather() | Measure() as job:
+                case Paint() | Probe() | Gather() | Measure() | Zip() | Weigh() as job:
                     load = partial(studio.base, job.base_path, predicts=job.base_predicts)
                     studio.serve(job, load)
                 case Describe() as job:

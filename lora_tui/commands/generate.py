@@ -19,7 +19,7 @@ from shared.recipe import Sampler
 if TYPE_CHECKING:
     from shared.client import Client
 
-Spec = TypeVar("Spec", PictureSpec, MixSpec)
+Spec = TypeVar("Spec", PictureSpec, MixSpec, wire.LearnColumns, wire.WeighLora)
 _WEIGHED = re.compile(r"(.+):([-+]?(?:\d+\.?\d*|\.\d+))", re.DOTALL)
 
 

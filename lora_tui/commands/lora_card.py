@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lora_tui.commands.common import Invocation, Subparsers, command
-from lora_tui.commands.generate import lora_use
+from lora_tui.commands.generate import checked, lora_use
 from lora_tui.core import card_lines
-from shared import wire
+from shared import weighing, wire
 from shared.errors import Code, Exit, LoraError
 
 FEW = 10  # skipped files that are named
@@ -35,6 +35,24 @@ def add(verbs: Subparsers) -> None:
     card.add_argument(
         "--no-spectrum", action="store_true", help="quicker: the header alone, no tensor is read"
     )
+    weigh = command(
+        verbs, "weigh", weigh_it,
+        "measure which weight to begin with, tried on its base, and keep it on the card",
+        "  lora-tui lora weigh dragons\n"
+        "  lora-tui lora weigh dragons --base anything-v5 --weights 0.4 0.6 0.8 1\n"
+        "  lora-tui lora weigh ink.safetensors --base sd15 --prompt 'a cat, ink drawing'",
+    )  # fmt: skip
+    weigh.add_argument("lora", metavar="FILE_OR_NAME")
+    weigh.add_argument("--base", default="", help="to try it on; else the one it was trained on")
+    weigh.add_argument(
+        "--weights", type=float, nargs="+", default=[], metavar="W",
+        help=f"to try ({', '.join(f'{one:g}' for one in weighing.WEIGHTS)})",
+    )  # fmt: skip
+    weigh.add_argument(
+        "--prompt", action="append", default=[], metavar="TEXT",
+        help="what it shows; else what it learnt to show",
+    )  # fmt: skip
+    weigh.add_argument("--seed", type=int, default=1025, help="of the first picture (1025)")
     command(
         verbs, "duplicates", find_duplicates,
         "say which LoRAs of the library are the same, whatever their names and metadata",
@@ -82,6 +100,25 @@ async def show_card(call: Invocation) -> Exit:
     call.console.show(
         found, lambda: ("".join(text for text, _ in row) for row in card_lines.lines(found))
     )
+    return Exit.OK
+
+
+async def weigh_it(call: Invocation) -> Exit:
+    args = call.args
+    request = wire.WeighLora(
+        lora=lora_use(call, args.lora).lora, base=call.base(args.base) if args.base else "",
+        prompts=args.prompt, weights=args.weights, seed=args.seed,
+    )  # fmt: skip
+    async with call.client() as client:
+        found = await client.call(checked(request), on_progress=call.report)
+    if not found.kept:
+        call.console.say(f"{found.lora} is not in the library (`lora index`): not kept.")
+
+    def lines() -> Iterator[str]:
+        yield f"{found.lora}: begin with {found.advised.weight:g} on {found.advised.base}"
+        yield from ("".join(text for text, _ in row) for row in card_lines.weighed(found.advised))
+
+    call.console.show(found, lines)
     return Exit.OK
 
 

@@ -12,13 +12,23 @@ import msgspec
 from lora_tui.commands import process
 from lora_tui.commands.common import Invocation, Subparsers, base_path, command, find
 from lora_tui.commands.console import pairs
-from lora_tui.commands.generate import lora_use
+from lora_tui.commands.generate import checked, lora_use
 from lora_tui.core import words
-from shared import wire
+from shared import wire, zipping
 from shared.errors import Code, Exit, LoraError
 from shared.filenames import to_text, typed
 from shared.lora_keys import Dialect
-from shared.lora_orders import METHODS, PRECISIONS, Baked, BakeOrder, Merged, MergeOrder, Source
+from shared.lora_orders import (
+    METHODS,
+    PRECISIONS,
+    Baked,
+    BakeOrder,
+    Merged,
+    MergeOrder,
+    Source,
+    source,
+)
+from shared.pictures import stem
 
 Answer = TypeVar("Answer", Merged, Baked)
 WORST = 3  # modules named in the summary
@@ -30,7 +40,8 @@ def add(verbs: Subparsers) -> None:
         "  lora-tui lora merge dragons:0.8 ink:0.6 --out both.safetensors\n"
         "  lora-tui lora merge dragons:0.8 ink:0.6 --rank 32 --out both.safetensors\n"
         "  lora-tui lora merge dragons ink --method ties --density 0.3 --rank 64 --out b\n"
-        "  lora-tui lora merge ink dragons --method orthogonal --base sd15 --out ink2.safetensors",
+        "  lora-tui lora merge ink dragons --method orthogonal --base sd15 --out ink2.safetensors\n"
+        "  lora-tui lora merge ink:0.8 dragons --method ziplora --base sd15 --out b.safetensors",
     )  # fmt: skip
     merge.add_argument(
         "loras", metavar="FILE_OR_NAME[:WEIGHT]", nargs="+",
@@ -40,12 +51,24 @@ def add(verbs: Subparsers) -> None:
         "--method", choices=METHODS, default="",
         help="exact: the sum, rank by rank; svd: its best approximation; ties, dare: on the true "
         "change of the weights; orthogonal: the first alone, without what it does where the others "
-        "act (exact, or svd with --rank or --error)",
+        "act (exact, or svd with --rank or --error); ziplora: the sum, each column times what was "
+        "learnt on the base, so that each keeps its effect on its own prompts",
     )  # fmt: skip
     merge.add_argument(
         "--density", type=float, default=0.5, help="what ties and dare keep of each (0.5)"
     )
-    merge.add_argument("--seed", type=int, default=0, help="of dare's draw (0)")
+    merge.add_argument("--seed", type=int, default=0, help="of dare's draw, ziplora's pictures (0)")
+    zipped = merge.add_argument_group("ziplora")
+    zipped.add_argument(
+        "--prompt", action="append", default=[], metavar="[NAME=]TEXT",
+        help="what a LoRA shows, or all of them; else what each learnt to show",
+    )  # fmt: skip
+    zipped.add_argument("--steps", type=int, default=zipping.STEPS,
+                        help=f"of learning ({zipping.STEPS})")  # fmt: skip
+    zipped.add_argument("--learning-rate", type=float, default=zipping.RATE, metavar="RATE",
+                        help=f"of the coefficients ({zipping.RATE:g})")  # fmt: skip
+    zipped.add_argument("--penalty", type=float, default=zipping.PENALTY, metavar="λ",
+                        help=f"of columns that two both read ({zipping.PENALTY:g})")  # fmt: skip
     resize = command(
         verbs, "resize", resize_it,
         "bring a LoRA to another rank; makes plain pairs of a LoHa, LoKr or DoRA",
@@ -92,6 +115,7 @@ async def merge_them(call: Invocation) -> Exit:
     method = args.method or ("svd" if args.rank or args.error else "exact")
     if method == "exact" and (args.rank or args.error):
         raise LoraError(Code.BAD_REQUEST, "An exact merge has the rank it has; take --method svd.")
+    out_file(call)  # what is wrong with it is said before minutes of learning
     more: dict[str, object] = {}
     if method == "orthogonal" and len(args.loras) < 2:
         raise LoraError(Code.BAD_REQUEST, "Say beside which others: lora merge ONE OTHER ….")
@@ -102,7 +126,41 @@ async def merge_them(call: Invocation) -> Exit:
                 wire.MeasureInputs(loras=names, base=call.base(args.base)), on_progress=call.report
             )
         more = {"inputs": found.path, "order": found.order}
+    if method == "ziplora":
+        more = {"columns": (await _learnt(call)).path}
     return await _make(call, method, density=args.density, seed=args.seed, **more)
+
+
+async def _learnt(call: Invocation) -> wire.ColumnsLearnt:
+    """What ziplora scales the columns by. Raises LoraError."""
+    args = call.args
+    if not args.base:
+        raise LoraError(
+            Code.BAD_REQUEST, "ziplora learns on a base: say which with --base (`model list`)."
+        )
+    uses = [lora_use(call, text) for text in args.loras]
+    names = [stem(use.lora) for use in uses]
+    request = wire.LearnColumns(
+        loras=uses, base=call.base(args.base), prompts=_own_prompts(args.prompt, names),
+        seed=args.seed, steps=args.steps, rate=args.learning_rate, penalty=args.penalty,
+    )  # fmt: skip
+    async with call.client() as client:
+        found = await client.call(checked(request), on_progress=call.report)
+    for note in found.notes:
+        call.console.say(note)
+    call.console.say(zipping.sentence(names, found.before, found.after))
+    return found
+
+
+def _own_prompts(texts: list[str], names: list[str]) -> list[list[str]]:
+    """Of each LoRA the prompts that name it and those that name none."""
+    found: list[list[str]] = [[] for _ in names]
+    for text in texts:
+        name, mark, own = text.partition("=")
+        named = [at for at, one in enumerate(names) if mark and one == name.strip()]
+        for at in named or range(len(names)):
+            found[at].append(own.strip() if named else text)
+    return found
 
 
 async def resize_it(call: Invocation) -> Exit:
@@ -161,16 +219,7 @@ async def bake_it(call: Invocation) -> Exit:
 
 async def _source(call: Invocation, text: str) -> Source:
     use = lora_use(call, text)
-    if use.blocks:
-        raise LoraError(Code.BAD_REQUEST, "Block weights (lbw=) need a base; a merge has none.")
-    if use.begin > 0 or use.end < 1:
-        raise LoraError(
-            Code.BAD_REQUEST, "A file takes part in all steps: leave start=, stop= out."
-        )
-    if use.region is not None:
-        raise LoraError(Code.BAD_REQUEST, "A file acts in the whole picture: leave its region out.")
-    path = await _path(call, use.lora)
-    return Source(path=path, weight=use.weight, text_weight=use.text_weight)
+    return source(use, await _path(call, use.lora))
 
 
 async def _path(call: Invocation, name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from lora_tui.core import words
 from lora_tui.core.cells import clean, fit
 from shared.lora_cards import LITTLE, LoraCard, Spectrum
+from shared.weighing import Advised
 
 Cell = tuple[str, str]  # text, tone
 WIDE = 16  # cells of a bar
@@ -21,6 +22,9 @@ def lines(card: LoraCard) -> Iterator[list[Cell]]:
     for name, value in _facts(card):
         if value:
             yield [(fit(name, _NAME), "muted"), (clean(value), "")]
+    if card.advised is not None:
+        yield [("", "")]
+        yield from weighed(card.advised)
     if card.tags:
         yield [("", "")]
         yield [("It learned, with how often:", "muted")]
@@ -30,6 +34,23 @@ def lines(card: LoraCard) -> Iterator[list[Cell]]:
     if card.spectrum is not None:
         yield [("", "")]
         yield from _spectrum(card.spectrum, card.advice)
+
+
+def weighed(found: Advised) -> Iterator[list[Cell]]:
+    """What a weight was recommended by."""
+    most = max((one.effect for one in found.weights), default=0.0)
+    yield [(clean(found.reason), "")]
+    yield [(fit("weight", 7), "muted"), (fit("effect", WIDE + 7), "muted"), ("drift", "muted")]
+    for one in found.weights:
+        share = max(one.effect, 0.0) / most if most > 0 else 0.0
+        yield [
+            (fit(f"{one.weight:g}", 7), "bold" if one.weight == found.weight else ""),
+            (bar(share), "primary"),
+            (fit(f"{share:.0%}", 6, "right") + " ", ""),
+            (f"{one.drift:.0%}", ""),
+        ]
+    yield [("Effect: what the LoRA takes off the base's error on pictures painted at the", "muted")]
+    yield [("weight; of the largest. Drift: on unrelated prompts. Nobody looked at them.", "muted")]
 
 
 def _facts(card: LoraCard) -> Iterator[tuple[str, str]]:
@@ -44,6 +65,8 @@ def _facts(card: LoraCard) -> Iterator[tuple[str, str]]:
     yield "from run", card.run
     if card.leak is not None:
         yield "leak", f"{card.leak:.0%} of its effect shows without the trigger word"
+    if card.advised is not None:
+        yield "weight", f"{card.advised.weight:g} to begin with, on {card.advised.base}"
     yield "picture", card.preview or card.picture
     yield "same as", _twins(card)
 

@@ -34,7 +34,7 @@ class CardWindow(Dialog[None]):
                     yield Static("Reading…", id="text", markup=False)
                 yield PictureView(self.lora.picture_cache, self.lora.depth, id="preview")
             yield Static("", id="going", markup=False)
-            yield self.keys_line("card.duplicates", "card.close")
+            yield self.keys_line("card.weigh", "card.duplicates", "card.close")
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()
@@ -98,6 +98,22 @@ class CardWindow(Dialog[None]):
                 drawn.append(cell, tone_style(self, tone))
             drawn.append("\n")
         self.query_one("#text", Static).update(drawn)
+
+    async def _weigh(self) -> None:
+        self._going("Trying it at rising weights… Leaving the card gives it up.")
+        try:
+            request = wire.WeighLora(lora=self._wanted)
+            await self.lora.ask(request, on_progress=self._weighed)
+        except LoraError as error:
+            self._going(error.message)
+        else:
+            await self._ask()
+
+    def _weighed(self, done: int, total: int, message: str) -> None:
+        self._going(f"Trying it at rising weights, {done} of {total}… Leaving gives it up.")
+
+    def action_weigh(self) -> None:
+        self.run_worker(self._weigh(), group="ask", exclusive=True)
 
     def action_duplicates(self) -> None:
         self.run_worker(self._compare(), group="ask", exclusive=True)

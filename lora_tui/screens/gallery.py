@@ -251,7 +251,7 @@ class Gallery(Place):
             live = next((mix.spec for mix in self.state.mixes if not mix.name), None)
             if live is None:
                 raise LoraError(Code.NOT_FOUND, "The daemon has not told its mix yet: try again.")
-            after = mixes.of_picture(found.spec)
+            after = mixes.of_picture(found.spec, live)
             if after != live:
                 await self.lora.ask(wire.ChangeMix(before=live, after=after))
             return [*found.left, *mixes.left_of(found.spec)]

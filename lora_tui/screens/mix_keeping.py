@@ -7,7 +7,7 @@ from functools import partialmethod
 
 from lora_tui.core import mix_probe
 from lora_tui.core.cells import clean
-from lora_tui.screens import gridding
+from lora_tui.screens import gridding, merging
 from lora_tui.screens.dialogs import AskText, Choose, Confirm, Page
 from lora_tui.screens.fighting import Fighting
 from lora_tui.screens.mix_showing import MixShowing, summary
@@ -72,6 +72,9 @@ class MixKeeping(MixShowing):
 
     def action_remedy(self) -> None:
         self.action_fight(remedies=True)
+
+    def action_merge(self) -> None:
+        merging.merge(self, self.spec)
 
     async def _to_other_side(self, before: MixSpec, uses: list[LoraUse]) -> wire.Mix:
         """Put a remedy on the mix's other side, so that a flip takes it back."""

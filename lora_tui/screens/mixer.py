@@ -25,7 +25,7 @@ from shared.mixes import MixLora, MixSpec
 from shared.pictures import stem
 
 FINE, COARSE = 0.05, 0.25
-FIRST = 0.8  # weight of a LoRA that is added
+FIRST = 0.8  # weight of a LoRA that is added, where none is recommended
 MOST = 10.0  # weight, up or down
 LEAVING = 1.0  # seconds for what has just been typed to get away
 
@@ -180,7 +180,9 @@ class Mixer(MixKeeping):
         if len(self.spec.loras) == mixes.MOST:
             self.notify(f"A mix has at most {mixes.MOST} LoRAs.", severity="warning")
             return
-        spec = mixes.with_lora(self.spec, MixLora(lora=name, weight=FIRST))
+        advised = next((one.advised for one in self.state.loras if one.name == name), None)
+        weight = advised.weight if advised is not None else FIRST
+        spec = mixes.with_lora(self.spec, MixLora(lora=name, weight=weight))
         if not spec.prompt:
             spec = replace(spec, prompt=prompt)
         self._desk.want(spec)

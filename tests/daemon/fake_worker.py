@@ -21,6 +21,7 @@ from pathlib import Path
 from lora_daemon import pipe
 from shared.errors import Code, Failure
 from shared.pictures import LoraUse
+from shared.safetensors_file import write
 
 PNG = base64.b64decode(  # 8 × 8 px, grey
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAADklEQVR4nGNogAIGyhgAgIQgAQ2AJGEA"
@@ -56,7 +57,7 @@ def main() -> None:
                 note("gave up", held)
                 failure = Failure(code=Code.CANCELLED, message="The picture was cancelled.")
                 tell(stream, pipe.PaintFailed(job=command.job, failure=failure))
-            case pipe.Measure() | pipe.Gather() | pipe.Probe():
+            case pipe.Measure() | pipe.Gather() | pipe.Probe() | pipe.Zip() | pipe.Weigh():
                 asked(stream, command, deaf=mode == "deaf" and not mark.exists())
             case pipe.Paint():
                 note("began", command)
@@ -87,6 +88,21 @@ def tried(stream: socket.socket, command: pipe.Gather | pipe.Probe) -> None:
         tell(stream, pipe.Probed(job=command.job, products=products))
 
 
+def zipped(stream: socket.socket, command: pipe.Zip) -> None:
+    """One picture each time, then all steps at once."""
+    folder, total = Path(command.folder), len(command.pictures) + command.steps
+    folder.mkdir(parents=True, exist_ok=True)
+    done = len(list(folder.iterdir())) + 1
+    if "slow" in command.pictures[done - 1][1].prompt:
+        return
+    (folder / str(done)).touch()
+    if done == len(command.pictures):
+        done = total
+        told = command.about | {"before": "[1.5, 0.8]", "after": "[0.5, 0.6]", "overlap": "0.7"}
+        write(Path(command.out), {}, told)
+    tell(stream, pipe.Zipped(job=command.job, done=done, total=total))
+
+
 def vectors(one: list[LoraUse], other: list[LoraUse]) -> float:
     """Each LoRA pulls along an axis of its own by its weight, and all along the first: half as much
     against it as the first one pulls."""
@@ -99,15 +115,23 @@ def vectors(one: list[LoraUse], other: list[LoraUse]) -> float:
 
 
 def asked(
-    stream: socket.socket, command: pipe.Measure | pipe.Gather | pipe.Probe, deaf: bool
+    stream: socket.socket,
+    command: pipe.Measure | pipe.Gather | pipe.Probe | pipe.Zip | pipe.Weigh,
+    deaf: bool,
 ) -> None:
     if isinstance(command, pipe.Measure):
         measure(stream, command, deaf=deaf)
+    elif isinstance(command, pipe.Zip):
+        zipped(stream, command)
+    elif isinstance(command, pipe.Weigh):
+        note("weighed", command)
+        effect = min(command.lora.weight, 0.8) - 0.5 * (command.lora.weight > 1)
+        tell(stream, pipe.Weighed(job=command.job, effect=effect))
     else:
         tried(stream, command)
 
 
-def note(what: str, paint: pipe.Paint | pipe.Probe) -> None:
+def note(what: str, paint: pipe.Paint | pipe.Probe | pipe.Weigh) -> None:
     if log := os.environ.get("FAKE_LOG"):
         with Path(log).open("a") as file:
             file.write(f"{what} {paint.spec.seed} {paint.spec.steps}\n")

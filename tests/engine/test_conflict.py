@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lora_daemon.engine.conflict import compare
 from lora_daemon.engine.overlap import Share, overlaps
+from shared import regions
 from shared.conflicts import Compared, Conflict, ConflictOrder, Place
 from shared.errors import Code, LoraError
 from shared.pictures import LoraUse
@@ -248,3 +249,11 @@ def test_a_lora_without_weight_is_said(tmp_path: Path) -> None:
     told = _compare((one, 0.0), (other, 1.0))
     assert told.notes == ["1 does nothing at its weight."]
     assert _pair(told.whole) == (0, 0) and "hardly meet" in told.sentence
+
+
+def test_a_region_is_said_and_leaves_words_alone(tmp_path: Path) -> None:
+    one, other = (_lora(tmp_path / f"{n}.safetensors", n) for n in (1, 2))
+    told = _compare(LoraUse(lora=str(one), weight=1.0, region=regions.read("left")), (other, 1.0))
+    assert "1 compared as if in the whole picture" in told.notes[0]
+    (text,) = [place for place in told.modules if place.block == "TE1"]
+    assert text.energy[0] == 0 < text.energy[1] and text.overlap[1][0] == 0

@@ -8,17 +8,22 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
+from safetensors.torch import load_file, save_file
 
 from lora_daemon import pipe
-from lora_daemon.engine import effects, lora_file, studio
+from lora_daemon.engine import effects, lora_file, studio, weighing
 from lora_daemon.engine.bases import Base
-from lora_daemon.engine.generate import conditioning, guided, paint
+from lora_daemon.engine.generate import conditioning, guided, paint, paint_latents
+from lora_daemon.engine.lora_read import raw
 from lora_daemon.engine.mix import Mix, Strength, applied
+from lora_daemon.engine.randomness import generator
 from lora_daemon.engine.samplers import scheduler
 from lora_daemon.engine.studio import Studio
 from shared import probes
 from shared.errors import Code
 from shared.pictures import LoraUse, PictureSpec
+from shared.safetensors_file import write
 from tests.engine.test_inputs import QUERY, TEXT, random_lora
 
 SPEC = PictureSpec(prompt="a cat", negative="b", steps=4, sampler="DDIM", cfg=3, seed=5)
@@ -81,7 +86,7 @@ def test_a_lora_takes_part_in_its_part_of_the_steps(base: Base, files: list[Path
     seen: list[list[bool]] = []
 
     def weights() -> list[bool]:
-        site = next(one for one in mix._sites if len(set(one.slots)) > 1)
+        site = next(one for one in mix.sites if len(set(one.slots)) > 1)
         return [bool(one) for one in (site.v[0], site.v[-1])]
 
     with mix.on():
@@ -131,3 +136,72 @@ def test_the_studio_answers_probes_and_measurements(
         desk.serve(order, lambda: base)
         assert told[-1].job == order.job and told[-1].failure.code == code
     assert all(a is not b for a, b in pairwise(told))
+
+
+def test_a_dora_is_not_put_on_top_of_others(base: Base, files: list[Path], tmp_path: Path) -> None:
+    """A distilled one for previews: its share of the output would be one of what others added."""
+    tensors = load_file(files[0])
+    name = next(key for key in tensors if key.endswith(".lora_up.weight")).partition(".")[0]
+    path = tmp_path / "dora.safetensors"
+    scale = torch.ones(len(tensors[f"{name}.lora_up.weight"]), 1)
+    save_file(tensors | {f"{name}.dora_scale": scale}, path)
+    told: list[Any] = []
+    desk = Studio(torch.device("cpu"), told.append, lambda _: False)
+    order = pipe.Paint(
+        job="p", spec=replace(SPEC, loras=[]), base_path="", loras=[], out=str(tmp_path / "p.png"),
+        distilled=pipe.LoraFile(name="dora", path=str(path), weight=1.0),
+    )  # fmt: skip
+    desk.serve(order, lambda: base)
+    assert told[-1].failure.code == Code.INVALID_FILE and "is a DoRA" in told[-1].failure.message
+
+
+def test_prompts_of_probes_and_weights_may_name_textual_inversions(
+    base: Base, files: list[Path], tmp_path: Path
+) -> None:
+    told: list[Any] = []
+    desk = Studio(torch.device("cpu"), told.append, lambda _: False)
+    word = tmp_path / "zig.safetensors"
+    write(word, {"emb_params": raw(torch.randn(2, 32))}, {})
+    spec = replace(SPEC, prompt="a zig cat", steps=2)
+    loras = [pipe.LoraFile(name=f.stem, path=str(f), weight=1.0) for f in files]
+    rows = [[LoraUse(lora=f.stem, weight=1.0) for f in files]]
+    for known in ([], [("zig", str(word))]):
+        probe = pipe.Probe(
+            job="j", spec=spec, step=1, base_path="", loras=loras, rows=rows, embeddings=known
+        )
+        weigh = pipe.Weigh(
+            job="w", spec=spec, base_path="", lora=loras[0], embeddings=known
+        )  # fmt: skip
+        desk.serve(probe, lambda: base)
+        desk.serve(weigh, lambda: base)
+    (plain, faint), (named, much) = told[:2], told[2:]
+    assert plain.products != named.products and faint.effect != much.effect
+    assert not base.learnt
+
+
+def test_the_effect_in_a_picture_is_what_the_lora_takes_off_the_error(
+    base: Base, files: list[Path]
+) -> None:
+    """By the same predictions made one by one."""
+    modules = lora_file.load(files[1], base).modules
+    mix, spec = Mix(base, [modules]), replace(SPEC, steps=2)
+    found = weighing.effect(mix, Strength(0.7), spec, lambda: None)
+    with torch.no_grad(), applied(base, [(modules, 0.7)]):
+        latents = paint_latents(base, [spec], lambda _: None)
+    shares = []
+    for stretch in range(weighing.STRATA):
+        at = int((stretch + 0.5) * 1000 / weighing.STRATA)
+        noise = torch.randn(latents.shape, generator=generator(spec.seed, "weighed", stretch))
+        kept = float(base.alphas_cumprod[at])
+        errors = []
+        for weight in (0.0, 1.0):
+            error = 0.0
+            with torch.no_grad(), applied(base, [(modules, weight)]):
+                text = conditioning(base, [spec], guided=False)
+                for own in (noise, -noise):
+                    seen = kept**0.5 * latents + (1 - kept) ** 0.5 * own
+                    predicted = base.denoise(seen, torch.tensor(at), text)
+                    error += float((predicted - own).square().sum())
+            errors.append(error)
+        shares.append((errors[0] - errors[1]) / errors[0])
+    assert found == pytest.approx(sum(shares) / len(shares), abs=1e-4)

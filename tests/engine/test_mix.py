@@ -351,14 +351,14 @@ def test_a_change_takes_effect_without_a_new_stack(base: Base, tmp_path: Path) -
     """Within one use of the mix, in place: what was stacked is the same memory."""
     loras = _loras(base, tmp_path, 3)
     mix = Mix(base, loras)
-    places = [site.v.data_ptr() for site in mix._sites]
+    places = [site.v.data_ptr() for site in mix.sites]
     changes = [[1.0, 0.0, 0.0], [0.0, 2.0, -1.0], [0.5, 0.5, 0.5]]
     live = []
     with mix.on():
         for weights in changes:
             mix.set([Strength(one) for one in weights])
             live.append(_predict(base))
-    assert places == [site.v.data_ptr() for site in mix._sites]
+    assert places == [site.v.data_ptr() for site in mix.sites]
     for weights, seen in zip(changes, live, strict=True):
         with applied(base, list(zip(loras, weights, strict=True))):
             assert torch.equal(_predict(base), seen)

@@ -25,6 +25,7 @@ from shared.notices import Connected, Disconnected, Notice, Notices, StateReplac
 from shared.pictures import stem
 from shared.probes import Probe, Remedy
 from shared.state import apply
+from shared.weighing import Advised, Weighed
 
 ME = "ada"
 
@@ -127,11 +128,18 @@ def passes(item: wire.Item, node: filters.Node) -> bool:
     raise NotImplementedError(node)
 
 
+ADVISED = Advised(
+    base="starter", weight=0.6, reason="The earliest weight with all of it.", prompts=[],
+    weights=[Weighed(weight=one, effect=1.0, drift=one / 4) for one in (0.6, 1.0)],
+)  # fmt: skip
+
+
 class Daemon:
     """The state that several stand-in clients share."""
 
     def __init__(self, items: list[wire.Item] | None = None) -> None:
         self.state = wire.State()
+        self.advised: Advised | None = None  # what a card says of its weight
         self.items: dict[str, wire.Item] = {}
         self.order: list[str] = []
         self.asked: list[wire.Request[Any]] = []
@@ -578,6 +586,10 @@ class Daemon:
         )  # fmt: skip
         return wire.LorasCompared(found=found), []
 
+    def on_MergeLoras(self, request: wire.MergeLoras, by: str) -> Any:
+        lora = replace(self.state.loras[0], name=request.name)
+        return wire.LoraMerged(lora=lora, error=0.0, notes=["ink 80% → 40%"]), []
+
     def on_ProbeLoras(self, request: wire.ProbeLoras, by: str) -> Any:
         names = [stem(use.lora) for use in request.loras]
         turned = [replace(use, begin=0.5 * number) for number, use in enumerate(request.loras)]
@@ -609,9 +621,13 @@ class Daemon:
         card = LoraCard(
             name=request.lora, path="/x.safetensors", size=9, tags=[Tag("dragon", 11)], ranks=[16],
             spectrum=spectrum if request.spectrum else None,
-            advice=advice(request.lora, spectrum) if request.spectrum else "",
+            advice=advice(request.lora, spectrum) if request.spectrum else "", advised=self.advised,
         )  # fmt: skip
         return wire.CardFound(found=card), []
+
+    def on_WeighLora(self, request: wire.WeighLora, by: str) -> Any:
+        self.advised = ADVISED
+        return wire.LoraWeighed(lora=request.lora, advised=ADVISED, kept=True), []
 
     def on_IndexLoras(self, request: wire.IndexLoras, by: str) -> Any:
         found = wire.LorasIndexed(

@@ -101,16 +101,17 @@ async def test_the_mouse_clicks_and_drags_a_bar(mixed: standin.Daemon) -> None:
 
 async def test_loras_are_added_with_what_their_run_showed(daemon: standin.Daemon) -> None:
     daemon.state = replace(
-        daemon.state, pictures=[replace(daemon.state.pictures[0], run="r0001", prompt="a blorp")]
-    )
+        daemon.state, pictures=[replace(daemon.state.pictures[0], run="r0001", prompt="a blorp")],
+        loras=[replace(one, advised=standin.ADVISED) for one in daemon.state.loras],
+    )  # fmt: skip
     async with opened(daemon, "g", "m", "a") as (app, pilot, _):
         await until(pilot, shows(app, "Add a LoRA"))
         await pilot.press("enter")
-        await until(pilot, lambda: weights(daemon) == [0.8])
+        await until(pilot, lambda: weights(daemon) == [0.6])  # the one that is recommended
         assert spec(daemon).prompt == "a blorp"
         await until(pilot, shows(app, "✓"))
         await pilot.press("a", *"/loras/other.safetensors", "enter")  # no more in the library
-        await until(pilot, lambda: len(weights(daemon)) == 2)
+        await until(pilot, lambda: weights(daemon) == [0.6, 0.8])
         daemon.event(wire.LoraRemoved(lora="creatures"))
         await until(pilot, shows(app, "✗"))
 
@@ -359,3 +360,17 @@ def test_a_bar_says_a_weight_without_colour() -> None:
     assert drawn(-0.2).startswith("───━━┼")
     assert drawn(-3).startswith("◀━━━━") and drawn(9.0).endswith("━▶")
     assert {len(drawn(weight / 100)) for weight in range(-200, 300)} == {20}
+
+
+async def test_one_file_is_made_of_the_mix(mixed: standin.Daemon) -> None:
+    async with opened(mixed, "g", "m") as (app, pilot, _):
+        await until(pilot, shows(app, "━"))
+        await pilot.press("M")
+        await until(pilot, shows(app, "ZipLoRA"))
+        await pilot.press("down", "enter")
+        await until(pilot, shows(app, "Name of the file"))
+        await pilot.press("ctrl+u", *"both", "enter")
+        await until(pilot, shows(app, "both is in the Library"))
+        asked = next(one for one in mixed.asked if isinstance(one, wire.MergeLoras))
+        assert (asked.method, asked.name, asked.base) == ("ziplora", "both", TWO.base)
+        assert [use.weight for use in asked.loras] == [0.8, 1.0]

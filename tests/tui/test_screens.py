@@ -257,6 +257,8 @@ async def test_library_tells_all_of_a_lora_and_lists_a_folder(daemon: standin.Da
         await pilot.press("i")
         await until(pilot, lambda: "Of rank 16, 4.0 are in effect" in text_of(app))
         assert "dragon 11" in text_of(app) and "Rank 2 would do" in text_of(app)
+        await pilot.press("w")
+        await until(pilot, lambda: "0.6 to begin with, on starter" in text_of(app))
         await pilot.press("escape", "a", *"/loras", "enter")
         await until(pilot, lambda: "1 LoRA listed" in text_of(app))
         [request] = asked(daemon, wire.IndexLoras)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from shared import mixes
+from shared.distilled import Preview
 from shared.errors import LoraError
 from shared.gallery import Shown, ordered, reader
 from shared.made_with import Made, again, of_webui, read, sampler, webui
+from shared.mixes import MixSpec
 from shared.pictures import (
     LoraUse,
     PictureSpec,
@@ -169,7 +171,10 @@ def test_a_picture_becomes_a_mix_and_what_it_has_not_is_said() -> None:
     spec = PictureSpec(base="b", prompt="x", loras=[LoraUse(lora="ink", weight=0.5)], seed=3,
                        start=Start(picture="/a.png"),
                        variation=Variation(seed=1, strength=0.5))  # fmt: skip
-    mix = mixes.of_picture(spec)
+    live = MixSpec(base="b", preview=Preview(lora="lcm"), seed=9)
+    mix = mixes.of_picture(spec, live)
+    assert mix.preview == live.preview  # how one looks at it, not what it is made of
+    assert mixes.of_picture(spec, MixSpec(base="c", preview=live.preview)).preview is None
     assert mixes.picture(mix) == PictureSpec(base="b", prompt="x", seed=3, loras=spec.loras)
     (left,) = mixes.left_of(spec)
     assert "variation" in left and "begun from" in left and "second" not in left
