@@ -95,6 +95,7 @@ async def make(call: Invocation, began: float) -> Result:
             await client.call(wire.MeasureRun(run=run.id), on_progress=call.report)
         sides = (await run_compare.gathered(client, runs, norms=True)).sides
         sheet = call.home / "outputs" / f"trainers-{runs[0].id}.png"
+        sheet.parent.mkdir(exist_ok=True)
         pictures = await run_compare.samples_of(client, sides)
         publish(sheet, runs_picture.png(sides, pictures))
         files = {lora.name: lora.path for lora in client.state.loras}
