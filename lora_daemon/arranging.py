@@ -30,7 +30,7 @@ def said(blocking: list[wire.Run]) -> str:
     one = over[0]
     return (
         f"Waits for {one.id}, which {one.state} without a LoRA. Let that one go on, or say what "
-        "else this is to wait for: `lora-tui run after`."
+        "else this is to wait for: `lora-tui run after`, or A in Runs."
     )
 
 
@@ -50,7 +50,7 @@ class Arranging:
                 f"{run.id} is {run.state}: only a run that has not begun has a place in the queue.",
                 data={"run": run.id, "state": run.state},
             )
-        changed = self._moved(run, request.move)
+        changed = self._moved(run, request.move, request.before)
         if request.after is not None:
             after = self._after(run, request.after)
             mine = next((one for one in changed if one.id == run.id), run)
@@ -63,8 +63,11 @@ class Arranging:
             self._store.remember(change, context.key, answer)
         return self._runs.get(run.id)
 
-    def _moved(self, run: wire.Run, move: str) -> list[wire.Run]:
-        """The runs whose places change: those that wait share out the places they have."""
+    def _moved(self, run: wire.Run, move: str, before: str) -> list[wire.Run]:
+        """The runs whose places change: those that wait share out the places they have.
+
+        Raises LoraError: NOT_FOUND, WRONG_STATE where ``before`` has begun.
+        """
         waiting = [
             one for one in self._runs.all()
             if one.started is None and one.state in ("queued", "paused")
@@ -73,7 +76,19 @@ class Arranging:
         here = next(i for i, one in enumerate(waiting) if one.id == run.id)
         ends = {"up": here - 1, "down": here + 1, "first": 0, "last": len(waiting) - 1, "": here}
         there = min(max(ends[move], 0), len(waiting) - 1)
-        waiting.insert(there, waiting.pop(here))
+        waiting.pop(here)
+        if before:
+            other = self._runs.get(before)
+            ids = [one.id for one in waiting]
+            if other.id not in ids:
+                raise LoraError(
+                    Code.WRONG_STATE,
+                    f"{run.id} cannot stand before {other.id}, which "
+                    + ("is itself." if other.id == run.id else "no longer waits."),
+                    data={"run": other.id, "state": other.state},
+                )
+            there = ids.index(other.id)
+        waiting.insert(there, run)
         return [
             msgspec.structs.replace(one, place=place)
             for one, place in zip(waiting, places, strict=True)

@@ -52,7 +52,7 @@ class Continuing:
         self._library = library
 
     async def extend(self, context: Context, request: wire.ExtendRun) -> wire.Continued:
-        """Raises LoraError: NOT_FOUND, WRONG_STATE, INVALID_RECIPE, STORAGE."""
+        """Raises LoraError: NOT_FOUND (its base too), INVALID_FILE, WRONG_STATE, INVALID_RECIPE, STORAGE."""
         run = self._runs.get(request.run)
         if run.state not in ("finished", "stopped"):
             raise LoraError(
@@ -70,6 +70,7 @@ class Continuing:
                 f"fork {run.id}` begins a new run from its LoRA.",
             )
         before = recipes.load(directory / "recipe.toml")
+        await self._insist_on_base(run, before)
         freeze = await asyncio.to_thread(_frozen, directory)
         shown = samples(before, freeze)
         recipe = lasting(before, run.step + request.steps, run.pictures, shown)
@@ -143,7 +144,7 @@ class Continuing:
             )
         words = sweeps.short(request.settings)
         name = request.name.strip() or f"{parent.name} from {step} {words}".strip()
-        prepared = await self._prepared(recipe, name, directory, new_data)
+        prepared = await self._prepared(parent, recipe, name, new_data)
         if whole:
             _insist_on_more(recipe, prepared, step)
             prepared.copies.extend(_taken_over(directory, states[step]))
@@ -159,15 +160,31 @@ class Continuing:
         return wire.Continued(run=run, told=told)
 
     async def _prepared(
-        self, recipe: Recipe, name: str, directory: Path, new_data: list[str]
+        self, parent: wire.Run, recipe: Recipe, name: str, new_data: list[str]
     ) -> Prepared:
         """With the pictures and captions of the parent, unless what decides them has changed."""
         if new_data:
             return await self._freezer.prepare(recipe, name)
-        freeze = await asyncio.to_thread(_frozen, directory)
+        await self._insist_on_base(parent, recipe)
+        freeze = await asyncio.to_thread(_frozen, self._runs.directory(parent.id))
         stem = file_name(name.replace("=", "").replace(" ", "-"))
         freeze = msgspec.structs.replace(freeze, name=stem, queued_at=time.time())
         return Prepared(unnamed(recipe), freeze, name)
+
+    async def _insist_on_base(self, run: wire.Run, recipe: Recipe) -> None:
+        """A run whose base is gone would wait for its turn and fail.
+
+        Raises LoraError: NOT_FOUND, INVALID_FILE.
+        """
+        try:
+            await self._library.base(recipe.base.name)
+        except LoraError as error:
+            raise LoraError(
+                error.code,
+                f"{run.id} cannot go on, as the base {recipe.base.name} cannot be used: "
+                f"{error.message} Add it again under this name, or fork with base.name=ANOTHER.",
+                data={"key": "base.name"},
+            ) from None
 
     def _loras(self, run: wire.Run) -> dict[int, Path]:
         """The kept LoRA of each step that is still there."""

@@ -1120,12 +1120,17 @@ class StartSweep(Request[RunGroup], frozen=True, kw_only=True, tag="run.sweep"):
 
 
 class ArrangeRun(Request[Run], frozen=True, kw_only=True, tag="run.arrange"):
-    """Move a run that waits within the queue, or say what it waits for (None: as before).
-    WRONG_STATE once it has begun, or where runs would wait for one another."""
+    """Move a run that waits within the queue, or say what it waits for (None: as it was).
+    WRONG_STATE once it has begun, or where runs would wait for one another.
+
+    ``before``: a waiting run that this one is to stand right before; said twice, or by two clients
+    at once, it comes to the same.
+    """
 
     changes: ClassVar[bool] = True
     run: str
     move: Literal["", "up", "down", "first", "last"] = ""
+    before: str = ""
     after: list[str] | None = None
 
 
