@@ -6,20 +6,8 @@ import msgspec
 
 from lora_daemon.runs import Runs
 from lora_daemon.service import Context, Daemon
-from shared import wire
+from shared import run_queue, wire
 from shared.errors import Code, LoraError
-
-
-def left_its_lora(run: wire.Run) -> bool:
-    """Whether what waits for a run may begin."""
-    return run.state == "finished" or (run.state == "stopped" and bool(run.lora))
-
-
-def waits_for(run: wire.Run, runs: list[wire.Run]) -> list[wire.Run]:
-    """The runs that must leave their LoRA before ``run`` may begin; none once it has begun."""
-    if run.started is not None:
-        return []
-    return [one for one in runs if one.id in run.after and not left_its_lora(one)]
 
 
 def said(blocking: list[wire.Run]) -> str:
@@ -44,7 +32,7 @@ class Arranging:
     async def arrange(self, context: Context, request: wire.ArrangeRun) -> wire.Run:
         """Raises LoraError: NOT_FOUND, WRONG_STATE."""
         run = self._runs.get(request.run)
-        if run.started is not None or run.state not in ("queued", "paused"):
+        if not run_queue.has_place(run):
             raise LoraError(
                 Code.WRONG_STATE,
                 f"{run.id} is {run.state}: only a run that has not begun has a place in the queue.",
@@ -68,10 +56,7 @@ class Arranging:
 
         Raises LoraError: NOT_FOUND, WRONG_STATE where ``before`` has begun.
         """
-        waiting = [
-            one for one in self._runs.all()
-            if one.started is None and one.state in ("queued", "paused")
-        ]  # fmt: skip
+        waiting = run_queue.waiting(self._runs.all())
         places = self._runs.places([one.id for one in waiting])
         here = next(i for i, one in enumerate(waiting) if one.id == run.id)
         ends = {"up": here - 1, "down": here + 1, "first": 0, "last": len(waiting) - 1, "": here}

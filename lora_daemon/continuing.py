@@ -21,24 +21,12 @@ from lora_daemon.freezing import Freezer, Prepared, file_name, samples, unnamed
 from lora_daemon.library import Library
 from lora_daemon.runs import Runs
 from lora_daemon.service import Context, Daemon
+from shared import forks, sweeps, wire
 from shared import recipe as recipes
-from shared import sweeps, wire
 from shared.errors import Code, LoraError
 from shared.files import publish
 from shared.recipe import Recipe
 
-# Options that decide which pictures there are: they are frozen anew.
-_DATA = (
-    "base.name", "base.family", "dataset.name", "dataset.regularisation", "dataset.mask_folder",
-    "dataset.wildcards", "dataset.wildcard_folder", "evaluation.held_out", "evaluation.pictures",
-)  # fmt: skip
-# Options that a state of other ones does not fit: its tensors, its steps or its latents.
-_MEMORY = (
-    "network.", "optimizer.kind", "optimizer.rates", "optimizer.lora_plus", "dataset.resolution",
-    "dataset.repeats", "training.batch_size", "training.accumulation", "training.ema",
-    "training.num_processes",
-    "optimizer.text_encoder_rate",
-)  # fmt: skip
 _SERIES = ("pictures.json", "metrics.csv", "losses.csv")
 
 
@@ -52,7 +40,8 @@ class Continuing:
         self._library = library
 
     async def extend(self, context: Context, request: wire.ExtendRun) -> wire.Continued:
-        """Raises LoraError: NOT_FOUND (its base too), INVALID_FILE, WRONG_STATE, INVALID_RECIPE, STORAGE."""
+        """Raises LoraError: NOT_FOUND (its base too), WRONG_STATE, INVALID_RECIPE, INVALID_FILE,
+        STORAGE."""
         run = self._runs.get(request.run)
         if run.state not in ("finished", "stopped"):
             raise LoraError(
@@ -116,7 +105,7 @@ class Continuing:
         text = (directory / "recipe.toml").read_text("utf-8")
         before = recipes.parse(text)
         recipe = recipes.parse(text, request.settings, where="the fork's recipe")
-        keys = changed(before, recipe)
+        keys = forks.changed(before, recipe)
         states, loras = states_of(directory), self._loras(parent)
         steps = sorted({*states, *loras})
         step = request.step if request.step >= 0 else max(steps, default=0)
@@ -127,8 +116,7 @@ class Continuing:
                 + (f"There is {', '.join(map(str, steps))}." if steps else "Nothing was at all."),
                 data={"steps": steps},
             )
-        new_data = [key for key in keys if _is(key, _DATA)]
-        unfit = [*new_data, *(key for key in keys if _is(key, _MEMORY))]
+        new_data, unfit = forks.new_data(keys), forks.unfit(keys)
         whole = step in states and not unfit
         if not whole and step:
             if step not in loras:
@@ -223,12 +211,6 @@ def lasting(
     return recipes.convert(msgspec.to_builtins(longer), "the longer recipe")
 
 
-def changed(before: Recipe, after: Recipe) -> list[str]:
-    """Keys of the options that differ."""
-    keys = [option.key for option in recipes.options()]
-    return [key for key in keys if attrgetter(key)(before) != attrgetter(key)(after)]
-
-
 def extended(before: Recipe, after: Recipe, run: wire.Run, shown: Collection[int]) -> str:
     """What an extension goes on with, and what it does not."""
     old, new = (recipes.total_steps(one, run.pictures, shown) for one in (before, after))
@@ -299,7 +281,3 @@ def _taken_over(directory: Path, state: Path) -> Iterable[tuple[Path, str]]:
     for name in _SERIES:
         if (directory / name).exists():
             yield directory / name, name
-
-
-def _is(key: str, of: Iterable[str]) -> bool:
-    return any(key == one or (one.endswith(".") and key.startswith(one)) for one in of)

@@ -11,7 +11,8 @@ from shared.errors import Exit
 def add(verbs: Subparsers) -> None:
     move = command(
         verbs, "move", move_it, "move a waiting run within the queue",
-        "  lora-tui run move r0009 first\n  lora-tui run move r0009 --before r0007\n  lora-tui run pause r0009    # holds it back",
+        "  lora-tui run move r0009 first\n  lora-tui run move r0009 --before r0007\n"
+        "  lora-tui run pause r0009    # holds it back",
     )  # fmt: skip
     move.add_argument("name", metavar="RUN", help="r0001, or its name")
     where = move.add_mutually_exclusive_group(required=True)

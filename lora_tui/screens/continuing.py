@@ -1,0 +1,147 @@
+"""Runs that go on from others: more steps for one that has ended, or a fork set otherwise."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.suggester import Suggester
+from textual.widgets import Input, Select, Static
+
+from lora_tui.core import forking, words
+from lora_tui.screens.base import Dialog, Place
+from lora_tui.screens.dialogs import AskText
+from lora_tui.widgets.bind import bindings
+from shared import wire
+from shared.errors import LoraError
+
+
+def extend(place: Place, run: wire.Run) -> None:
+    """Ask for how many more steps, and queue the run again."""
+    if run.state not in ("finished", "stopped"):
+        place.notify(f"{run.id} is {run.state}: only what has ended takes more steps.")
+        return
+
+    def typed(text: str | None) -> None:
+        if text is None:
+            return
+        if not text.isdecimal() or not int(text):
+            place.notify(f"{text!r} is not a number of steps.", severity="warning")
+            return
+        ask = wire.ExtendRun(run=run.id, steps=int(text))
+        place.attempt(place.lora.ask(ask), lambda done: place.notify(done.told, timeout=10))
+
+    each = max(run.steps // max(run.epochs, 1), 1)
+    place.app.push_screen(
+        AskText(
+            f"{run.id} ended at step {words.count(run.step)}. How many more?",
+            f"An epoch is {words.plural(each, 'step')}. With a constant rate it becomes what it "
+            "would have been with so many from the beginning; another schedule is worked out anew.",
+            value=str(each),
+        ),
+        typed,
+    )
+
+
+def fork(place: Place, run: wire.Run) -> None:
+    """Ask from where and with what, and queue the fork."""
+
+    def came(detail: wire.RunDetail) -> None:
+        def answered(ask: wire.ForkRun | None) -> None:
+            if ask is not None:
+                place.attempt(place.lora.ask(ask), forked)
+
+        place.app.push_screen(Fork(detail), answered)
+
+    def forked(done: wire.Continued) -> None:
+        place.lora.opened_run = done.run.id
+        place.notify(f"{done.run.id}: {done.told}", timeout=12)
+        place.state_changed(None)
+
+    place.attempt(place.lora.ask(wire.GetRun(run=run.id)), came)
+
+
+class Keys(Suggester):
+    """The rest of the option's name that is being typed."""
+
+    async def get_suggestion(self, value: str) -> str | None:
+        return forking.completed(value)
+
+
+class Fork(Dialog[wire.ForkRun | None]):
+    """The step to begin from and what is set otherwise, checked as one types. None when left."""
+
+    BINDINGS = bindings("fork")
+
+    def __init__(self, detail: wire.RunDetail) -> None:
+        super().__init__()
+        self._detail = detail
+
+    def compose(self) -> ComposeResult:
+        run = self._detail.run
+        with Vertical(classes="window -wide") as window:
+            window.border_title = f"A fork of {run.id} {run.name}"
+            with Horizontal(classes="line"):
+                yield Static("from", classes="name")
+                steps = forking.steps(self._detail)
+                yield Select(
+                    [(text, step) for step, text in steps], value=steps[0][0], allow_blank=False,
+                    compact=True, id="step",
+                )  # fmt: skip
+            for number in range(forking.LINES):
+                with Horizontal(classes="line"):
+                    yield Static("set otherwise" if not number else "", classes="name")
+                    yield Input(
+                        "", compact=True, classes="setting", suggester=Keys(use_cache=False),
+                        placeholder="optimizer.learning_rate=5e-5" if not number else "",
+                    )  # fmt: skip
+            with Horizontal(classes="line"):
+                yield Static("name", classes="name")
+                yield Input("", compact=True, id="name", placeholder="its parent's, and the step")
+            yield Static("", id="help", markup=False)
+            yield Static("", id="wrong", markup=False)
+            yield self.keys_line("fork.start", "fork.leave")
+
+    def on_mount(self) -> None:
+        self.query(".setting").first(Input).focus()
+        self._tell()
+
+    def settings(self) -> list[str]:
+        """What is set otherwise, as it is typed."""
+        texts = (line.value.strip() for line in self.query(".setting").results(Input))
+        return [text for text in texts if text]
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        if event.input.has_class("setting"):
+            self.query_one("#help", Static).update(forking.about(event.value, self._detail.recipe))
+        self._tell()
+
+    def on_select_changed(self, event: Select.Changed) -> None:
+        self._tell()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        self.focus_next()
+
+    def _tell(self) -> str:
+        """Say how far the fork goes, or what is wrong with it; return the latter."""
+        said, step = self.query_one("#wrong", Static), self.query_one("#step", Select).value
+        try:
+            text = forking.foretold(self._detail, self.settings(), int(str(step)))
+        except LoraError as error:
+            said.set_class(True, "-error")
+            said.update(error.message)
+            return error.message
+        said.set_class(False, "-error")
+        said.update(text)
+        return ""
+
+    def action_start(self) -> None:
+        if self._tell():
+            return
+        step = int(str(self.query_one("#step", Select).value))
+        name = self.query_one("#name", Input).value.strip()
+        self.dismiss(
+            wire.ForkRun(run=self._detail.run.id, step=step, settings=self.settings(), name=name)
+        )
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
