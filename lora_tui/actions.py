@@ -253,7 +253,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("train.start", "s,ctrl+s", "start", "Queue the run with this recipe.", 1),
     Action("train.advanced", "a", "all options", "Show every option, or only the usual ones.", 2),
     Action("train.check", "c", "check", "Check every field and say what is wrong.", 3),
-    Action("train.reset", "R", "reset", "Back to the recipe as it came (asks first).", 4),
+    Action("train.sweep", "w,ctrl+t", "sweep", "Several values in this field, a run for each.", 4),
+    Action("train.reset", "R", "reset", "Back to the recipe as it came (asks first).", 5),
     Action(
         "train.leave_field",
         "escape",

@@ -95,12 +95,16 @@ class Form:
 
     def problem(self, key: str) -> str:
         """What is wrong with one field, in words; empty if nothing is."""
+        return self.problem_of(key, read(self.options[key], self.texts[key]))
+
+    def problem_of(self, key: str, value: Any) -> str:
+        """What would be wrong with a value of one option."""
         single: dict[str, Any] = {}
         *parents, leaf = key.split(".")
         node = single
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[leaf] = read(self.options[key], self.texts[key])
+        node[leaf] = value
         try:
             convert(single, "recipe")
         except LoraError as error:

@@ -87,8 +87,9 @@ def axes(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def axes_said(runs: Sequence[Run]) -> str:
-    """network.rank: 4, 8, 16 × training.seed: 1, 2"""
-    return " × ".join(f"{key}: {', '.join(values)}" for key, values in axes(runs))
+    """rank 4, 8, 16 × seed 1, 2"""
+    found = axes(runs)
+    return " × ".join(f"{key.rpartition('.')[2]} {', '.join(values)}" for key, values in found)
 
 
 def apart(run: Run) -> str:

@@ -122,6 +122,13 @@ def sample_steps(sides: Sequence[Side], prompt: tuple[str, int]) -> list[int]:
     return sorted(found)
 
 
+def common_step(sides: Sequence[Side], prompt: tuple[str, int]) -> int:
+    """The last step of which the most runs have a sample of this prompt."""
+    steps = sample_steps(sides, prompt)
+    have = {step: sum(map(bool, samples_at(sides, prompt, step))) for step in steps}
+    return max(step for step in steps if have[step] == max(have.values()))
+
+
 def samples_at(
     sides: Sequence[Side], prompt: tuple[str, int], step: int
 ) -> list[wire.Picture | None]:

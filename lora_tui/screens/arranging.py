@@ -155,7 +155,7 @@ class Arranging(Steering):
         groups = {run.group for run in runs}
         title = f"{words.plural(len(runs), 'run')} side by side"
         if len(groups) == 1 and (group := groups.pop()):
-            title = f"{group}: {run_list.axes_said(runs)}"
+            title = f"{group} · {run_list.axes_said(runs)}"
         self.app.push_screen(CompareRuns(self, runs, title))
 
     def to_compare(self) -> list[Run]:

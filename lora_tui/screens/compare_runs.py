@@ -56,7 +56,7 @@ class CompareRuns(Dialog[None]):
         self._norms = False
         self._stale = False
         self._prompt = 0
-        self._step = -1  # the place among the steps of the prompt; -1 follows the last
+        self._step = -1  # of the samples; -1: the last that most runs have
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="window -whole") as window:
@@ -205,7 +205,7 @@ class CompareRuns(Dialog[None]):
             return
         prompt = prompts[self._prompt % len(prompts)]
         steps = run_table.sample_steps(self._sides, prompt)
-        step = steps[self._step if -1 <= self._step < len(steps) else -1]
+        step = self._step if self._step in steps else run_table.common_step(self._sides, prompt)
         across = run_table.samples_at(self._sides, prompt, step)
         for number in range(panels):
             place = first + number
@@ -266,7 +266,7 @@ class CompareRuns(Dialog[None]):
         self.query_one("#held").display = self._view == "held"
         self.query_one("#options").display = self._view == "recipes" or roomy
         self.query_one("#options").set_class(self._view == "recipes", "-alone")
-        if self._sides:
+        if samples and self._sides:
             self._show_samples()
 
     # ── keys ────────────────────────────────────────────────────────────────────────────────────
@@ -295,10 +295,11 @@ class CompareRuns(Dialog[None]):
         prompts = run_table.prompts(self._sides)
         if not prompts:
             return
-        number = len(run_table.sample_steps(self._sides, prompts[self._prompt % len(prompts)]))
-        here = self._step if 0 <= self._step < number else number - 1
-        there = min(max(here + by, 0), number - 1)
-        self._step = -1 if there == number - 1 else there
+        prompt = prompts[self._prompt % len(prompts)]
+        steps = run_table.sample_steps(self._sides, prompt)
+        if self._view == "samples":
+            here = self._step if self._step in steps else run_table.common_step(self._sides, prompt)
+            self._step = steps[min(max(steps.index(here) + by, 0), len(steps) - 1)]
         self._turn("samples")
 
     def action_older(self) -> None:

@@ -79,7 +79,7 @@ class Runs(Arranging):
                     Column(""),
                     Column("", 12),
                     Column("", 13, "right"),
-                    Column("", 12, "right", wide=56),
+                    Column("", 12, "right", wide=72),
                     empty=_NONE,
                     id="rows",
                 )
