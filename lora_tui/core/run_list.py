@@ -120,7 +120,7 @@ def table(
     rows = []
     for run in runs:
         state = standing(run, every)[0]
-        if run.steps and run.step and run.state not in FINAL_STATES:
+        if run.steps and run.started and run.state not in FINAL_STATES:
             state = f"{state} {100 * run.step // run.steps} %"
         figure = f"{held[run.id]:+.1%}" if run.id in held else "–"
         rows.append(("★" if run is first else " ", apart(run), state, figure))

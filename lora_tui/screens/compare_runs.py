@@ -156,7 +156,7 @@ class CompareRuns(Dialog[None]):
             side, (name, state, *figures) = self._sides[place], results[place]
             tone = words.RUN_TONES[side.run.state]
             star = "★" if best is not None and side.held == best else " "
-            if side.run.steps and side.run.state not in FINAL_STATES and side.run.step:
+            if side.run.steps and side.run.state not in FINAL_STATES and side.run.started:
                 state = f"{100 * side.run.step // side.run.steps} %"
             return [
                 (mark_of(place), f"{tone_of(place)} bold"), (star, "primary bold"), name,

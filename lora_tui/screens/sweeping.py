@@ -81,12 +81,17 @@ class Sweeping(Place):
         """What is wrong, by the field's key."""
         if not self._axes:
             return self._form.problems()
-        single = {key: self._form.problem(key) for key in self._form.options}
+        try:
+            self._axes.runs()
+        except LoraError:
+            single = {key: self._form.problem(key) for key in self._form.options}
+        else:
+            return self._axes.problems()
         found = {key: text for key, text in single.items() if text and key not in self._axes.texts}
         return found or self._axes.problems()
 
     def at_field(self, field: Field) -> None:
-        """The keyboard is in this field."""
+        """The keyboard is in this field: outside of all, it is the one that is meant."""
         self._at = field.option.key
 
     def sweep_help(self, field: Field) -> str:
@@ -94,24 +99,23 @@ class Sweeping(Place):
         key = self.lora.keymap.all_shown(BY_ID["train.sweep"]).split()[-1]
         if not field.swept:
             return f"{key}: several values, a run for each."
-        return (
-            "One run for each of these values, with commas between; with other fields that are "
-            f"swept, each with each. {key}: one value again."
-        )
+        return f"Values with commas between, a run for each. {key}: one value again."
 
-    async def action_sweep(self) -> None:
+    def action_sweep(self) -> None:
         """The field one is in holds several values, or one again."""
-        if not self._at:
+        here = self.focused.parent if self.focused is not None else None
+        if not isinstance(here, Field) and not self._at:
             self.notify("Go to the field that is to be swept, and press it there.")
             return
-        field = self.field(self._at)
+        field = here if isinstance(here, Field) else self.field(self._at)
+        key = field.option.key
         if field.swept:
-            del self._axes.texts[self._at]
-            await field.sweep(None)
-            field.wrong(self._form.problem(self._at))
+            del self._axes.texts[key]
+            field.sweep(False)
+            field.wrong(self._form.problem(key))
         else:
-            self._axes.texts[self._at] = field.text
-            await field.sweep(field.text)
+            self._axes.texts[key] = field.text
+            field.sweep(True)
             self.swept_changed(field, always=True)
         self._sum_up_soon()
 
@@ -125,11 +129,11 @@ class Sweeping(Place):
         field.wrong(self._axes.problem(key))
         self._sum_up_soon()
 
-    async def sweep_nothing(self) -> None:
+    def sweep_nothing(self) -> None:
         """Every field holds one value again."""
         for key in list(self._axes.texts):
             del self._axes.texts[key]
-            await self.field(key).sweep(None)
+            self.field(key).sweep(False)
 
     # ── what it comes to ────────────────────────────────────────────────────────────────────────
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal
@@ -36,42 +34,46 @@ class Field(Horizontal):
             label = Text.assemble((f"{section} ", "dim"), label) if section != name else label
         self._label = label
         yield Static(label, classes="label")
-        yield self._entry()
-        yield Static("", classes="wrong", markup=False)
-
-    def _entry(self) -> Input | Select[str]:
-        """What its value is typed or chosen in."""
-        if self.swept:
-            return Input(self._text, compact=True, placeholder="4, 8, 16", classes="swept")
         if self._kind == "choice":
             values = list(self._choices)
             if self._text and self._text not in values:
                 values.insert(0, self._text)
-            return Select(
+            yield Select(
                 [(value, value) for value in values],
                 value=self._text if self._text in values else Select.NULL,
                 allow_blank=self._text not in values,
                 compact=True,
                 prompt="choose",
             )
-        if self._kind == "switch":
-            return Select(
+        elif self._kind == "switch":
+            yield Select(
                 [("yes", "yes"), ("no", "no")], value=self._text, allow_blank=False, compact=True
             )
-        return Input(self._text, compact=True, placeholder="none" if self._kind == "list" else "")
+        hint = "none" if self._kind == "list" else ""
+        values_typed = Input("" if self._chosen else self._text, compact=True, placeholder=hint)
+        values_typed.display = not self._chosen
+        yield values_typed
+        yield Static("", classes="wrong", markup=False)
 
-    async def sweep(self, text: str | None) -> None:
-        """Hold several values from now on, beginning with ``text``; None: one again."""
-        self.swept = text is not None
-        if text is not None:
-            self._single, self._text = self.text, text
-        else:
-            self._text = self._single
-        entry = self._entry()
-        await self.query_one("Input, Select").remove()
-        await self.mount(entry, after=self.query_one(".label"))
+    @property
+    def _chosen(self) -> bool:
+        """Whether its value is one of some: several are typed even so."""
+        return self._kind in ("choice", "switch")
+
+    def sweep(self, swept: bool) -> None:
+        """Hold several values from now on, the present one first; or that one again."""
+        before, single = self.entry, self.text if swept else self._single
+        self._single, self.swept = single, swept
+        typed = self.query_one(Input)
+        if self._chosen:
+            self.query_one(Select).display = not swept
+            typed.display = swept
+        typed.value = single
+        typed.cursor_position = len(single)  # more values come after the first
+        typed.select_on_focus = not swept
         self.count(0)
-        entry.focus()
+        if swept or before.has_focus:
+            self.screen.set_focus(self.entry)  # at once: keys may have been typed ahead
 
     def count(self, values: int) -> None:
         """Say beside its name how many values it holds."""
@@ -80,35 +82,33 @@ class Field(Horizontal):
 
     @property
     def entry(self) -> Input | Select[str]:
-        return cast("Input | Select[str]", self.query_one("Input, Select"))
+        """What its value is typed or chosen in just now."""
+        return self.query_one(Select) if self._chosen and not self.swept else self.query_one(Input)
 
     @property
     def text(self) -> str:
-        widget = self.query_one("Input, Select")
-        if isinstance(widget, Input):
-            return widget.value
-        assert isinstance(widget, Select)
-        return "" if widget.value is Select.NULL else str(widget.value)
+        entry = self.entry
+        if isinstance(entry, Input):
+            return entry.value
+        return "" if entry.value is Select.NULL else str(entry.value)
 
     def fill(self, text: str) -> None:
         """Put another value in."""
-        widget = self.query_one("Input, Select")
-        if isinstance(widget, Input):
-            widget.value = text
-        elif isinstance(widget, Select):
-            if text not in [value for _, value in widget._options]:
-                widget.set_options([(text, text), *((v, v) for v in self._choices)])
-            widget.value = text
+        entry = self.entry
+        if isinstance(entry, Input):
+            entry.value = text
+        else:
+            if text not in [value for _, value in entry._options]:
+                entry.set_options([(text, text), *((v, v) for v in self._choices)])
+            entry.value = text
 
     def offer(self, choices: list[str]) -> None:
         """Other choices (datasets, bases); the present one stays."""
         if choices == self._choices:
             return
         self._choices = choices
-        if self.swept:
-            return
         select = self.query_one(Select)
-        present = self.text
+        present = "" if select.value is Select.NULL else str(select.value)
         values = choices if not present or present in choices else [present, *choices]
         with select.prevent(Select.Changed):
             select.set_options([(value, value) for value in values])
