@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Iterator
 from importlib import resources
@@ -114,13 +115,19 @@ class Form:
         return ""
 
     def problems(self) -> dict[str, str]:
-        """What is wrong, by key."""
+        """What is wrong, by key: with single values, else with how they go together."""
         try:
             self.recipe()
-        except LoraError:
+        except LoraError as error:
             found = {key: self.problem(key) for key in self.options}
-            return {key: text for key, text in found.items() if text}
+            found = {key: text for key, text in found.items() if text}
+            why = error.message.partition(": ")[2]
+            return found or dict.fromkeys(self.named(why)[:1], why)
         return {}
+
+    def named(self, text: str) -> list[str]:
+        """The options that a text names, in its order."""
+        return [word for word in re.findall(r"[a-z_]+\.[a-z_]+", text) if word in self.options]
 
     def recipe(self) -> Recipe:
         """The recipe. Raises LoraError(INVALID_RECIPE)."""

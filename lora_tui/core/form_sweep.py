@@ -60,9 +60,11 @@ class Axes:
         try:
             self.runs()
         except LoraError as error:
-            text = error.message
-            key = next((key for key in reversed(self.texts) if f": {key}" in text), "")
-            return {key or next(iter(self.texts)): text}
+            which, _, why = error.message.partition(": ")
+            named = self._form.named(why)
+            swept = [key for key in named if key in self.texts]
+            key = [*swept, *named, *self.texts][0]
+            return {key: f"{which.removeprefix('the recipe ')}: {why}" if why else which}
         return {}
 
     def sweep(self) -> list[str]:

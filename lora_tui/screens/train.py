@@ -209,6 +209,7 @@ class Train(Sweeping):
                 f"{words.plural(len(problems), 'field')} to mend: {', '.join(problems)}\n",
                 style=tone("error"),
             )
+            said.append(f"{next(iter(problems.values()))}\n")
         said.append(f"{words.plural(pictures, 'picture')}", style=tone("bold"))
         if dataset.counts.get("rejected"):
             said.append(f", {dataset.counts['rejected']} rejected are out", style=tone("muted"))
