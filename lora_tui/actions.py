@@ -293,6 +293,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("compare.older", "left_square_bracket,left", "step before", "Samples of a step before."),
     Action("compare.newer", "right_square_bracket,right", "next step", "Samples of a later step."),
     Action("compare.prompt", "n", "next prompt", "Samples of the next prompt."),
+    Action("compare.measure", "m", "measure", "Measure the checkpoints of each; goes on behind."),
     Action("compare.norms", "d", "‖ΔW‖", "How large each LoRA's change is; reads the files."),
     Action("compare.sheet", "e", "sheet", "Losses and latest samples written as a PNG."),
     Action("compare.close", "escape,q", "close", "Close this window."),

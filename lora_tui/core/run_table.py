@@ -5,13 +5,14 @@ from __future__ import annotations
 import string
 import tomllib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 
 from lora_tui.core import words
-from lora_tui.core.series import Line, smooth
+from lora_tui.core.series import Frame, Line, rounded, smooth, spread
 from shared import recipe as recipes
 from shared import wire
 from shared.which import Which
@@ -62,6 +63,19 @@ def curves(sides: Sequence[Side]) -> list[Line]:
         losses = smooth(steps, [point.loss for point in side.points], span)
         lines.append(Line(steps, losses, tone_of(number), name_of(side), mark_of(number)))
     return lines
+
+
+def settled(line: Line) -> Line:
+    """A smoothed line without its first steps: their mean is of one or two, and would flatten all
+    that follows."""
+    begin = next((n for n, x in enumerate(line.xs) if x >= min(8.0, line.xs[-1])), 0)
+    return replace(line, xs=line.xs[begin:], ys=line.ys[begin:])
+
+
+def frame(lines: Sequence[Line]) -> Frame:
+    """The part of the plane in which curves are compared."""
+    whole, high = spread(lines), spread([settled(line) for line in lines])
+    return rounded(Frame(whole.left, whole.right, high.bottom, high.top), whole.right)
 
 
 def held_curves(sides: Sequence[Side]) -> list[Line]:
@@ -169,12 +183,12 @@ def results(sides: Sequence[Side]) -> list[Sequence[str]]:
 
 def _row(side: Side, line: Line) -> Sequence[str]:
     run = side.run
-    settled = [y for x, y in zip(line.xs, line.ys, strict=True) if x >= min(8, line.xs[-1])]
+    known = settled(line).ys
     return (
         name_of(side),
         run.state,
         words.count(run.step),
-        words.number(settled[0] if settled else None),
+        words.number(known[0] if known else None),
         words.number(line.ys[-1] if line.ys else None),
         "–" if side.held is None else f"{side.held:+.1%}",
         "–" if side.norm is None else f"{side.norm:.3g}",

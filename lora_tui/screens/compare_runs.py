@@ -15,8 +15,10 @@ from lora_tui.core import run_sides, run_table, runs_picture, words
 from lora_tui.core.cells import clean
 from lora_tui.core.run_table import Side, mark_of, tone_of
 from lora_tui.core.series import Line
+from lora_tui.screens import behind
 from lora_tui.screens.base import Dialog, Place
 from lora_tui.screens.dialogs import AskText
+from lora_tui.screens.which import GROUP as MEASURING
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.chart import Chart
 from lora_tui.widgets.picture import Fetch, PictureView
@@ -70,7 +72,7 @@ class CompareRuns(Dialog[None]):
                 )  # fmt: skip
                 yield Chart(
                     say_x=lambda x: f"{x:.0f}", say_y=lambda y: f"{y:+.0%}", id="held",
-                    waiting="Not measured: w in Runs measures a run that keeps pictures back.",
+                    waiting="Not measured yet: m measures what keeps pictures back.",
                 )  # fmt: skip
                 with VerticalScroll(id="options", can_focus=False):
                     yield Static("", id="differences")
@@ -83,7 +85,10 @@ class CompareRuns(Dialog[None]):
                             )
                 yield Static("", id="prompt", markup=False)
             yield Static("", id="said", markup=False)
-            yield self.keys_line("compare.view", "compare.norms", "compare.sheet", "compare.close")
+            yield self.keys_line(
+                "compare.view", "compare.measure", "compare.norms", "compare.sheet",
+                "compare.close",
+            )  # fmt: skip
 
     def on_mount(self) -> None:
         rows = self.query_one(Rows)
@@ -139,10 +144,15 @@ class CompareRuns(Dialog[None]):
         self._show_differences()
         self._show_samples()
         silent = [side.run.id for side in self._sides if not side.points]
-        said = " ".join(list(run_table.said(self._sides))[1:])
-        if silent:
-            said = f"{', '.join(silent)}: no loss yet. {said}"
-        self._say(said)
+        said = [f"{', '.join(silent)}: no loss yet."] if silent else []
+        if any(side.held is not None for side in self._sides):
+            said.append(
+                "Kept back: the change from the bare base on pictures not trained on, of the best "
+                "checkpoint (★ of all)."
+            )
+        if len({side.run.dataset for side in self._sides}) > 1:
+            said.append("They are of different datasets.")
+        self._say(" ".join(said))
 
     def _show_rows(self) -> None:
         results = run_table.results(self._sides)
@@ -173,7 +183,9 @@ class CompareRuns(Dialog[None]):
         return [*lines[:place], *lines[place + 1 :], lines[place]]
 
     def _show_curves(self) -> None:
-        self.query_one("#losses", Chart).show(self._front(run_table.curves(self._sides)))
+        losses = run_table.curves(self._sides)
+        frame = run_table.frame(losses) if any(side.points for side in self._sides) else None
+        self.query_one("#losses", Chart).show(self._front(losses), frame=frame)
         self.query_one("#held", Chart).show(self._front(run_table.held_curves(self._sides)))
 
     def _show_differences(self) -> None:
@@ -312,6 +324,25 @@ class CompareRuns(Dialog[None]):
         self._prompt += 1
         self._step = -1
         self._turn("samples")
+
+    def action_measure(self) -> None:
+        """One run after the other, behind; what is measured already costs nothing."""
+        if behind.running(self._place, MEASURING):
+            self.notify("Something is being measured already.")
+            return
+        ids = [side.run.id for side in self._sides if side.run.step]
+        lora = self.lora
+
+        async def measure() -> None:
+            for run in ids:
+                try:
+                    await lora.ask(wire.MeasureRun(run=run))
+                except LoraError as error:
+                    lora.notify(f"{run}: {error.message}", severity="warning", timeout=8)
+            lora.notify(f"Measured: {', '.join(ids)}.", timeout=8)
+
+        lora.run_worker(measure(), group=MEASURING)
+        self.notify("Each run's checkpoints are measured, behind. X in w gives it up.")
 
     def action_norms(self) -> None:
         self._norms = True

@@ -108,3 +108,11 @@ def test_differences_of_many_runs_are_a_row_a_run() -> None:
     head, rows = run_table.differing([*SIDES, *SIDES, *SIDES])
     assert head == ["", "network.rank", "training.seed"] and rows[1] == ["b", "8", "7"]
     assert run_table.differing([SIDES[0]] * 6) == ([""], [])
+
+
+def test_the_first_steps_do_not_flatten_the_rest_of_the_chart() -> None:
+    spiked = side("r0003", "", [9.0, *[0.2, 0.3] * 30])
+    lines = run_table.curves([spiked])
+    found = run_table.frame(lines)
+    assert max(lines[0].ys) == 9.0 and found.top < 4.0
+    assert (found.left, found.right) == (1.0, 61.0)
