@@ -108,7 +108,10 @@ class Continuing:
         keys = forks.changed(before, recipe)
         states, loras = states_of(directory), self._loras(parent)
         steps = sorted({*states, *loras})
-        step = request.step if request.step >= 0 else max(steps, default=0)
+        new_data, unfit = forks.new_data(keys), forks.unfit(keys)
+        step = request.step
+        if step < 0:  # the latest that can be gone on from: without the state's help, of a LoRA
+            step = max(loras if unfit else steps, default=0)
         if step and step not in steps:
             raise LoraError(
                 Code.NOT_FOUND,
@@ -116,7 +119,6 @@ class Continuing:
                 + (f"There is {', '.join(map(str, steps))}." if steps else "Nothing was at all."),
                 data={"steps": steps},
             )
-        new_data, unfit = forks.new_data(keys), forks.unfit(keys)
         whole = step in states and not unfit
         if not whole and step:
             if step not in loras:

@@ -1149,8 +1149,8 @@ class ExtendRun(Request[Continued], frozen=True, kw_only=True, tag="run.extend")
 
 
 class ForkRun(Request[Continued], frozen=True, kw_only=True, tag="run.fork"):
-    """Queue a new run that begins from one at ``step`` (-1: its latest), with other ``settings``,
-    such as ``optimizer.learning_rate=5e-5``.
+    """Queue a new run that begins from one at ``step`` (-1: the latest that the settings can go on
+    from), with other ``settings``, such as ``optimizer.learning_rate=5e-5``.
 
     With a resume state of that step, and settings that leave its tensors as they are, everything
     goes on from there; else it begins anew from the LoRA that was kept of that step. NOT_FOUND with

@@ -14,6 +14,19 @@ LINES = 4  # for what is set otherwise
 _KEYS = [option.key for option in recipes.options()]
 
 
+def epoch(detail: RunDetail) -> tuple[int, str]:
+    """The steps of an epoch of a run (with buckets, about), and what more steps of it will be."""
+    recipe = recipes.parse(detail.recipe)
+    each = recipes.steps_per_epoch(recipe, detail.run.pictures)
+    kind = recipe.schedule.kind
+    becomes = (
+        "It becomes what it would have been with so many from the beginning."
+        if kind == "constant"
+        else f"Its {kind} schedule is worked out anew over all steps, so the rate jumps."
+    )
+    return each, f"An epoch is {words.plural(each, 'step')}. {becomes}"
+
+
 def steps(detail: RunDetail) -> list[tuple[int, str]]:
     """(step, in words) that a fork can begin from, its latest (-1) first."""
     kept = sorted({one.step for one in detail.checkpoints}, reverse=True)
@@ -59,7 +72,8 @@ def foretold(detail: RunDetail, settings: list[str], step: int) -> str:
     if not settings:
         return f"Nothing is set otherwise yet. Its parent goes to step {words.count(total)}."
     unfit = forks.unfit(forks.changed(before, recipe))
-    latest = max(detail.run.step, *(one.step for one in detail.checkpoints), 0)
+    kept = max((one.step for one in detail.checkpoints), default=0)
+    latest = kept if unfit else max(detail.run.step, kept)
     begins = latest if step < 0 else step
     if not begins:
         return f"Takes {words.plural(total, 'step')} from the beginning."

@@ -30,16 +30,12 @@ def extend(place: Place, run: wire.Run) -> None:
         ask = wire.ExtendRun(run=run.id, steps=int(text))
         place.attempt(place.lora.ask(ask), lambda done: place.notify(done.told, timeout=10))
 
-    each = max(run.steps // max(run.epochs, 1), 1)
-    place.app.push_screen(
-        AskText(
-            f"{run.id} ended at step {words.count(run.step)}. How many more?",
-            f"An epoch is {words.plural(each, 'step')}. With a constant rate it becomes what it "
-            "would have been with so many from the beginning; another schedule is worked out anew.",
-            value=str(each),
-        ),
-        typed,
-    )
+    def came(detail: wire.RunDetail) -> None:
+        title = f"{run.id} ended at step {words.count(run.step)}. How many more?"
+        each, text = forking.epoch(detail)
+        place.app.push_screen(AskText(title, text, value=str(each)), typed)
+
+    place.attempt(place.lora.ask(wire.GetRun(run=run.id)), came)
 
 
 def fork(place: Place, run: wire.Run) -> None:

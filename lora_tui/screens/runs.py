@@ -79,7 +79,7 @@ class Runs(Arranging):
                     Column(""),
                     Column("", 12),
                     Column("", 13, "right"),
-                    Column("", 12, "right", wide=72),
+                    Column("", 12, "right", wide=80),
                     empty=_NONE,
                     id="rows",
                 )
@@ -310,7 +310,8 @@ class Runs(Arranging):
             lines.append(
                 replace(smoothed, tone=run_table.tone_of(number), mark=run_table.mark_of(number))
             )
-        self.query_one("#loss", Chart).show(lines)
+        known = any(len(line.xs) for line in lines)
+        self.query_one("#loss", Chart).show(lines, frame=run_table.frame(lines) if known else None)
         self.query_one("#rate", Chart).show([])
         self.query_one("#speed", Chart).show([])
         rows = run_list.table(runs, self.state.runs, self._held)

@@ -101,7 +101,7 @@ class Sweeping(Place):
             return f"{key}: several values, a run for each."
         return f"Values with commas between, a run for each. {key}: one value again."
 
-    def action_sweep(self) -> None:
+    async def action_sweep(self) -> None:
         """The field one is in holds several values, or one again."""
         here = self.focused.parent if self.focused is not None else None
         if not isinstance(here, Field) and not self._at:
@@ -111,11 +111,11 @@ class Sweeping(Place):
         key = field.option.key
         if field.swept:
             del self._axes.texts[key]
-            field.sweep(False)
+            await field.sweep(False)
             field.wrong(self._form.problem(key))
         else:
             self._axes.texts[key] = field.text
-            field.sweep(True)
+            await field.sweep(True)
             self.swept_changed(field, always=True)
         self._sum_up_soon()
 
@@ -129,11 +129,11 @@ class Sweeping(Place):
         field.wrong(self._axes.problem(key))
         self._sum_up_soon()
 
-    def sweep_nothing(self) -> None:
+    async def sweep_nothing(self) -> None:
         """Every field holds one value again."""
         for key in list(self._axes.texts):
             del self._axes.texts[key]
-            self.field(key).sweep(False)
+            await self.field(key).sweep(False)
 
     # ── what it comes to ────────────────────────────────────────────────────────────────────────
 

@@ -130,7 +130,7 @@ class Train(Sweeping):
         if event.select.id == "templates":
             if event.value is not Select.NULL and event.value != self._template:
                 self._template = str(event.value)
-                self._load_template()
+                self.call_later(self._load_template)
             return
         self._field_changed(event.select)
 
@@ -171,8 +171,8 @@ class Train(Sweeping):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         self.focus_next()
 
-    def _load_template(self) -> None:
-        self.sweep_nothing()
+    async def _load_template(self) -> None:
+        await self.sweep_nothing()
         recipe = next(r for name, _, r in self._templates if name == self._template)
         dataset = self._form.texts["dataset.name"]
         self._form.load(recipe)
@@ -337,7 +337,7 @@ class Train(Sweeping):
     def action_reset(self) -> None:
         def answered(yes: bool | None) -> None:
             if yes:
-                self._load_template()
+                self.call_later(self._load_template)
 
         self.app.push_screen(
             Confirm("Start over?", f"Every field goes back to the recipe {self._template}."),

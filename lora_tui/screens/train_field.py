@@ -49,10 +49,10 @@ class Field(Horizontal):
             yield Select(
                 [("yes", "yes"), ("no", "no")], value=self._text, allow_blank=False, compact=True
             )
-        hint = "none" if self._kind == "list" else ""
-        values_typed = Input("" if self._chosen else self._text, compact=True, placeholder=hint)
-        values_typed.display = not self._chosen
-        yield values_typed
+        else:
+            yield Input(
+                self._text, compact=True, placeholder="none" if self._kind == "list" else ""
+            )
         yield Static("", classes="wrong", markup=False)
 
     @property
@@ -60,19 +60,22 @@ class Field(Horizontal):
         """Whether its value is one of some: several are typed even so."""
         return self._kind in ("choice", "switch")
 
-    def sweep(self, swept: bool) -> None:
+    async def sweep(self, swept: bool) -> None:
         """Hold several values from now on, the present one first; or that one again."""
-        before, single = self.entry, self.text if swept else self._single
-        self._single, self.swept = single, swept
-        typed = self.query_one(Input)
+        before = self.entry.has_focus
+        single = self.text if swept else self._single
         if self._chosen:
+            if not self.query(Input):
+                await self.mount(Input(compact=True), after=self.query_one(Select))
             self.query_one(Select).display = not swept
-            typed.display = swept
+            self.query_one(Input).display = swept
+        typed = self.query_one(Input)
+        self._single, self.swept = single, swept
         typed.value = single
         typed.cursor_position = len(single)  # more values come after the first
         typed.select_on_focus = not swept
         self.count(0)
-        if swept or before.has_focus:
+        if swept or before:
             self.screen.set_focus(self.entry)  # at once: keys may have been typed ahead
 
     def count(self, values: int) -> None:

@@ -222,6 +222,10 @@ async def test_a_fork_begins_from_the_lora_where_the_state_does_not_fit(house: H
     recipe = recipes.load(house.workspace.run("r0002") / "recipe.toml")
     assert recipe.network.start == str(parent / "lora" / "set.safetensors")
     assert not (house.workspace.run("r0002") / "state").exists()
+    (parent / "state" / "step000000025.safetensors").write_bytes(b"of a run that goes on")
+    again = await house.call(wire.ForkRun(run="r0001", settings=["network.rank=16"]))
+    assert "Begins from the LoRA of step 20" in again.told  # of step 25 there is none
+    (parent / "state" / "step000000025.safetensors").unlink()
     early = await house.call(wire.ForkRun(run="r0001", step=10))
     assert "Begins from the LoRA of step 10" in early.told
     with pytest.raises(LoraError, match="There is 10, 20") as caught:

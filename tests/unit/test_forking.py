@@ -40,6 +40,11 @@ def test_what_goes_on_and_what_begins_anew_is_foretold(
     assert words in forking.foretold(DETAIL, settings, step)
 
 
+def test_settings_that_fit_no_state_begin_from_the_last_lora_that_was_kept() -> None:
+    going = msgspec.structs.replace(DETAIL, run=msgspec.structs.replace(PARENT, step=27, steps=40))
+    assert "LoRA of step 20" in forking.foretold(going, ["network.rank=16"], -1)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -58,3 +63,10 @@ def test_an_option_is_completed_and_explained() -> None:
     assert forking.completed("network.rank=1") is None
     assert "network.rank is 8 in the parent" in forking.about("network.rank=16", DETAIL.recipe)
     assert "network.rank" in forking.about("rank", DETAIL.recipe)
+
+
+def test_more_steps_are_offered_by_the_epoch_and_the_schedule_is_named() -> None:
+    assert forking.epoch(DETAIL)[0] == 5
+    assert "with so many from the beginning" in forking.epoch(DETAIL)[1]
+    falling = msgspec.structs.replace(DETAIL, recipe='[schedule]\nkind = "cosine"\n')
+    assert "cosine schedule is worked out anew" in forking.epoch(falling)[1]
