@@ -330,8 +330,12 @@ class CompareRuns(Dialog[None]):
         if behind.running(self._place, MEASURING):
             self.notify("Something is being measured already.")
             return
-        ids = [side.run.id for side in self._sides if side.run.step]
+        known = {run.id: run for run in self.lora.state.runs}
+        ids = [run.id for run in self._runs if run.id in known and known[run.id].step]
         lora = self.lora
+        if not ids:
+            self.notify("None of them has trained yet: there is nothing to measure.")
+            return
 
         async def measure() -> None:
             for run in ids:
