@@ -42,13 +42,11 @@ def fork(place: Place, run: wire.Run) -> None:
     """Ask from where and with what, and queue the fork."""
 
     def came(detail: wire.RunDetail) -> None:
-        def answered(ask: wire.ForkRun | None) -> None:
-            if ask is not None:
-                place.attempt(place.lora.ask(ask), forked)
+        place.app.push_screen(Fork(detail), forked)
 
-        place.app.push_screen(Fork(detail), answered)
-
-    def forked(done: wire.Continued) -> None:
+    def forked(done: wire.Continued | None) -> None:
+        if done is None:
+            return
         place.lora.opened_run = done.run.id
         place.notify(f"{done.run.id}: {done.told}", timeout=12)
         place.state_changed(None)
@@ -63,14 +61,16 @@ class Keys(Suggester):
         return forking.completed(value)
 
 
-class Fork(Dialog[wire.ForkRun | None]):
-    """The step to begin from and what is set otherwise, checked as one types. None when left."""
+class Fork(Dialog[wire.Continued | None]):
+    """The step to begin from and what is set otherwise, checked as one types. Answers what was
+    queued, None when left; while the daemon refuses it, what was typed stays."""
 
     BINDINGS = bindings("fork")
 
     def __init__(self, detail: wire.RunDetail) -> None:
         super().__init__()
         self._detail = detail
+        self._asking = False  # a second press queues no second fork
 
     def compose(self) -> ComposeResult:
         run = self._detail.run
@@ -119,25 +119,40 @@ class Fork(Dialog[wire.ForkRun | None]):
 
     def _tell(self) -> str:
         """Say how far the fork goes, or what is wrong with it; return the latter."""
-        said, step = self.query_one("#wrong", Static), self.query_one("#step", Select).value
+        step = int(str(self.query_one("#step", Select).value))
         try:
-            text = forking.foretold(self._detail, self.settings(), int(str(step)))
+            text = forking.foretold(self._detail, self.settings(), step)
         except LoraError as error:
-            said.set_class(True, "-error")
-            said.update(error.message)
+            self._say(error.message, wrong=True)
             return error.message
-        said.set_class(False, "-error")
-        said.update(text)
+        self._say(text)
         return ""
 
+    def _say(self, text: str, *, wrong: bool = False) -> None:
+        said = self.query_one("#wrong", Static)
+        said.set_class(wrong, "-error")
+        said.update(text)
+
     def action_start(self) -> None:
-        if self._tell():
-            return
-        step = int(str(self.query_one("#step", Select).value))
-        name = self.query_one("#name", Input).value.strip()
-        self.dismiss(
-            wire.ForkRun(run=self._detail.run.id, step=step, settings=self.settings(), name=name)
+        if not self._asking and not self._tell():
+            self._asking = True
+            self.run_worker(self._queue(), group="fork")
+
+    async def _queue(self) -> None:
+        ask = wire.ForkRun(
+            run=self._detail.run.id,
+            step=int(str(self.query_one("#step", Select).value)),
+            settings=self.settings(),
+            name=self.query_one("#name", Input).value.strip(),
         )
+        try:
+            done = await self.lora.ask(ask)
+        except LoraError as error:
+            self._say(error.message, wrong=True)
+        else:
+            self.dismiss(done)
+        finally:
+            self._asking = False
 
     def action_leave(self) -> None:
         self.dismiss(None)

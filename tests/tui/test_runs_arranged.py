@@ -94,6 +94,8 @@ class Queued:
 
     def ForkRun(self, request: wire.ForkRun, by: str) -> Any:
         self.asked.append(request)
+        if "network.rank=6" in request.settings:
+            raise LoraError(Code.NOT_FOUND, "r0004 cannot go on: its base is lost.")
         made = standin.run_of(8, state="queued", step=0, started=None, parent=request.run)
         self.daemon.event(wire.RunChanged(run=made))
         return wire.Continued(run=made, told="Begins from the LoRA."), []
@@ -158,8 +160,11 @@ async def test_the_queue_moves_and_waits_under_the_keys(daemon: standin.Daemon) 
         await pilot.press("ctrl+s")
         assert isinstance(app.screen, Fork)
         await pilot.press("backspace", "6", "ctrl+s")
+        await until(pilot, lambda: "its base is lost" in text_of(app))
+        assert isinstance(app.screen, Fork)  # with what was typed
+        await pilot.press("backspace", "7", "ctrl+s")
         await until(pilot, lambda: "r0008: Begins from the LoRA." in text_of(app))
-        assert queued.asked[-1] == wire.ForkRun(run="r0004", settings=["network.rank=6"])
+        assert queued.asked[-1] == wire.ForkRun(run="r0004", settings=["network.rank=7"])
         await at(pilot, app, "r0004")
         await pilot.press("e", "enter")
         await until(pilot, lambda: "the base is gone" in text_of(app))
