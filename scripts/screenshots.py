@@ -243,14 +243,14 @@ async def draw(client: Client, into: Path, folder: Path) -> None:
 
 
 async def sweep(client: Client) -> str:
-    """Three runs that differ in rank, their checkpoints measured; the group's name."""
+    """Three runs that differ in rate, their checkpoints measured; the group's name."""
     text = (ROOT / "configs" / "demo.toml").read_text()
     few = [
         "training.max_steps=120", "schedule.warmup_steps=10", "evaluation.held_out=0.15",
         "save.every_steps=40", "sample.every_epochs=0",
     ]  # fmt: skip
     made = recipe.parse(text, ["dataset.name=creatures", *few])
-    ask = wire.StartSweep(recipe=recipe.dump(made), sweep=["network.rank=2,8,32"])
+    ask = wire.StartSweep(recipe=recipe.dump(made), sweep=["optimizer.learning_rate=2e-4,1e-3,4e-3"])
     queued = await client.call(ask)
     for run in queued.runs:
         await finished(client, run.id)

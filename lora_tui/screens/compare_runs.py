@@ -117,7 +117,7 @@ class CompareRuns(Dialog[None]):
 
     def _gather(self) -> None:
         self._stale = False
-        self.run_worker(self._look(), group="compare", exclusive=True)
+        self.run_worker(self._look, group="compare", exclusive=True)
 
     async def _look(self) -> None:
         try:

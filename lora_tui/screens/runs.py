@@ -269,7 +269,7 @@ class Runs(Arranging):
             self._stale = True
             self.rows.refresh()
 
-        self.run_worker(ask(), group="held", exclusive=True)
+        self.run_worker(ask, group="held", exclusive=True)
 
     # ── drawing, at most once a second ─────────────────────────────────────────────────────────
 
