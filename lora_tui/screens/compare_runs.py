@@ -62,7 +62,7 @@ class CompareRuns(Dialog[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="window -whole") as window:
-            window.border_title = clean(self._title)
+            window.border_title = Text(clean(self._title))
             yield Rows(*_COLUMNS, empty="Looking…", id="sides")
             yield Static("", id="views", markup=False)
             with Horizontal(id="curves"):
@@ -117,7 +117,7 @@ class CompareRuns(Dialog[None]):
 
     def _gather(self) -> None:
         self._stale = False
-        self.run_worker(self._look, group="compare", exclusive=True)
+        self.run_worker(self._look(), group="compare", exclusive=True)
 
     async def _look(self) -> None:
         try:

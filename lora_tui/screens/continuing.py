@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.suggester import Suggester
 from textual.widgets import Input, Select, Static
 
 from lora_tui.core import forking, words
+from lora_tui.core.cells import clean
 from lora_tui.screens.base import Dialog, Place
 from lora_tui.screens.dialogs import AskText
 from lora_tui.widgets.bind import bindings
@@ -75,7 +77,7 @@ class Fork(Dialog[wire.Continued | None]):
     def compose(self) -> ComposeResult:
         run = self._detail.run
         with Vertical(classes="window -wide") as window:
-            window.border_title = f"A fork of {run.id} {run.name}"
+            window.border_title = Text(f"A fork of {run.id} {clean(run.name)}")
             with Horizontal(classes="line"):
                 yield Static("from", classes="name")
                 steps = forking.steps(self._detail)

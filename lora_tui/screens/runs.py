@@ -230,6 +230,7 @@ class Runs(Arranging):
         if key != self._key:
             self._sample = -1
             self._log_lines = []
+            self.query_one("#log", Static).update("")
         self._key = key
         run = entry.run if entry is not None else None
         self._shown = run.id if run is not None else ""
@@ -269,7 +270,7 @@ class Runs(Arranging):
             self._stale = True
             self.rows.refresh()
 
-        self.run_worker(ask, group="held", exclusive=True)
+        self.run_worker(ask(), group="held", exclusive=True)
 
     # ── drawing, at most once a second ─────────────────────────────────────────────────────────
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 from textual.containers import Horizontal
+from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Select, Static
 
 from lora_tui.actions import BY_ID
 from lora_tui.core import words
+from lora_tui.core.cells import clean
 from lora_tui.core.form import Form
 from lora_tui.core.form_sweep import Axes
 from lora_tui.core.train_sums import sums
@@ -53,10 +55,11 @@ class Sweeping(Place):
                 self._times(), value=_NOW, allow_blank=False, compact=True, id="begins"
             )  # fmt: skip
 
-    def _times(self) -> list[tuple[str, str]]:
+    def _times(self) -> list[tuple[Content, str]]:
         open_ = [run for run in self.state.runs if run.state not in wire.FINAL_STATES]
-        after = [(f"after {run.id} {run.name}", run.id) for run in open_]
-        return [("in its turn", _NOW), ("when I let it go on: held in the queue", _HELD), *after]
+        after = [(Content(f"after {run.id} {clean(run.name)}"), run.id) for run in open_]
+        held = Content("when I let it go on: held in the queue")
+        return [(Content("in its turn"), _NOW), (held, _HELD), *after]
 
     def offer_runs(self) -> None:
         """The runs that there are to wait for; one that has left its LoRA is waited for no more."""
