@@ -250,7 +250,9 @@ async def sweep(client: Client) -> str:
         "save.every_steps=40", "sample.every_epochs=0",
     ]  # fmt: skip
     made = recipe.parse(text, ["dataset.name=creatures", *few])
-    ask = wire.StartSweep(recipe=recipe.dump(made), sweep=["optimizer.learning_rate=2e-4,1e-3,4e-3"])
+    ask = wire.StartSweep(
+        recipe=recipe.dump(made), sweep=["optimizer.learning_rate=2e-4,1e-3,4e-3"]
+    )
     queued = await client.call(ask)
     for run in queued.runs:
         await finished(client, run.id)
