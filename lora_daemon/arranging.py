@@ -6,20 +6,8 @@ import msgspec
 
 from lora_daemon.runs import Runs
 from lora_daemon.service import Context, Daemon
-from shared import wire
+from shared import run_queue, wire
 from shared.errors import Code, LoraError
-
-
-def left_its_lora(run: wire.Run) -> bool:
-    """Whether what waits for a run may begin."""
-    return run.state == "finished" or (run.state == "stopped" and bool(run.lora))
-
-
-def waits_for(run: wire.Run, runs: list[wire.Run]) -> list[wire.Run]:
-    """The runs that must leave their LoRA before ``run`` may begin; none once it has begun."""
-    if run.started is not None:
-        return []
-    return [one for one in runs if one.id in run.after and not left_its_lora(one)]
 
 
 def said(blocking: list[wire.Run]) -> str:
@@ -30,7 +18,7 @@ def said(blocking: list[wire.Run]) -> str:
     one = over[0]
     return (
         f"Waits for {one.id}, which {one.state} without a LoRA. Let that one go on, or say what "
-        "else this is to wait for: `lora-tui run after`."
+        "else this is to wait for: `lora-tui run after`, or A in Runs."
     )
 
 
@@ -44,13 +32,13 @@ class Arranging:
     async def arrange(self, context: Context, request: wire.ArrangeRun) -> wire.Run:
         """Raises LoraError: NOT_FOUND, WRONG_STATE."""
         run = self._runs.get(request.run)
-        if run.started is not None or run.state not in ("queued", "paused"):
+        if not run_queue.has_place(run):
             raise LoraError(
                 Code.WRONG_STATE,
                 f"{run.id} is {run.state}: only a run that has not begun has a place in the queue.",
                 data={"run": run.id, "state": run.state},
             )
-        changed = self._moved(run, request.move)
+        changed = self._moved(run, request.move, request.before)
         if request.after is not None:
             after = self._after(run, request.after)
             mine = next((one for one in changed if one.id == run.id), run)
@@ -63,17 +51,29 @@ class Arranging:
             self._store.remember(change, context.key, answer)
         return self._runs.get(run.id)
 
-    def _moved(self, run: wire.Run, move: str) -> list[wire.Run]:
-        """The runs whose places change: those that wait share out the places they have."""
-        waiting = [
-            one for one in self._runs.all()
-            if one.started is None and one.state in ("queued", "paused")
-        ]  # fmt: skip
+    def _moved(self, run: wire.Run, move: str, before: str) -> list[wire.Run]:
+        """The runs whose places change: those that wait share out the places they have.
+
+        Raises LoraError: NOT_FOUND, WRONG_STATE where ``before`` has begun.
+        """
+        waiting = run_queue.waiting(self._runs.all())
         places = self._runs.places([one.id for one in waiting])
         here = next(i for i, one in enumerate(waiting) if one.id == run.id)
         ends = {"up": here - 1, "down": here + 1, "first": 0, "last": len(waiting) - 1, "": here}
         there = min(max(ends[move], 0), len(waiting) - 1)
-        waiting.insert(there, waiting.pop(here))
+        waiting.pop(here)
+        if before:
+            other = self._runs.get(before)
+            ids = [one.id for one in waiting]
+            if other.id not in ids:
+                raise LoraError(
+                    Code.WRONG_STATE,
+                    f"{run.id} cannot stand before {other.id}, which "
+                    + ("is itself." if other.id == run.id else "no longer waits."),
+                    data={"run": other.id, "state": other.state},
+                )
+            there = ids.index(other.id)
+        waiting.insert(there, run)
         return [
             msgspec.structs.replace(one, place=place)
             for one, place in zip(waiting, places, strict=True)

@@ -21,24 +21,12 @@ from lora_daemon.freezing import Freezer, Prepared, file_name, samples, unnamed
 from lora_daemon.library import Library
 from lora_daemon.runs import Runs
 from lora_daemon.service import Context, Daemon
+from shared import forks, sweeps, wire
 from shared import recipe as recipes
-from shared import sweeps, wire
 from shared.errors import Code, LoraError
 from shared.files import publish
 from shared.recipe import Recipe
 
-# Options that decide which pictures there are: they are frozen anew.
-_DATA = (
-    "base.name", "base.family", "dataset.name", "dataset.regularisation", "dataset.mask_folder",
-    "dataset.wildcards", "dataset.wildcard_folder", "evaluation.held_out", "evaluation.pictures",
-)  # fmt: skip
-# Options that a state of other ones does not fit: its tensors, its steps or its latents.
-_MEMORY = (
-    "network.", "optimizer.kind", "optimizer.rates", "optimizer.lora_plus", "dataset.resolution",
-    "dataset.repeats", "training.batch_size", "training.accumulation", "training.ema",
-    "training.num_processes",
-    "optimizer.text_encoder_rate",
-)  # fmt: skip
 _SERIES = ("pictures.json", "metrics.csv", "losses.csv")
 
 
@@ -52,7 +40,8 @@ class Continuing:
         self._library = library
 
     async def extend(self, context: Context, request: wire.ExtendRun) -> wire.Continued:
-        """Raises LoraError: NOT_FOUND, WRONG_STATE, INVALID_RECIPE, STORAGE."""
+        """Raises LoraError: NOT_FOUND (its base too), WRONG_STATE, INVALID_RECIPE, INVALID_FILE,
+        STORAGE."""
         run = self._runs.get(request.run)
         if run.state not in ("finished", "stopped"):
             raise LoraError(
@@ -70,6 +59,7 @@ class Continuing:
                 f"fork {run.id}` begins a new run from its LoRA.",
             )
         before = recipes.load(directory / "recipe.toml")
+        await self._insist_on_base(run, before)
         freeze = await asyncio.to_thread(_frozen, directory)
         shown = samples(before, freeze)
         recipe = lasting(before, run.step + request.steps, run.pictures, shown)
@@ -115,10 +105,13 @@ class Continuing:
         text = (directory / "recipe.toml").read_text("utf-8")
         before = recipes.parse(text)
         recipe = recipes.parse(text, request.settings, where="the fork's recipe")
-        keys = changed(before, recipe)
+        keys = forks.changed(before, recipe)
         states, loras = states_of(directory), self._loras(parent)
         steps = sorted({*states, *loras})
-        step = request.step if request.step >= 0 else max(steps, default=0)
+        new_data, unfit = forks.new_data(keys), forks.unfit(keys)
+        step = request.step
+        if step < 0:  # the latest that can be gone on from: without the state's help, of a LoRA
+            step = max(loras if unfit else steps, default=0)
         if step and step not in steps:
             raise LoraError(
                 Code.NOT_FOUND,
@@ -126,8 +119,6 @@ class Continuing:
                 + (f"There is {', '.join(map(str, steps))}." if steps else "Nothing was at all."),
                 data={"steps": steps},
             )
-        new_data = [key for key in keys if _is(key, _DATA)]
-        unfit = [*new_data, *(key for key in keys if _is(key, _MEMORY))]
         whole = step in states and not unfit
         if not whole and step:
             if step not in loras:
@@ -143,7 +134,7 @@ class Continuing:
             )
         words = sweeps.short(request.settings)
         name = request.name.strip() or f"{parent.name} from {step} {words}".strip()
-        prepared = await self._prepared(recipe, name, directory, new_data)
+        prepared = await self._prepared(parent, recipe, name, new_data)
         if whole:
             _insist_on_more(recipe, prepared, step)
             prepared.copies.extend(_taken_over(directory, states[step]))
@@ -159,15 +150,31 @@ class Continuing:
         return wire.Continued(run=run, told=told)
 
     async def _prepared(
-        self, recipe: Recipe, name: str, directory: Path, new_data: list[str]
+        self, parent: wire.Run, recipe: Recipe, name: str, new_data: list[str]
     ) -> Prepared:
         """With the pictures and captions of the parent, unless what decides them has changed."""
         if new_data:
             return await self._freezer.prepare(recipe, name)
-        freeze = await asyncio.to_thread(_frozen, directory)
+        await self._insist_on_base(parent, recipe)
+        freeze = await asyncio.to_thread(_frozen, self._runs.directory(parent.id))
         stem = file_name(name.replace("=", "").replace(" ", "-"))
         freeze = msgspec.structs.replace(freeze, name=stem, queued_at=time.time())
         return Prepared(unnamed(recipe), freeze, name)
+
+    async def _insist_on_base(self, run: wire.Run, recipe: Recipe) -> None:
+        """A run whose base is gone would wait for its turn and fail.
+
+        Raises LoraError: NOT_FOUND, INVALID_FILE.
+        """
+        try:
+            await self._library.base(recipe.base.name)
+        except LoraError as error:
+            raise LoraError(
+                error.code,
+                f"{run.id} cannot go on, as the base {recipe.base.name} cannot be used: "
+                f"{error.message} Add it again under this name, or fork with base.name=ANOTHER.",
+                data={"key": "base.name"},
+            ) from None
 
     def _loras(self, run: wire.Run) -> dict[int, Path]:
         """The kept LoRA of each step that is still there."""
@@ -204,12 +211,6 @@ def lasting(
     )
     longer = msgspec.structs.replace(recipe, training=training)
     return recipes.convert(msgspec.to_builtins(longer), "the longer recipe")
-
-
-def changed(before: Recipe, after: Recipe) -> list[str]:
-    """Keys of the options that differ."""
-    keys = [option.key for option in recipes.options()]
-    return [key for key in keys if attrgetter(key)(before) != attrgetter(key)(after)]
 
 
 def extended(before: Recipe, after: Recipe, run: wire.Run, shown: Collection[int]) -> str:
@@ -282,7 +283,3 @@ def _taken_over(directory: Path, state: Path) -> Iterable[tuple[Path, str]]:
     for name in _SERIES:
         if (directory / name).exists():
             yield directory / name, name
-
-
-def _is(key: str, of: Iterable[str]) -> bool:
-    return any(key == one or (one.endswith(".") and key.startswith(one)) for one in of)

@@ -14,13 +14,13 @@ import msgspec
 
 from lora_daemon import library as libraries
 from lora_daemon import pipe
-from lora_daemon.arranging import said, waits_for
+from lora_daemon.arranging import said
 from lora_daemon.library import Library
 from lora_daemon.picture_losses import keep, losses_of
 from lora_daemon.runs import Runs, size_of
 from lora_daemon.service import Context, Daemon
 from lora_daemon.supervisor import Supervisor
-from shared import wire
+from shared import run_queue, wire
 from shared.errors import Code, LoraError
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Scheduler:
             waiting = [r for r in every if r.state in ("queued", "interrupted")]
             ready = None
             for run in waiting:
-                if not (blocking := waits_for(run, every)):
+                if not (blocking := run_queue.waits_for(run, every)):
                     ready = ready or run
                 else:
                     self._runs.update(run.id, message=said(blocking))

@@ -112,6 +112,8 @@ class Steady:
             return replace(answer, devices=[_device(NOW)], warnings=[], clients=others)
         if isinstance(answer, wire.MixView) and answer.seconds:
             return replace(answer, seconds=1.2)
+        if isinstance(answer, wire.RunDetail):
+            return replace(answer, run=self._run(answer.run))
         if isinstance(answer, wire.Series):
             points = [replace_point(point) for point in answer.points]
             return wire.Series(points=points)
@@ -174,6 +176,8 @@ async def prepare(client: Client, folder: Path, base: Path | None) -> None:
 
 
 async def finished(client: Client, run: str) -> None:
+    if next(r for r in client.state.runs if r.id == run).state == "finished":
+        return
     async for _ in client.notices():
         now = next(r for r in client.state.runs if r.id == run)
         if now.state == "finished":
@@ -229,6 +233,32 @@ async def draw(client: Client, into: Path, folder: Path) -> None:
         await pilot.press("g", "m")
         await turn(pilot, app)
         await save(pilot, app, into / "mixer.svg")
+        app.opened_run = f"group:{await sweep(client)}"
+        await pilot.press("g", "r")
+        await settled(pilot)
+        await pilot.press("enter")
+        await settled(pilot)
+        await pilot.press("down")
+        await save(pilot, app, into / "compare.svg")
+
+
+async def sweep(client: Client) -> str:
+    """Three runs that differ in rate, their checkpoints measured; the group's name."""
+    text = (ROOT / "configs" / "demo.toml").read_text()
+    few = [
+        "training.max_steps=120", "schedule.warmup_steps=10", "evaluation.held_out=0.15",
+        "save.every_steps=40", "sample.every_epochs=0",
+    ]  # fmt: skip
+    made = recipe.parse(text, ["dataset.name=creatures", *few])
+    ask = wire.StartSweep(
+        recipe=recipe.dump(made), sweep=["optimizer.learning_rate=2e-4,1e-3,4e-3"]
+    )
+    queued = await client.call(ask)
+    for run in queued.runs:
+        await finished(client, run.id)
+    for run in queued.runs:
+        await client.call(wire.MeasureRun(run=run.id))
+    return queued.group
 
 
 async def turn(pilot: Pilot[Any], app: LoraApp) -> None:

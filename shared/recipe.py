@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import json
 import math
 import re
@@ -56,7 +57,8 @@ class Option(msgspec.Struct, frozen=True):
     must: str = ""  # what it must be, in words: "a whole number from 1 to 1024"
 
 
-def options() -> Iterator[Option]:
+@functools.cache  # the schema stands, and every value that somebody types asks for it
+def options() -> tuple[Option, ...]:
     """Every option of a recipe, in order, from the schema."""
 
     def walk(table: type[Table], prefix: str) -> Iterator[Option]:
@@ -76,7 +78,7 @@ def options() -> Iterator[Option]:
             must = must_be(hint)
             yield Option(f"{prefix}{field.name}", kind, default, help_text, choices, must)
 
-    yield from walk(Recipe, "")
+    return tuple(walk(Recipe, ""))
 
 
 def section_help(name: str) -> str:
@@ -239,10 +241,15 @@ def _override(tree: dict[str, Any], override: str) -> None:
     node[leaf] = parsed
 
 
+@functools.cache
+def _hints(table: type[Table]) -> dict[str, Any]:
+    return get_type_hints(table)
+
+
 def _refuse_unknown(tree: Any, table: type[Table], prefix: str, where: str) -> None:
     if not isinstance(tree, dict):
         return  # the wrong type is said by the converter
-    hints = get_type_hints(table)
+    hints = _hints(table)
     for key, value in tree.items():
         hint = hints.get(key)
         if hint is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import get_type_hints
 
 import msgspec
 
@@ -123,12 +125,17 @@ def _patterns(recipe: Recipe) -> str:
     return ""
 
 
+@functools.cache  # looked up for every value that somebody types
+def _defaults(section: str) -> dict[str, object]:
+    table = get_type_hints(Recipe)[section]
+    return {field.name: field.default for field in msgspec.structs.fields(table)}
+
+
 def _ignored(recipe: Recipe) -> str:
     for key, (reader, reads) in _READ_BY.items():
         section, _, name = key.partition(".")
         table = getattr(recipe, section)
-        field = next(f for f in msgspec.structs.fields(table) if f.name == name)
-        if getattr(table, name) != field.default and not reads(recipe):
+        if getattr(table, name) != _defaults(section)[name] and not reads(recipe):
             return f"{key} is read only with {reader}. Take it out, or set that."
     return ""
 

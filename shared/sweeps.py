@@ -28,7 +28,7 @@ def axis(text: str) -> tuple[str, list[str]]:
     Raises LoraError(INVALID_RECIPE).
     """
     key, equals, rest = text.partition("=")
-    values = [value.strip() for value in _divided(rest)]
+    values = [value.strip() for value in divided(rest)]
     if not equals or not key.strip() or not all(values):
         raise LoraError(
             Code.INVALID_RECIPE,
@@ -73,7 +73,8 @@ def short(settings: Sequence[str]) -> str:
     return " ".join(f"{key.rpartition('.')[2]}={value}" for key, _, value in parted)
 
 
-def _divided(text: str) -> list[str]:
+def divided(text: str) -> list[str]:
+    """The values between commas; one inside brackets or quotes divides nothing."""
     parts = [""]
     depth, quote = 0, ""
     for letter in text:

@@ -49,6 +49,11 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
     busy: bool  # being measured just now
 
     @property
+    def best_held(self) -> float | None:
+        """The lowest change of the loss on pictures kept back, of all candidates measured."""
+        return min((one.held.mean for one in self.candidates if one.held), default=None)
+
+    @property
     def take(self) -> Candidate | None:
         """What to take: the person's choice, else what is recommended."""
         wanted = self.chosen or self.recommended

@@ -1125,12 +1125,17 @@ class StartSweep(Request[RunGroup], frozen=True, kw_only=True, tag="run.sweep"):
 
 
 class ArrangeRun(Request[Run], frozen=True, kw_only=True, tag="run.arrange"):
-    """Move a run that waits within the queue, or say what it waits for (None: as before).
-    WRONG_STATE once it has begun, or where runs would wait for one another."""
+    """Move a run that waits within the queue, or say what it waits for (None: as it was).
+    WRONG_STATE once it has begun, or where runs would wait for one another.
+
+    ``before``: a waiting run that this one is to stand right before; said twice, or by two clients
+    at once, it comes to the same.
+    """
 
     changes: ClassVar[bool] = True
     run: str
     move: Literal["", "up", "down", "first", "last"] = ""
+    before: str = ""
     after: list[str] | None = None
 
 
@@ -1149,8 +1154,8 @@ class ExtendRun(Request[Continued], frozen=True, kw_only=True, tag="run.extend")
 
 
 class ForkRun(Request[Continued], frozen=True, kw_only=True, tag="run.fork"):
-    """Queue a new run that begins from one at ``step`` (-1: its latest), with other ``settings``,
-    such as ``optimizer.learning_rate=5e-5``.
+    """Queue a new run that begins from one at ``step`` (-1: the latest that the settings can go on
+    from), with other ``settings``, such as ``optimizer.learning_rate=5e-5``.
 
     With a resume state of that step, and settings that leave its tensors as they are, everything
     goes on from there; else it begins anew from the LoRA that was kept of that step. NOT_FOUND with

@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from lora_tui.commands import demo, run_compare
+from lora_tui.commands import demo
 from lora_tui.commands import recipe as recipes
 from lora_tui.commands.common import Invocation
 from lora_tui.commands.console import table
 from lora_tui.commands.follow import followed
-from lora_tui.core import run_table, runs_picture, words
+from lora_tui.core import run_sides, run_table, runs_picture, words
 from shared import recipe, wire
 from shared.client import Client
 from shared.files import publish
@@ -93,10 +93,10 @@ async def make(call: Invocation, began: float) -> Result:
         runs = [await followed(call, client, run.id) for run in begun]
         for run in runs:
             await client.call(wire.MeasureRun(run=run.id), on_progress=call.report)
-        sides = (await run_compare.gathered(client, runs, norms=True)).sides
+        sides = await run_sides.gathered(client.call, runs, norms=True)
         sheet = call.home / "outputs" / f"trainers-{runs[0].id}.png"
         sheet.parent.mkdir(exist_ok=True)
-        pictures = await run_compare.samples_of(client, sides)
+        pictures = await run_sides.samples_of(client.fetch, sides)
         publish(sheet, runs_picture.png(sides, pictures))
         files = {lora.name: lora.path for lora in client.state.loras}
     loras = [files[run.lora] for run in runs]

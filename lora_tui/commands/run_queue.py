@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from lora_tui.commands import recipe as recipes
 from lora_tui.commands.common import Invocation, Subparsers, command, find_run
-from shared import wire
+from shared import run_queue, wire
 from shared.errors import Exit
 
 
 def add(verbs: Subparsers) -> None:
     move = command(
         verbs, "move", move_it, "move a waiting run within the queue",
-        "  lora-tui run move r0009 first\n  lora-tui run pause r0009    # holds it back",
+        "  lora-tui run move r0009 first\n  lora-tui run move r0009 --before r0007\n"
+        "  lora-tui run pause r0009    # holds it back",
     )  # fmt: skip
     move.add_argument("name", metavar="RUN", help="r0001, or its name")
-    move.add_argument("move", choices=("up", "down", "first", "last"))
+    where = move.add_mutually_exclusive_group(required=True)
+    where.add_argument("move", nargs="?", choices=("up", "down", "first", "last"))
+    where.add_argument("--before", default="", metavar="OTHER", help="right before this run")
     after = command(
         verbs, "after", after_it, "say which runs a waiting run follows; none: it waits for no run",
         "  lora-tui run after r0009 r0007 r0008",
@@ -41,9 +44,13 @@ def add(verbs: Subparsers) -> None:
 async def move_it(call: Invocation) -> Exit:
     async with call.client() as client:
         run = await find_run(client, call.args.name)
-        run = await client.call(wire.ArrangeRun(run=run.id, move=call.args.move))
+        before = call.args.before and (await find_run(client, call.args.before)).id
+        ask = wire.ArrangeRun(run=run.id, move=call.args.move or "", before=before)
+        run = await client.call(ask)
         runs = (await client.call(wire.GetState())).runs
-    waiting = [one.id for one in runs if one.state == "queued" and one.started is None]
+    waiting = [
+        f"{one.id} (held)" if one.state == "paused" else one.id for one in run_queue.waiting(runs)
+    ]
     call.console.show(run, lambda: [f"waiting, in this order: {', '.join(waiting) or 'none'}"])
     return Exit.OK
 

@@ -10,6 +10,7 @@ from lora_tui.commands import recipe as recipes
 from lora_tui.commands import run_compare
 from lora_tui.commands.common import Invocation, Subparsers, command
 from lora_tui.commands.follow import follow, outcome
+from lora_tui.core import run_sides
 from shared import recipe, wire
 from shared.errors import Exit
 
@@ -95,6 +96,6 @@ async def _sweep(call: Invocation, loaded: recipe.Recipe) -> Exit:
             call.console.show(queued, lambda: [run.id for run in queued.runs])
             return Exit.OK
         runs = [await follow(call, client, run.id) for run in queued.runs]
-        found = await run_compare.gathered(client, runs)
+        found = run_compare.Compared(await run_sides.gathered(client.call, runs))
     call.console.show(found.value(), found.lines)
     return Exit.RUN_FAILED if any(run.state == "failed" for run in runs) else Exit.OK

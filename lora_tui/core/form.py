@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Iterator
 from importlib import resources
@@ -95,12 +96,16 @@ class Form:
 
     def problem(self, key: str) -> str:
         """What is wrong with one field, in words; empty if nothing is."""
+        return self.problem_of(key, read(self.options[key], self.texts[key]))
+
+    def problem_of(self, key: str, value: Any) -> str:
+        """What would be wrong with a value of one option."""
         single: dict[str, Any] = {}
         *parents, leaf = key.split(".")
         node = single
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[leaf] = read(self.options[key], self.texts[key])
+        node[leaf] = value
         try:
             convert(single, "recipe")
         except LoraError as error:
@@ -110,13 +115,19 @@ class Form:
         return ""
 
     def problems(self) -> dict[str, str]:
-        """What is wrong, by key."""
+        """What is wrong, by key: with single values, else with how they go together."""
         try:
             self.recipe()
-        except LoraError:
+        except LoraError as error:
             found = {key: self.problem(key) for key in self.options}
-            return {key: text for key, text in found.items() if text}
+            found = {key: text for key, text in found.items() if text}
+            why = error.message.partition(": ")[2]
+            return found or dict.fromkeys(self.named(why)[:1], why)
         return {}
+
+    def named(self, text: str) -> list[str]:
+        """The options that a text names, in its order."""
+        return [word for word in re.findall(r"[a-z_]+\.[a-z_]+", text) if word in self.options]
 
     def recipe(self) -> Recipe:
         """The recipe. Raises LoraError(INVALID_RECIPE)."""

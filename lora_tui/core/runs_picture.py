@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 
-from lora_tui.core.run_table import Side, curves, name_of, pairs
+from lora_tui.core.run_table import Side, curves, name_of, pairs, settled
 
 WIDTH, HEIGHT, LEFT, LINE = 720, 300, 64, 18  # pixels: the chart, its margin, a line of words
 CELL = 192  # of a sample
@@ -27,11 +27,7 @@ def png(sides: Sequence[Side], pictures: dict[str, bytes]) -> bytes:
     draw = ImageDraw.Draw(image)
     every = curves(sides)
     lines = [line for line in every if line.xs]
-    # The first steps' mean is of one or two: they would flatten all that follows.
-    ys = sorted(
-        y for line in lines for x, y in zip(line.xs, line.ys, strict=True)
-        if math.isfinite(y) and x >= min(8.0, line.xs[-1])
-    )  # fmt: skip
+    ys = sorted(y for line in lines for y in settled(line).ys if math.isfinite(y))
     if ys:
         low, high = ys[0], ys[-1] if ys[-1] > ys[0] else ys[0] + 1
         right = max(line.xs[-1] for line in lines)

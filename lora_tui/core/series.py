@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 # Dot bits of a braille cell by (column, row), from the Unicode block's definition.
@@ -13,12 +13,17 @@ _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart: points in order of x, and the tone it is painted in."""
+    """One line of a chart: points in order of x, and the tone it is painted in.
+
+    ``mark``: a character that stands on the line here and there, so that it is told from others
+    without colour as well.
+    """
 
     xs: Sequence[float]
     ys: Sequence[float]
     tone: str
     name: str = ""
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,10 +143,33 @@ def braille(
                 dots[row // 4][column // 2] |= _DOTS[column % 2][row % 4]
                 tones[row // 4][column // 2] = line.tone
             before = (column, last)
-    return [
+    cells = [
         [(chr(0x2800 + bits) if bits else " ", tone) for bits, tone in zip(*row, strict=True)]
         for row in zip(dots, tones, strict=True)
     ]
+    for column, y, line in _marked(lines, frame, width):
+        cells[row_of(y) // 4][column] = (line.mark, f"{line.tone} bold")
+    return cells
+
+
+def _marked(lines: Sequence[Line], frame: Frame, width: int) -> Iterator[tuple[int, float, Line]]:
+    """(column, y, line) of the marks: three on each, at columns of its own."""
+    marked = [line for line in lines if line.mark]
+    span = (frame.right - frame.left) or 1.0
+    for number, line in enumerate(marked):
+        points = [
+            (int((x - frame.left) / span * width), y)
+            for x, y in zip(line.xs, line.ys, strict=True)
+            if math.isfinite(y) and frame.left <= x <= frame.right
+        ]
+        if not points:
+            continue
+        columns = [column for column, _ in points]
+        for third in range(3):
+            share = (third + (number + 1) / (len(marked) + 1)) / 3
+            wanted = columns[0] + int(share * (columns[-1] - columns[0]))
+            column, y = points[min(bisect_left(columns, wanted), len(points) - 1)]
+            yield min(column, width - 1), y, line
 
 
 def _bridge(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
-from lora_tui.core import words
+from lora_tui.core import run_list, run_table, words
 from lora_tui.core.cells import clean
 from lora_tui.core.history import DeviceHistory, RunHistory, right_edge
+from lora_tui.core.run_list import Entry
+from lora_tui.core.series import Line
+from lora_tui.screens.arranging import Arranging
 from lora_tui.screens.base import Place
-from lora_tui.screens.dialogs import AskText, Confirm, Page
-from lora_tui.screens.which import WhichCheckpoint
+from lora_tui.screens.dialogs import AskText
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.chart import Chart
 from lora_tui.widgets.panels import MemoryPanel, RunHead
@@ -22,22 +25,25 @@ from lora_tui.widgets.picture import Fetch, PictureView
 from lora_tui.widgets.rows import Cell, Column, Rows
 from shared import wire
 from shared.errors import Code, LoraError
-from shared.wire import FINAL_STATES, Run
+from shared.wire import Run
 
 _DATE = re.compile(r"^\d{4}-\d\d-\d\d ")  # the panel has room for the time only
 _NONE = "No runs yet. Start one on the Train screen (g t)."
 
 
-class Runs(Place):
+class Runs(Arranging):
     scope = "runs"
     CSS_PATH = "runs.tcss"
     BINDINGS = bindings("runs")
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown = ""  # id of the run on screen
+        self._key = ""  # of the row under the cursor
+        self._shown = ""  # id of the run on screen; empty on the head of a sweep
+        self._group = ""  # the sweep whose head the cursor is on
         self._filter = ""
-        self._runs: list[Run] = []
+        self._entries: list[Entry] = []
+        self._held: dict[str, float] = {}  # of runs of sweeps: the best held-out figure
         self._histories: dict[str, RunHistory] = {}
         self._devices: dict[str, DeviceHistory] = {}
         self._sample = -1  # of the run's samples; -1 follows the newest
@@ -69,11 +75,11 @@ class Runs(Place):
                 panel.border_title = "runs"
                 yield Rows(
                     Column("", 1),
-                    Column("", 5),
+                    Column("", 6),
                     Column(""),
                     Column("", 12),
                     Column("", 13, "right"),
-                    Column("", 12, "right", wide=56),
+                    Column("", 12, "right", wide=80),
                     empty=_NONE,
                     id="rows",
                 )
@@ -88,6 +94,13 @@ class Runs(Place):
     @property
     def run_shown(self) -> Run | None:
         return next((run for run in self.state.runs if run.id == self._shown), None)
+
+    @property
+    def group_shown(self) -> list[Run]:
+        run = self.run_shown
+        name = self._group or (run.group if run is not None else "")
+        members = [one for one in self.state.runs if name and one.group == name]
+        return sorted(members, key=lambda one: one.id)
 
     def on_mount(self) -> None:
         super().on_mount()
@@ -104,11 +117,14 @@ class Runs(Place):
             self._histories = {}
             self._ask_history()
             self._show_runs()
-            self._open(self._shown, again=True)
+            here = next((entry for entry in self._entries if entry.key == self._key), None)
+            self._open(here, again=True)
         elif isinstance(event, wire.RunChanged | wire.RunRemoved):
             self._show_runs()
             if isinstance(event, wire.RunChanged) and event.run.id == self._shown:
                 self._ask_log()
+        elif isinstance(event, wire.CheckpointJudged):
+            self._ask_held([run for run in self.group_shown if run.id == event.run])
         elif isinstance(event, wire.PictureAdded | wire.PictureRemoved):
             self._show_sample()
         self._stale = True
@@ -140,33 +156,35 @@ class Runs(Place):
     # ── the list ────────────────────────────────────────────────────────────────────────────────
 
     def _show_runs(self) -> None:
-        order = {"training": 0, "starting": 0, "paused": 1, "queued": 2, "interrupted": 2}
-        needle = self._filter.lower()
-        self._runs = sorted(
-            (
-                run
-                for run in self.state.runs
-                if needle in f"{run.id} {run.name} {run.dataset} {run.base}".lower()
-            ),
-            key=lambda run: (
-                order.get(run.state, 3),
-                run.created if order.get(run.state, 3) < 3 else -run.created,
-            ),
-        )
-        wanted = self.lora.opened_run or self._shown
-        place = next((i for i, run in enumerate(self._runs) if run.id == wanted), 0)
-        if self.lora.opened_run and self._runs and self._runs[place].id == wanted:
+        known = {run.id for run in self.state.runs}
+        self.chosen = [id_ for id_ in self.chosen if id_ in known]
+        self._entries = run_list.entries(self.state.runs, self._filter)
+        entries = self._entries
+        wanted = self.lora.opened_run or self._key
+        place = next((i for i, entry in enumerate(entries) if entry.key == wanted), 0)
+        if self.lora.opened_run and entries and entries[place].key == wanted:
             self.lora.opened_run = ""
-        runs = self._runs
+        self._title_list()
+        self.rows.say(f"No run has {self._filter!r} in it." if self._filter else _NONE)
+        self.rows.show(len(entries), lambda i: self._cells(entries[i]), cursor=place)
+        self._open(entries[place] if entries else None)
+
+    def _title_list(self) -> None:
         queue = self.query_one("#queue")
         title = f"runs · {self._filter}" if self._filter else "runs"
+        if self.chosen:
+            title += f" · {len(self.chosen)} chosen"
         if queue.border_title != title:
             queue.border_title = title
-        self.rows.say(f"No run has {self._filter!r} in it." if self._filter else _NONE)
-        self.rows.show(len(runs), lambda i: self._cells(runs[i]), cursor=place)
-        self._open(runs[place].id if runs else "")
 
-    def _cells(self, run: Run) -> Sequence[Cell]:
+    def choice_changed(self) -> None:
+        self._title_list()
+        self.rows.refresh()
+
+    def _cells(self, entry: Entry) -> Sequence[Cell]:
+        if entry.run is None:
+            return self._head_cells(entry)
+        run = entry.run
         live = self.lora.known.progress.get(run.id)
         going = run.state == "training" and live is not None
         step = words.count(max(run.step, live.step) if going and live is not None else run.step)
@@ -175,44 +193,84 @@ class Runs(Place):
         if run.state == "finished":
             far = f"{steps} steps"
         when = words.ago(run.finished or run.started or run.created)
-        tone = words.RUN_TONES[run.state]
+        name = run_list.apart(run) if entry.branch else run.name or run.dataset
         return [
-            (words.RUN_MARKS[run.state], tone),
-            run.id,
-            run.name or run.dataset,
-            (run.state, tone),
+            (words.RUN_MARKS[run.state], words.RUN_TONES[run.state]),
+            (f"{run.id}■", "primary bold") if run.id in self.chosen else run.id,
+            f"{entry.branch}{name}",
+            run_list.standing(run, self.state.runs),
             far,
             (when, "muted"),
         ]
 
+    def _head_cells(self, entry: Entry) -> Sequence[Cell]:
+        best = run_list.best(entry.runs, self._held)
+        when = max(run.finished or run.started or run.created for run in entry.runs)
+        said = f"★ {run_list.apart(best)} {self._held[best.id]:+.1%}" if best is not None else ""
+        return [
+            ("▾", "muted"),
+            (f"×{len(entry.runs)}", "muted"),
+            (f"{entry.group}  {said}".strip(), "bold"),
+            (run_list.far(entry.runs), "muted"),
+            "",
+            (words.ago(when), "muted"),
+        ]
+
     def on_rows_moved(self, message: Rows.Moved) -> None:
-        if message.index < len(self._runs):
-            self._open(self._runs[message.index].id)
+        if message.index < len(self._entries):
+            self._open(self._entries[message.index])
 
     def on_rows_chosen(self, message: Rows.Chosen) -> None:
         self.action_details()
 
-    def _open(self, run: str, *, again: bool = False) -> None:
-        if run == self._shown and not again:
+    def _open(self, entry: Entry | None, *, again: bool = False) -> None:
+        key = entry.key if entry is not None else ""
+        if key == self._key and not again:
             return
-        if run != self._shown:
+        if key != self._key:
             self._sample = -1
             self._log_lines = []
-        self._shown = run
+            self.query_one("#log", Static).update("")
+        self._key = key
+        run = entry.run if entry is not None else None
+        self._shown = run.id if run is not None else ""
+        self._group = entry.group if entry is not None else ""
         self._stale = True
         self._draw()
         self._show_sample()
         self._ask_log()
-        if run and self.lora.connection is not None:
-            history = self._history(run)
+        if entry is not None and self.lora.connection is not None:
+            for one in entry.runs:
+                self._ask_series(one.id)
+            if entry.group or (run is not None and run.group):
+                self._ask_held(self.group_shown)
 
-            def came(series: wire.Series) -> None:
-                history.replace(series.points)
-                self._stale = True
-                if run == self._shown:
-                    self._draw()
+    def _ask_series(self, run: str) -> None:
+        history = self._history(run)
 
-            self.attempt(self.lora.ask(wire.GetSeries(run=run, points=3000)), came, group="series")
+        def came(series: wire.Series) -> None:
+            history.replace(series.points)
+            self._stale = True
+            if run == self._shown:
+                self._draw()
+
+        self.attempt(self.lora.ask(wire.GetSeries(run=run, points=3000)), came, group="series")
+
+    def _ask_held(self, runs: Sequence[Run]) -> None:
+        """The best held-out figure of each run of a sweep, as far as they are measured."""
+
+        async def ask() -> None:
+            for run in runs:
+                try:
+                    found = (await self.lora.ask(wire.GetWhich(run=run.id), timeout=20)).found
+                except LoraError:
+                    continue
+                if (figure := found.best_held) is not None:
+                    self._held[run.id] = figure
+            self._stale = True
+            self.rows.refresh()
+
+        self.run_worker(ask(), group="held", exclusive=True)
 
     # ── drawing, at most once a second ─────────────────────────────────────────────────────────
 
@@ -220,9 +278,12 @@ class Runs(Place):
         if not self._stale or not self.is_current or not self.built:
             return
         self._stale = False
-        for place, listed in enumerate(self._runs):
-            if listed.state == "training":
+        for place, entry in enumerate(self._entries):
+            if entry.run is not None and entry.run.state == "training":
                 self.rows.update_row(place)
+        if self._group:
+            self._draw_group()
+            return
         run = self.run_shown
         history = self._history(self._shown) if self._shown else RunHistory("")
         live = history.latest or self.lora.known.progress.get(self._shown)
@@ -235,6 +296,34 @@ class Runs(Place):
         if rate.size.height:
             rate.show(history.rate_line(), right=right)
             self.query_one("#speed", Chart).show(history.speed_line(), right=right)
+        self._draw_memory()
+
+    def _draw_group(self) -> None:
+        """A sweep: the losses of its runs over one another."""
+        runs = self.group_shown
+        self.query_one(RunHead).say(
+            [(f"{self._group}  ", "bold"), (run_list.axes_said(runs), ""),
+             (f"  {run_list.far(runs)}", "muted")]
+        )  # fmt: skip
+        lines = []
+        for number, run in enumerate(runs):
+            [*_, smoothed] = self._history(run.id).loss_lines() or [Line([], [], "")]
+            lines.append(
+                replace(smoothed, tone=run_table.tone_of(number), mark=run_table.mark_of(number))
+            )
+        known = any(len(line.xs) for line in lines)
+        self.query_one("#loss", Chart).show(lines, frame=run_table.frame(lines) if known else None)
+        self.query_one("#rate", Chart).show([])
+        self.query_one("#speed", Chart).show([])
+        rows = run_list.table(runs, self.state.runs, self._held)
+        lines_of = [
+            f"{run_table.mark_of(n)} {star} {name}  {state}  {figure}"
+            for n, (star, name, state, figure) in enumerate(rows)
+        ]
+        self.query_one("#log", Static).update("\n".join(map(clean, lines_of)))
+        self._draw_memory()
+
+    def _draw_memory(self) -> None:
         device = self.lora.known.device
         past = self._devices.get(device.device) if device is not None else None
         self.query_one(MemoryPanel).show(device, past or DeviceHistory())
@@ -250,7 +339,10 @@ class Runs(Place):
         samples = self._samples()
         prompt = self.query_one("#prompt", Static)
         if not samples:
-            view.clear("No samples yet; s makes some now." if self._shown else "")
+            said = "No samples yet; s makes some now." if self._shown else ""
+            view.clear("c, then 4: the samples of its runs." if self._group else said)
+            if self._group:
+                self.query_one("#sample").border_title = "samples"
             prompt.update("")
             return
         place = self._sample if 0 <= self._sample < len(samples) else len(samples) - 1
@@ -263,6 +355,8 @@ class Runs(Place):
         view.show(picture.id, picture_fetch(self, picture.id))
 
     def _ask_log(self) -> None:
+        title = "sweep · held-out" if self._group else "log"
+        self.query_one("#log-panel").border_title = title
         if not self._shown or not self.is_current or self.lora.connection is None:
             return
         panel = self.query_one("#log-panel")
@@ -285,98 +379,17 @@ class Runs(Place):
 
         self.attempt(ask(), came, group="log")
 
-    # ── steering ────────────────────────────────────────────────────────────────────────────────
-
-    def _steer(self, action: str, said: str) -> None:
-        run = self.run_shown
-        if run is None:
-            self.notify("There is no run to steer.")
-            return
-        request = wire.SteerRun(run=run.id, action=action)  # type: ignore[arg-type]
-        self.attempt(self.lora.ask(request), lambda _: self.notify(f"{run.id} {said}.", timeout=3))
-
-    def action_pause(self) -> None:
-        run = self.run_shown
-        if run is not None and run.state in ("paused", "interrupted", "failed"):
-            self._steer("resume", "goes on")
-        else:
-            self._steer("pause", "pauses at the next step")
+    # ── keys ────────────────────────────────────────────────────────────────────────────────────
 
     def action_sample(self) -> None:
         self._sample = -1
-        self._steer("sample", "makes its samples")
-
-    def action_keep(self) -> None:
-        self._steer("save", "keeps a checkpoint")
-
-    def action_stop(self) -> None:
-        run = self.run_shown
-        if run is None:
-            return
-        if run.state in FINAL_STATES:
-            self.notify(f"{run.id} has already {run.state}.")
-            return
-
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self._steer("stop", "stops and saves its LoRA")
-
-        self.app.push_screen(
-            Confirm(
-                f"Stop {run.id}?",
-                f"It ends for good at step {words.count(run.step)} of {words.count(run.steps)} "
-                "and saves the LoRA as it is.\n\nTo go on later, pause it instead.",
-            ),
-            answered,
-        )
-
-    def action_delete(self) -> None:
-        run = self.run_shown
-        if run is None:
-            return
-
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self.attempt(
-                    self.lora.ask(wire.RemoveRun(run=run.id)),
-                    lambda _: self.notify(f"{run.id} is deleted."),
-                )
-
-        lora = f" with its LoRA {run.lora}" if run.lora else ""
-        self.app.push_screen(
-            Confirm(
-                f"Delete {run.id}?",
-                f"The run{lora}, its checkpoints and samples ({words.size(run.size)}) are deleted "
-                "from the disk. This cannot be undone.",
-            ),
-            answered,
-        )
+        super().action_sample()
 
     def action_details(self) -> None:
-        run = self.run_shown
-        if run is None:
-            return
-
-        def came(detail: wire.RunDetail) -> None:
-            self.app.push_screen(Page(f"{run.id} {run.name}", details(detail)))
-
-        self.attempt(self.lora.ask(wire.GetRun(run=run.id)), came)
-
-    def action_which(self) -> None:
-        run = self.run_shown
-        if run is not None:
-            self.app.push_screen(WhichCheckpoint(self, run))
-
-    def action_log(self) -> None:
-        run = self.run_shown
-        if run is None:
-            return
-
-        def came(log: wire.LogLines) -> None:
-            text = "\n".join(map(clean, log.lines))
-            self.app.push_screen(Page(f"log of {run.id}", text, at_end=True))
-
-        self.attempt(self.lora.ask(wire.GetLog(run=run.id, lines=2000)), came)
+        if self._group:
+            self.action_compare()
+        else:
+            super().action_details()
 
     def action_newer(self) -> None:
         number = len(self._samples())
@@ -408,27 +421,3 @@ def picture_fetch(place: Place, picture: str) -> Fetch:
         return blobs[0]
 
     return fetch
-
-
-def details(detail: wire.RunDetail) -> str:
-    """All there is to know of a run, as text."""
-    run = detail.run
-    parts = [
-        f"{run.state} · by {run.by} · {words.plural(run.pictures, 'picture')} · "
-        f"{words.size(run.size)} in {detail.directory}"
-    ]
-    if run.message:
-        parts.append(run.message)
-    parts += detail.warnings
-    if detail.checkpoints:
-        parts.append("\nCheckpoints")
-        parts += [
-            f"  step {words.count(c.step)}, epoch {c.epoch}  {words.size(c.size)}"
-            f"{'  final' if c.final else ''}  {clean(c.path)}"
-            for c in detail.checkpoints
-        ]
-    if detail.skipped:
-        parts.append("\nPictures that were skipped")
-        parts += [f"  {clean(name)}: {clean(reason)}" for name, reason in detail.skipped]
-    parts.append("\nRecipe\n" + detail.recipe)
-    return "\n".join(parts)

@@ -12,8 +12,11 @@ from textual.widgets import Input, Select, Static
 
 from lora_tui.core import words
 from lora_tui.core.form import USUAL, Form, kind_of, templates
-from lora_tui.screens.base import Place
+from lora_tui.core.form_sweep import Axes
+from lora_tui.core.train_sums import known_speed
 from lora_tui.screens.dialogs import Confirm
+from lora_tui.screens.sweeping import BEGINS_HELP, Sweeping
+from lora_tui.screens.train_field import Field, field_id
 from lora_tui.widgets.bind import bindings
 from shared import wire
 from shared.errors import LoraError
@@ -26,88 +29,10 @@ from shared.recipe import (
     total_steps,
 )
 
-_LABELS = {"base.name": "base", "dataset.name": "dataset", "output.name": "name of the LoRA"}
-
-
-class Field(Horizontal):
-    """One option: its name, its field, and what is wrong with it."""
-
-    def __init__(self, option: Option, text: str, choices: list[str] | None = None) -> None:
-        super().__init__(id=field_id(option.key), classes="field")
-        self.option = option
-        self._text = text
-        self._choices = choices if choices is not None else list(option.choices)
-        self._kind = "choice" if choices is not None else kind_of(option)
-
-    def compose(self) -> ComposeResult:
-        section, _, name = self.option.key.partition(".")
-        label = Text(name.replace("_", " "))
-        if self.option.key in _LABELS:
-            label = Text(_LABELS[self.option.key])
-        else:
-            label = Text.assemble((f"{section} ", "dim"), label) if section != name else label
-        yield Static(label, classes="label")
-        if self._kind == "choice":
-            values = list(self._choices)
-            if self._text and self._text not in values:
-                values.insert(0, self._text)
-            yield Select(
-                [(value, value) for value in values],
-                value=self._text if self._text in values else Select.NULL,
-                allow_blank=self._text not in values,
-                compact=True,
-                prompt="choose",
-            )
-        elif self._kind == "switch":
-            yield Select(
-                [("yes", "yes"), ("no", "no")], value=self._text, allow_blank=False, compact=True
-            )
-        else:
-            yield Input(
-                self._text, compact=True, placeholder="none" if self._kind == "list" else ""
-            )
-        yield Static("", classes="wrong", markup=False)
-
-    @property
-    def text(self) -> str:
-        widget = self.query_one("Input, Select")
-        if isinstance(widget, Input):
-            return widget.value
-        assert isinstance(widget, Select)
-        return "" if widget.value is Select.NULL else str(widget.value)
-
-    def fill(self, text: str) -> None:
-        """Put another value in."""
-        widget = self.query_one("Input, Select")
-        if isinstance(widget, Input):
-            widget.value = text
-        elif isinstance(widget, Select):
-            if text not in [value for _, value in widget._options]:
-                widget.set_options([(text, text), *((v, v) for v in self._choices)])
-            widget.value = text
-
-    def offer(self, choices: list[str]) -> None:
-        """Other choices (datasets, bases); the present one stays."""
-        if choices == self._choices:
-            return
-        self._choices = choices
-        select = self.query_one(Select)
-        present = self.text
-        values = choices if not present or present in choices else [present, *choices]
-        with select.prevent(Select.Changed):
-            select.set_options([(value, value) for value in values])
-            if present:
-                select.value = present
-
-    def wrong(self, text: str) -> None:
-        self.set_class(bool(text), "-wrong")
-        self.query_one(".wrong", Static).update(text)
-
-
 _CHOICES = (wire.DatasetChanged, wire.DatasetRemoved, wire.BaseChanged, wire.BaseRemoved)
 
 
-class Train(Place):
+class Train(Sweeping):
     scope = "train"
     CSS_PATH = "train.tcss"
     BINDINGS = bindings("train")
@@ -117,6 +42,7 @@ class Train(Place):
         self._templates = list(templates())
         self._template = self._templates[0][0]
         self._form = Form(self._templates[0][2])
+        self._axes = Axes(self._form)
         self._all = False
         self._starting = False
         self._summing: Timer | None = None
@@ -135,6 +61,7 @@ class Train(Place):
                         compact=True,
                         id="templates",
                     )
+                yield from self.begins()
                 with VerticalScroll(id="fields", can_focus=False):
                     for key in USUAL:
                         yield self._make_field(key)
@@ -177,6 +104,8 @@ class Train(Place):
                 self.field(key).offer(self._choices(key) or [])
             self._choose_dataset()
             self._sum_up()
+        if event is None or isinstance(event, wire.RunChanged | wire.RunRemoved):
+            self.offer_runs()
 
     def _choose_dataset(self) -> None:
         """The one that was asked for; else the recipe's if there is one of that name; else the
@@ -201,7 +130,7 @@ class Train(Place):
         if event.select.id == "templates":
             if event.value is not Select.NULL and event.value != self._template:
                 self._template = str(event.value)
-                self._load_template()
+                self.call_later(self._load_template)
             return
         self._field_changed(event.select)
 
@@ -212,7 +141,9 @@ class Train(Place):
         field = widget.parent
         if isinstance(field, Field):
             key = field.option.key
-            if self._form.texts[key] != field.text:
+            if field.swept:
+                self.swept_changed(field)
+            elif self._form.texts[key] != field.text:
                 self._form.texts[key] = field.text
                 field.wrong(self._form.problem(key))
                 self._sum_up_soon()
@@ -224,17 +155,24 @@ class Train(Place):
             self.query_one("#about").border_title = option.key
             default = f"\n\nUsual value: {_default(option)}" if _default(option) else ""
             several = "\n\nSeveral: put | between them." if kind_of(option) == "list" else ""
-            self.query_one("#help", Static).update(f"{option.help}{several}{default}")
+            self.at_field(field)
+            self.query_one("#help", Static).update(
+                f"{option.help}{several}{default}\n\n{self.sweep_help(field)}"
+            )
         elif event.widget.id == "templates":
             self.query_one("#about").border_title = "start from"
             self.query_one("#help", Static).update(
                 "A recipe to begin with. Choosing another fills every field anew."
             )
+        elif event.widget.id == "begins":
+            self.query_one("#about").border_title = "begins"
+            self.query_one("#help", Static).update(BEGINS_HELP)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         self.focus_next()
 
-    def _load_template(self) -> None:
+    async def _load_template(self) -> None:
+        await self.sweep_nothing()
         recipe = next(r for name, _, r in self._templates if name == self._template)
         dataset = self._form.texts["dataset.name"]
         self._form.load(recipe)
@@ -265,13 +203,13 @@ class Train(Place):
             self.query_one("#sum", Static).update(said)
             return
         pictures = dataset.items - dataset.problems - dataset.counts.get("rejected", 0)
-        problems = self._form.problems()
+        problems = self.problems()
         if problems:
             said.append(
                 f"{words.plural(len(problems), 'field')} to mend: {', '.join(problems)}\n",
                 style=tone("error"),
             )
-        steps = self._form.steps(pictures)
+            said.append(f"{next(iter(problems.values()))}\n")
         said.append(f"{words.plural(pictures, 'picture')}", style=tone("bold"))
         if dataset.counts.get("rejected"):
             said.append(f", {dataset.counts['rejected']} rejected are out", style=tone("muted"))
@@ -282,8 +220,9 @@ class Train(Place):
                 f"\n{words.count(dataset.counts['unreviewed'])} captions are not reviewed yet",
                 style=tone("muted"),
             )
-        if steps is not None:
-            recipe = self._form.recipe()
+        recipes = [] if problems else self.recipes()
+        if recipes and not self._axes:
+            [recipe] = recipes
             kept = held_out_count(recipe, pictures)
             if kept:
                 said.append(f"\n{words.plural(kept, 'picture')} kept back, to judge by")
@@ -301,17 +240,20 @@ class Train(Place):
                 )
             said.append(f"\n× {recipe.training.epochs} epochs = ")
             said.append(f"{words.count(steps)} steps", style=tone("primary bold"))
-            speed = self._known_speed(recipe.base.name)
+            speed = known_speed(recipe.base.name, self.state.runs)
             if speed:
                 said.append(f"\nabout {words.duration(steps / speed)}", style=tone("bold"))
                 said.append(f" at {words.speed(speed)}, as its last run", style=tone("muted"))
+        if recipes:
+            self.sums_said(said, recipes, dataset, self._bucketed(recipes[0]))
         key = self.lora.keymap
         from lora_tui.actions import BY_ID
 
         said.append(f"\n\n{key.shown(BY_ID['train.start'])}", style=tone("primary bold"))
         said.append(" outside a field, or ", style=tone("muted"))
         said.append("^s", style=tone("primary bold"))
-        said.append(" anywhere: start the run", style=tone("muted"))
+        what = f"queue the {len(recipes)} runs" if len(recipes) > 1 else "start the run"
+        said.append(f" anywhere: {what}", style=tone("muted"))
         self.query_one("#sum", Static).update(said)
 
     def _bucketed(self, recipe: Recipe) -> list[int]:
@@ -333,12 +275,6 @@ class Train(Place):
         self.attempt(self.lora.ask(ask), counted, group="buckets")
         return []
 
-    def _known_speed(self, base: str) -> float | None:
-        for run in sorted(self.state.runs, key=lambda run: -run.created):
-            if run.base == base and run.speed:
-                return run.speed
-        return None
-
     # ── actions ─────────────────────────────────────────────────────────────────────────────────
 
     async def action_start(self) -> None:
@@ -349,39 +285,28 @@ class Train(Place):
         dataset = self.dataset
         if dataset is None:
             self.notify("Choose a dataset first.", severity="warning")
-            self.field("dataset.name").query_one(Select).focus()
-            return
-        try:
-            recipe = self._form.toml()
-        except LoraError as error:
-            self.notify(error.message, severity="error", timeout=8)
+            self.field("dataset.name").entry.focus()
             return
         self._starting = True
+        self.run_worker(self._queue(), group="start")
 
-        async def start() -> wire.Run:
-            try:
-                return await self.lora.ask(wire.StartRun(recipe=recipe))
-            finally:
-                self._starting = False
-
-        def started(run: wire.Run) -> None:
-            self.notify(f"{run.id} is in the queue.", timeout=3)
-            self.lora.opened_run = run.id
-            self.app.call_later(self.lora.action_open, "runs")
-
-        self.attempt(start(), started)
+    async def _queue(self) -> None:
+        try:
+            await self.queue_runs()
+        finally:
+            self._starting = False
 
     async def _check(self) -> bool:
         for key, field in self.fields().items():  # its last change may not have come round yet
-            self._form.texts[key] = field.text
-        problems = self._form.problems()
+            (self._axes if field.swept else self._form).texts[key] = field.text
+        problems = self.problems()
         for key, field in self.fields().items():
             field.wrong(problems.get(key, ""))
         if problems:
             key = next(iter(problems))
             if key not in USUAL:
                 await self._show_all(True)
-            self.field(key).query_one("Input, Select").focus()
+            self.field(key).entry.focus()
             self.notify(f"{key}: {problems[key]}", severity="warning", timeout=6)
             return False
         return True
@@ -389,11 +314,12 @@ class Train(Place):
     async def action_check(self) -> None:
         if await self._check():
             try:
-                self._form.recipe()
+                number = len(self.recipes())
             except LoraError as error:
                 self.notify(error.message, severity="warning", timeout=8)
             else:
-                self.notify("Nothing is wrong with this recipe.")
+                what = f"these {number} recipes" if self._axes else "this recipe"
+                self.notify(f"Nothing is wrong with {what}.")
 
     async def action_advanced(self) -> None:
         await self._show_all(not self._all)
@@ -411,7 +337,7 @@ class Train(Place):
     def action_reset(self) -> None:
         def answered(yes: bool | None) -> None:
             if yes:
-                self._load_template()
+                self.call_later(self._load_template)
 
         self.app.push_screen(
             Confirm("Start over?", f"Every field goes back to the recipe {self._template}."),
@@ -420,10 +346,6 @@ class Train(Place):
 
     def action_leave_field(self) -> None:
         self.set_focus(None)
-
-
-def field_id(key: str) -> str:
-    return f"field-{key.replace('.', '-')}"
 
 
 def _default(option: Option) -> str:

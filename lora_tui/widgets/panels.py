@@ -64,6 +64,12 @@ class RunHead(Vertical):
             yield OneLine(id="run-far")
         yield ProgressLine(id="run-progress")
 
+    def say(self, said: Said) -> None:
+        """Something else than one run."""
+        self.query_one("#run-line", OneLine).show(said)
+        self.query_one("#run-far", OneLine).show([])
+        self.query_one(ProgressLine).show(0.0, "line")
+
     def show(self, run: Run | None, live: RunProgress | None, smoothed: float | None) -> None:
         line = self.query_one("#run-line", OneLine)
         far = self.query_one("#run-far", OneLine)

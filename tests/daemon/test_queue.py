@@ -91,6 +91,23 @@ async def test_waiting_runs_are_moved_and_one_that_has_begun_is_not(house: House
     assert house.run("r0002").state == "queued"
 
 
+async def test_two_who_put_a_run_before_the_same_one_have_it_there_once(house: House) -> None:
+    for _ in range(4):
+        await held(house)
+    ask = wire.ArrangeRun(run="r0004", before="r0003")
+    await house.call(ask)
+    await house.call(ask)
+    assert waiting(house) == ["r0001", "r0002", "r0004", "r0003"]
+    await house.call(wire.ArrangeRun(run="r0001", before="r0003"))
+    assert waiting(house) == ["r0002", "r0004", "r0001", "r0003"]
+    with pytest.raises(LoraError, match="before r0001, which is itself"):
+        await house.call(wire.ArrangeRun(run="r0001", before="r0001"))
+    await house.call(wire.SteerRun(run="r0002", action="resume"))
+    await house.until(lambda: house.run("r0002").state == "training")
+    with pytest.raises(LoraError, match="before r0002, which no longer waits"):
+        await house.call(wire.ArrangeRun(run="r0003", before="r0002"))
+
+
 async def test_a_run_waits_for_the_lora_of_another_and_says_when_none_will_come(
     house: House,
 ) -> None:
@@ -205,6 +222,10 @@ async def test_a_fork_begins_from_the_lora_where_the_state_does_not_fit(house: H
     recipe = recipes.load(house.workspace.run("r0002") / "recipe.toml")
     assert recipe.network.start == str(parent / "lora" / "set.safetensors")
     assert not (house.workspace.run("r0002") / "state").exists()
+    (parent / "state" / "step000000025.safetensors").write_bytes(b"of a run that goes on")
+    again = await house.call(wire.ForkRun(run="r0001", settings=["network.rank=16"]))
+    assert "Begins from the LoRA of step 20" in again.told  # of step 25 there is none
+    (parent / "state" / "step000000025.safetensors").unlink()
     early = await house.call(wire.ForkRun(run="r0001", step=10))
     assert "Begins from the LoRA of step 10" in early.told
     with pytest.raises(LoraError, match="There is 10, 20") as caught:
@@ -212,6 +233,19 @@ async def test_a_fork_begins_from_the_lora_where_the_state_does_not_fit(house: H
     assert caught.value.data["steps"] == [10, 20]
     with pytest.raises(LoraError, match=r"Did you mean network\.rank"):
         await house.call(wire.ForkRun(run="r0001", settings=["network.rnak=8"]))
+
+
+async def test_what_goes_on_from_a_run_whose_base_is_gone_is_refused_at_once(house: House) -> None:
+    await finished(house)
+    await house.call(wire.RemoveBase(base="base"))
+    for ask in (
+        wire.ForkRun(run="r0001", settings=["training.epochs=8"]),
+        wire.ExtendRun(run="r0001", steps=7),
+    ):
+        with pytest.raises(LoraError, match="base base cannot be used") as caught:
+            await house.call(ask)
+        assert caught.value.code is Code.NOT_FOUND
+    assert [run.state for run in house.domain.state().runs] == ["finished"]
 
 
 def test_longer_recipes_are_whole_epochs_where_that_fits() -> None:

@@ -10,7 +10,9 @@ from PIL import Image
 
 from lora_tui.core import run_table, runs_picture
 from lora_tui.core.run_table import Side
+from lora_tui.core.series import braille, spread
 from shared import wire
+from shared.which import Candidate, Spread, Which
 from tests.fixtures.make_workspace import PICTURE, RUN
 
 
@@ -62,3 +64,55 @@ def test_the_sheet_has_both_curves_and_the_sample_that_is_there() -> None:
     with Image.open(io.BytesIO(runs_picture.png(SIDES, {"r0002-1": red.getvalue()}))) as sheet:
         colours = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 20) or []}
     assert {(255, 0, 0), (31, 119, 180), (214, 39, 40)} <= colours
+
+
+def test_curves_are_told_apart_by_a_letter_that_stands_on_them() -> None:
+    lines = run_table.curves(SIDES)
+    assert [line.mark for line in lines] == ["a", "b"]
+    cells = braille(lines, spread(lines), 40, 8)
+    text = "\n".join("".join(char for char, _ in row) for row in cells)
+    assert text.count("a") == text.count("b") == 3
+    silent = msgspec.structs.replace(SIDES[1], points=[])
+    assert [len(line.xs) for line in run_table.curves([SIDES[0], silent])] == [40, 0]
+
+
+def test_losses_kept_back_begin_at_the_base_and_leave_averages_out() -> None:
+    held = Spread(mean=-0.1, low=-0.2, high=0.0, error=0.05)
+    single = Candidate(name="step 20", step=20, files=["a"], measured=True, held=held)
+    average = msgspec.structs.replace(single, files=["a", "b"], step=15)
+    which = Which(
+        run="r0001", base="", candidates=[single, average], recommended="", chosen="", reason="",
+        notes=[], held_out=3, trained=3, pairs=0, wanted=3, busy=False,
+    )  # fmt: skip
+    lines = run_table.held_curves([msgspec.structs.replace(SIDES[0], which=which), SIDES[1]])
+    assert (lines[0].xs, lines[0].ys) == ([0.0, 20.0], [0.0, -0.1])
+    assert lines[1].xs == []
+
+
+def test_samples_are_held_together_by_step_and_prompt() -> None:
+    early = [
+        msgspec.structs.replace(
+            one, samples=[*one.samples, msgspec.structs.replace(one.samples[0], id="e", step=10)]
+        )
+        for one in SIDES
+    ]
+    [prompt] = run_table.prompts(early)
+    assert run_table.sample_steps(early, prompt) == [10, 20, 40]
+    assert [bool(one) for one in run_table.samples_at(early, prompt, 40)] == [True, False]
+    assert run_table.common_step(early, prompt) == 10  # the last that both have
+
+
+def test_differences_of_many_runs_are_a_row_a_run() -> None:
+    head, rows = run_table.differing(SIDES)
+    assert head == ["option", "a", "b"] and rows[0] == ["network.rank", "4", "8"]
+    head, rows = run_table.differing([*SIDES, *SIDES, *SIDES])
+    assert head == ["", "network.rank", "training.seed"] and rows[1] == ["b", "8", "7"]
+    assert run_table.differing([SIDES[0]] * 6) == ([""], [])
+
+
+def test_the_first_steps_do_not_flatten_the_rest_of_the_chart() -> None:
+    spiked = side("r0003", "", [9.0, *[0.2, 0.3] * 30])
+    lines = run_table.curves([spiked])
+    found = run_table.frame(lines)
+    assert max(lines[0].ys) == 9.0 and found.top < 4.0
+    assert (found.left, found.right) == (1.0, 61.0)
