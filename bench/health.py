@@ -108,7 +108,7 @@ def measured(store: Store, rows: int) -> None:
     """Facts of every row of ``fill``, one in twenty near another, one in fifty there twice."""
     chance = random.Random(2)
     with store.change("bench") as change:
-        change.execute("INSERT INTO checks VALUES ('d1', 512, 'dragon', 1, '[]')")
+        change.execute("UPDATE checks SET at = 1")
         change.execute("UPDATE items SET content = printf('%064x', rowid - 2) WHERE rowid % 50 = 0")
         change.executemany(
             "INSERT INTO facts VALUES (?, ?, '', ?, x'00')",
