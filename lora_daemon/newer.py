@@ -1,4 +1,4 @@
-"""What in a folder is newer than what was read of it: pictures replaced, tables of captions changed.
+"""What in a folder is newer than what was read of it: pictures replaced, tables changed.
 
 A replaced picture is read anew by whoever finds it, and keeps its caption. A table is only told of:
 which of its columns was meant is said at an import, and only there.
@@ -48,9 +48,7 @@ def tables_now(root: Path, tables: Sequence[str]) -> dict[str, Stamp]:
 
 def keep_tables(change: Change, dataset: str, stamps: dict[str, Stamp]) -> None:
     """The tables of a dataset have been read."""
-    change.execute(
-        "INSERT OR REPLACE INTO meta VALUES (?, ?)", (_key(dataset), json.dumps(stamps))
-    )
+    change.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_key(dataset), json.dumps(stamps)))
 
 
 def forget_tables(change: Change, dataset: str) -> None:

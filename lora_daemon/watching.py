@@ -3,7 +3,8 @@
 A look lists the folder and asks for the time, size and number of each file, which is some
 microseconds a file; only files where these are others are read, once they have stayed so for
 another look. The pause after a look is many times as long as the look was, but short once where
-something has to stay as it is for another look.
+something has to stay as it is for another look. The pictures that people have before them are
+looked at every second, however many there are beside them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 EVERY = 1.0  # seconds between two looks, at least
 SHARE = 50  # times as long as a look took is the pause after it
 RETRY = 20.0  # seconds until files that could not be written are tried again
+BEFORE_EYES = 16  # pictures, those that clients came to last
 AT_ONCE = 100  # files read, and captions changed in one transaction
 
 _Stamp = tuple[int, int, int]
@@ -69,8 +71,33 @@ class _Changed(msgspec.Struct, frozen=True):
     sidecar: sidecars.SideCar
 
 
+class _Pictures:
+    """Pictures whose files were replaced. Everything runs in a thread."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.moving: dict[str, newer.Stamp] = {}  # that were others at the last look
+
+    def other(self, rows: list[_Row]) -> list[_Row]:
+        """Those whose files are others, or there again, and as they were at the last look."""
+        before, self.moving = self.moving, {}
+        ready = list[_Row]()
+        for row in rows:
+            now = newer.stamp(self._root, row.name)
+            if now is None or (now == row.stamp and row.problem != newer.GONE):
+                continue
+            if before.get(row.name) == now:
+                ready.append(row)
+            else:
+                self.moving[row.name] = now
+        return ready
+
+    def examine(self, rows: Sequence[_Row]) -> list[tuple[_Row, pictures.Examined]]:
+        return [(row, pictures.examine(self._root / from_text(row.name))) for row in rows]
+
+
 class _Folder:
-    """What is known of one folder. ``look``, ``read`` and ``examine`` run in a thread."""
+    """What is known of one folder. ``look`` and ``read`` run in a thread."""
 
     def __init__(self, dataset: str, path: str, database: Path) -> None:
         self._dataset = dataset
@@ -78,13 +105,14 @@ class _Folder:
         self._database = database
         self._taken: dict[str, _Stamp] | None = None  # caption files as they were last read
         self._moving: dict[str, _Stamp | None] = {}  # that were others at the last look
-        self._replaced: dict[str, newer.Stamp] = {}  # pictures, likewise
+        self.pictures = _Pictures(self._root)
+        self.looked_at = _Pictures(self._root)
         self.said: list[str] = []
 
     @property
     def moving(self) -> bool:
         """Whether something was another at the last look, and is to be looked at once more."""
-        return bool(self._moving or self._replaced)
+        return bool(self._moving or self.pictures.moving)
 
     def look(self, tables: dict[str, newer.Stamp] | None) -> _ToRead:
         """What is to be read. ``tables``: those that were read, as they were then."""
@@ -110,24 +138,7 @@ class _Folder:
         stems = {text.rpartition(".")[0] for text in ready}
         rows = [row for row in rows if row.name in here]
         captions = [row for row in rows if row.name.rpartition(".")[0] in stems]
-        return _ToRead(captions, self._other_pictures(rows))
-
-    def _other_pictures(self, rows: list[_Row]) -> list[_Row]:
-        """Those whose files were replaced, or are there again."""
-        before, self._replaced = self._replaced, {}
-        ready = list[_Row]()
-        for row in rows:
-            now = newer.stamp(self._root, row.name)
-            if now is None or (now == row.stamp and row.problem != newer.GONE):
-                continue
-            if before.get(row.name) == now:
-                ready.append(row)
-            else:
-                self._replaced[row.name] = now
-        return ready
-
-    def examine(self, rows: Sequence[_Row]) -> list[tuple[_Row, pictures.Examined]]:
-        return [(row, pictures.examine(self._root / from_text(row.name))) for row in rows]
+        return _ToRead(captions, self.pictures.other(rows))
 
     def read(self, rows: Sequence[_Row]) -> list[_Changed]:
         """Those whose caption file is really another."""
@@ -159,10 +170,17 @@ class _Folder:
         address = read_only(self._database)
         with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
             found = connection.execute(
-                "SELECT id, name, written, content, mtime, size, problem FROM items"
-                " WHERE dataset = ?", (self._dataset,),
-            )  # fmt: skip
-            return [_Row(*row[:4], (row[4], row[5]), row[6]) for row in found]
+                f"SELECT {_COLUMNS} FROM items WHERE dataset = ?", (self._dataset,)
+            )
+            return [_row(row) for row in found]
+
+
+_COLUMNS = "id, name, written, content, mtime, size, problem"
+
+
+def _row(found: Sequence[Any]) -> _Row:
+    item, name, written, content, mtime, size, problem = found
+    return _Row(item, name, written, content, (mtime, size), problem)
 
 
 class Watch:
@@ -178,6 +196,7 @@ class Watch:
         self._writer = writer
         self._folders: dict[str, _Folder] = {}
         self._seen: dict[str, wire.FolderSeen] = {}
+        self._eyes: dict[tuple[str, str], None] = {}  # (dataset, item), the last one last
         self._tried = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
@@ -203,9 +222,21 @@ class Watch:
             for said in seen.said
         ]
 
+    def looked_at(self, dataset: str, item: str) -> None:
+        """Somebody has this picture before him."""
+        self._eyes.pop((dataset, item), None)
+        self._eyes[dataset, item] = None
+        if len(self._eyes) > BEFORE_EYES:
+            del self._eyes[next(iter(self._eyes))]
+
     async def _run(self) -> None:
-        hurried = False
+        hurried, due = False, 0.0
         while True:
+            with contextlib.suppress(LoraError):  # the database fails: in a second again
+                await self._glance()
+            if time.monotonic() < due:
+                await asyncio.sleep(EVERY)
+                continue
             looked = 0.0
             for dataset in self._catalog.datasets():
                 try:
@@ -215,7 +246,23 @@ class Watch:
                 except Exception:
                     log.exception("the folder of %s could not be looked at", dataset.name)
             hurried = not hurried and any(one.moving for one in self._folders.values())
-            await asyncio.sleep(EVERY if hurried else max(EVERY, looked * SHARE))
+            due = time.monotonic() + (0 if hurried else looked * SHARE)
+            await asyncio.sleep(EVERY)
+
+    async def _glance(self) -> None:
+        """Look at the pictures that people have before them."""
+        for dataset in {dataset for dataset, _ in self._eyes} & self._folders.keys():
+            items = [item for where, item in self._eyes if where == dataset]
+            marks = ", ".join("?" * len(items))
+            rows = self._store.query(
+                f"SELECT {_COLUMNS} FROM items WHERE dataset = ? AND id IN ({marks})",
+                (dataset, *items),
+            )
+            seen = self._folders[dataset]
+            other = await asyncio.to_thread(seen.looked_at.other, [_row(row) for row in rows])
+            if other:
+                replaced = await self._reread(dataset, seen, other)
+                self._tell(dataset, seen.said, _replaced(replaced))
 
     async def _look(self, dataset: wire.Dataset) -> float:
         """The seconds that looking took, without what was read then."""
@@ -228,11 +275,7 @@ class Watch:
         began = time.monotonic()
         other = await asyncio.to_thread(seen.look, newer.known_tables(self._store, dataset.id))
         looked = time.monotonic() - began
-        replaced = dict[str, str]()
-        for portion in _portions(other.pictures):
-            examined = await asyncio.to_thread(seen.examine, portion)
-            await self._store.quiet()
-            replaced |= self._replace(dataset.id, examined)
+        replaced = await self._reread(dataset.id, seen, other.pictures)
         for portion in _portions(other.captions):
             changed = await asyncio.to_thread(seen.read, portion)
             if changed:
@@ -246,6 +289,15 @@ class Watch:
             self._writer.try_again()
         self._tell(dataset.id, seen.said, f"{_news(outcomes)} {_replaced(replaced)}".strip())
         return looked
+
+    async def _reread(self, dataset: str, seen: _Folder, rows: list[_Row]) -> dict[str, str]:
+        """As ``_replace``, of any number."""
+        replaced = dict[str, str]()
+        for portion in _portions(rows):
+            examined = await asyncio.to_thread(seen.pictures.examine, portion)
+            await self._store.quiet()
+            replaced |= self._replace(dataset, examined)
+        return replaced
 
     def _replace(
         self, dataset: str, examined: list[tuple[_Row, pictures.Examined]]

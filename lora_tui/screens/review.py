@@ -82,15 +82,20 @@ class Review(Company):
             self._show_current(item)
 
     def _captions_changed(self) -> None:
-        """Many are others now. What is in the field stays: leaving it shows both texts."""
+        """Many are others now, or pictures are. What is in the field stays: leaving it shows both
+        texts."""
         roll = self._roll
         if roll is None:
             return
 
         def shown(_: None) -> None:
-            if roll is self._roll and self._edited is None:
+            if roll is not self._roll:
+                return
+            if self._edited is None:
                 self._show()
                 self.offer_again()
+            elif self.item is not None:  # it may have been turned, or replaced
+                self.show_picture(self.item)
 
         self.attempt(roll.refresh(self._place), shown, group="again")
 

@@ -160,11 +160,14 @@ class Showing(Place):
             self._load(self._place)
         else:
             self._show_current(item)
-            if item.problem and not item.width:
-                self.picture.clear("This picture cannot be read.")
-            else:
-                self.picture.show(picture_key(item), thumbnail(self, item))
+            self.show_picture(item)
         self._look_ahead()
+
+    def show_picture(self, item: Item) -> None:
+        if item.problem and not item.width:
+            self.picture.clear("This picture cannot be read.")
+        else:
+            self.picture.show(picture_key(item), thumbnail(self, item))
 
     def _show_current(self, item: Item) -> None:
         """The caption and its state, if this is the item on screen; the strip in any case."""

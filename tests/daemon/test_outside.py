@@ -329,3 +329,19 @@ async def test_tables_of_captions_that_change_are_told_until_they_are_read_again
     await take_in(house, folder)
     assert (await item(house, "000.png")).caption.text == "of the new table"
     await until(house, lambda: "set:" not in warnings(house))
+
+
+async def test_a_picture_before_somebodys_eyes_is_looked_at_without_looking_at_all_others(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pictures(tmp_path / "set", 2)
+    await take_in(house, folder)
+    (folder / "new.png").write_bytes((folder / "000.png").read_bytes())
+    monkeypatch.setattr(watching, "SHARE", 1e9)  # after the next look, never again
+    await house.until(lambda: "new.png is new" in seen(house))
+    shown = await item(house, "001.png")
+    at = wire.Looking(dataset=shown.dataset, item=shown.id, name=shown.name)
+    house.domain.looked_at(at)
+    Image.new("RGB", (80, 48), "green").save(folder / "001.png")
+    await house.until(lambda: "001.png is another picture now" in seen(house))
+    assert (await item(house, "001.png")).width == 80
