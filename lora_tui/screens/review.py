@@ -16,6 +16,7 @@ from lora_tui.screens.dialogs import Choose
 from lora_tui.screens.filtering import Filter
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.caption import MOST_EDITED, CaptionField
+from lora_tui.widgets.steady import Panel
 from shared import wire
 from shared.wire import CaptionState, Item
 
@@ -196,7 +197,7 @@ class Review(Company):
             return
         self._edited = (item, rev)
         self.add_class("-editing")
-        self.query_one("#right").border_title = f"editing {clean(item.name)}"
+        self.query_one("#right", Panel).entitle(f"editing {clean(item.name)}")
         self.show_keys("chips" if tags else "edit")
         self._shape(tags)
         if tags:
