@@ -281,6 +281,14 @@ class Import:
                 f"Several pictures are called {stem}: they share one caption file, which follows "
                 "only the one edited first."
             )
+        folded: dict[str, list[str]] = {}
+        for stem in stems:
+            folded.setdefault(stem.casefold(), []).append(stem)
+        for alike in [alike for alike in folded.values() if alike[1:]][:10]:
+            self._warn(
+                f"{' and '.join(alike)} differ in case only: macOS and Windows take them for one "
+                "name. An export makes them differ."
+            )
 
     def _warn(self, text: str) -> None:
         self._warnings.append(text)

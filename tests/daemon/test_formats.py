@@ -190,8 +190,9 @@ async def test_names_that_differ_in_case_or_accents_only_are_made_to_differ(
     for name in ("A", "a", "caf\u00e9", "cafe\u0301"):  # all of them in one folder here
         (folder / f"{name}.png").write_bytes(picture + name.encode())
         (folder / f"{name}.txt").write_text(f"of {name}")
-    await taken(client, folder)
-    before = await captions(client, (await taken(client, folder)).dataset)
+    first = await taken(client, folder)
+    assert "A and a differ in case only" in " ".join(first.warnings)
+    before = await captions(client, first.dataset)
     assert len(before) == 5 and before["a.png"] == "of a" and before["A.png"] == "of A"
     done = await client.call(wire.ExportDataset(dataset="set", path=str(tmp_path / "out")))
     assert done.pictures == 5 and not done.warnings

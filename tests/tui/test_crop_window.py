@@ -24,6 +24,7 @@ class Framer:
     def __init__(self, daemon: standin.Daemon) -> None:
         self.daemon = daemon
         self.asked: list[wire.FramePictures] = []
+        self.recipes: list[str] = []
         for kind in ("FramePictures", "PreviewBucket"):
             setattr(daemon, f"on_{kind}", getattr(self, kind))
 
@@ -45,6 +46,7 @@ class Framer:
         return framed, []
 
     def PreviewBucket(self, request: wire.PreviewBucket, by: str) -> Any:
+        self.recipes.append(request.recipe)
         item = self.daemon.items[request.item]
         framing = request.framing or item.framing
         full = (item.width, item.height)
@@ -68,6 +70,7 @@ async def test_a_picture_is_turned_and_cropped_in_review(
 ) -> None:
     framer = Framer(daemon)
     daemon.items["i0"] = replace(daemon.items["i0"], width=960, height=640)
+    daemon.event(wire.RunChanged(run=standin.run_of(1)))  # on this dataset: its buckets count
     async with opened(daemon, "g", "v", size=(80, 24)) as (app, pilot, _):
         await until(pilot, lambda: "caption of 000.png" in text_of(app))
         await pilot.press("right_square_bracket")
@@ -83,6 +86,7 @@ async def test_a_picture_is_turned_and_cropped_in_review(
         await pilot.press("x")
         await until(pilot, lambda: "960 × 640 → bucket 640 × 384, 10% cropped" in text_of(app))
         assert isinstance(app.screen, FrameWindow)
+        assert "as in run r0001" in text_of(app) and framer.recipes == ['title = "x"']
         await pilot.press("tab", "tab", "left", "left", "up", "s", "right", "s")
         await until(pilot, lambda: "901 × 610" in text_of(app))
         assert "bottom right corner, 30 px a key" in text_of(app)
