@@ -70,7 +70,6 @@ async def test_a_picture_is_turned_and_cropped_in_review(
 ) -> None:
     framer = Framer(daemon)
     daemon.items["i0"] = replace(daemon.items["i0"], width=960, height=640)
-    daemon.event(wire.RunChanged(run=standin.run_of(1)))  # on this dataset: its buckets count
     async with opened(daemon, "g", "v", size=(80, 24)) as (app, pilot, _):
         await until(pilot, lambda: "caption of 000.png" in text_of(app))
         await pilot.press("right_square_bracket")
@@ -86,7 +85,7 @@ async def test_a_picture_is_turned_and_cropped_in_review(
         await pilot.press("x")
         await until(pilot, lambda: "960 × 640 → bucket 640 × 384, 10% cropped" in text_of(app))
         assert isinstance(app.screen, FrameWindow)
-        assert "as in run r0001" in text_of(app) and framer.recipes == ['title = "x"']
+        assert "as in run r0003" in text_of(app) and framer.recipes == ['title = "x"']
         await pilot.press("tab", "tab", "left", "left", "up", "s", "right", "s")
         await until(pilot, lambda: "901 × 610" in text_of(app))
         assert "bottom right corner, 30 px a key" in text_of(app)
