@@ -44,7 +44,8 @@ class FewLines(Static):
     def update(self, content: VisualType = "", *, layout: bool = True) -> None:
         super().update(content, layout=False)
         width = self.content_size.width
-        room = (width, self.visual.get_height(self.styles, width) if width else 0)
+        high = self.visual.get_height(self.styles, width) if width else 0  # type: ignore[arg-type]
+        room = (width, high)
         if layout and (not width or room != self._room):
             self._room = room
             self.refresh(layout=True)
