@@ -104,6 +104,7 @@ async def measure(home: Path, pictures: int, rounds: int) -> None:
                 row |= {f"{what}_s": took.seconds, f"{what}_cpu_s": took.cpu}
             longest = max(first.longest, second.longest, third.longest)
             row["longest_read_ms"] = round(longest * 1000)
+            row["load"] = os.getloadavg()[0]
             print(json.dumps(row), flush=True)
         await handlers[wire.UndoCaption](CONTEXT, wire.UndoCaption(dataset="d1", redo=True))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

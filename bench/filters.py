@@ -113,6 +113,7 @@ async def measure(home: Path, pictures: int, rounds: int) -> None:
                     "cpu_ms": round(sum(used) / rounds * 1000),
                     "max_ms": round(max(first) * 1000),
                     "page_max_ms": round(max(page) * 1000),
+                    "load": os.getloadavg()[0],
                 },
                 ensure_ascii=False,
             )

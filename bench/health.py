@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import json
 import os
 import random
@@ -20,9 +19,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from bench.filters import Nobody, fill
+from bench.pictures import write
 from lora_daemon.domain import Domain
 from lora_daemon.near import groups
 from lora_daemon.service import Context, Daemon, Handlers
@@ -35,26 +34,10 @@ PLANTED = 1000  # pairs
 CONTEXT = Context(by="bench", key="", progress=lambda *_: None)
 
 
-def jpeg(number: int, side: int = 512) -> bytes:
-    """A picture with detail at every scale, as photographs have it."""
-    chance = np.random.default_rng(number)
-    picture = np.zeros((side, side, 3))
-    for size in (4, 16, 64, 256):
-        noise = chance.integers(0, 256, (size, size, 3), np.uint8)
-        picture += np.asarray(Image.fromarray(noise).resize((side, side)), np.float64) / 4
-    out = io.BytesIO()
-    Image.fromarray(picture.astype(np.uint8)).save(out, "JPEG", quality=75)
-    return out.getvalue()
-
-
 async def rate(home: Path, pictures: int) -> None:
     """A folder imported, then checked, by the handlers of a daemon."""
-    folder, sizes = home / "pictures", list[int]()
-    folder.mkdir(parents=True)
-    for number in range(pictures):
-        data = jpeg(number)
-        (folder / f"{number:06}.jpg").write_bytes(data)
-        sizes.append(len(data))
+    folder = home / "pictures"
+    smallest = write(folder, pictures)
     workspace = Workspace(home / "workspace")
     workspace.root.mkdir()
     store, handlers = Store(workspace.database), Handlers()
@@ -67,7 +50,7 @@ async def rate(home: Path, pictures: int) -> None:
         used.append(sum(os.times()[:4]) - cpu)
     row = {
         "pictures": pictures,
-        "smallest_kB": min(sizes) // 1000,
+        "smallest_kB": smallest // 1000,
         "import_per_s": round(pictures / took[0]),
         "check_per_s": round(pictures / took[1]),
         "both_per_s": round(pictures / sum(took)),
@@ -108,7 +91,7 @@ def measured(store: Store, rows: int) -> None:
     """Facts of every row of ``fill``, one in twenty near another, one in fifty there twice."""
     chance = random.Random(2)
     with store.change("bench") as change:
-        change.execute("INSERT INTO checks VALUES ('d1', 512, 'dragon', 1, '[]')")
+        change.execute("UPDATE checks SET at = 1")
         change.execute("UPDATE items SET content = printf('%064x', rowid - 2) WHERE rowid % 50 = 0")
         change.executemany(
             "INSERT INTO facts VALUES (?, ?, '', ?, x'00')",
@@ -148,6 +131,7 @@ async def filters(home: Path, rows: int, rounds: int) -> None:
             "median_ms": round(sorted(took)[rounds // 2] * 1000),
             "cpu_ms": round(sum(used) / rounds * 1000),
             "max_ms": round(max(took) * 1000),
+            "load": os.getloadavg()[0],
         }
         print(json.dumps(row), flush=True)
     store.close()

@@ -10,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-NOT_BENCHMARKS = {"__init__", "run", "textbook", "which_checkpoint"}  # the last takes a day
+# The last takes a day.
+NOT_BENCHMARKS = {"__init__", "pictures", "run", "textbook", "which_checkpoint"}
 
 
 def main() -> int:

@@ -79,6 +79,8 @@ class Admin:
 
     async def look(self, context: Context, request: wire.Look) -> wire.Done:
         self._server.looks(context.session, request.at)
+        if request.at is not None:
+            self._domain.looked_at(request.at)
         return wire.Done()
 
     async def stop(self, _: Context, request: wire.Stop) -> wire.Done:

@@ -12,6 +12,7 @@ from lora_daemon import folder, hub, unpacking
 from lora_daemon.catalog import Catalog
 from lora_daemon.importing import Import
 from lora_daemon.jobs import Jobs
+from lora_daemon.newer import forget_tables
 from lora_daemon.service import Context, Daemon
 from lora_daemon.writing import Writer
 from shared import wire
@@ -90,6 +91,7 @@ class Datasets:
             await asyncio.to_thread(self._keep, row["name"], behind)
         with self._store.change(context.by) as change:
             change.execute("DELETE FROM datasets WHERE id = ?", (row["id"],))
+            forget_tables(change, row["id"])
             change.emit(wire.DatasetRemoved(dataset=row["id"]))
             self._store.remember(change, context.key, wire.Done())
         self._writer.forget(row["id"])

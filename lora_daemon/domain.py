@@ -271,6 +271,10 @@ class Domain:
             tried=self._mix_pictures.tried(),
         )
 
+    def looked_at(self, at: wire.Looking) -> None:
+        """A client has this picture before it."""
+        self._watch.looked_at(at.dataset, at.item)
+
     def live(self) -> list[wire.AnyLive]:
         """The latest live values, for a client that has just attached."""
         values: list[wire.AnyLive] = [wire.WorkerChanged(worker=self.worker())]

@@ -15,6 +15,7 @@ import os
 import shutil
 import sqlite3
 import tarfile
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -26,7 +27,7 @@ from lora_daemon.jobs import Jobs
 from lora_daemon.service import Context, Daemon
 from lora_daemon.stoppable import Told, stoppable
 from lora_daemon.views import Views
-from shared import wire
+from shared import framing, wire
 from shared.errors import Code, LoraError
 from shared.filenames import from_text, to_text
 
@@ -70,7 +71,7 @@ class Export:
         title, gone = f"export of {dataset['name']}", "Nothing of it was left behind."
         with self._jobs.open("export", title, len(rows), cancelled=lambda: gone) as job:
             answer = await stoppable(
-                lambda told: _write(root, rows, target, kind, told),
+                lambda told: _write(root, rows, target, kind, told, request.apply_framing),
                 functools.partial(self._tell, context, job),
             )
             self._jobs.end(job, "done", f"{answer.pictures} pictures in {answer.path}")
@@ -100,11 +101,13 @@ def _write(
     target: Path,
     kind: wire.ExportFormat,
     told: Told,
+    apply_framing: bool,
 ) -> wire.Exported:
     part = target.with_name(f".{target.name}.part")
     warnings: list[str] = []
     taken: set[str] = set()
-    captions = 0
+    captions = framed = 0
+    renamed: list[tuple[str, str]] = []
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _discard(part)
@@ -114,11 +117,19 @@ def _write(
                 told(done, len(rows), f"{done} of {len(rows)} pictures")
                 try:
                     data = (root / from_text(row["name"])).read_bytes()
-                    picture, suffix = privacy.without_metadata(data)
+                    seen = framing.read(row["framing"])
+                    if seen.plain or not apply_framing:
+                        picture, suffix = privacy.without_metadata(data)
+                    else:
+                        picture, suffix = privacy.as_framed(data, seen)
                 except (privacy.Unreadable, FileNotFoundError) as error:
                     warnings.append(f"{row['name']} was left out: {error}")
                     continue
-                name = _unique(row["name"], suffix, taken)
+                framed += not seen.plain
+                wanted = _with_suffix(row["name"], suffix)
+                name = _unique(wanted, taken)
+                if name != wanted:
+                    renamed.append((row["name"], name))
                 sink.add(name, picture, row["text"])
                 captions += bool(row["text"])
         finally:
@@ -136,20 +147,28 @@ def _write(
         raise
     return wire.Exported(
         path=to_text(target), format=kind, pictures=len(taken), captions=captions,
-        warnings=warnings[:TOLD],
+        warnings=warnings[:TOLD], framed=framed, renamed=renamed[:TOLD],
     )  # fmt: skip
 
 
-def _unique(name: str, suffix: str | None, taken: set[str]) -> str:
-    """A free name: stems differ, too, because a caption is called by the stem."""
+def _with_suffix(name: str, suffix: str | None) -> str:
+    return str(PurePosixPath(name).with_suffix(suffix)) if suffix else name
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """A free name: stems differ, too, because a caption is called by the stem; and they differ in
+    more than case and the way accents are written, which are one to macOS and Windows."""
     path = PurePosixPath(name)
-    path = path.with_suffix(suffix) if suffix else path
     stem, number = path.stem, 1
-    while str(path.with_suffix("")) in taken:
+    while _folded(path) in taken:
         number += 1
         path = path.with_name(f"{stem}-{number}{path.suffix}")
-    taken.add(str(path.with_suffix("")))
+    taken.add(_folded(path))
     return str(path)
+
+
+def _folded(path: PurePosixPath) -> str:
+    return unicodedata.normalize("NFC", str(path.with_suffix("")).casefold())
 
 
 def _discard(part: Path) -> None:

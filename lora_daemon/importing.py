@@ -15,11 +15,12 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from lora_daemon import folder, unpacking
+from lora_daemon import folder, newer, unpacking
 from lora_daemon.caption_tables import Tables
 from lora_daemon.catalog import Catalog
 from lora_daemon.folder import Look
 from lora_daemon.jobs import Jobs
+from lora_daemon.newer import GONE
 from lora_daemon.outside import follow
 from lora_daemon.pictures import Examined
 from lora_daemon.revisions import put_revision
@@ -36,7 +37,6 @@ CHUNK = 25  # pictures a thread reads before it reports
 AHEAD = 2 * THREADS  # chunks under way
 BATCH = 200  # pictures in a transaction, unless a second has passed
 TOLD = 200  # problems and warnings in the answer
-GONE = "is gone; its caption is kept here"
 
 Progress = Callable[[int, int, str], None]
 
@@ -97,6 +97,8 @@ class Import:
         for where, why in found.unread:
             self._warn(f"The folder {where} could not be read ({why}); nothing in it was changed.")
         self._warn_of_collisions(found.names)
+        used = [*found.tables, *([self._table] if self._table else [])]
+        stamps = await asyncio.to_thread(newer.tables_now, self.root, used)
         await asyncio.to_thread(
             self._tables.read, self.root, found.tables, found.names,
             column=self._columns.text, extra=self._table,
@@ -113,6 +115,8 @@ class Import:
         self._moved.pop("", None)
         await self._read(job, found.names)
         self._remove(gone)
+        with self._store.change(self._by) as change:
+            newer.keep_tables(change, self._id, stamps)
         dataset = self._catalog.dataset(self._id)
         if dataset.empty:
             self._warn(f"{dataset.empty} picture(s) have no caption.")
@@ -223,14 +227,7 @@ class Import:
         seen = look.examined
         updated = row["id"] in self._renamed
         if seen is not None:
-            change.execute(
-                "UPDATE items SET content = ?, width = ?, height = ?, size = ?, mtime = ?,"
-                " problem = ? WHERE id = ?",
-                (
-                    seen.content, seen.width, seen.height, seen.size, seen.mtime, seen.problem,
-                    row["id"],
-                ),
-            )  # fmt: skip
+            newer.take(change, row["id"], seen)
             updated |= (seen.content, seen.problem) != (row["content"], row["problem"])
             if seen.problem:
                 self._problems.append((look.name, seen.problem))
@@ -283,6 +280,14 @@ class Import:
             self._warn(
                 f"Several pictures are called {stem}: they share one caption file, which follows "
                 "only the one edited first."
+            )
+        folded: dict[str, list[str]] = {}
+        for stem in stems:
+            folded.setdefault(stem.casefold(), []).append(stem)
+        for alike in [alike for alike in folded.values() if alike[1:]][:10]:
+            self._warn(
+                f"{' and '.join(alike)} differ in case only: macOS and Windows take them for one "
+                "name. An export makes them differ."
             )
 
     def _warn(self, text: str) -> None:

@@ -1,19 +1,22 @@
 """Pictures without what their owner would not publish: place, camera, owner, software, comments.
 
-The picture itself is copied bit for bit; what stays beside it is how to show it: orientation and
-colour profile. Runs in threads.
+The picture itself is copied bit for bit, unless it is to be turned or cropped; what stays beside it
+is how to show it: orientation and colour profile. Runs in threads.
 """
 
 from __future__ import annotations
 
 import io
 import struct
+from typing import Literal
 
 from lora_daemon import pictures
+from shared.framing import Framing
 
 _ORIENTATION = 0x0112
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_DROPPED = (b"tEXt", b"zTXt", b"iTXt", b"tIME", b"eXIf")
+_QUALITY = 95  # of a JPEG that has to be made anew, its colours as fine as its light
 _JPEG_KEPT = (0xE0, 0xE2, 0xEE)  # JFIF, ICC profile, Adobe's colour transform
 
 
@@ -36,8 +39,21 @@ def without_metadata(data: bytes) -> tuple[bytes, str | None]:
             return _webp(data), None
         if data.startswith((b"GIF8", b"BM")):
             return data, None  # no EXIF there
-        return _as_png(data), ".png"
+        return _redrawn(data, pictures.PLAIN, "PNG"), ".png"
     except (struct.error, IndexError, OSError, ValueError, pictures.Unusable) as error:
+        raise Unreadable(str(error)) from None
+
+
+def as_framed(data: bytes, framing: Framing) -> tuple[bytes, str | None]:
+    """The picture turned and cropped, without private metadata, and its suffix as above.
+
+    A JPEG is made anew as a JPEG, which costs a little of it; others become PNG, which does not.
+    Raises Unreadable.
+    """
+    jpeg = data.startswith(b"\xff\xd8")
+    try:
+        return _redrawn(data, framing, "JPEG" if jpeg else "PNG"), None if jpeg else ".png"
+    except (OSError, ValueError, pictures.Unusable) as error:
         raise Unreadable(str(error)) from None
 
 
@@ -144,20 +160,23 @@ def _webp(data: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(whole)) + whole
 
 
-def _as_png(data: bytes) -> bytes:
-    from PIL import ImageOps
-
+def _redrawn(data: bytes, framing: Framing, form: Literal["JPEG", "PNG"]) -> bytes:
+    """Upright, turned and cropped; in its own colours with their profile where ``form`` has such
+    colours, else in sRGB."""
     from lora_daemon import colours
 
+    modes = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") if form == "PNG" else ("L", "RGB")
     with pictures.opened(io.BytesIO(data)) as picture:
-        upright = ImageOps.exif_transpose(picture)
+        seen = pictures.framed(picture, framing)
         profile = picture.info.get("icc_profile")
-        out = io.BytesIO()
-        clean = (
-            upright
-            if upright.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-            else colours.rgb(upright)
-        )
+        if form == "PNG" and "transparency" in picture.info:
+            seen = seen.convert("RGBA")
+        clean = seen if seen.mode in modes else colours.rgb(seen)
+        kept = profile if clean.mode == seen.mode else None
         clean.info = {}
-        clean.save(out, "PNG", icc_profile=profile if clean.mode == upright.mode else None)
+        out = io.BytesIO()
+        if form == "PNG":
+            clean.save(out, "PNG", icc_profile=kept)
+        else:
+            clean.save(out, "JPEG", quality=_QUALITY, subsampling=0, icc_profile=kept)
     return out.getvalue()

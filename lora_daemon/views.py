@@ -247,8 +247,10 @@ class Views:
         found = await self._search(
             dataset, node,
             # One row of JSON: the search is one step of SQLite's, which lets other threads go on.
-            f"SELECT json_group_array(place) FROM (SELECT rowid AS place FROM items"
-            f"{'' if plain else ' {way}'} WHERE dataset = ?1 AND {{where}} ORDER BY {order})",
+            # json_group_array takes half as long again for the same.
+            "SELECT '[' || coalesce(group_concat(place), '') || ']' FROM (SELECT rowid AS place"
+            f" FROM items{'' if plain else ' {way}'} WHERE dataset = ?1 AND {{where}}"
+            f" ORDER BY {order})",
         )  # fmt: skip
         return array("q", found)
 

@@ -1,8 +1,10 @@
 """The folders of datasets, looked at again and again: what somebody else does there is noticed.
 
-A look lists the folder and asks for the time, size and number of each caption file, which is some
+A look lists the folder and asks for the time, size and number of each file, which is some
 microseconds a file; only files where these are others are read, once they have stayed so for
-another look. The pause after a look is many times as long as the look was.
+another look. The pause after a look is many times as long as the look was, but short once where
+something has to stay as it is for another look. The pictures that people have before them are
+looked at every second, however many there are beside them.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from lora_daemon import folder, sidecars
+from lora_daemon import folder, newer, pictures, sidecars
 from lora_daemon.catalog import Catalog
 from lora_daemon.datasets import Datasets
 from lora_daemon.outside import Outcome, follow
@@ -34,9 +37,29 @@ log = logging.getLogger(__name__)
 EVERY = 1.0  # seconds between two looks, at least
 SHARE = 50  # times as long as a look took is the pause after it
 RETRY = 20.0  # seconds until files that could not be written are tried again
+BEFORE_EYES = 16  # pictures, those that clients came to last
 AT_ONCE = 100  # files read, and captions changed in one transaction
 
 _Stamp = tuple[int, int, int]
+T = TypeVar("T")
+
+
+class _Row(NamedTuple):
+    """What the database has of a picture and its caption file."""
+
+    item: str
+    name: str
+    written: str  # digest of the caption file
+    content: str  # SHA-256
+    stamp: newer.Stamp
+    problem: str
+
+
+class _ToRead(NamedTuple):
+    """What is another than it was, and has stayed so."""
+
+    captions: list[_Row]
+    pictures: list[_Row]
 
 
 class _Changed(msgspec.Struct, frozen=True):
@@ -48,6 +71,31 @@ class _Changed(msgspec.Struct, frozen=True):
     sidecar: sidecars.SideCar
 
 
+class _Pictures:
+    """Pictures whose files were replaced. Everything runs in a thread."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.moving: dict[str, newer.Stamp] = {}  # that were others at the last look
+
+    def other(self, rows: list[_Row]) -> list[_Row]:
+        """Those whose files are others, or there again, and as they were at the last look."""
+        before, self.moving = self.moving, {}
+        ready = list[_Row]()
+        for row in rows:
+            now = newer.stamp(self._root, row.name)
+            if now is None or (now == row.stamp and row.problem != newer.GONE):
+                continue
+            if before.get(row.name) == now:
+                ready.append(row)
+            else:
+                self.moving[row.name] = now
+        return ready
+
+    def examine(self, rows: Sequence[_Row]) -> list[tuple[_Row, pictures.Examined]]:
+        return [(row, pictures.examine(self._root / from_text(row.name))) for row in rows]
+
+
 class _Folder:
     """What is known of one folder. ``look`` and ``read`` run in a thread."""
 
@@ -57,10 +105,17 @@ class _Folder:
         self._database = database
         self._taken: dict[str, _Stamp] | None = None  # caption files as they were last read
         self._moving: dict[str, _Stamp | None] = {}  # that were others at the last look
+        self.pictures = _Pictures(self._root)
+        self.looked_at = _Pictures(self._root)
         self.said: list[str] = []
 
-    def look(self) -> list[tuple[str, str, str]]:
-        """Pictures whose caption files are to be read, as (item, name, known digest)."""
+    @property
+    def moving(self) -> bool:
+        """Whether something was another at the last look, and is to be looked at once more."""
+        return bool(self._moving or self.pictures.moving)
+
+    def look(self, tables: dict[str, newer.Stamp] | None) -> _ToRead:
+        """What is to be read. ``tables``: those that were read, as they were then."""
         found = folder.walk(self._root)
         now = {text: stamp for text in found.texts if (stamp := self._stamp(text))}
         first = self._taken is None
@@ -75,16 +130,20 @@ class _Folder:
                 del taken[text]
         self._taken = taken
         rows = self._rows()
-        here, known = set(found.names), {name for _, name, _ in rows}
+        here, known = set(found.names), {row.name for row in rows}
         gone = folder.gone(self._root, sorted(known - here))
         self.said = [*_said(sorted(here - known), gone), *_unread(found.unread)]
+        if tables is not None:
+            self.said += newer.newer_tables(self._root, tables, found.tables)
         stems = {text.rpartition(".")[0] for text in ready}
-        return [row for row in rows if row[1].rpartition(".")[0] in stems and row[1] in here]
+        rows = [row for row in rows if row.name in here]
+        captions = [row for row in rows if row.name.rpartition(".")[0] in stems]
+        return _ToRead(captions, self.pictures.other(rows))
 
-    def read(self, rows: list[tuple[str, str, str]]) -> list[_Changed]:
+    def read(self, rows: Sequence[_Row]) -> list[_Changed]:
         """Those whose caption file is really another."""
         found = list[_Changed]()
-        for item, name, known in rows:
+        for item, name, known, *_ in rows:
             sidecar = sidecars.read(self._root / from_text(name))
             from_table = not sidecar.digest and known.startswith(sidecars.TABLE)
             if sidecar.warning:
@@ -107,12 +166,21 @@ class _Folder:
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino
 
-    def _rows(self) -> list[tuple[str, str, str]]:
+    def _rows(self) -> list[_Row]:
         address = read_only(self._database)
         with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
-            return connection.execute(
-                "SELECT id, name, written FROM items WHERE dataset = ?", (self._dataset,)
-            ).fetchall()
+            found = connection.execute(
+                f"SELECT {_COLUMNS} FROM items WHERE dataset = ?", (self._dataset,)
+            )
+            return [_row(row) for row in found]
+
+
+_COLUMNS = "id, name, written, content, mtime, size, problem"
+
+
+def _row(found: Sequence[Any]) -> _Row:
+    item, name, written, content, mtime, size, problem = found
+    return _Row(item, name, written, content, (mtime, size), problem)
 
 
 class Watch:
@@ -128,6 +196,7 @@ class Watch:
         self._writer = writer
         self._folders: dict[str, _Folder] = {}
         self._seen: dict[str, wire.FolderSeen] = {}
+        self._eyes: dict[tuple[str, str], None] = {}  # (dataset, item), the last one last
         self._tried = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
@@ -153,27 +222,61 @@ class Watch:
             for said in seen.said
         ]
 
+    def looked_at(self, dataset: str, item: str) -> None:
+        """Somebody has this picture before him."""
+        self._eyes.pop((dataset, item), None)
+        self._eyes[dataset, item] = None
+        if len(self._eyes) > BEFORE_EYES:
+            del self._eyes[next(iter(self._eyes))]
+
     async def _run(self) -> None:
+        hurried, due = False, 0.0
         while True:
-            began = time.monotonic()
+            with contextlib.suppress(LoraError):  # the database fails: in a second again
+                await self._glance()
+            if time.monotonic() < due:
+                await asyncio.sleep(EVERY)
+                continue
+            looked = 0.0
             for dataset in self._catalog.datasets():
                 try:
-                    await self._look(dataset)
+                    looked += await self._look(dataset)
                 except LoraError as error:  # the folder is not there, or the database fails
                     self._tell(dataset.id, [error.message], "")
                 except Exception:
                     log.exception("the folder of %s could not be looked at", dataset.name)
-            await asyncio.sleep(max(EVERY, (time.monotonic() - began) * SHARE))
+            hurried = not hurried and any(one.moving for one in self._folders.values())
+            due = time.monotonic() + (0 if hurried else looked * SHARE)
+            await asyncio.sleep(EVERY)
 
-    async def _look(self, dataset: wire.Dataset) -> None:
+    async def _glance(self) -> None:
+        """Look at the pictures that people have before them."""
+        for dataset in {dataset for dataset, _ in self._eyes} & self._folders.keys():
+            items = [item for where, item in self._eyes if where == dataset]
+            marks = ", ".join("?" * len(items))
+            rows = self._store.query(
+                f"SELECT {_COLUMNS} FROM items WHERE dataset = ? AND id IN ({marks})",
+                (dataset, *items),
+            )
+            seen = self._folders[dataset]
+            other = await asyncio.to_thread(seen.looked_at.other, [_row(row) for row in rows])
+            if other:
+                replaced = await self._reread(dataset, seen, other)
+                self._tell(dataset, seen.said, _replaced(replaced))
+
+    async def _look(self, dataset: wire.Dataset) -> float:
+        """The seconds that looking took, without what was read then."""
         if self._datasets.importing(dataset.path):
-            return
+            return 0.0
         seen = self._folders.setdefault(
             dataset.id, _Folder(dataset.id, dataset.path, self._store.database)
         )
         outcomes = dict[str, Outcome]()
-        rows = await asyncio.to_thread(seen.look)
-        for portion in _portions(rows):
+        began = time.monotonic()
+        other = await asyncio.to_thread(seen.look, newer.known_tables(self._store, dataset.id))
+        looked = time.monotonic() - began
+        replaced = await self._reread(dataset.id, seen, other.pictures)
+        for portion in _portions(other.captions):
             changed = await asyncio.to_thread(seen.read, portion)
             if changed:
                 await self._store.quiet()
@@ -184,7 +287,36 @@ class Watch:
         if time.monotonic() - self._tried > RETRY:
             self._tried = time.monotonic()
             self._writer.try_again()
-        self._tell(dataset.id, seen.said, _news(outcomes))
+        self._tell(dataset.id, seen.said, f"{_news(outcomes)} {_replaced(replaced)}".strip())
+        return looked
+
+    async def _reread(self, dataset: str, seen: _Folder, rows: list[_Row]) -> dict[str, str]:
+        """As ``_replace``, of any number."""
+        replaced = dict[str, str]()
+        for portion in _portions(rows):
+            examined = await asyncio.to_thread(seen.pictures.examine, portion)
+            await self._store.quiet()
+            replaced |= self._replace(dataset, examined)
+        return replaced
+
+    def _replace(
+        self, dataset: str, examined: list[tuple[_Row, pictures.Examined]]
+    ) -> dict[str, str]:
+        """Take over what pictures are now. Those that show something else, and what is wrong with
+        them, if anything."""
+        other = {
+            row.name: seen.problem
+            for row, seen in examined
+            if (row.content, row.problem) != (seen.content, seen.problem)
+        }
+        with self._store.change("file") as change:
+            for row, seen in examined:
+                newer.take(change, row.item, seen)
+            if other:
+                what = f"{_some(list(other), 'picture')} replaced"
+                change.emit(wire.CaptionsChanged(dataset=dataset, changed=len(other), what=what))
+                change.emit(wire.DatasetChanged(dataset=self._catalog.dataset(dataset)))
+        return other
 
     def _follow(self, changed: list[_Changed]) -> dict[str, Outcome]:
         with self._store.change("file") as change:
@@ -202,7 +334,7 @@ class Watch:
         self._seen[dataset] = msgspec.structs.replace(seen, news="")
 
 
-def _portions(rows: list[tuple[str, str, str]]) -> Iterator[list[tuple[str, str, str]]]:
+def _portions(rows: list[T]) -> Iterator[list[T]]:
     for first in range(0, len(rows), AT_ONCE):
         yield rows[first : first + AT_ONCE]
 
@@ -233,6 +365,18 @@ def _news(outcomes: dict[str, Outcome]) -> str:
         names = [name for name, one in outcomes.items() if one == outcome]
         if names:
             said.append(f"The caption of {_some(names, 'picture')} {what}")
+    return " ".join(said)
+
+
+def _replaced(other: dict[str, str]) -> str:
+    """What pictures were replaced."""
+    said = []
+    usable = [name for name, problem in other.items() if not problem]
+    if len(usable) == 1:
+        said.append(f"{usable[0]} is another picture now; its caption stays.")
+    elif usable:
+        said.append(f"{_some(usable, 'picture')} others now; their captions stay.")
+    said += [f"{name}, which was replaced, {why}." for name, why in other.items() if why][:3]
     return " ".join(said)
 
 

@@ -1,4 +1,4 @@
-"""A recipe from five answers: what it is to learn, from what, on what, its word, how thoroughly.
+"""A recipe from a few answers: what it is to learn, from what, on what, its word, how thoroughly.
 
 The numbers are those that users of the field expect (1 000 to 3 000 pictures seen, rank 8 to 32,
 1e-4), scaled to the number of pictures; for the starter, those it was measured with.
@@ -17,6 +17,7 @@ Effort = Literal["quick", "usual", "thorough"]
 
 FEW = 10  # pictures; of so few each is seen often, and all of it is learned by heart
 KEPT = 8  # checkpoints to choose from
+MOST_CROPPED = 0.03  # share of pictures that squares may lose; where it is more, buckets are better
 STARTER = "starter"  # what the names of the built-in bases begin with
 _SEEN = {"subject": 1500, "style": 2500}  # pictures, as often as they come up
 _FEWEST_SEEN, _MOST_OFTEN = 800, 100  # each picture at most so often
@@ -32,8 +33,10 @@ def suited(
     family: str = "",
     trigger: str = "",
     effort: Effort = "usual",
+    buckets: bool = False,
 ) -> Recipe:
-    """The recipe. ``family``: of the base, or empty. Raises LoraError(INVALID_RECIPE)."""
+    """The recipe. ``family``: of the base, or empty; ``buckets``: pictures keep their shapes, else
+    each becomes a square. Raises LoraError(INVALID_RECIPE)."""
     small = base.startswith(STARTER)
     few = pictures <= FEW
     batch = 4 if small else 1 if few else 2
@@ -43,7 +46,7 @@ def suited(
     tree: dict[str, Any] = {
         "title": f"{teaches.title()} from {pictures} pictures, {effort}",
         "base": {"name": base, "family": family or "any"},
-        "dataset": {"name": dataset},
+        "dataset": {"name": dataset, "enable_bucket": buckets},
         "network": {"rank": rank, "alpha": float(rank)},
         "optimizer": {"learning_rate": 2e-3 if small else 1e-4},
         "schedule": {"kind": "cosine"},

@@ -326,8 +326,8 @@ class CaptionChanged(Event, frozen=True, kw_only=True, tag="caption"):
 
 
 class CaptionsChanged(Event, frozen=True, kw_only=True, tag="captions"):
-    """Many captions of a dataset at once, or how pictures are turned and cropped: who shows some of
-    them asks for those again."""
+    """Many captions of a dataset at once, how pictures are turned and cropped, or pictures whose
+    files were replaced: who shows some of them asks for those again."""
 
     dataset: str
     changed: int
@@ -631,7 +631,9 @@ class Exported(Record, frozen=True, kw_only=True):
     format: ExportFormat
     pictures: int
     captions: int  # that are not empty
-    warnings: list[str]
+    warnings: list[str]  # one for each picture that was left out, the first 200
+    framed: int = 0  # of the pictures, those that are turned or cropped here
+    renamed: list[tuple[str, str]] = []  # whose name was taken, (here, there), the first 200
 
 
 class ExportDataset(Request[Exported], frozen=True, kw_only=True, tag="dataset.export"):
@@ -643,6 +645,7 @@ class ExportDataset(Request[Exported], frozen=True, kw_only=True, tag="dataset.e
     path: str  # nothing may be there yet
     format: ExportFormat | None = None  # None: as the suffix says, else a folder with .txt files
     filter: str = ""  # as shared.filters reads it
+    apply_framing: bool = False  # write pictures as they are turned and cropped, else as files are
 
 
 class RemoveDataset(Request[Done], frozen=True, kw_only=True, tag="dataset.remove"):

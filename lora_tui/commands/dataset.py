@@ -17,7 +17,7 @@ from lora_tui.commands.common import (
     noun,
 )
 from lora_tui.commands.console import pairs, table
-from lora_tui.core import health_report, words
+from lora_tui.core import export_words, health_report, words
 from shared import wire
 from shared.errors import Code, Exit, LoraError
 from shared.hub_ids import from_hub, is_hub
@@ -74,6 +74,11 @@ def add(subparsers: Subparsers) -> None:
         "(meta_cap.json), zip, tar, parquet; else as PATH's suffix says, else folder",
     )
     out.add_argument("--filter", metavar="FILTER", default="", help="only what this finds")
+    out.add_argument(
+        "--apply-framing", action="store_true",
+        help="write pictures as they were turned and cropped here: a JPEG is made anew, others "
+        "become PNG; else they are written as their files have them",
+    )  # fmt: skip
     look = command(
         verbs,
         "health",
@@ -148,14 +153,19 @@ async def export_it(call: Invocation) -> Exit:
         path=call.daemon_path(call.args.path),
         format=call.args.format,
         filter=call.args.filter,
+        apply_framing=call.args.apply_framing,
     )
     async with call.client() as client:
         exported = await client.call(request, on_progress=call.report)
     for warning in exported.warnings:
         call.console.say(f"warning: {warning}")
-    pictures = words.plural(exported.pictures, "picture")
-    captions = words.plural(exported.captions, "caption")
-    call.console.show(exported, lambda: [f"{pictures} with {captions} in {exported.path}"])
+    for here, there in exported.renamed:
+        call.console.say(
+            f"{here} is {there} there: the name was taken, but for its case or suffix."
+        )
+    if exported.framed:
+        call.console.say(export_words.framed(exported, request.apply_framing, "--apply-framing"))
+    call.console.show(exported, lambda: [export_words.where(exported)])
     return Exit.OK
 
 

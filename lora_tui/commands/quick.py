@@ -7,6 +7,7 @@ what was cut short. The work is a process of its own session, so that it survive
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import os
 import re
@@ -23,7 +24,7 @@ import msgspec
 from lora_tui.commands import recipe as recipes
 from lora_tui.commands.common import Invocation, Subparsers, command, find
 from lora_tui.commands.follow import followed
-from lora_tui.commands.recipe_new import add_answers
+from lora_tui.commands.recipe_new import add_answers, shaped
 from lora_tui.commands.run_which import copied
 from lora_tui.core import words
 from shared import edits, recipe, suited, wire
@@ -207,11 +208,12 @@ async def _recipe(
     page = await client.call(wire.ListItems(dataset=dataset.id, limit=PROMPTS))
     captions = [item.caption.text for item in page.items if item.caption.text]
     prompts = captions or ([call.args.trigger] if call.args.trigger else [])
-    made = suited.suited(
-        teaches=call.args.teaches or "subject", dataset=dataset.name, pictures=dataset.items,
-        base=base.name, family=base.family, trigger=call.args.trigger,
+    fits = functools.partial(
+        suited.suited, teaches=call.args.teaches or "subject", dataset=dataset.name,
+        pictures=dataset.items, base=base.name, family=base.family, trigger=call.args.trigger,
         effort=call.args.effort or "usual",
     )  # fmt: skip
+    made = await shaped(call, client, dataset, fits, asking=False)
     tree: dict[str, Any] = msgspec.to_builtins(made)
     tree["sample"] |= {"prompts": prompts, "every_epochs": made.save.every_epochs}
     tree["evaluation"]["held_out"] = HELD_OUT if dataset.items > suited.FEW else 0.0

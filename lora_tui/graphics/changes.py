@@ -91,12 +91,17 @@ def _of_chops(update: ChopsUpdate) -> Iterator[_Piece]:
             yield x, y, strip if whole else strip.crop(0, min(end, last) - x)
 
 
+# Half-blocks, lines and marks: one cell each. Most of what is painted, and soon looked at.
+_NARROW = dict.fromkeys(map(ord, "▀▌─│╭╮╰╯·…━●"))
+
+
 def _different(x: int, y: int, old: Strip, new: Strip) -> _Piece | None:
     """The stretch of ``new`` that is not as in ``old``, which is as long."""
     before, after = list(old), list(new)
     if before == after:
         return None
-    if any(cell_len(segment.text) != len(segment.text) for segment in (*before, *after)):
+    rare = not (old.text + new.text).translate(_NARROW).isascii()
+    if rare and any(cell_len(one.text) != len(one.text) for one in (*before, *after)):
         return x, y, new  # terminals differ on how wide some characters are
     while before and after and before[-1] == after[-1]:
         before.pop()

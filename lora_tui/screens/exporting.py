@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_tui.core import words
+from lora_tui.core import export_words
 from lora_tui.screens import behind
 from lora_tui.screens.base import Place
 from lora_tui.screens.dialogs import AskText, Choose
@@ -23,14 +23,18 @@ _OPTIONS = (
 )
 
 
-def export(place: Place, dataset: wire.Dataset | None) -> None:
-    """Ask how and where to, then write ``dataset``, or what the filter shows of it."""
+def export(place: Place, dataset: wire.Dataset | None, *, framed: bool = False) -> None:
+    """Ask how and where to, then write ``dataset``, or what the filter shows of it. ``framed``:
+    pictures as they are turned and cropped."""
     if dataset is None:
         place.notify("Import a folder first: press i.")
         return
 
     def chosen(option: int | None) -> None:
         if option is None:
+            return
+        if option == len(_FORMATS):
+            export(place, dataset, framed=not framed)
             return
         form = _FORMATS[option]
         suffix = f".{form}" if form in ("zip", "tar", "parquet") else ""
@@ -41,22 +45,24 @@ def export(place: Place, dataset: wire.Dataset | None) -> None:
                 "pictures carry inside stay behind.",
                 f"~/{dataset.name}-export{suffix}",
             ),
-            lambda path: _begin(place, dataset, path, form) if path else None,
+            lambda path: _begin(place, dataset, path, form, framed) if path else None,
         )
 
-    place.app.push_screen(Choose(f"Export {dataset.name} as", _OPTIONS), chosen)
+    how = ("written as seen", "JPEGs made anew") if framed else ("left out", "files as they are")
+    options = [*_OPTIONS, ("x", f"turns and crops: {how[0]}", how[1])]
+    place.app.push_screen(
+        Choose(f"Export {dataset.name} as", options, chosen=len(_FORMATS) if framed else 0), chosen
+    )
 
 
-def _begin(place: Place, dataset: wire.Dataset, path: str, form: wire.ExportFormat) -> None:
+def _begin(
+    place: Place, dataset: wire.Dataset, path: str, form: wire.ExportFormat, framed: bool
+) -> None:
     shown = place.lora.picture_filters.get(dataset.id, "")
-    ask = wire.ExportDataset(dataset=dataset.id, path=path, format=form, filter=shown)
-    behind.begin(place, GROUP, ask, summed, "Cancelled. Nothing of the export is left behind.", 12)
-
-
-def summed(done: wire.Exported) -> str:
-    """833 pictures with 830 captions in /home/ana/dragons.zip; 1 left out: …"""
-    pictures, captions = (
-        words.plural(done.pictures, "picture"), words.plural(done.captions, "caption"),
+    ask = wire.ExportDataset(
+        dataset=dataset.id, path=path, format=form, filter=shown, apply_framing=framed
+    )
+    behind.begin(
+        place, GROUP, ask, lambda done: export_words.summed(done, framed, "x when you export"),
+        "Cancelled. Nothing of the export is left behind.", 12,
     )  # fmt: skip
-    left_out = f"; {len(done.warnings)} left out: {done.warnings[0]}" if done.warnings else ""
-    return f"{pictures} with {captions} in {done.path}{left_out}."

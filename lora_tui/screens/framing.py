@@ -38,17 +38,26 @@ def edit(place: Place, item: wire.Item) -> None:
     if item.problem or not item.width:
         place.notify("This picture cannot be read.", severity="warning")
     else:
-        place.app.push_screen(FrameWindow(item))
+        place.app.push_screen(FrameWindow(item, _last_run(place, item.dataset)))
+
+
+def _last_run(place: Place, dataset: str) -> str:
+    """The run that trained on this dataset last; empty if none has."""
+    names = [one.name for one in place.state.datasets if one.id == dataset]
+    runs = [run for run in place.state.runs if run.dataset in names]
+    return max(runs, key=lambda run: run.created).id if runs else ""
 
 
 class FrameWindow(Dialog[None]):
-    """One picture, dark where training does not see it."""
+    """One picture, dark where training does not see it: as ``run`` had it, or by the defaults."""
 
     BINDINGS = bindings("frame")
 
-    def __init__(self, item: wire.Item) -> None:
+    def __init__(self, item: wire.Item, run: str = "") -> None:
         super().__init__()
         self._item = item
+        self._run = run
+        self._recipe = ""  # of that run, once it is asked for
         self._desk = CropDesk(item.framing, (item.width, item.height))
         self._seen: wire.BucketPreview | None = None
 
@@ -76,7 +85,7 @@ class FrameWindow(Dialog[None]):
 
         async def look() -> None:
             try:
-                seen, blobs = await self.lora.fetch(ask)
+                seen, blobs = await self._fetch(ask)
             except LoraError as error:
                 self.query_one("#facts", Static).update(error.message)
                 return
@@ -92,8 +101,24 @@ class FrameWindow(Dialog[None]):
 
         self.run_worker(look, group="look", exclusive=True)  # type: ignore[arg-type]
 
+    async def _fetch(self, ask: wire.PreviewBucket) -> tuple[wire.BucketPreview, list[bytes]]:
+        """By the run's recipe; by the defaults where there is none, or its base has gone. Raises
+        LoraError."""
+        from msgspec.structs import replace
+
+        if self._run:
+            try:
+                if not self._recipe:
+                    self._recipe = (await self.lora.ask(wire.GetRun(run=self._run))).recipe
+                return await self.lora.fetch(replace(ask, recipe=self._recipe))
+            except LoraError:
+                self._run = self._recipe = ""
+        return await self.lora.fetch(ask)
+
     def _tell(self) -> None:
         told = bucket_words.told(self._seen) if self._seen is not None else ""
+        if self._recipe:
+            told += f", as in run {self._run}"
         step = f"{self._desk.step} px a key" + (" (fine)" if self._desk.fine else "")
         self.query_one("#facts", Static).update(f"{told}\nin hand: {self._desk.hand}, {step}")
 

@@ -16,6 +16,7 @@ from lora_tui.screens.dialogs import Choose
 from lora_tui.screens.filtering import Filter
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.caption import MOST_EDITED, CaptionField
+from lora_tui.widgets.steady import Panel
 from shared import wire
 from shared.wire import CaptionState, Item
 
@@ -82,15 +83,20 @@ class Review(Company):
             self._show_current(item)
 
     def _captions_changed(self) -> None:
-        """Many are others now. What is in the field stays: leaving it shows both texts."""
+        """Many are others now, or pictures are. What is in the field stays: leaving it shows both
+        texts."""
         roll = self._roll
         if roll is None:
             return
 
         def shown(_: None) -> None:
-            if roll is self._roll and self._edited is None:
+            if roll is not self._roll:
+                return
+            if self._edited is None:
                 self._show()
                 self.offer_again()
+            elif self.item is not None:  # it may have been turned, or replaced
+                self.show_picture(self.item)
 
         self.attempt(roll.refresh(self._place), shown, group="again")
 
@@ -191,7 +197,7 @@ class Review(Company):
             return
         self._edited = (item, rev)
         self.add_class("-editing")
-        self.query_one("#right").border_title = f"editing {clean(item.name)}"
+        self.query_one("#right", Panel).entitle(f"editing {clean(item.name)}")
         self.show_keys("chips" if tags else "edit")
         self._shape(tags)
         if tags:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal
 from textual.timer import Timer
 from textual.widgets import Static
 
@@ -22,6 +22,7 @@ from lora_tui.widgets.caption import MOST_EDITED, CaptionField, Filmstrip
 from lora_tui.widgets.chips import Chips
 from lora_tui.widgets.offers import Offers
 from lora_tui.widgets.picture import PictureView
+from lora_tui.widgets.steady import FewLines, Panel
 from lora_tui.widgets.suggestions import Suggestions
 from lora_tui.widgets.tag_entry import TagEntry
 from shared import wire
@@ -48,19 +49,19 @@ class Showing(Place):
 
     def body(self) -> ComposeResult:
         with Horizontal():
-            with Vertical(classes="panel", id="left") as panel:
-                panel.border_title = "review"
+            with Panel(classes="panel", id="left") as panel:
+                panel.entitle("review")
                 yield PictureView(self.lora.picture_cache, self.lora.depth, id="picture")
                 yield Filmstrip(id="strip")
-            with Vertical(classes="panel", id="right") as panel:
-                panel.border_title = "caption"
+            with Panel(classes="panel", id="right") as panel:
+                panel.entitle("caption")
                 suggestions = Suggestions()
                 yield CaptionField(self._left_field, suggestions, id="text")
                 yield Chips(self._left_field, self._chip_asked, id="chips")
                 yield TagEntry(suggestions, self._tag_typed)
                 yield suggestions
-                yield Static(id="state")
-                yield Static(id="facts", markup=False)
+                yield FewLines(id="state")
+                yield FewLines(id="facts", markup=False)
                 yield Static(id="who", markup=False)
                 yield Offers(id="offers")
 
@@ -160,11 +161,14 @@ class Showing(Place):
             self._load(self._place)
         else:
             self._show_current(item)
-            if item.problem and not item.width:
-                self.picture.clear("This picture cannot be read.")
-            else:
-                self.picture.show(picture_key(item), thumbnail(self, item))
+            self.show_picture(item)
         self._look_ahead()
+
+    def show_picture(self, item: Item) -> None:
+        if item.problem and not item.width:
+            self.picture.clear("This picture cannot be read.")
+        else:
+            self.picture.show(picture_key(item), thumbnail(self, item))
 
     def _show_current(self, item: Item) -> None:
         """The caption and its state, if this is the item on screen; the strip in any case."""
@@ -175,7 +179,7 @@ class Showing(Place):
         if self.item is None or item.id != self.item.id:
             return
         caption = item.caption
-        self.query_one("#right").border_title = f"caption of {clean(item.name)}"
+        self.query_one("#right", Panel).entitle(f"caption of {clean(item.name)}")
         if self._edited is None:
             self.show_caption(caption.text)
             self.query_one(Offers).show(caption.text)
@@ -221,22 +225,23 @@ class Showing(Place):
         return bool(said)
 
     def _show_title(self) -> None:
-        panel = self.query_one("#left")
+        panel = self.query_one("#left", Panel)
         dataset = self.dataset
         if dataset is None:
-            panel.border_title, panel.border_subtitle = "review", ""
+            panel.entitle("review")
             return
         left = dataset.counts.get("unreviewed", 0)
         reviewed = f"{words.count(dataset.items - left)}/{words.count(dataset.items)} reviewed"
         only = f" · only {clean(self._roll.filter)}" if self._roll and self._roll.filter else ""
-        panel.border_title = Text(f"{dataset.name} · {reviewed}{only}")
+        place = ""
         if self._roll is not None and self._roll.total:
             at = f"{words.count(self._place + 1)} of {words.count(self._roll.total)}"
             seconds = self._pace.seconds
             pace = (
                 f" · {60 / seconds:.0f}/min · {words.duration(left * seconds)}" if seconds else ""
             )
-            panel.border_subtitle = f"{at} · {words.count(left)} left{pace}"
+            place = f"{at} · {words.count(left)} left{pace}"
+        panel.entitle(f"{clean(dataset.name)} · {reviewed}{only}", place)
 
     def _load(self, place: int, then: Callable[[], None] | None = None) -> None:
         roll = self._roll

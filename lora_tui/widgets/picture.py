@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from rich.segment import Segment
+from rich.style import Style
 from textual.dom import NoScreen
 from textual.geometry import Region
 from textual.message import Message
@@ -128,6 +129,7 @@ class PictureView(Widget):
         self._making = ""  # the key of the picture that is being made sharp
         self._said = ""
         self._keeps = False
+        self._base = Style.null()
 
     @property
     def shown_key(self) -> str:
@@ -298,12 +300,13 @@ class PictureView(Widget):
         """A cell that changes takes away a picture that lay over it: that is sent again."""
         if self._resting is None:
             self._rest()
+        self._base = self.rich_style  # once for all lines: it is worked out anew at each asking
         return super().render_lines(crop)
 
     # ── drawing ─────────────────────────────────────────────────────────────────────────────────
 
     def render_line(self, y: int) -> Strip:
-        base = self.rich_style
+        base = self._base
         width, height = self.size
         picture = self._picture
         if self._sharp is not None and self._sharp.cells is not None:

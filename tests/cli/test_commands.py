@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from lora_tui import app
 from lora_tui.cli import main
@@ -310,6 +311,19 @@ def test_a_recipe_is_made_of_answers(
     )  # fmt: skip
     assert made["dataset"]["name"] == dragons and made["base"]["name"] == "starter"
     assert made["save"]["every_epochs"] == 7 and made["network"]["rank"] == 32
+    assert not made["dataset"]["enable_bucket"]  # its pictures are squares
+
+
+def test_a_recipe_keeps_the_shapes_of_pictures_that_squares_would_crop(
+    shared_cli: CommandLine, tmp_path: Path
+) -> None:
+    folder = pictures(tmp_path / "panoramas")
+    for path in folder.glob("*.png"):
+        Image.new("RGB", (120, 40), "white").save(path)
+    shared_cli.ok("dataset", "import", str(folder))
+    new = ("recipe", "new", "--dataset", "panoramas", "--base", "not-here-yet")
+    assert shared_cli.data(*new)["dataset"]["enable_bucket"]
+    assert not shared_cli.data(*new, "--buckets", "no")["dataset"]["enable_bucket"]
 
 
 def test_kohyas_files_are_imported_and_each_option_is_accounted_for(

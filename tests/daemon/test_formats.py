@@ -182,6 +182,24 @@ async def test_only_what_a_filter_finds_is_exported(client: Client, tmp_path: Pa
         await client.call(wire.ExportDataset(dataset="set", path="/x/y", filter="state:flagged"))
 
 
+async def test_names_that_differ_in_case_or_accents_only_are_made_to_differ(
+    client: Client, tmp_path: Path
+) -> None:
+    folder = pictures(tmp_path / "set", 1)
+    picture = (folder / "000.png").read_bytes()
+    for name in ("A", "a", "caf\u00e9", "cafe\u0301"):  # all of them in one folder here
+        (folder / f"{name}.png").write_bytes(picture + name.encode())
+        (folder / f"{name}.txt").write_text(f"of {name}")
+    first = await taken(client, folder)
+    assert "A and a differ in case only" in " ".join(first.warnings)
+    before = await captions(client, first.dataset)
+    assert len(before) == 5 and before["a.png"] == "of a" and before["A.png"] == "of A"
+    done = await client.call(wire.ExportDataset(dataset="set", path=str(tmp_path / "out")))
+    assert done.pictures == 5 and not done.warnings
+    assert done.renamed == [("a.png", "a-2.png"), ("caf\u00e9.png", "caf\u00e9-2.png")]
+    assert (tmp_path / "out" / "a-2.txt").read_text() == "of a"
+
+
 async def test_an_export_that_the_disk_refuses_leaves_nothing(
     client: Client, tmp_path: Path
 ) -> None:

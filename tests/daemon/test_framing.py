@@ -186,3 +186,35 @@ async def test_a_run_freezes_how_its_pictures_are_seen(house: House, tmp_path: P
     assert [one.bucket for one in frozen] == [(128, 128), (96, 160), (160, 96)]
     assert frozen[0].framing.crop == (0, 0, 200, 200)
     assert (run.steps, run.epochs) == (12, 4)  # three buckets of one
+
+
+async def test_an_export_writes_what_is_seen_if_asked_and_else_what_is_in_the_files(
+    house: House, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    draw(folder)
+    with Image.open(folder / "c.png") as drawn:
+        drawn.save(folder / "c.jpg", quality=95)
+    (folder / "c.png").unlink()
+    await house.call(wire.ImportDataset(path=str(folder)))
+    found = await items(house)
+    turn = wire.FramePictures(
+        dataset="set", items=[found["a"].id, found["c"].id], rotate=90, crop=(0, 0, 100, 80)
+    )
+    await house.call(turn)
+    plain = await house.call(wire.ExportDataset(dataset="set", path=str(tmp_path / "plain")))
+    ask = wire.ExportDataset(dataset="set", path=str(tmp_path / "seen"), apply_framing=True)
+    seen_now = await house.call(ask)
+    assert plain.framed == seen_now.framed == 2
+    sizes = {}
+    for out in ("plain", "seen"):
+        for path in sorted((tmp_path / out).glob("*.[pj]*")):
+            with Image.open(path) as picture:
+                sizes[f"{out}/{path.name}"] = picture.size
+                top = picture.convert("RGB").getpixel((1, 1))
+                assert isinstance(top, tuple) and top[0] > 200 > top[2]  # its red half is above
+    assert sizes == {
+        "plain/a.png": (400, 200), "plain/b.png": (200, 300), "plain/c.jpg": (300, 200),
+        "seen/a.png": (100, 80), "seen/b.png": (200, 300), "seen/c.jpg": (100, 80),
+    }  # fmt: skip
+    assert (tmp_path / "seen" / "c.txt").read_text() == "c"

@@ -287,3 +287,61 @@ async def test_on_a_full_disk_the_old_file_stays_and_is_written_later(
     assert not [name for name in os.listdir(small) if name.startswith(".")]  # noqa: PTH208
     (small / "ballast").unlink()
     await until(house, lambda: (small / "000.txt").read_text() == "mine" * 10)
+
+
+async def test_a_picture_that_is_replaced_is_read_anew_and_keeps_its_caption(
+    house: House, tmp_path: Path
+) -> None:
+    folder = pictures(tmp_path / "set", 2)
+    await take_in(house, folder)
+    await put(house, "000.png", text="mine", state="accepted")
+    before = await item(house, "000.png")
+    Image.new("RGB", (80, 48), "green").save(folder / "000.png")
+    await house.until(lambda: "000.png is another picture now; its caption stays" in seen(house))
+    after = await item(house, "000.png")
+    assert (after.width, after.height) == (80, 48) and after.content != before.content
+    assert after.caption == before.caption
+    ask = wire.GetThumbnail(dataset="set", item="000.png", width=40, height=40)
+    assert (await house.call(ask)).width == 40
+    told = [one.event for one in house.heard if isinstance(one, wire.Journalled)]
+    assert wire.CaptionsChanged in {type(event) for event in told}
+    os.utime(folder / "001.png")  # the same picture: nothing to say
+    (folder / "000.png").write_bytes(b"no picture at all")
+    await house.until(lambda: "000.png, which was replaced, is not a picture" in seen(house))
+    assert (await item(house, "000.png")).caption.text == "mine"
+    assert "001.png" not in seen(house)
+
+
+async def test_tables_of_captions_that_change_are_told_until_they_are_read_again(
+    house: House, tmp_path: Path
+) -> None:
+    folder = pictures(tmp_path / "set", 1)
+    (folder / "000.txt").unlink()
+    table = folder / "metadata.jsonl"
+    table.write_text('{"file_name": "000.png", "text": "of the table"}\n')
+    await take_in(house, folder)
+    table.write_text('{"file_name": "000.png", "text": "of the new table"}\n')
+    (folder / "meta_cap.json").write_text("{}")
+    await house.until(lambda: "metadata.jsonl was changed outside: import" in seen(house))
+    await house.until(lambda: "meta_cap.json is new: import" in seen(house))
+    assert (await item(house, "000.png")).caption.text == "of the table"
+    (folder / "meta_cap.json").unlink()
+    await take_in(house, folder)
+    assert (await item(house, "000.png")).caption.text == "of the new table"
+    await until(house, lambda: "set:" not in warnings(house))
+
+
+async def test_a_picture_before_somebodys_eyes_is_looked_at_without_looking_at_all_others(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pictures(tmp_path / "set", 2)
+    await take_in(house, folder)
+    (folder / "new.png").write_bytes((folder / "000.png").read_bytes())
+    monkeypatch.setattr(watching, "SHARE", 1e9)  # after the next look, never again
+    await house.until(lambda: "new.png is new" in seen(house))
+    shown = await item(house, "001.png")
+    at = wire.Looking(dataset=shown.dataset, item=shown.id, name=shown.name)
+    house.domain.looked_at(at)
+    Image.new("RGB", (80, 48), "green").save(folder / "001.png")
+    await house.until(lambda: "001.png is another picture now" in seen(house))
+    assert (await item(house, "001.png")).width == 80

@@ -24,6 +24,7 @@ class Framer:
     def __init__(self, daemon: standin.Daemon) -> None:
         self.daemon = daemon
         self.asked: list[wire.FramePictures] = []
+        self.recipes: list[str] = []
         for kind in ("FramePictures", "PreviewBucket"):
             setattr(daemon, f"on_{kind}", getattr(self, kind))
 
@@ -45,6 +46,7 @@ class Framer:
         return framed, []
 
     def PreviewBucket(self, request: wire.PreviewBucket, by: str) -> Any:
+        self.recipes.append(request.recipe)
         item = self.daemon.items[request.item]
         framing = request.framing or item.framing
         full = (item.width, item.height)
@@ -83,6 +85,7 @@ async def test_a_picture_is_turned_and_cropped_in_review(
         await pilot.press("x")
         await until(pilot, lambda: "960 × 640 → bucket 640 × 384, 10% cropped" in text_of(app))
         assert isinstance(app.screen, FrameWindow)
+        assert "as in run r0003" in text_of(app) and framer.recipes == ['title = "x"']
         await pilot.press("tab", "tab", "left", "left", "up", "s", "right", "s")
         await until(pilot, lambda: "901 × 610" in text_of(app))
         assert "bottom right corner, 30 px a key" in text_of(app)

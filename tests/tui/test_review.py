@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
+from textual.screen import Screen
 
 from lora_tui.core.drafts import Drafts, state_dir
 from lora_tui.screens.conflict import Conflict
@@ -27,6 +29,29 @@ async def test_space_accepts_and_advances(daemon: standin.Daemon) -> None:
         await until(pilot, lambda: states(daemon)[:3] == ["accepted", "accepted", "unreviewed"])
         assert "caption of 002.png" in text_of(app)
         assert "2/20 reviewed" in text_of(app)
+
+
+async def test_going_on_lays_nothing_out_anew_and_names_are_no_markup(
+    daemon: standin.Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid = list[None]()
+
+    def counted(screen: Review) -> None:
+        laid.append(None)
+        Screen._refresh_layout(screen)
+
+    third = daemon.items["i2"]
+    daemon.items["i2"] = replace(third, name="[red]002.png")
+    async with opened(daemon, "g", "v") as (app, pilot, _):
+        await until(pilot, lambda: "000.png" in text_of(app))
+        await pilot.press("space")
+        await until(pilot, lambda: "caption of 001.png" in text_of(app))
+        await until(pilot, lambda: "1/20 reviewed" in text_of(app))
+        monkeypatch.setattr(Review, "_refresh_layout", counted)
+        await pilot.press("space")
+        await until(pilot, lambda: "caption of [red]002.png" in text_of(app))
+        await until(pilot, lambda: "2/20 reviewed" in text_of(app))
+        assert "3 of 20 · 18 left" in text_of(app) and not laid
 
 
 async def test_reject_flag_next_previous_and_ends(daemon: standin.Daemon) -> None:

@@ -37,6 +37,10 @@ def test_what_it_is_to_learn_decides_rank_words_and_rates() -> None:
     assert made(base="starter").optimizer.learning_rate == 2e-3
 
 
+def test_pictures_keep_their_shapes_where_that_is_said() -> None:
+    assert made(buckets=True).dataset.enable_bucket and not made().dataset.enable_bucket
+
+
 def test_effort_halves_and_doubles_the_epochs() -> None:
     quick, usual, thorough = (
         made(effort=effort).training.epochs for effort in ("quick", "usual", "thorough")
