@@ -85,8 +85,8 @@ class LatentsCache:
         return picture.bucket or (self.resolution, self.resolution)
 
     def find(self, key: str, size: Size) -> Moments | None:
-        """The entry, read and checked; None if it is absent or damaged. ``size``: what it is of, as
-        ``size`` says."""
+        """The entry, read and checked; None if it is absent, damaged or not finite. ``size``: what
+        it is of, as ``size`` says."""
         path = self._path(key)
         try:
             header = read_header(path)
@@ -99,12 +99,14 @@ class LatentsCache:
             if any(shape[1:] != (high, wide) for shape in shapes) or len(shapes) != 1:
                 return None
             height, _, width = header.metadata.get("size", "").partition("×")
-            mean, deviation, mirrored_mean, mirrored_deviation = (
+            mean, deviation, mirrored_mean, mirrored_deviation = moments = [
                 torch.frombuffer(bytearray(raw[name]), dtype=torch.float32).reshape(
                     header.tensors[name].shape
                 )
                 for name in _NAMES
-            )
+            ]
+            if not all(bool(torch.isfinite(one).all()) for one in moments):
+                return None
             whole = (int(height), int(width)) if width else None
             return Moments(mean, deviation, mirrored_mean, mirrored_deviation, whole)
         except (LoraError, KeyError, OSError, ValueError):

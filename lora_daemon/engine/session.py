@@ -56,6 +56,7 @@ class Session:
         self.step = 0  # steps done
         self.outcome: Outcome = "finished"
         self.lora = ""
+        self.bad: Point | None = None  # the step that went wrong, if one did
         self.states = States(run_dir / "state")
         self.metrics = Metrics(run_dir)
         self._sample = sample
@@ -154,11 +155,12 @@ class Session:
         )
         if len(good) < len(points):
             bad = next(p for p in points if not math.isfinite(p.loss + p.grad_norm))
+            self.bad = bad
             what = "loss" if not math.isfinite(bad.loss) else "gradient"
             raise LoraError(
                 Code.DIVERGED,
                 f"The {what} became {bad.loss if what == 'loss' else bad.grad_norm} at step "
-                f"{bad.step}. Try a lower optimizer.learning_rate, or fp32.",
+                f"{bad.step}.",
                 data={"step": bad.step},
             )
 
@@ -224,6 +226,7 @@ class Session:
         progress = Progress(self.step, numbers, list(self._losses), self.fingerprint)
         state = State(progress, tensors)
         if not state.finite:
+            self.bad = Point(self.step, math.nan, 0.0, math.nan, time.time())
             raise LoraError(
                 Code.DIVERGED, f"The LoRA is no longer finite at step {self.step}.",
                 data={"step": self.step},
@@ -260,6 +263,13 @@ class Session:
             )
         )  # fmt: skip
         self.steering.enter(before)
+
+    def kept_steps(self) -> list[int]:
+        """The steps of which this run has kept a LoRA."""
+        kept = (
+            path.stem.rpartition("-step")[2] for path in (self.run_dir / "lora").glob("*-step*")
+        )
+        return [int(step) for step in kept if step.isdecimal()]
 
     def _insist(self, save: Callable[[], None]) -> None:
         """Save; where the disk will not have it, say so once and wait until it will.
