@@ -31,7 +31,7 @@ from lora_daemon.embeddings import Embeddings
 from lora_daemon.exporting import Export
 from lora_daemon.filesystem import file_system, is_ephemeral, is_network
 from lora_daemon.framing import Framer
-from lora_daemon.freezing import Freezer
+from lora_daemon.freezing import SPACE_NEEDED, Freezer
 from lora_daemon.gallery import Gallery
 from lora_daemon.grids import Grids
 from lora_daemon.health import Health
@@ -44,6 +44,7 @@ from lora_daemon.mixing import Mixing
 from lora_daemon.orders import Orders
 from lora_daemon.painting import Painting
 from lora_daemon.probing import Probing
+from lora_daemon.pruning import Pruner
 from lora_daemon.runs import Runs
 from lora_daemon.saved_filters import SavedFilters
 from lora_daemon.scheduler import Scheduler
@@ -57,7 +58,7 @@ from lora_daemon.views import Views
 from lora_daemon.watching import Watch
 from lora_daemon.writing import Writer
 from shared import wire
-from shared.errors import LoraError
+from shared.errors import Code, LoraError
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,10 @@ class Domain:
         self._freezer = Freezer(daemon, self._catalog, self._library, self._runs)
         self._arranging = Arranging(daemon, self._runs)
         self._continuing = Continuing(daemon, self._runs, self._freezer, self._library)
-        self._scheduler = Scheduler(daemon, self._runs, self._library, self._supervisor)
+        self._pruner = Pruner(daemon, self._runs)
+        self._scheduler = Scheduler(
+            daemon, self._runs, self._library, self._supervisor, self._pruner
+        )
         self._painting = Painting(daemon, self._library, self._jobs, self._orders)
         self._gallery = Gallery(daemon, self._library, self._thumbnails, self._jobs)
         self._grids = Grids(daemon, self._library, self._jobs, self._painting)
@@ -141,6 +145,7 @@ class Domain:
         self._painting.file_of, self._painting.keep = self._gallery.path_of, self._gallery.keep_spec
         self._painting.settled = self._captioning.settled = self._settled
         self._measuring.settled = self._settled
+        self._freezer.make_room = self._pruner.make_room
         self._measuring.training = lambda: self.worker().state == "training"
         self._probing.settled = self._settled
 
@@ -374,6 +379,8 @@ class Domain:
                     break
                 except LoraError as error:
                     log.warning("a report could not be recorded: %s", error.message)
+                    if error.code is Code.STORAGE:  # what asks for room may be behind it
+                        await self._pruner.make_room(SPACE_NEEDED)
                     await asyncio.sleep(STORAGE_RETRY)
                 except Exception:
                     log.exception("a report could not be taken in: %r", event)

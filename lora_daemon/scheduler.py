@@ -17,6 +17,7 @@ from lora_daemon import pipe
 from lora_daemon.arranging import said, waits_for
 from lora_daemon.library import Library
 from lora_daemon.picture_losses import keep, losses_of
+from lora_daemon.pruning import Pruner
 from lora_daemon.runs import Runs, size_of
 from lora_daemon.service import Context, Daemon
 from lora_daemon.supervisor import Supervisor
@@ -35,6 +36,7 @@ RunReport = (
     pipe.Phase
     | pipe.Tick
     | pipe.StateSaved
+    | pipe.NoSpace
     | pipe.Resumed
     | pipe.CheckpointSaved
     | pipe.SampleSaved
@@ -49,14 +51,16 @@ class Scheduler:
     """One run at a time, in the order of the queue. Answers SteerRun."""
 
     def __init__(
-        self, daemon: Daemon, runs: Runs, library: Library, supervisor: Supervisor
-    ) -> None:
+        self, daemon: Daemon, runs: Runs, library: Library, supervisor: Supervisor,
+        pruner: Pruner,
+    ) -> None:  # fmt: skip
         self._store = daemon.store
         self._hub = daemon.hub
         self._workspace = daemon.workspace
         self._runs = runs
         self._library = library
         self._supervisor = supervisor
+        self._pruner = pruner
         self.active = ""  # the run that the worker has
         self.progress: wire.RunProgress | None = None  # the latest of it
         self._losses: deque[float] = deque(maxlen=LOSSES)
@@ -150,6 +154,8 @@ class Scheduler:
                 self._tick(report)
             case pipe.StateSaved():
                 self._runs.update(report.run, step=report.step, restarts=0)
+            case pipe.NoSpace():
+                await self._no_space(report)
             case pipe.Resumed():
                 self._resumed(report)
             case pipe.CheckpointSaved():
@@ -166,6 +172,15 @@ class Scheduler:
                 await self._finished(report)
             case pipe.RunFailed():
                 await self._failed(report)
+
+    async def _no_space(self, report: pipe.NoSpace) -> None:
+        """Make what room can be made, and let the run try again."""
+        freed = await self._pruner.make_room(report.needed)
+        self._supervisor.tell(pipe.Steer(run=report.run, action="resume"))
+        if freed.size:
+            message = f"The disk was full, so {freed} were removed."
+            self._runs.note(report.run, "warning", message)
+            self._runs.log(report.run, message)
 
     def _phase(self, report: pipe.Phase) -> None:
         run = self._runs.get(report.run)

@@ -58,9 +58,15 @@ class PictureError(Exception):
 
 
 class LatentsCache:
-    """Entries under ``root``, one safetensors file each, for one base and one resolution."""
+    """Entries under ``root``, one safetensors file each, for one base and one resolution.
 
-    def __init__(self, root: Path, base: Base, resolution: int) -> None:
+    ``insist``: saves so many bytes, and may wait for the room."""
+
+    def __init__(
+        self, root: Path, base: Base, resolution: int,
+        insist: Callable[[Callable[[], None], int], None] = lambda save, size: save(),
+    ) -> None:  # fmt: skip
+        self._insist = insist
         self.root = root
         self.base = base
         self.resolution = resolution
@@ -131,7 +137,10 @@ class LatentsCache:
         shape = tuple(moments[0].shape)
         tensors = {name: RawTensor("F32", shape, data) for name, data in raw.items()}
         size = f"{seen.height}×{seen.width}"
-        write(self._path(key), tensors, {"checksum": _checksum(raw), "size": size})
+        metadata = {"checksum": _checksum(raw), "size": size}
+        self._insist(
+            lambda: _written(self._path(key), tensors, metadata), sum(map(len, raw.values()))
+        )
         found = self.find(key, self.size(picture))
         if found is None:
             raise LoraError(
@@ -183,6 +192,10 @@ def decoded(data: bytes, take: Callable[[Image.Image], Image.Image]) -> Image.Im
         raise PictureError(f"it {error}") from None
     except (OSError, ValueError, SyntaxError, MemoryError) as error:
         raise PictureError(f"it is not a picture that can be read ({error})") from None
+
+
+def _written(path: Path, tensors: dict[str, RawTensor], metadata: dict[str, str]) -> None:
+    write(path, tensors, metadata)
 
 
 def _checksum(raw: dict[str, bytes]) -> str:

@@ -30,6 +30,7 @@ from lora_daemon.engine.optimizers import no_8bit, optimizer_for
 from lora_daemon.engine.resume import Fingerprint, Progress, States
 from lora_daemon.engine.samples import Samples
 from lora_daemon.engine.session import Session
+from lora_daemon.engine.space import Space
 from lora_daemon.engine.steering import Commands, Leave, Steering, Tell
 from lora_daemon.engine.studio import Studio
 from lora_daemon.engine.together import led, world_of
@@ -138,9 +139,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
                 raise
             stop_at_once = True  # what the run had learnt before becomes its LoRA
 
-    choice, moments = choose(
-        freeze, LatentsCache(Path(order.cache_dir), base, resolution), run_dir, look
-    )
+    choice, moments = choose(freeze, _latents(order, base, resolution, steering), run_dir, look)
     for path, reason in choice.skipped:
         steering.tell(Skipped(run=order.run, path=path, reason=reason))
     noised = as_trained(recipe, base)
@@ -193,6 +192,12 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
             train(recipe, noised, adapter, optimizer, feed, session, together)
     finally:
         adapter.remove()
+
+
+def _latents(order: Train, base: Base, resolution: int, steering: Steering) -> LatentsCache:
+    """The cache, which waits for room where the disk is full."""
+    space = Space(Path(order.run_dir), steering, States(Path(order.run_dir) / "state").thin)
+    return LatentsCache(Path(order.cache_dir), base, resolution, space.insist)
 
 
 def _paths(freeze: Freeze, choice: Choice) -> list[str]:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from lora_daemon.engine.resume import (
     put_back_memory,
 )
 from lora_daemon.engine.samples import comes_due
+from lora_daemon.engine.space import Space
 from lora_daemon.engine.steering import Leave, Outcome, Steering
 from lora_daemon.pipe import CheckpointSaved, Finished, Notice, Point, StateSaved, Tick
 from shared.errors import Code, LoraError
@@ -33,7 +34,6 @@ from shared.safetensors_file import write
 
 TICK = 0.25  # seconds
 WINDOW = 5.0  # seconds of training that the speed is taken over
-RETRY = 15.0  # seconds between attempts to save to a full disk
 TAIL = 100  # losses in the mean that a finished run reports
 
 
@@ -59,6 +59,7 @@ class Session:
         self.bad: Point | None = None  # the step that went wrong, if one did
         self.states = States(run_dir / "state")
         self.metrics = Metrics(run_dir)
+        self.space = Space(run_dir, steering, self.states.thin)
         self._sample = sample
         self._losses: deque[float] = deque(maxlen=TAIL)
         self._pending: list[tuple[Tensor, float, Tensor, float]] = []
@@ -231,7 +232,7 @@ class Session:
                 Code.DIVERGED, f"The LoRA is no longer finite at step {self.step}.",
                 data={"step": self.step},
             )  # fmt: skip
-        self._insist(lambda: self._publish(state))
+        self.space.insist(lambda: self._publish(state), _bytes(state.tensors.values()))
         self._state_step = self.step
         self._saved = time.monotonic()
         self.steering.tell(StateSaved(run=self.steering.run, step=self.step))
@@ -254,7 +255,7 @@ class Session:
             nonlocal size
             size = write(path, tensors, metadata(self.made, tensors, self.step, self.epoch))
 
-        self._insist(save)
+        self.space.insist(save, sum(len(one.data) for one in tensors.values()))
         self.lora = f"lora/{path.name}"
         self.steering.tell(
             CheckpointSaved(
@@ -271,28 +272,6 @@ class Session:
         )
         return [int(step) for step in kept if step.isdecimal()]
 
-    def _insist(self, save: Callable[[], None]) -> None:
-        """Save; where the disk will not have it, say so once and wait until it will.
-
-        Told to stop or suspend meanwhile, the run fails with the disk's error.
-        """
-        said = False
-        while True:
-            try:
-                save()
-                return
-            except LoraError as error:
-                if not said:
-                    self._notice(
-                        f"{error.message} The run waits, with all its work in memory, and tries "
-                        f"again each {RETRY:.0f} seconds."
-                    )
-                    said = True
-                try:
-                    self.steering.hold(RETRY)
-                except Leave:
-                    raise error from None
-
     def _finish(self) -> None:
         self.save_state()
         if self.outcome != "suspended":
@@ -307,3 +286,7 @@ class Session:
 
     def _notice(self, message: str) -> None:
         self.steering.tell(Notice(run=self.steering.run, message=message))
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(one.numel() * one.element_size() for one in tensors)
