@@ -55,6 +55,7 @@ from lora_daemon.thumbnails import Thumbnails
 from lora_daemon.tokens import Tokens
 from lora_daemon.undo import Undo
 from lora_daemon.views import Views
+from lora_daemon.watchdog import Watchdog
 from lora_daemon.watching import Watch
 from lora_daemon.writing import Writer
 from shared import wire
@@ -84,6 +85,7 @@ class Domain:
         self._daemon = daemon
         self._supervisor = Supervisor(daemon.workspace)
         self._orders = Orders(self._supervisor)
+        self._watchdog = Watchdog(self._supervisor)
         self._gpu: tuple[nvidia.Driver, str | None] | None = None
         self._jobs = Jobs(daemon.hub)
         self._catalog = Catalog(daemon.store)
@@ -110,9 +112,8 @@ class Domain:
         self._freezer = Freezer(daemon, self._catalog, self._library, self._runs)
         self._arranging = Arranging(daemon, self._runs)
         self._continuing = Continuing(daemon, self._runs, self._freezer, self._library)
-        self._pruner = Pruner(daemon, self._runs)
         self._scheduler = Scheduler(
-            daemon, self._runs, self._library, self._supervisor, self._pruner
+            daemon, self._runs, self._library, self._supervisor, Pruner(daemon, self._runs)
         )
         self._painting = Painting(daemon, self._library, self._jobs, self._orders)
         self._gallery = Gallery(daemon, self._library, self._thumbnails, self._jobs)
@@ -145,7 +146,8 @@ class Domain:
         self._painting.file_of, self._painting.keep = self._gallery.path_of, self._gallery.keep_spec
         self._painting.settled = self._captioning.settled = self._settled
         self._measuring.settled = self._settled
-        self._freezer.make_room = self._pruner.make_room
+        self._freezer.make_room = self._scheduler.make_room
+        self._scheduler.devices = lambda: self._telemetry.latest
         self._measuring.training = lambda: self.worker().state == "training"
         self._probing.settled = self._settled
 
@@ -235,6 +237,7 @@ class Domain:
         await self._mix_pictures.start()
         self._tokens.start()
         await asyncio.to_thread(self._runs.sweep)
+        self._watchdog.start()
         await self._scheduler.start()
 
     async def close(self, *, now: bool) -> None:
@@ -246,6 +249,7 @@ class Domain:
         await self._mix_pictures.close()
         self._orders.close()
         await self._daemon.store.quiet()
+        await self._watchdog.close()
         await self._scheduler.close(now=now)
         await self._supervisor.end(now=now)
         await self._writer.close()
@@ -380,7 +384,7 @@ class Domain:
                 except LoraError as error:
                     log.warning("a report could not be recorded: %s", error.message)
                     if error.code is Code.STORAGE:  # what asks for room may be behind it
-                        await self._pruner.make_room(SPACE_NEEDED)
+                        await self._scheduler.make_room(SPACE_NEEDED)
                     await asyncio.sleep(STORAGE_RETRY)
                 except Exception:
                     log.exception("a report could not be taken in: %r", event)

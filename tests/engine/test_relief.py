@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -154,7 +155,7 @@ def test_out_of_memory_in_a_sample_costs_that_sample(
     recipe = convert({"sample": {"prompts": ["one", "two"], "steps": 2}})
     base = bases.load(base_path, CPU)
     adapter = Adapter(base, recipe.network, seed=0)
-    steering = Steering("r1", None, told.append)  # type: ignore[arg-type]
+    steering = Steering("r1", SimpleNamespace(leaving=lambda run: False), told.append)  # type: ignore[arg-type]
     before = adapter.vector.data.clone()
     try:
         samples.Samples(
