@@ -45,10 +45,10 @@ class Freed(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         counted = [
-            f"{number} {what}"
+            f"{number} {what}{'' if number == 1 else 's'}"
             for number, what in (
-                (self.latents, "cached latents"), (self.inputs, "measurements of inputs"),
-                (self.states, "older resume states"),
+                (self.latents, "cached latents file"), (self.inputs, "measured inputs file"),
+                (self.states, "older resume state"),
             )
             if number
         ]  # fmt: skip

@@ -212,7 +212,7 @@ class Scheduler:
         freed = await self.make_room(report.needed)
         self._supervisor.tell(pipe.Steer(run=report.run, action="resume"))
         if freed.size:
-            message = f"The disk was full, so {freed} were removed."
+            message = f"The disk was full. To make room, these were removed: {freed}."
             self._runs.note(report.run, "warning", message)
             self._runs.log(report.run, message)
 

@@ -14,6 +14,7 @@ import torch
 
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base, best_precision
+from lora_daemon.engine.device import poisoned
 from lora_daemon.engine.feed import Feed
 from lora_daemon.engine.objectives import weights_of
 from lora_daemon.pipe import Point
@@ -77,7 +78,7 @@ class Cause(NamedTuple):
 
 def likely(evidence: Evidence) -> Cause:
     """The likeliest cause of a divergence: what shows in a test, before what shows in a number."""
-    for judge in (_picture, _base, _weight, _rate, _scale, _rise, _overflow):
+    for judge in (_picture, _base, _unusual, _rise, _overflow):
         if cause := judge(evidence):
             return cause
     clipped = evidence.recipe.optimizer.max_grad_norm
@@ -137,6 +138,17 @@ def _overflow(evidence: Evidence) -> Cause | None:
         f"the loss was fine ({evidence.loss:.3g}) and the gradient was not: in fp16, where it is "
         "multiplied by 1024 so that it does not vanish, it went beyond 65 504",
         [f"training.precision={evidence.better}"],
+    )
+
+
+def _unusual(evidence: Evidence) -> Cause | None:
+    """Every setting that is far from what others have: mending one would leave the others."""
+    found = [cause for judge in (_weight, _rate, _scale) if (cause := judge(evidence))]
+    if not found:
+        return None
+    return Cause(
+        "; and ".join(cause.why for cause in found),
+        [setting for cause in found for setting in cause.settings],
     )
 
 
@@ -250,21 +262,12 @@ def gathered(
     precision = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(base.dtype, "fp32")
     best = best_precision(base.device)
     pictures: list[Seen] = []
-    with adapter.set_aside():
-        for part in range(feed.parts):
-            for batch in feed.batches(bad.step - 1, part):
-                t = batch.timesteps
-                signal, spread = (
-                    one.to(base.device)[t][:, None, None, None]
-                    for one in (base.signal, base.spread)
-                )
-                noisy = signal * batch.latents + spread * batch.mixed
-                predicted = base.denoise(noisy, t, batch.text, batch.views)
-                fails = ~torch.isfinite(predicted).flatten(1).all(1)
-                pictures += [
-                    Seen(paths[index], int(t[n]), latent_of(feed, index), bool(fails[n]))
-                    for n, index in enumerate(batch.pictures)
-                ]
+    try:
+        with adapter.set_aside():
+            pictures = _asked_again(base, feed, paths, bad.step - 1)
+    except RuntimeError as error:  # such as no memory: the rest of the evidence is still there
+        if poisoned(error):
+            raise
     return Evidence(
         recipe=recipe,
         step=bad.step,
@@ -278,6 +281,25 @@ def gathered(
         usual_latent=median(latent_of(feed, index) for index in range(len(feed.moments))),
         weights=weights_of(recipe.loss, base).tolist(),
     )
+
+
+def _asked_again(base: Base, feed: Feed, paths: Sequence[str], step: int) -> list[Seen]:
+    """Each picture of a step, counted from 0, as it was, through the bare base."""
+    found = []
+    for part in range(feed.parts):
+        for batch in feed.batches(step, part):
+            t = batch.timesteps
+            signal, spread = (
+                one.to(base.device)[t][:, None, None, None] for one in (base.signal, base.spread)
+            )
+            noisy = signal * batch.latents + spread * batch.mixed
+            predicted = base.denoise(noisy, t, batch.text, batch.views)
+            fails = ~torch.isfinite(predicted).flatten(1).all(1)
+            found += [
+                Seen(paths[index], int(t[n]), latent_of(feed, index), bool(fails[n]))
+                for n, index in enumerate(batch.pictures)
+            ]
+    return found
 
 
 def latent_of(feed: Feed, index: int) -> float:

@@ -68,7 +68,7 @@ def test_all_that_can_be_spared_goes_and_no_more(
         "cache/inputs/x.safetensors", "runs/r0001/state/step000000010.safetensors",
     }  # fmt: skip
     assert (freed.latents, freed.inputs, freed.states) == (2, 1, 1) and freed.size > 2500
-    assert "2 cached latents" in str(freed) and "1 older resume states" in str(freed)
+    assert "2 cached latents files, 1 measured inputs file, 1 older resume state (" in str(freed)
 
 
 def test_what_was_used_longest_ago_goes_first_and_only_as_much_as_is_needed(
