@@ -36,6 +36,8 @@ class Space:
             try:
                 self._check(size)
                 save()
+                if said:
+                    self._tell("There is room on the disk again, and the run has gone on.")
                 return
             except LoraError as error:
                 try:
@@ -62,8 +64,10 @@ class Space:
         self._steering.hold(ROOM_PATIENCE)  # the daemon says "resume" when it has done what it can
 
     def _notice(self, error: LoraError) -> None:
-        message = (
+        self._tell(
             f"{error.message} The run waits, with all its work in memory, and tries again each "
             f"{RETRY:.0f} seconds."
         )
+
+    def _tell(self, message: str) -> None:
         self._steering.tell(Notice(run=self._steering.run, message=message))

@@ -83,6 +83,7 @@ def test_a_run_on_a_full_disk_waits_and_ends_with_the_same_bytes(
         ballast.unlink()
         one.steer("resume")  # try again now
         one.until(pipe.Finished)
+    assert "room on the disk again" in one.of(pipe.Notice)[-1].message
     assert work.content(order) == work.content(unbroken)
     rows = (small_disk / "run" / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == [str(step) for step in range(1, 161)]
