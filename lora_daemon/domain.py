@@ -31,7 +31,7 @@ from lora_daemon.embeddings import Embeddings
 from lora_daemon.exporting import Export
 from lora_daemon.filesystem import file_system, is_ephemeral, is_network
 from lora_daemon.framing import Framer
-from lora_daemon.freezing import Freezer
+from lora_daemon.freezing import SPACE_NEEDED, Freezer
 from lora_daemon.gallery import Gallery
 from lora_daemon.grids import Grids
 from lora_daemon.health import Health
@@ -45,6 +45,7 @@ from lora_daemon.mixing import Mixing
 from lora_daemon.orders import Orders
 from lora_daemon.painting import Painting
 from lora_daemon.probing import Probing
+from lora_daemon.pruning import Pruner
 from lora_daemon.runs import Runs
 from lora_daemon.saved_filters import SavedFilters
 from lora_daemon.scheduler import Scheduler
@@ -55,11 +56,12 @@ from lora_daemon.thumbnails import Thumbnails
 from lora_daemon.tokens import Tokens
 from lora_daemon.undo import Undo
 from lora_daemon.views import Views
+from lora_daemon.watchdog import Watchdog
 from lora_daemon.watching import Watch
 from lora_daemon.weighing import Weighing
 from lora_daemon.writing import Writer
 from shared import wire
-from shared.errors import LoraError
+from shared.errors import Code, LoraError
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class Domain:
         self._daemon = daemon
         self._supervisor = Supervisor(daemon.workspace)
         self._orders = Orders(self._supervisor)
+        self._watchdog = Watchdog(self._supervisor)
         self._gpu: tuple[nvidia.Driver, str | None] | None = None
         self._jobs = Jobs(daemon.hub)
         self._catalog = Catalog(daemon.store)
@@ -111,7 +114,9 @@ class Domain:
         self._freezer = Freezer(daemon, self._catalog, self._library, self._runs)
         self._arranging = Arranging(daemon, self._runs)
         self._continuing = Continuing(daemon, self._runs, self._freezer, self._library)
-        self._scheduler = Scheduler(daemon, self._runs, self._library, self._supervisor)
+        self._scheduler = Scheduler(
+            daemon, self._runs, self._library, self._supervisor, Pruner(daemon, self._runs)
+        )
         self._painting = Painting(daemon, self._library, self._jobs, self._orders)
         self._gallery = Gallery(daemon, self._library, self._thumbnails, self._jobs)
         self._grids = Grids(daemon, self._library, self._jobs, self._painting)
@@ -144,6 +149,8 @@ class Domain:
         self._painting.file_of, self._painting.keep = self._gallery.path_of, self._gallery.keep_spec
         self._painting.settled = self._captioning.settled = self._settled
         self._measuring.settled = self._settled
+        self._freezer.make_room = self._scheduler.make_room
+        self._scheduler.devices = lambda: self._telemetry.latest
         self._measuring.training = lambda: self.worker().state == "training"
         self._probing.settled = self._settled
 
@@ -237,6 +244,7 @@ class Domain:
         await self._mix_pictures.start()
         self._tokens.start()
         await asyncio.to_thread(self._runs.sweep)
+        self._watchdog.start()
         await self._scheduler.start()
 
     async def close(self, *, now: bool) -> None:
@@ -248,6 +256,7 @@ class Domain:
         await self._mix_pictures.close()
         self._orders.close()
         await self._daemon.store.quiet()
+        await self._watchdog.close()
         await self._scheduler.close(now=now)
         await self._supervisor.end(now=now)
         await self._writer.close()
@@ -385,6 +394,8 @@ class Domain:
                     break
                 except LoraError as error:
                     log.warning("a report could not be recorded: %s", error.message)
+                    if error.code is Code.STORAGE:  # what asks for room may be behind it
+                        await self._scheduler.make_room(SPACE_NEEDED)
                     await asyncio.sleep(STORAGE_RETRY)
                 except Exception:
                     log.exception("a report could not be taken in: %r", event)

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Freezer:
         self._catalog = catalog
         self._library = library
         self._runs = runs
+        self.make_room: Callable[[int], Awaitable[object]] = _no_room
 
     async def start(self, context: Context, request: wire.StartRun) -> wire.Run:
         """Raises LoraError: INVALID_RECIPE, NOT_FOUND (base, dataset, a run that it is to follow),
@@ -165,7 +166,7 @@ class Freezer:
     ) -> list[wire.Run]:  # fmt: skip
         """Make the runs' directories and queue them in one transaction: all of them, or none.
         ``answer``: what the request is to be answered, should it be asked again."""
-        self._check_space()
+        await self._check_space()
         last = self._store.query("SELECT value FROM meta WHERE key = 'last_run'")
         number = int(last[0]["value"]) + 1 if last else 1
         place = self._runs.last_place() + 1
@@ -276,8 +277,10 @@ class Freezer:
         train, kept = await asyncio.to_thread(split, usable, wanted)
         return kept, train
 
-    def _check_space(self) -> None:
+    async def _check_space(self) -> None:
         self._workspace.runs.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(self._workspace.runs).free < SPACE_NEEDED:
+            await self.make_room(SPACE_NEEDED)
         free = shutil.disk_usage(self._workspace.runs).free
         if free < SPACE_NEEDED:
             raise LoraError(
@@ -306,6 +309,10 @@ class Freezer:
             "INSERT INTO notes (run, kind, path, text) VALUES (?, 'warning', '', ?)",
             [(run.id, text) for text in warnings],
         )
+
+
+async def _no_room(needed: int) -> None:
+    """Nobody is there who could make any."""
 
 
 def file_name(name: str) -> str:

@@ -308,6 +308,14 @@ class StateSaved(msgspec.Struct, frozen=True, kw_only=True, tag="state_saved"):
     step: int
 
 
+class NoSpace(msgspec.Struct, frozen=True, kw_only=True, tag="no_space"):
+    """The run's disk is full, or nearly: ``needed`` bytes should be free. Answered by "resume" once
+    there is what room can be made; without an answer the run tries again by itself."""
+
+    run: str
+    needed: int
+
+
 class Resumed(msgspec.Struct, frozen=True, kw_only=True, tag="resumed"):
     """The run goes on from a resume state. ``identical``: bit-identical to an unbroken run;
     else ``why`` names what differs (build, instruction set, threads, memory format, device)."""
@@ -474,6 +482,7 @@ Report = (
     | Phase
     | Tick
     | StateSaved
+    | NoSpace
     | Resumed
     | CheckpointSaved
     | SampleSaved

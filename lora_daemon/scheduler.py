@@ -8,15 +8,17 @@ import logging
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from lora_daemon import library as libraries
-from lora_daemon import pipe
+from lora_daemon import pipe, taken
 from lora_daemon.arranging import said
 from lora_daemon.library import Library
 from lora_daemon.picture_losses import keep, losses_of
+from lora_daemon.pruning import Pruner
 from lora_daemon.runs import Runs, size_of
 from lora_daemon.service import Context, Daemon
 from lora_daemon.supervisor import Supervisor
@@ -35,6 +37,7 @@ RunReport = (
     pipe.Phase
     | pipe.Tick
     | pipe.StateSaved
+    | pipe.NoSpace
     | pipe.Resumed
     | pipe.CheckpointSaved
     | pipe.SampleSaved
@@ -49,14 +52,18 @@ class Scheduler:
     """One run at a time, in the order of the queue. Answers SteerRun."""
 
     def __init__(
-        self, daemon: Daemon, runs: Runs, library: Library, supervisor: Supervisor
-    ) -> None:
+        self, daemon: Daemon, runs: Runs, library: Library, supervisor: Supervisor,
+        pruner: Pruner,
+    ) -> None:  # fmt: skip
         self._store = daemon.store
         self._hub = daemon.hub
         self._workspace = daemon.workspace
         self._runs = runs
         self._library = library
         self._supervisor = supervisor
+        self.make_room = pruner.make_room
+        self.devices: Callable[[], list[wire.DeviceUse]] = list  # what is known of them
+        self._regardless: set[str] = set()  # runs that share a GPU with others
         self.active = ""  # the run that the worker has
         self.progress: wire.RunProgress | None = None  # the latest of it
         self._losses: deque[float] = deque(maxlen=LOSSES)
@@ -67,6 +74,7 @@ class Scheduler:
         self._left = asyncio.Event()  # no run is with the worker
         self._left.set()
         self._later: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None  # whether the GPU is free by now
 
     # ── the queue ───────────────────────────────────────────────────────────────────────────────
 
@@ -90,9 +98,39 @@ class Scheduler:
                     ready = ready or run
                 else:
                     self._runs.update(run.id, message=said(blocking))
-            if ready is None:
+            if ready is None or self._waits_for_gpu(ready):
                 return
-            await self._begin(ready)
+            if not self._refused(ready):
+                await self._begin(ready)
+
+    def _taken(self, run: wire.Run) -> str:
+        """That the GPU is others', in a sentence, unless the run shares it."""
+        if run.id in self._regardless or taken.manner() == "share":
+            return ""
+        ready = self._supervisor.ready
+        return taken.by_others(self.devices(), ready.device_uuid if ready else "")
+
+    def _waits_for_gpu(self, run: wire.Run) -> bool:
+        if taken.manner() != "wait" or not (why := self._taken(run)):
+            return False
+        self._runs.update(
+            run.id,
+            message=f"{why}: waits until it is free. `lora-tui run resume {run.id}` shares it.",
+        )
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look_again())
+        return True
+
+    def _refused(self, run: wire.Run) -> bool:
+        if taken.manner() != "refuse" or not (why := self._taken(run)):
+            return False
+        self._fail(run.id, f"{why}, and LORA_TUI_TAKEN_GPU says to refuse then.")
+        return True
+
+    async def _look_again(self) -> None:
+        await asyncio.sleep(taken.EVERY)
+        self._looking = None
+        await self.advance()
 
     async def _begin(self, run: wire.Run) -> None:
         self._hold(run.id)
@@ -127,7 +165,7 @@ class Scheduler:
     async def close(self, *, now: bool) -> None:
         """Suspend the run: its resume state is saved at the step boundary, unless ``now``."""
         self._closing = True
-        for task in self._later:
+        for task in (*self._later, *filter(None, [self._looking])):
             task.cancel()
         if self.active and not now and self._worker and self._worker == self._supervisor.pid:
             self._supervisor.tell(pipe.Steer(run=self.active, action="suspend"))
@@ -150,6 +188,8 @@ class Scheduler:
                 self._tick(report)
             case pipe.StateSaved():
                 self._runs.update(report.run, step=report.step, restarts=0)
+            case pipe.NoSpace():
+                await self._no_space(report)
             case pipe.Resumed():
                 self._resumed(report)
             case pipe.CheckpointSaved():
@@ -166,6 +206,15 @@ class Scheduler:
                 await self._finished(report)
             case pipe.RunFailed():
                 await self._failed(report)
+
+    async def _no_space(self, report: pipe.NoSpace) -> None:
+        """Make what room can be made, and let the run try again."""
+        freed = await self.make_room(report.needed)
+        self._supervisor.tell(pipe.Steer(run=report.run, action="resume"))
+        if freed.size:
+            message = f"The disk was full. To make room, these were removed: {freed}."
+            self._runs.note(report.run, "warning", message)
+            self._runs.log(report.run, message)
 
     def _phase(self, report: pipe.Phase) -> None:
         run = self._runs.get(report.run)
@@ -399,6 +448,8 @@ class Scheduler:
                     run.id, lambda now: now.state != "paused", PAUSE_SHOWN
                 )
             return run
+        if run.state == "interrupted":
+            self._regardless.add(run.id)
         if run.state in ("paused", "failed", "interrupted"):
             run = self._runs.update(
                 run.id, by, state="queued", phase="", message="", restarts=0, finished=None
@@ -406,7 +457,9 @@ class Scheduler:
             await self.advance()
             return self._runs.get(run.id)
         if run.state == "queued":
-            return run
+            self._regardless.add(run.id)
+            await self.advance()
+            return self._runs.get(run.id)
         raise _wrong(run, "start a new one instead")
 
     async def _stop(self, run: wire.Run, by: str) -> wire.Run:

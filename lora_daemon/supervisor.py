@@ -49,12 +49,14 @@ class Supervisor:
         self.memory: pipe.Memory | None = None
         self.failure = ""  # why it died last, until one is ready again
         self.changed: Callable[[], None] = lambda: None
+        self.heard: Callable[[pipe.Report], None] = lambda _: None  # each report, as it comes
         self._starting = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self._resting: asyncio.TimerHandle | None = None
         self._ending = False
+        self._given_up = ""  # why it was ended, where it hung
 
     @property
     def pid(self) -> int:
@@ -125,6 +127,13 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
+    def give_up(self, why: str) -> None:
+        """Kill a worker that hangs; ``why`` is told as the reason of its death."""
+        self._given_up = why
+        self.kill()
+        if self._writer is not None:
+            self._writer.close()  # where even that does not end it, it is left alone
+
     def _hang_up(self) -> None:
         self._ending = True
         if self._writer is not None:
@@ -160,7 +169,7 @@ class Supervisor:
                     Code.WORKER_FAILED, f"The engine worker could not be begun: {error}.",
                     retryable=True,
                 ) from None  # fmt: skip
-        self._ending, self.ready, self.memory = False, None, None
+        self._ending, self.ready, self.memory, self._given_up = False, None, None, ""
         _make_humble(self._process.pid)
         reader, self._writer = await asyncio.open_connection(sock=ours)
         log.info("worker %d begun", self._process.pid)
@@ -179,6 +188,7 @@ class Supervisor:
                     self.ready, self.failure = report, ""
                 elif isinstance(report, pipe.Memory):
                     self.memory = report
+                self.heard(report)
                 self.events.put_nowait(report)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -190,10 +200,10 @@ class Supervisor:
                 status = await process.wait()
         except TimeoutError:
             process.kill()
-            status = await process.wait()
+            status = await _ended(process)
         assert self._writer is not None
         self._writer.close()
-        reason = f"The engine worker ended: {why or _in_words(status)}."
+        reason = f"The engine worker ended: {self._given_up or why or _in_words(status)}."
         if not self._ending and (last := _last_lines(self._log, begin)):
             reason += f" Its last words: {last}"
         log.log(logging.INFO if self._ending else logging.WARNING, "worker %d: %s", process.pid,
@@ -202,6 +212,17 @@ class Supervisor:
         self._process = self._writer = self.ready = self.memory = None
         self.awake()
         self.events.put_nowait(Death(process.pid, reason))
+
+
+async def _ended(process: asyncio.subprocess.Process) -> int:
+    """The exit status of a killed process; -SIGKILL also where the kernel cannot end it yet, as
+    when it waits for a driver or a network disk for good."""
+    try:
+        async with asyncio.timeout(END_PATIENCE):
+            return await process.wait()
+    except TimeoutError:
+        log.warning("worker %d was killed and does not end; it is left to the kernel", process.pid)
+        return -signal.SIGKILL
 
 
 def _command() -> list[str]:

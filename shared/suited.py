@@ -18,6 +18,7 @@ Effort = Literal["quick", "usual", "thorough"]
 FEW = 10  # pictures; of so few each is seen often, and all of it is learned by heart
 KEPT = 8  # checkpoints to choose from
 MOST_CROPPED = 0.03  # share of pictures that squares may lose; where it is more, buckets are better
+USUAL_RATE, SMALL_RATE = 1e-4, 2e-3  # AdamW's; small: of the starter
 STARTER = "starter"  # what the names of the built-in bases begin with
 _SEEN = {"subject": 1500, "style": 2500}  # pictures, as often as they come up
 _FEWEST_SEEN, _MOST_OFTEN = 800, 100  # each picture at most so often
@@ -48,7 +49,7 @@ def suited(
         "base": {"name": base, "family": family or "any"},
         "dataset": {"name": dataset, "enable_bucket": buckets},
         "network": {"rank": rank, "alpha": float(rank)},
-        "optimizer": {"learning_rate": 2e-3 if small else 1e-4},
+        "optimizer": {"learning_rate": SMALL_RATE if small else USUAL_RATE},
         "schedule": {"kind": "cosine"},
         "loss": {"weighting": "min_snr"},
         "training": {"batch_size": batch, "epochs": epochs},

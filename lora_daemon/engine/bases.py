@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -269,6 +270,19 @@ def ending_in_noise(base: Base) -> Base:
         scheduler_config=dict(scheduler.config),
         alphas_cumprod=scheduler.alphas_cumprod.float(),
     )
+
+
+@contextlib.contextmanager
+def checkpointed(base: Base, wanted: bool) -> Iterator[None]:
+    """The denoiser keeps few activations, if ``wanted``, for as long as the context lasts."""
+    if not wanted:
+        yield
+        return
+    base.denoiser.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        base.denoiser.disable_gradient_checkpointing()
 
 
 def best_device() -> torch.device:

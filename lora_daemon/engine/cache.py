@@ -58,9 +58,15 @@ class PictureError(Exception):
 
 
 class LatentsCache:
-    """Entries under ``root``, one safetensors file each, for one base and one resolution."""
+    """Entries under ``root``, one safetensors file each, for one base and one resolution.
 
-    def __init__(self, root: Path, base: Base, resolution: int) -> None:
+    ``insist``: saves so many bytes, and may wait for the room."""
+
+    def __init__(
+        self, root: Path, base: Base, resolution: int,
+        insist: Callable[[Callable[[], None], int], None] = lambda save, size: save(),
+    ) -> None:  # fmt: skip
+        self._insist = insist
         self.root = root
         self.base = base
         self.resolution = resolution
@@ -85,8 +91,8 @@ class LatentsCache:
         return picture.bucket or (self.resolution, self.resolution)
 
     def find(self, key: str, size: Size) -> Moments | None:
-        """The entry, read and checked; None if it is absent or damaged. ``size``: what it is of, as
-        ``size`` says."""
+        """The entry, read and checked; None if it is absent, damaged or not finite. ``size``: what
+        it is of, as ``size`` says."""
         path = self._path(key)
         try:
             header = read_header(path)
@@ -99,12 +105,14 @@ class LatentsCache:
             if any(shape[1:] != (high, wide) for shape in shapes) or len(shapes) != 1:
                 return None
             height, _, width = header.metadata.get("size", "").partition("×")
-            mean, deviation, mirrored_mean, mirrored_deviation = (
+            mean, deviation, mirrored_mean, mirrored_deviation = moments = [
                 torch.frombuffer(bytearray(raw[name]), dtype=torch.float32).reshape(
                     header.tensors[name].shape
                 )
                 for name in _NAMES
-            )
+            ]
+            if not all(bool(torch.isfinite(one).all()) for one in moments):
+                return None
             whole = (int(height), int(width)) if width else None
             return Moments(mean, deviation, mirrored_mean, mirrored_deviation, whole)
         except (LoraError, KeyError, OSError, ValueError):
@@ -129,7 +137,10 @@ class LatentsCache:
         shape = tuple(moments[0].shape)
         tensors = {name: RawTensor("F32", shape, data) for name, data in raw.items()}
         size = f"{seen.height}×{seen.width}"
-        write(self._path(key), tensors, {"checksum": _checksum(raw), "size": size})
+        metadata = {"checksum": _checksum(raw), "size": size}
+        self._insist(
+            lambda: _written(self._path(key), tensors, metadata), sum(map(len, raw.values()))
+        )
         found = self.find(key, self.size(picture))
         if found is None:
             raise LoraError(
@@ -181,6 +192,10 @@ def decoded(data: bytes, take: Callable[[Image.Image], Image.Image]) -> Image.Im
         raise PictureError(f"it {error}") from None
     except (OSError, ValueError, SyntaxError, MemoryError) as error:
         raise PictureError(f"it is not a picture that can be read ({error})") from None
+
+
+def _written(path: Path, tensors: dict[str, RawTensor], metadata: dict[str, str]) -> None:
+    write(path, tensors, metadata)
 
 
 def _checksum(raw: dict[str, bytes]) -> str:

@@ -14,6 +14,8 @@ from lora_daemon.pipe import Memory
 from shared.errors import Code, LoraError
 from shared.filenames import to_text
 
+_NO_MEMORY = ("can't allocate memory", "could not create a primitive")  # torch's own, oneDNN's
+
 
 def use_threads() -> int:
     """Set torch's threads to LORA_TUI_THREADS, or to the cores this process may use."""
@@ -61,7 +63,7 @@ def free_cache() -> None:
 def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def poisoned(error: BaseException) -> bool:

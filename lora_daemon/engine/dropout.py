@@ -22,7 +22,8 @@ class Dropout:
         self.numbers, self.ranks = network.dropout, network.rank_dropout
         self.modules = network.module_dropout
         self._seed = seed
-        self._own = torch.Generator(device)
+        # Where only shapes are counted, nothing is drawn.
+        self._own = torch.Generator("cpu" if device.type == "meta" else device)
 
     @property
     def on(self) -> bool:

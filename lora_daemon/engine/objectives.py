@@ -38,7 +38,7 @@ def objective(settings: Loss, base: Base) -> Objective:
     """The recipe's loss on a base, in float32."""
     plain = settings.kind == "l2" and settings.weighting == "none"
     distance = _distance(settings, base)
-    weights = _weights(settings, base).to(base.device)
+    weights = weights_of(settings, base).to(base.device)
 
     def weighted(predicted: Tensor, target: Tensor, t: Tensor, counts: Tensor | None) -> Tensor:
         if plain and counts is None:
@@ -51,7 +51,7 @@ def objective(settings: Loss, base: Base) -> Objective:
     return weighted
 
 
-def _weights(settings: Loss, base: Base) -> Tensor:
+def weights_of(settings: Loss, base: Base) -> Tensor:
     """The weight of each timestep, float32 (timesteps,).
 
     Min-SNR (https://arxiv.org/abs/2303.09556) and debiased estimation

@@ -15,9 +15,10 @@ import torch
 
 from lora_daemon.engine import bases
 from lora_daemon.engine import device as devices
+from lora_daemon.engine.bases import checkpointed
 from lora_daemon.engine.cache import LatentsCache
 from lora_daemon.engine.feed import choose
-from lora_daemon.engine.run import adapter_for, as_trained, checkpointed, fed, read
+from lora_daemon.engine.run import adapter_for, as_trained, fed, read
 from lora_daemon.engine.together import Place, joined
 from lora_daemon.engine.train import follow
 from shared.errors import LoraError

@@ -122,7 +122,7 @@ class States:
         }
         progress = msgspec.json.encode(state.progress).decode()
         metadata = {"progress": progress, "checksum": _checksum(raw, progress)}
-        write(self.root / f"step{state.progress.step:09d}.safetensors", tensors, metadata)
+        write(self.root / _file_name(state.progress.step), tensors, metadata)
         for old in self._files()[KEPT:]:
             with contextlib.suppress(OSError):
                 old.unlink()
@@ -137,6 +137,16 @@ class States:
                 damaged.append(f"{path.name} is damaged ({error})")
         return None, damaged
 
+    def thin(self) -> None:
+        """Let go of all but the newest whole state."""
+        state, _ = self.newest()
+        if state is None:
+            return
+        for path in self._files():
+            if path.name != _file_name(state.progress.step):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
     def forget_after(self, step: int) -> None:
         """Remove states newer than ``step``: damaged ones, or those of a diverged stretch."""
         for path in self._files():
@@ -147,6 +157,10 @@ class States:
     def _files(self) -> list[Path]:
         """Newest first."""
         return sorted(self.root.glob("step*.safetensors"), reverse=True)
+
+
+def _file_name(step: int) -> str:
+    return f"step{step:09d}.safetensors"
 
 
 def optimizer_memory(

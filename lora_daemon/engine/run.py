@@ -9,31 +9,46 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import torch
 
-from lora_daemon.engine import lora_file
+from lora_daemon.engine import lora_file, relief
 from lora_daemon.engine.adapters import Adapter
-from lora_daemon.engine.bases import Base, ending_in_noise
+from lora_daemon.engine.bases import Base, best_precision, checkpointed, ending_in_noise
 from lora_daemon.engine.cache import LatentsCache, Moments
-from lora_daemon.engine.device import explained, free_cache
+from lora_daemon.engine.device import explained, free_cache, poisoned
+from lora_daemon.engine.diverged import Evidence, gathered, likely, risen_from, told
 from lora_daemon.engine.feed import Choice, Feed, choose
 from lora_daemon.engine.files import sweep
 from lora_daemon.engine.lora_metadata import Made, fits
 from lora_daemon.engine.masks import masks
+from lora_daemon.engine.memory import Counted, Need
 from lora_daemon.engine.optimizers import no_8bit, optimizer_for
 from lora_daemon.engine.resume import Fingerprint, Progress, States
 from lora_daemon.engine.samples import Samples
 from lora_daemon.engine.session import Session
+from lora_daemon.engine.space import Space
 from lora_daemon.engine.steering import Commands, Leave, Steering, Tell
 from lora_daemon.engine.studio import Studio
 from lora_daemon.engine.together import led, world_of
 from lora_daemon.engine.train import train
-from lora_daemon.pipe import Finished, Freeze, Notice, Resumed, RunFailed, Serving, Skipped, Train
+from lora_daemon.pipe import (
+    Finished,
+    Freeze,
+    Notice,
+    Point,
+    Resumed,
+    RunFailed,
+    Serving,
+    Skipped,
+    Train,
+)
 from shared import recipe as recipes
 from shared.errors import Code, Failure, LoraError
+from shared.filenames import typed
 from shared.recipe import Recipe, total_steps
 
 Aside = Callable[[], contextlib.AbstractContextManager[None]]
@@ -68,7 +83,36 @@ def run(order: Train, studio: Studio, commands: Commands, tell: Tell) -> None:
         steering.leave_waiting()
     if failure is not None:
         free_cache()  # only here: the error's frames held on to what they had allocated
+        if failure.code is Code.OUT_OF_MEMORY:
+            failure = _relieved(failure, order, studio, steering.position[0])
         tell(RunFailed(run=order.run, failure=failure))
+
+
+def _relieved(failure: Failure, order: Train, studio: Studio, step: int) -> Failure:
+    """Where the memory was not enough: with the setting that saves most, if it can be counted."""
+    try:
+        recipe, freeze = read(Path(order.run_dir))
+        counted = Counted(Path(typed(freeze.base_path)), freeze.base_predicts)
+        asked = recipe.training.precision
+        precision = best_precision(studio.device) if asked == "auto" else asked
+
+        def need(recipe: Recipe) -> Need:
+            other = recipe.training.precision
+            return counted.need(recipe, precision if other == asked else other, len(freeze.every))
+
+        side = recipe.dataset.resolution or counted.resolution
+        limit = relief.available(studio.device)
+        offered = relief.settings(recipe, precision, side, studio.device)
+        found = relief.relief(recipe, offered, need, limit)
+        message = relief.told(found, need(recipe), limit, order.run, step)
+    except Exception as error:  # the count is an offer: what it fails of is not the user's fault
+        if poisoned(error):
+            raise
+        traceback.print_exc()
+        return failure
+    return msgspec.structs.replace(
+        failure, message=message, data={**failure.data, **relief.data(found)}
+    )
 
 
 def _run(order: Train, studio: Studio, steering: Steering) -> None:
@@ -95,9 +139,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
                 raise
             stop_at_once = True  # what the run had learnt before becomes its LoRA
 
-    choice, moments = choose(
-        freeze, LatentsCache(Path(order.cache_dir), base, resolution), run_dir, look
-    )
+    choice, moments = choose(freeze, _latents(order, base, resolution, steering), run_dir, look)
     for path, reason in choice.skipped:
         steering.tell(Skipped(run=order.run, path=path, reason=reason))
     noised = as_trained(recipe, base)
@@ -141,12 +183,26 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
                 samples.catch_up(session.step, feed.steps_per_epoch)
         with (
             checkpointed(base, recipe.training.checkpointing),
-            _last_good(session),
+            _last_good(
+                session,
+                partial(gathered, recipe, noised, adapter, feed, _paths(freeze, choice), run_dir),
+            ),
             led(order, parts, base.device) as together,
         ):
             train(recipe, noised, adapter, optimizer, feed, session, together)
     finally:
         adapter.remove()
+
+
+def _latents(order: Train, base: Base, resolution: int, steering: Steering) -> LatentsCache:
+    """The cache, which waits for room where the disk is full."""
+    space = Space(Path(order.run_dir), steering, States(Path(order.run_dir) / "state").thin)
+    return LatentsCache(Path(order.cache_dir), base, resolution, space.insist)
+
+
+def _paths(freeze: Freeze, choice: Choice) -> list[str]:
+    """Of the pictures that the run uses, in the feed's order."""
+    return [freeze.every[one.index].path for one in choice.used]
 
 
 def adapter_for(base: Base, recipe: Recipe) -> Adapter:
@@ -209,31 +265,35 @@ def _begin_from(start: str, base: Base, adapter: Adapter, steering: Steering) ->
 
 
 @contextlib.contextmanager
-def _last_good(session: Session) -> Iterator[None]:
-    """Where a run diverges, what it had learnt before is kept."""
+def _last_good(session: Session, look_into: Callable[[Point], Evidence]) -> Iterator[None]:
+    """Where a run diverges, what it had learnt before is kept, and the likely cause is told."""
     try:
         yield
     except LoraError as error:
-        if error.code is Code.DIVERGED:
-            raise _with_last_good(session, error) from None
+        if error.code is Code.DIVERGED and session.bad is not None:
+            evidence = look_into(session.bad)
+            raise _with_last_good(session, evidence, error) from None
         raise
 
 
-def _with_last_good(session: Session, error: LoraError) -> LoraError:
+def _with_last_good(session: Session, evidence: Evidence, error: LoraError) -> LoraError:
     """Keep the LoRA of the newest state from before the divergence, and say so."""
     state, _ = session.states.newest()
-    if state is None or not state.progress.step:
-        return LoraError(error.code, f"{error.message} Nothing good was saved before.",
-                         data=error.data)  # fmt: skip
-    session.step = state.progress.step
-    session.put_back(state)
-    session.keep()
+    cause, data, kept = likely(evidence), dict(error.data), "Nothing good was saved before."
+    at = 0
+    if state is not None and state.progress.step:
+        at = session.step = state.progress.step
+        session.put_back(state)
+        session.keep()
+        kept = f"The LoRA of step {at}, the last good state, is kept as {session.lora}."
+        data |= {"kept": session.lora, "kept_step": at}
+        if (risen := risen_from(evidence.points)) and at >= risen:
+            at = max((step for step in session.kept_steps() if step < risen), default=0)
+            kept += f" The loss had been rising since step {risen}."
     return LoraError(
-        error.code,
-        f"{error.message} The LoRA of step {session.step}, the last good state, is kept as "
-        f"{session.lora}.",
-        data={**error.data, "kept": session.lora, "kept_step": session.step},
-    )
+        error.code, f"{error.message} {told(cause, session.steering.run, at)} {kept}",
+        data={**data, "settings": cause.settings, "at": at},
+    )  # fmt: skip
 
 
 def _tell_resumed(steering: Steering, now: Fingerprint, progress: Progress) -> None:
@@ -266,19 +326,6 @@ def _notices(recipe: Recipe, base: Base, captions: list[str]) -> Iterator[str]:
             f"AdamW cannot be had in 8 bits: {why}. It is used in 32 bits, which does the same in "
             "a few megabytes more."
         )
-
-
-@contextlib.contextmanager
-def checkpointed(base: Base, wanted: bool) -> Iterator[None]:
-    """The denoiser keeps few activations, if ``wanted``, for as long as the context lasts."""
-    if not wanted:
-        yield
-        return
-    base.denoiser.enable_gradient_checkpointing()
-    try:
-        yield
-    finally:
-        base.denoiser.disable_gradient_checkpointing()
 
 
 def read(run_dir: Path) -> tuple[Recipe, Freeze]:

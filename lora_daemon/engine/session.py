@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from lora_daemon.engine.resume import (
     put_back_memory,
 )
 from lora_daemon.engine.samples import comes_due
+from lora_daemon.engine.space import Space
 from lora_daemon.engine.steering import Leave, Outcome, Steering
 from lora_daemon.pipe import CheckpointSaved, Finished, Notice, Point, StateSaved, Tick
 from shared.errors import Code, LoraError
@@ -33,7 +34,6 @@ from shared.safetensors_file import write
 
 TICK = 0.25  # seconds
 WINDOW = 5.0  # seconds of training that the speed is taken over
-RETRY = 15.0  # seconds between attempts to save to a full disk
 TAIL = 100  # losses in the mean that a finished run reports
 
 
@@ -56,8 +56,10 @@ class Session:
         self.step = 0  # steps done
         self.outcome: Outcome = "finished"
         self.lora = ""
+        self.bad: Point | None = None  # the step that went wrong, if one did
         self.states = States(run_dir / "state")
         self.metrics = Metrics(run_dir)
+        self.space = Space(run_dir, steering, self.states.thin)
         self._sample = sample
         self._losses: deque[float] = deque(maxlen=TAIL)
         self._pending: list[tuple[Tensor, float, Tensor, float]] = []
@@ -154,11 +156,12 @@ class Session:
         )
         if len(good) < len(points):
             bad = next(p for p in points if not math.isfinite(p.loss + p.grad_norm))
+            self.bad = bad
             what = "loss" if not math.isfinite(bad.loss) else "gradient"
             raise LoraError(
                 Code.DIVERGED,
                 f"The {what} became {bad.loss if what == 'loss' else bad.grad_norm} at step "
-                f"{bad.step}. Try a lower optimizer.learning_rate, or fp32.",
+                f"{bad.step}.",
                 data={"step": bad.step},
             )
 
@@ -224,11 +227,12 @@ class Session:
         progress = Progress(self.step, numbers, list(self._losses), self.fingerprint)
         state = State(progress, tensors)
         if not state.finite:
+            self.bad = Point(self.step, math.nan, 0.0, math.nan, time.time())
             raise LoraError(
                 Code.DIVERGED, f"The LoRA is no longer finite at step {self.step}.",
                 data={"step": self.step},
             )  # fmt: skip
-        self._insist(lambda: self._publish(state))
+        self.space.insist(lambda: self._publish(state), _bytes(state.tensors.values()))
         self._state_step = self.step
         self._saved = time.monotonic()
         self.steering.tell(StateSaved(run=self.steering.run, step=self.step))
@@ -251,7 +255,7 @@ class Session:
             nonlocal size
             size = write(path, tensors, metadata(self.made, tensors, self.step, self.epoch))
 
-        self._insist(save)
+        self.space.insist(save, sum(len(one.data) for one in tensors.values()))
         self.lora = f"lora/{path.name}"
         self.steering.tell(
             CheckpointSaved(
@@ -261,27 +265,12 @@ class Session:
         )  # fmt: skip
         self.steering.enter(before)
 
-    def _insist(self, save: Callable[[], None]) -> None:
-        """Save; where the disk will not have it, say so once and wait until it will.
-
-        Told to stop or suspend meanwhile, the run fails with the disk's error.
-        """
-        said = False
-        while True:
-            try:
-                save()
-                return
-            except LoraError as error:
-                if not said:
-                    self._notice(
-                        f"{error.message} The run waits, with all its work in memory, and tries "
-                        f"again each {RETRY:.0f} seconds."
-                    )
-                    said = True
-                try:
-                    self.steering.hold(RETRY)
-                except Leave:
-                    raise error from None
+    def kept_steps(self) -> list[int]:
+        """The steps of which this run has kept a LoRA."""
+        kept = (
+            path.stem.rpartition("-step")[2] for path in (self.run_dir / "lora").glob("*-step*")
+        )
+        return [int(step) for step in kept if step.isdecimal()]
 
     def _finish(self) -> None:
         self.save_state()
@@ -297,3 +286,7 @@ class Session:
 
     def _notice(self, message: str) -> None:
         self.steering.tell(Notice(run=self.steering.run, message=message))
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(one.numel() * one.element_size() for one in tensors)

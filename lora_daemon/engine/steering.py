@@ -100,11 +100,11 @@ class Steering:
             self._commands.put_off(self._patient.pop(0))
 
     def hold(self, seconds: float) -> None:
-        """Be paused for some seconds, or until told to go on. Raises Leave."""
+        """Be paused for some seconds, or until told to try again ("resume"). Raises Leave."""
         before = self.enter("paused")
         command = self._commands.take(seconds)
         self.enter(before)
-        if command is not None and not _is(command, self.run, "pause", "sample", "save"):
+        if command is not None and not _is(command, self.run, "pause", "resume", "sample", "save"):
             self._obey(command)
 
     @property

@@ -73,6 +73,9 @@ def test_a_run_on_a_full_disk_waits_and_ends_with_the_same_bytes(
         one.send(order)
         one.until(pipe.StateSaved)
         ballast = _fill(small_disk)
+        assert one.until(pipe.NoSpace).needed > 0  # the daemon may make room, before anything else
+        assert len(list((small_disk / "run" / "state").glob("step*"))) == 1
+        one.steer("resume")
         notice = one.until(pipe.Notice)
         assert "disk is full" in notice.message and "in memory" in notice.message
         one.until(pipe.Phase, lambda told: told.phase == "paused")
@@ -80,9 +83,28 @@ def test_a_run_on_a_full_disk_waits_and_ends_with_the_same_bytes(
         ballast.unlink()
         one.steer("resume")  # try again now
         one.until(pipe.Finished)
+    assert "room on the disk again" in one.of(pipe.Notice)[-1].message
     assert work.content(order) == work.content(unbroken)
     rows = (small_disk / "run" / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == [str(step) for step in range(1, 161)]
+
+
+def test_a_run_that_is_given_room_goes_on_without_a_word(
+    small_disk: Path, tmp_path: Path, base_path: Path
+) -> None:
+    order = work.prepare(
+        small_disk / "run", base_path, work.pictures(tmp_path / "pictures"),
+        training={"epochs": 40}, save={"resume_seconds": 0.05},
+    )  # fmt: skip
+    with work.worker() as one:
+        one.send(order)
+        one.until(pipe.StateSaved)
+        ballast = _fill(small_disk)
+        one.until(pipe.NoSpace)
+        ballast.unlink()
+        one.steer("resume")
+        one.until(pipe.Finished)
+    assert not one.of(pipe.Notice)
 
 
 def test_a_run_stopped_on_a_full_disk_fails_and_its_last_state_stays_good(

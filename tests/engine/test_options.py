@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora_daemon.engine import bases, lora_file, noises, optimizers, resume, run, samplers
+from lora_daemon.engine import bases, lora_file, noises, optimizers, resume, samplers
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.captions import shown
@@ -428,7 +428,7 @@ def test_checkpointing_changes_the_memory_and_not_the_result(base: Base, tmp_pat
             return tensor
 
         try:
-            with run.checkpointed(base, wanted):
+            with bases.checkpointed(base, wanted):
                 with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                     out = base.denoise(batch.latents, batch.timesteps, batch.text)
                 kept.append(sum(sizes))

@@ -233,6 +233,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_the_last_good_state(
     assert failed.failure.code is Code.DIVERGED
     kept = Path(order.run_dir) / failed.failure.data["kept"]
     assert kept.exists() and str(failed.failure.data["kept_step"]) in failed.failure.message
+    assert "Likely cause: optimizer.learning_rate = 1 is 500 times" in failed.failure.message
+    assert failed.failure.data["settings"] == ["optimizer.learning_rate=0.002", "network.alpha=4.0"]
+    assert "`lora-tui run fork r1 --at" in failed.failure.message
     states = sorted((Path(order.run_dir) / "state").glob("step*"))
     assert states and f"{failed.failure.data['kept_step']:09d}" in states[-1].name
 

@@ -1,0 +1,134 @@
+"""A worker that hangs: noticed by its silence, told, and ended so that its run can go on.
+
+The worker's own thread says each second what memory it has, whatever else it does; a process that
+is stopped, or stuck in its driver, does not. And a run that is at work says something at each step,
+picture and phase. Both are given far more time than they ever need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+
+from lora_daemon import pipe
+from lora_daemon.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+EVERY = 5.0  # seconds between two looks
+# Seconds of silence, by what the run is doing; paused, it waits for a person.
+LIMITS: Mapping[str, float] = {
+    "loading": 3600.0, "caching": 1800.0, "training": 1800.0, "sampling": 3600.0, "saving": 1800.0,
+}  # fmt: skip
+DEAD = 600.0  # seconds without a sign of life
+STEPS = 20  # a step may take so many times as long as the longest before
+
+
+def limits() -> tuple[Mapping[str, float], float]:
+    """``LIMITS`` and ``DEAD``; LORA_TUI_WORKER_SILENCE (seconds) stands for all of them."""
+    asked = os.environ.get("LORA_TUI_WORKER_SILENCE", "")
+    try:
+        seconds = float(asked)
+    except ValueError:
+        return LIMITS, DEAD
+    return dict.fromkeys(LIMITS, seconds), seconds
+
+
+class Silence:
+    """When the worker was last heard, and whether that is too long ago. Seconds of one clock."""
+
+    def __init__(self, now: float) -> None:
+        self._limits, self._dead = limits()
+        self.begin(now)
+
+    def begin(self, now: float) -> None:
+        """A new worker, or one that rested."""
+        self._alive = self._worked = now
+        self._phase = ""
+        self._longest = 0.0  # between two reports of training
+
+    def hear(self, report: object, now: float) -> None:
+        self._alive = now
+        if isinstance(report, pipe.Memory):
+            return
+        if isinstance(report, pipe.Tick) and self._phase == "training":
+            self._longest = max(self._longest, now - self._worked)
+        if isinstance(report, pipe.Phase):
+            self._phase = report.phase
+        elif isinstance(report, pipe.Finished | pipe.RunFailed):
+            self._phase = ""
+        self._worked = now
+
+    def too_long(self, now: float) -> str:
+        """What the worker has not done for too long, to follow "The engine worker"; or nothing."""
+        if now - self._alive > self._dead:
+            return f"has given no sign of life for {_in_words(now - self._alive)}"
+        limit = self._limits.get(self._phase)
+        if limit is None:
+            return ""
+        limit = max(limit, STEPS * self._longest)
+        if now - self._worked > limit:
+            return (
+                f"has been {self._phase} for {_in_words(now - self._worked)} without getting "
+                "anywhere"
+            )
+        return ""
+
+
+class Watchdog:
+    """Ends a worker that is silent for too long. ``clock``: seconds, that stand still while the
+    machine sleeps."""
+
+    def __init__(
+        self, supervisor: Supervisor, clock: Callable[[], float] = time.monotonic
+    ) -> None:  # fmt: skip
+        self._supervisor = supervisor
+        self._clock = clock
+        self._silence = Silence(clock())
+        self._pid = 0
+        self._looked = clock()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._supervisor.heard = self._heard
+        self._task = asyncio.create_task(self._run(), name="watchdog")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def look(self) -> None:
+        """End the worker if it hangs."""
+        now, before = self._clock(), self._looked
+        self._looked = now
+        if self._supervisor.pid != self._pid or now - before > 10 * EVERY:
+            # Another worker; or this process stood still itself, and heard nobody meanwhile.
+            self._pid = self._supervisor.pid
+            self._silence.begin(now)
+            return
+        if self._pid and (why := self._silence.too_long(now)):
+            log.warning("worker %d %s", self._pid, why)
+            self._supervisor.give_up(f"it {why}, so it was ended; a hung driver or disk is likely")
+
+    def _heard(self, report: object) -> None:
+        if self._supervisor.pid != self._pid:
+            self._pid = self._supervisor.pid
+            self._silence.begin(self._clock())
+        self._silence.hear(report, self._clock())
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY)
+            self.look()
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes"

@@ -1,0 +1,104 @@
+"""A worker that hangs is noticed by its silence and ended; one that may be silent is left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from lora_daemon import pipe, watchdog
+from lora_daemon.watchdog import DEAD, LIMITS, STEPS, Silence
+from shared import wire
+from tests.daemon.house import House, hollow_base, with_fake_worker
+from tests.daemon.process import pictures
+
+MEMORY = pipe.Memory(allocated=0, cached=0, peak=0)
+
+
+def phase(name: str) -> pipe.Phase:
+    return pipe.Phase(run="r1", phase=name)  # type: ignore[arg-type]
+
+
+def tick() -> pipe.Tick:
+    return pipe.Tick(run="r1", step=1, steps=2, epoch=1, epochs=1, points=[], speed=0.0)
+
+
+def beating(silence: Silence, begin: float, end: float) -> str:
+    """What is said at the end of a time in which only the memory is told."""
+    now = begin
+    while now < end:
+        now = min(end, now + 60)
+        silence.hear(MEMORY, now)
+    return silence.too_long(now)
+
+
+@pytest.mark.parametrize("name", list(LIMITS))
+def test_a_run_at_work_must_say_something_now_and_then(name: str) -> None:
+    silence = Silence(0.0)
+    silence.hear(phase(name), 10.0)
+    assert not beating(silence, 10.0, 10.0 + LIMITS[name])
+    said = beating(silence, 10.0 + LIMITS[name], 20.0 + LIMITS[name])
+    assert f"has been {name} for" in said and "minutes" in said
+
+
+def test_what_waits_for_a_person_may_be_silent_but_not_dead() -> None:
+    for report in (phase("paused"), pipe.Finished(run="r1", outcome="finished", step=1, loss=0.0)):
+        silence = Silence(0.0)
+        silence.hear(phase("training"), 1.0)
+        silence.hear(report, 2.0)
+        assert not beating(silence, 2.0, 1e6)
+        assert "no sign of life" in silence.too_long(1e6 + DEAD + 1)
+
+
+def test_slow_steps_are_given_their_time() -> None:
+    silence = Silence(0.0)
+    silence.hear(phase("training"), 0.0)
+    beating(silence, 0.0, 1000.0)
+    silence.hear(tick(), 1000.0)
+    assert not beating(silence, 1000.0, 1000.0 + STEPS * 1000)
+    assert beating(silence, 1000.0 + STEPS * 1000, 1100.0 + STEPS * 1000)
+
+
+def test_the_limits_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_TUI_WORKER_SILENCE", "5")
+    silence = Silence(0.0)
+    silence.hear(phase("caching"), 0.0)
+    silence.hear(MEMORY, 5.0)
+    assert silence.too_long(6.0)
+    monkeypatch.setenv("LORA_TUI_WORKER_SILENCE", "soon")
+    assert watchdog.limits() == (LIMITS, DEAD)
+
+
+async def test_a_stopped_worker_is_ended_and_its_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_fake_worker(monkeypatch, tmp_path)
+    house = House(tmp_path / "home")
+    await house.domain.start()
+    try:
+        await house.call(wire.ImportDataset(path=str(pictures(tmp_path / "set", 2))))
+        await house.call(wire.AddBase(path=str(hollow_base(tmp_path / "base"))))
+        await house.call(wire.StartRun(
+            recipe='[base]\nname = "base"\n[dataset]\nname = "set"\n'
+        ))  # fmt: skip
+        await house.until(lambda: house.run().state == "training")
+        pid = house.domain.worker().pid
+        os.kill(pid, signal.SIGSTOP)
+        dog = house.domain._watchdog
+        begun = dog._clock()
+        dog.look()
+        assert house.domain.worker().pid == pid  # not too long yet
+        dog._looked = begun + DEAD
+        monkeypatch.setattr(dog, "_clock", lambda: begun + DEAD + 1)
+        dog.look()
+        monkeypatch.undo()
+        with_fake_worker(monkeypatch, tmp_path)
+        await house.until(lambda: house.run().restarts == 1)
+        await house.until(lambda: house.run().state == "training")
+        assert house.domain.worker().pid != pid
+        log = "\n".join(house.domain.run_log("r0001", 100))
+        assert "no sign of life for 10 minutes" in log and "a hung driver or disk" in log
+    finally:
+        await house.close()
