@@ -83,12 +83,14 @@ class DomainStatus:
 class Domain:
     """Registers a handler for every request but the daemon's own (status, stop, log, state)."""
 
+    _gpu: tuple[nvidia.Driver, str | None] | None = None
+    _listening: asyncio.Task[None] | None = None
+
     def __init__(self, daemon: service.Daemon, handlers: service.Handlers) -> None:
         self._daemon = daemon
         self._supervisor = Supervisor(daemon.workspace)
         self._orders = Orders(self._supervisor)
         self._watchdog = Watchdog(self._supervisor)
-        self._gpu: tuple[nvidia.Driver, str | None] | None = None
         self._jobs = Jobs(daemon.hub)
         self._catalog = Catalog(daemon.store)
         self._writer = Writer(daemon, self._catalog, self._jobs)
@@ -138,7 +140,6 @@ class Domain:
         self._cards = Cards(daemon, self._library, self._thumbnails, self._choosing)
         self._telemetry = Telemetry(daemon, self._worker_use)
         self._told = wire.Worker(state="absent")
-        self._listening: asyncio.Task[None] | None = None
         self._connect()
         self._answer_of_datasets(handlers)
         self._answer_of_runs(handlers)
