@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lora_daemon.engine import kinds
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.dropout import Dropout
+from lora_daemon.engine.folded import Folded, folds
 from lora_daemon.engine.fused import fuse
 from lora_daemon.engine.kinds import ADAPTER, MAGNITUDE
 from lora_daemon.engine.mix import TEXT, Placed
@@ -100,17 +101,26 @@ class Adapter:
             for place, one in chosen.items()
         ]
         self.dropout = Dropout(network, seed, base.device)
-        for layer in self._layers.values():
-            if self.dropout.on:
-                self.dropout.attach(layer, ADAPTER)
-            elif isinstance(layer, Linear) and network.kind == "lora":
-                fuse(layer, ADAPTER)
+        self._folded = self._fastened(base.family.denoiser, network.kind)
         for module in self.modules:
             plain = self._plain[module.network, module.path].weight
             values = {role: weight.data for role, weight in module.weights.items()}
             kinds.begin(values, plain, seed, module.name)
         self.average = self.vector.data.clone() if ema else None
         self.kept: Callable[[], Tensor] | None = None  # what is kept, if not the vector itself
+
+    def _fastened(self, denoiser: str, kind: str) -> Folded | None:
+        """Let each layer compute its forward in the cheapest way that is exact."""
+        folded = []
+        for (part, _), layer in self._layers.items():
+            if self.dropout.on:
+                self.dropout.attach(layer, ADAPTER)
+            elif isinstance(layer, Linear) and kind == "lora":
+                if part == denoiser and folds(layer, ADAPTER):
+                    folded.append(layer)
+                else:
+                    fuse(layer, ADAPTER)
+        return Folded(self._networks[denoiser], folded, ADAPTER) if folded else None
 
     def _laid(self, chosen: Mapping[Place, _Chosen]) -> dict[Place, dict[str, nn.Parameter]]:
         """Make every weight a view of one vector, and its gradient a view of the vector's.
@@ -230,6 +240,8 @@ class Adapter:
     def remove(self) -> None:
         """Leave the base as it was before."""
         self._put(self._plain)
+        if self._folded is not None:
+            self._folded.remove()
         for network in self._networks.values():
             if hasattr(network, "peft_config"):
                 del network.peft_config
