@@ -1,5 +1,6 @@
-"""Steps per second at batch 1: ours against the textbook's, against our loop alone, and against the
-floor: the bare frozen denoiser, forward and back to its input.
+"""Steps per second at batch 1: ours against the textbook's, against our loop alone, against the
+floor (the bare frozen denoiser, forward and back to its input), and against our loop alone without
+each of the ways in which it is eased.
 
     python -m bench.steps [--base FOLDER] [--threads 2] [--pairs 9] [--steps 20]
 
@@ -14,6 +15,7 @@ import lora_daemon.engine  # noqa: F401  first: it settles how OpenMP's threads 
 
 # isort: split
 import argparse
+import contextlib
 import json
 import statistics
 import tempfile
@@ -21,13 +23,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bench.textbook import textbook
-from lora_daemon.engine import bases
+from lora_daemon.engine import adapters, bases
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache
@@ -44,6 +47,7 @@ from tests.engine import tiny_base
 from tests.engine.worker_process import pictures
 
 WARM_UP = 5
+EASED = ("folded",)  # what is computed in another way than the general one
 
 
 class Taken(NamedTuple):
@@ -113,6 +117,14 @@ class Quiet:
         return False
 
 
+@contextlib.contextmanager
+def without(way: str) -> Iterator[None]:
+    """Adapters made meanwhile compute the general way what ``way`` eases."""
+    judge = {"folded": (adapters, "folds")}[way]
+    with mock.patch.object(*judge, lambda *_: False):
+        yield
+
+
 class Floor:
     """What no trainer of this base can leave out: its forward, and its backward to its input."""
 
@@ -153,26 +165,33 @@ def prepared(freeze: Freeze, directory: Path) -> tuple[Any, ...]:
 def measure(base_path: Path, work: Path, pairs: int, length: int) -> dict[str, list[Taken]]:
     """What each arm's turns took, ``length`` steps each."""
     freeze = freeze_of(base_path, work)
-    taken: dict[str, list[Taken]] = {"ours": [], "textbook": [], "alone": [], "floor": []}
+    taken: dict[str, list[Taken]] = {"ours": []}
 
     reference = textbook(
         base_path, [(Path(one.path), one.caption) for one in freeze.pictures],
         resolution=bases.load(base_path, torch.device("cpu")).resolution, rank=8, seed=42,
     )  # fmt: skip
     *bare, _ = prepared(freeze, work / "alone")
-    train(*bare, Alone(WARM_UP))  # type: ignore[arg-type]
-    for _ in range(WARM_UP):
-        next(reference)
     floor = Floor(bases.load(base_path, torch.device("cpu")), bare[4])
-    floor.steps(WARM_UP)
+    arms: dict[str, Callable[[int], object]] = {
+        "textbook": lambda steps: [next(reference) for _ in range(steps)],
+        "alone": lambda steps: train(*bare, Alone(steps)),  # type: ignore[arg-type]
+        "floor": floor.steps,
+    }
+    for way in EASED:
+        with without(way):
+            *general, _ = prepared(freeze, work / way)
+        arms[f"without_{way}"] = lambda steps, given=general: train(*given, Alone(steps))  # type: ignore[misc,arg-type]
+    for name, arm in arms.items():
+        taken[name] = []
+        arm(WARM_UP)
 
     def turn(own: Taken | None) -> None:
         if own is not None:
             taken["ours"].append(own)
-        if len(taken["textbook"]) < pairs:
-            taken["textbook"].append(_timed(lambda: [next(reference) for _ in range(length)]))
-            taken["alone"].append(_timed(lambda: train(*bare, Alone(length))))  # type: ignore[arg-type]
-            taken["floor"].append(_timed(lambda: floor.steps(length)))
+        for name, arm in arms.items():
+            if len(taken[name]) < pairs:
+                taken[name].append(_timed(lambda arm=arm: arm(length)))  # type: ignore[misc]
 
     *full, made = prepared(freeze, work / "ours")
     sink: list[int] = []
@@ -234,7 +253,8 @@ def main() -> None:
     }
     against = {
         arm: summary([b.clock / a.clock for a, b in zip(taken["ours"], taken[arm], strict=True)])
-        for arm in ("textbook", "alone", "floor")
+        for arm in taken
+        if arm != "ours"
     }
     answer = {
         "steps_per_second": speeds, "processor_ms": processor, "ours_against": against,

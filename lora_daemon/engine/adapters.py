@@ -101,7 +101,7 @@ class Adapter:
             for place, one in chosen.items()
         ]
         self.dropout = Dropout(network, seed, base.device)
-        self._folded = self._fastened(base.family.denoiser, network.kind)
+        self._eased = self._fastened(base.family.denoiser, network.kind)
         for module in self.modules:
             plain = self._plain[module.network, module.path].weight
             values = {role: weight.data for role, weight in module.weights.items()}
@@ -109,7 +109,7 @@ class Adapter:
         self.average = self.vector.data.clone() if ema else None
         self.kept: Callable[[], Tensor] | None = None  # what is kept, if not the vector itself
 
-    def _fastened(self, denoiser: str, kind: str) -> Folded | None:
+    def _fastened(self, denoiser: str, kind: str) -> list[Folded]:
         """Let each layer compute its forward in the cheapest way that is exact."""
         folded = []
         for (part, _), layer in self._layers.items():
@@ -120,7 +120,7 @@ class Adapter:
                     folded.append(layer)
                 else:
                     fuse(layer, ADAPTER)
-        return Folded(self._networks[denoiser], folded, ADAPTER) if folded else None
+        return [Folded(self._networks[denoiser], folded, ADAPTER)] if folded else []
 
     def _laid(self, chosen: Mapping[Place, _Chosen]) -> dict[Place, dict[str, nn.Parameter]]:
         """Make every weight a view of one vector, and its gradient a view of the vector's.
@@ -240,8 +240,8 @@ class Adapter:
     def remove(self) -> None:
         """Leave the base as it was before."""
         self._put(self._plain)
-        if self._folded is not None:
-            self._folded.remove()
+        for eased in self._eased:
+            eased.remove()
         for network in self._networks.values():
             if hasattr(network, "peft_config"):
                 del network.peft_config

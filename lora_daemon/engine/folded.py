@@ -15,7 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft.tuners.lora import Linear
-from torch import Tensor, nn
+from torch import Tensor
+
+from lora_daemon.engine.fused import fuse
 
 # Up to so many numbers in W, its whole gradient is cheaper than the thin products.
 LARGEST = 1 << 15
@@ -56,12 +58,13 @@ class _Fold(torch.autograd.Function):
 
 
 class Folded:
-    """The layers of a network that are folded, from now until ``remove``.
+    """The layers of a network that are folded in its forwards, from now until ``remove``. One that
+    is called by itself computes its own, as ``fuse`` has it.
 
     Needs ``.grad`` of the adapter's weights in place.
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[Linear], adapter: str) -> None:
+    def __init__(self, network: Any, layers: Sequence[Linear], adapter: str) -> None:
         together: dict[tuple[object, ...], list[Linear]] = {}
         for layer in layers:
             alike = (layer.get_base_layer().weight.shape, layer.r[adapter], layer.scaling[adapter])
@@ -78,19 +81,27 @@ class Folded:
             )
             for group in together.values()
         ]
+        self._network = network
         self._now: dict[Linear, Tensor] = {}
         for layer in layers:
-            self._attach(layer)
-        self._hook = network.register_forward_pre_hook(self._fold)
+            self._attach(layer, adapter)
+        self._hooks = (
+            network.register_forward_pre_hook(self._fold),
+            network.register_forward_hook(self._forget, always_call=True),
+        )
 
     def remove(self) -> None:
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
-    def _attach(self, layer: Linear) -> None:
-        bias = layer.get_base_layer().bias
+    def _attach(self, layer: Linear, adapter: str) -> None:
+        fuse(layer, adapter)
+        by_itself, bias = layer.forward, layer.get_base_layer().bias
 
         def forward(x: Tensor) -> Tensor:
-            return F.linear(x, self._now[layer], bias)
+            weight = self._now.get(layer)
+            out: Tensor = by_itself(x) if weight is None else F.linear(x, weight, bias)
+            return out
 
         layer.forward = forward
 
@@ -98,6 +109,10 @@ class Folded:
         apply: Any = _Fold.apply
         for alike, group in self._groups:
             self._now.update(zip(group, apply(alike.ups[0], alike).unbind(), strict=True))
+
+    def _forget(self, *_: object) -> None:
+        if not self._network.is_gradient_checkpointing:  # backward then computes forwards again
+            self._now.clear()
 
 
 def folds(layer: Linear, adapter: str) -> bool:

@@ -116,6 +116,22 @@ def test_a_layer_computes_what_pefts_own_does(
     assert taken[0].startswith("Folded" if way == "folded" else "fuse")
 
 
+def test_a_folded_layer_called_by_itself_has_the_weights_of_now(base: Base, feed: Feed) -> None:
+    adapter = Adapter(base, Network(rank=4), seed=0)
+    try:
+        batch = next(feed.batches(0))
+        base.denoise(batch.latents, batch.timesteps, batch.text)
+        adapter.vector.data.add_(0.1)
+        module = adapter.modules[0]
+        layer = base.unet.get_submodule(module.path)
+        x = torch.randn(3, module.down.shape[1])
+        scale = module.alpha / module.rank
+        wanted = x @ (layer.get_base_layer().weight + scale * module.up @ module.down).t()
+        assert torch.allclose(layer(x), wanted, atol=1e-5)
+    finally:
+        adapter.remove()
+
+
 def test_a_fresh_adapter_changes_nothing_and_repeats_from_its_seed(base: Base, feed: Feed) -> None:
     batch = next(feed.batches(0))
     vectors = []
