@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.textbook import textbook
-from lora_daemon.engine import adapters, bases
+from lora_daemon.engine import adapters, bases, turned
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache
@@ -47,7 +47,7 @@ from tests.engine import tiny_base
 from tests.engine.worker_process import pictures
 
 WARM_UP = 5
-EASED = ("folded",)  # what is computed in another way than the general one
+EASED = ("folded", "turned")  # what is computed in another way than the general one
 
 
 class Taken(NamedTuple):
@@ -120,7 +120,7 @@ class Quiet:
 @contextlib.contextmanager
 def without(way: str) -> Iterator[None]:
     """Adapters made meanwhile compute the general way what ``way`` eases."""
-    judge = {"folded": (adapters, "folds")}[way]
+    judge = {"folded": (adapters, "folds"), "turned": (turned, "turns")}[way]
     with mock.patch.object(*judge, lambda *_: False):
         yield
 

@@ -26,6 +26,7 @@ from lora_daemon.engine.kinds import ADAPTER, MAGNITUDE
 from lora_daemon.engine.mix import TEXT, Placed
 from lora_daemon.engine.names import GROUPS, targeted
 from lora_daemon.engine.start import take_over
+from lora_daemon.engine.turned import Turned
 from shared import blocks, patterns
 from shared.errors import Code, LoraError
 from shared.recipe import Network
@@ -101,7 +102,8 @@ class Adapter:
             for place, one in chosen.items()
         ]
         self.dropout = Dropout(network, seed, base.device)
-        self._eased = self._fastened(base.family.denoiser, network.kind)
+        self._eased: list[Folded | Turned] = [Turned(base.denoiser)]
+        self._eased += self._fastened(base.family.denoiser, network.kind)
         for module in self.modules:
             plain = self._plain[module.network, module.path].weight
             values = {role: weight.data for role, weight in module.weights.items()}

@@ -132,6 +132,32 @@ def test_a_folded_layer_called_by_itself_has_the_weights_of_now(base: Base, feed
         adapter.remove()
 
 
+def test_a_turned_convolution_goes_back_as_torchs_own(
+    base: Base, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 3 × 3 convolutions among others, one of them adapted itself."""
+    network = Network(targets=["attention", "conv"], rank=4, conv_rank=2)
+    gradients = []
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        adapter = Adapter(base, network, seed=0)
+        try:
+            adapter.vector.data.add_(0.1)
+            batch = next(feed.batches(0))
+            predicted = base.denoise(batch.latents, batch.timesteps, batch.text)
+            F.mse_loss(predicted, batch.noise).backward()  # type: ignore[no-untyped-call]
+            gradients.append(adapter.gradient.clone())
+            own = [one for one in base.unet.modules() if "forward" in vars(one)]
+            turned_over = [one for one in own if isinstance(one, torch.nn.Conv2d)]
+            assert len(turned_over) == (0 if threads == 1 else 19)
+            assert all(one.stride == (1, 1) for one in turned_over)
+        finally:
+            adapter.remove()
+        assert not any("forward" in vars(one) for one in base.unet.modules())
+    assert torch.allclose(*gradients, atol=1e-6)
+    assert float(gradients[0].abs().max()) > 1e-4
+
+
 def test_a_fresh_adapter_changes_nothing_and_repeats_from_its_seed(base: Base, feed: Feed) -> None:
     batch = next(feed.batches(0))
     vectors = []
