@@ -6,7 +6,8 @@ each of the ways in which it is eased.
 
 All arms run in one process and take turns, so that whatever else the machine does meets them alike.
 Prints one JSON object: per arm the median speed and milliseconds of processor time a step, per
-ratio of that arm's time to ours the median and an interval (order statistics, about 95 %).
+ratio of that arm's time to ours (``ours_against``) or to our loop alone (``alone_against``) the
+median and an interval (order statistics, about 95 %).
 """
 
 from __future__ import annotations
@@ -216,6 +217,11 @@ def _timed(work: Callable[[], object]) -> Taken:
     return Taken.since(began)
 
 
+def against(ours: list[Taken], others: list[Taken]) -> dict[str, float]:
+    """How much longer by the clock another arm's turns took than those beside them."""
+    return summary([other.clock / own.clock for own, other in zip(ours, others, strict=True)])
+
+
 def summary(ratios: list[float]) -> dict[str, float]:
     """Median, and the order statistics that hold it in about 95 % of cases (7 ≤ n ≤ 15)."""
     ordered = sorted(ratios)
@@ -251,13 +257,16 @@ def main() -> None:
         arm: round(1000 / steps * statistics.median(one.processor for one in turns), 2)
         for arm, turns in taken.items()
     }
-    against = {
-        arm: summary([b.clock / a.clock for a, b in zip(taken["ours"], taken[arm], strict=True)])
-        for arm in taken
-        if arm != "ours"
-    }
-    answer = {
-        "steps_per_second": speeds, "processor_ms": processor, "ours_against": against,
+    answer: dict[str, Any] = {
+        "steps_per_second": speeds, "processor_ms": processor,
+        "ours_against": {
+            arm: against(taken["ours"], taken[arm]) for arm in ("textbook", "alone", "floor")
+        },
+        "alone_against": {
+            arm: against(taken["alone"], turns)
+            for arm, turns in taken.items()
+            if arm.startswith("without_")
+        },
     }  # fmt: skip
     print(json.dumps(answer, indent=2))
 
