@@ -1,10 +1,13 @@
-"""Steps per second at batch 1: ours against the textbook's, and against our loop alone.
+"""Steps per second at batch 1: ours against the textbook's, against our loop alone, against the
+floor (the bare frozen denoiser, forward and back to its input), and against our loop alone without
+each of the ways in which it is eased.
 
     python -m bench.steps [--base FOLDER] [--threads 2] [--pairs 9] [--steps 20]
 
 All arms run in one process and take turns, so that whatever else the machine does meets them alike.
-Prints one JSON object: per arm the median speed, per ratio the median and an interval (order
-statistics, about 95 %).
+Prints one JSON object: per arm the median speed and milliseconds of processor time a step, per
+ratio of that arm's time to ours (``ours_against``) or to our loop alone (``alone_against``) the
+median and an interval (order statistics, about 95 %).
 """
 
 from __future__ import annotations
@@ -13,20 +16,24 @@ import lora_daemon.engine  # noqa: F401  first: it settles how OpenMP's threads 
 
 # isort: split
 import argparse
+import contextlib
 import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.textbook import textbook
-from lora_daemon.engine import bases
+from lora_daemon.engine import adapters, bases, turned
 from lora_daemon.engine.adapters import Adapter
+from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache
 from lora_daemon.engine.feed import Feed, choose
 from lora_daemon.engine.lora_metadata import Made
@@ -41,6 +48,25 @@ from tests.engine import tiny_base
 from tests.engine.worker_process import pictures
 
 WARM_UP = 5
+EASED = ("folded", "turned")  # what is computed in another way than the general one
+
+
+class Taken(NamedTuple):
+    """Seconds by the clock, and of all processors."""
+
+    clock: float
+    processor: float
+
+    @classmethod
+    def now(cls) -> Taken:
+        return cls(time.perf_counter(), time.process_time())
+
+    @classmethod
+    def since(cls, began: Taken) -> Taken:
+        return cls(time.perf_counter() - began.clock, time.process_time() - began.processor)
+
+
+Turn = Callable[[Taken | None], None]  # told what our turn before it took
 
 
 class Alone:
@@ -64,17 +90,17 @@ class Alone:
 class Paced:
     """A session that lets the other arms have their turn each ``length`` steps."""
 
-    def __init__(self, session: Session, length: int, turn: Callable[[float], None]) -> None:
+    def __init__(self, session: Session, length: int, turn: Turn) -> None:
         self.total = session.total
         self.record, self.saw = session.record, session.saw
         self._session, self._length, self._turn = session, length, turn
 
     def steps(self) -> Iterator[int]:
-        began = 0.0
+        began = None
         for step in self._session.steps():
             if step >= WARM_UP and not (step - WARM_UP) % self._length:
-                self._turn(time.perf_counter() - began if began else 0.0)
-                began = time.perf_counter()
+                self._turn(began and Taken.since(began))
+                began = Taken.now()
             yield step
 
 
@@ -90,6 +116,28 @@ class Quiet:
     def leaving(self, run: str) -> bool:
         del run
         return False
+
+
+@contextlib.contextmanager
+def without(way: str) -> Iterator[None]:
+    """Adapters made meanwhile compute the general way what ``way`` eases."""
+    judge = {"folded": (adapters, "folds"), "turned": (turned, "turns")}[way]
+    with mock.patch.object(*judge, lambda *_: False):
+        yield
+
+
+class Floor:
+    """What no trainer of this base can leave out: its forward, and its backward to its input."""
+
+    def __init__(self, base: Base, feed: Feed) -> None:
+        self._base, self._feed = base, feed
+
+    def steps(self, count: int) -> None:
+        for step in range(count):
+            for batch in self._feed.batches(step):
+                noisy = batch.latents.requires_grad_()
+                predicted = self._base.denoise(noisy, batch.timesteps, batch.text)
+                F.mse_loss(predicted, batch.noise).backward()  # type: ignore[no-untyped-call]
 
 
 def freeze_of(base_path: Path, work: Path) -> Freeze:
@@ -115,26 +163,36 @@ def prepared(freeze: Freeze, directory: Path) -> tuple[Any, ...]:
     return recipe, base, adapter, optimizer, feed, made
 
 
-def measure(base_path: Path, work: Path, pairs: int, length: int) -> dict[str, list[float]]:
-    """Seconds of each arm's turns, ``length`` steps each."""
+def measure(base_path: Path, work: Path, pairs: int, length: int) -> dict[str, list[Taken]]:
+    """What each arm's turns took, ``length`` steps each."""
     freeze = freeze_of(base_path, work)
-    taken: dict[str, list[float]] = {"ours": [], "textbook": [], "alone": []}
+    taken: dict[str, list[Taken]] = {"ours": []}
 
     reference = textbook(
         base_path, [(Path(one.path), one.caption) for one in freeze.pictures],
         resolution=bases.load(base_path, torch.device("cpu")).resolution, rank=8, seed=42,
     )  # fmt: skip
     *bare, _ = prepared(freeze, work / "alone")
-    train(*bare, Alone(WARM_UP))  # type: ignore[arg-type]
-    for _ in range(WARM_UP):
-        next(reference)
+    floor = Floor(bases.load(base_path, torch.device("cpu")), bare[4])
+    arms: dict[str, Callable[[int], object]] = {
+        "textbook": lambda steps: [next(reference) for _ in range(steps)],
+        "alone": lambda steps: train(*bare, Alone(steps)),  # type: ignore[arg-type]
+        "floor": floor.steps,
+    }
+    for way in EASED:
+        with without(way):
+            *general, _ = prepared(freeze, work / way)
+        arms[f"without_{way}"] = lambda steps, given=general: train(*given, Alone(steps))  # type: ignore[misc,arg-type]
+    for name, arm in arms.items():
+        taken[name] = []
+        arm(WARM_UP)
 
-    def turn(seconds: float) -> None:
-        if seconds:
-            taken["ours"].append(seconds)
-        if len(taken["textbook"]) < pairs:
-            taken["textbook"].append(_timed(lambda: [next(reference) for _ in range(length)]))
-            taken["alone"].append(_timed(lambda: train(*bare, Alone(length))))  # type: ignore[arg-type]
+    def turn(own: Taken | None) -> None:
+        if own is not None:
+            taken["ours"].append(own)
+        for name, arm in arms.items():
+            if len(taken[name]) < pairs:
+                taken[name].append(_timed(lambda arm=arm: arm(length)))  # type: ignore[misc]
 
     *full, made = prepared(freeze, work / "ours")
     sink: list[int] = []
@@ -153,10 +211,15 @@ def measure(base_path: Path, work: Path, pairs: int, length: int) -> dict[str, l
     return taken
 
 
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def _timed(work: Callable[[], object]) -> Taken:
+    began = Taken.now()
     work()
-    return time.perf_counter() - began
+    return Taken.since(began)
+
+
+def against(ours: list[Taken], others: list[Taken]) -> dict[str, float]:
+    """How much longer by the clock another arm's turns took than those beside them."""
+    return summary([other.clock / own.clock for own, other in zip(ours, others, strict=True)])
 
 
 def summary(ratios: list[float]) -> dict[str, float]:
@@ -185,14 +248,27 @@ def main() -> None:
         work = Path(directory)
         base = chosen.base or tiny_base.build(work / "base", "starter")
         taken = measure(base, work, chosen.pairs, chosen.steps)
+    steps = chosen.steps
     speeds = {
-        arm: round(chosen.steps / statistics.median(seconds), 2) for arm, seconds in taken.items()
+        arm: round(steps / statistics.median(one.clock for one in turns), 2)
+        for arm, turns in taken.items()
     }
-    against = {
-        arm: summary([b / a for a, b in zip(taken["ours"], taken[arm], strict=True)])
-        for arm in ("textbook", "alone")
+    processor = {
+        arm: round(1000 / steps * statistics.median(one.processor for one in turns), 2)
+        for arm, turns in taken.items()
     }
-    print(json.dumps({"steps_per_second": speeds, "ours_against": against}, indent=2))
+    answer: dict[str, Any] = {
+        "steps_per_second": speeds, "processor_ms": processor,
+        "ours_against": {
+            arm: against(taken["ours"], taken[arm]) for arm in ("textbook", "alone", "floor")
+        },
+        "alone_against": {
+            arm: against(taken["alone"], turns)
+            for arm, turns in taken.items()
+            if arm.startswith("without_")
+        },
+    }  # fmt: skip
+    print(json.dumps(answer, indent=2))
 
 
 if __name__ == "__main__":
