@@ -1,13 +1,11 @@
-"""Steps per second at batch 1: ours against the textbook's, against our loop alone, against the
-floor (the bare frozen denoiser, forward and back to its input), and against our loop alone without
-each of the ways in which it is eased.
+"""Steps per second at batch 1: ours against the textbook's, against our loop alone, and against the
+floor: the bare frozen denoiser, forward and back to its input.
 
     python -m bench.steps [--base FOLDER] [--threads 2] [--pairs 9] [--steps 20]
 
 All arms run in one process and take turns, so that whatever else the machine does meets them alike.
 Prints one JSON object: per arm the median speed and milliseconds of processor time a step, per
-ratio of that arm's time to ours (``ours_against``) or to our loop alone (``alone_against``) the
-median and an interval (order statistics, about 95 %).
+ratio of that arm's time to ours the median and an interval (order statistics, about 95 %).
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import lora_daemon.engine  # noqa: F401  first: it settles how OpenMP's threads 
 
 # isort: split
 import argparse
-import contextlib
 import json
 import statistics
 import tempfile
@@ -24,14 +21,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bench.textbook import textbook
-from lora_daemon.engine import adapters, bases, turned
+from lora_daemon.engine import bases
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache
@@ -48,7 +44,6 @@ from tests.engine import tiny_base
 from tests.engine.worker_process import pictures
 
 WARM_UP = 5
-EASED = ("folded", "turned")  # what is computed in another way than the general one
 
 
 class Taken(NamedTuple):
@@ -118,14 +113,6 @@ class Quiet:
         return False
 
 
-@contextlib.contextmanager
-def without(way: str) -> Iterator[None]:
-    """Adapters made meanwhile compute the general way what ``way`` eases."""
-    judge = {"folded": (adapters, "folds"), "turned": (turned, "turns")}[way]
-    with mock.patch.object(*judge, lambda *_: False):
-        yield
-
-
 class Floor:
     """What no trainer of this base can leave out: its forward, and its backward to its input."""
 
@@ -179,10 +166,6 @@ def measure(base_path: Path, work: Path, pairs: int, length: int) -> dict[str, l
         "alone": lambda steps: train(*bare, Alone(steps)),  # type: ignore[arg-type]
         "floor": floor.steps,
     }
-    for way in EASED:
-        with without(way):
-            *general, _ = prepared(freeze, work / way)
-        arms[f"without_{way}"] = lambda steps, given=general: train(*given, Alone(steps))  # type: ignore[misc,arg-type]
     for name, arm in arms.items():
         taken[name] = []
         arm(WARM_UP)
@@ -261,11 +244,6 @@ def main() -> None:
         "steps_per_second": speeds, "processor_ms": processor,
         "ours_against": {
             arm: against(taken["ours"], taken[arm]) for arm in ("textbook", "alone", "floor")
-        },
-        "alone_against": {
-            arm: against(taken["alone"], turns)
-            for arm, turns in taken.items()
-            if arm.startswith("without_")
         },
     }  # fmt: skip
     print(json.dumps(answer, indent=2))

@@ -20,13 +20,11 @@ from torch import Tensor, nn
 from lora_daemon.engine import kinds
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.dropout import Dropout
-from lora_daemon.engine.folded import Folded, folds
 from lora_daemon.engine.fused import fuse
 from lora_daemon.engine.kinds import ADAPTER, MAGNITUDE
 from lora_daemon.engine.mix import TEXT, Placed
 from lora_daemon.engine.names import GROUPS, targeted
 from lora_daemon.engine.start import take_over
-from lora_daemon.engine.turned import Turned
 from shared import blocks, patterns
 from shared.errors import Code, LoraError
 from shared.recipe import Network
@@ -102,27 +100,17 @@ class Adapter:
             for place, one in chosen.items()
         ]
         self.dropout = Dropout(network, seed, base.device)
-        self._eased: list[Folded | Turned] = [Turned(base.denoiser)]
-        self._eased += self._fastened(base.family.denoiser, network.kind)
+        for layer in self._layers.values():
+            if self.dropout.on:
+                self.dropout.attach(layer, ADAPTER)
+            elif isinstance(layer, Linear) and network.kind == "lora":
+                fuse(layer, ADAPTER)
         for module in self.modules:
             plain = self._plain[module.network, module.path].weight
             values = {role: weight.data for role, weight in module.weights.items()}
             kinds.begin(values, plain, seed, module.name)
         self.average = self.vector.data.clone() if ema else None
         self.kept: Callable[[], Tensor] | None = None  # what is kept, if not the vector itself
-
-    def _fastened(self, denoiser: str, kind: str) -> list[Folded]:
-        """Let each layer compute its forward in the cheapest way that is exact."""
-        folded = []
-        for (part, _), layer in self._layers.items():
-            if self.dropout.on:
-                self.dropout.attach(layer, ADAPTER)
-            elif isinstance(layer, Linear) and kind == "lora":
-                if part == denoiser and folds(layer, ADAPTER):
-                    folded.append(layer)
-                else:
-                    fuse(layer, ADAPTER)
-        return [Folded(self._networks[denoiser], folded, ADAPTER)] if folded else []
 
     def _laid(self, chosen: Mapping[Place, _Chosen]) -> dict[Place, dict[str, nn.Parameter]]:
         """Make every weight a view of one vector, and its gradient a view of the vector's.
@@ -242,8 +230,6 @@ class Adapter:
     def remove(self) -> None:
         """Leave the base as it was before."""
         self._put(self._plain)
-        for eased in self._eased:
-            eased.remove()
         for network in self._networks.values():
             if hasattr(network, "peft_config"):
                 del network.peft_config

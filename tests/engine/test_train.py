@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lora_daemon.engine import adapters
+from lora_daemon.engine import adapters, fused
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache, load_picture, pixels_of
@@ -80,82 +80,27 @@ def _held_out_loss(base: Base, feed: Feed) -> float:
     return sum(losses)
 
 
-@pytest.mark.parametrize("way", ["folded", "fused"])
-def test_a_layer_computes_what_pefts_own_does(
-    way: str, base: Base, feed: Feed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With ranks of its own for some layers, and over two forwards before one step."""
-    network = Network(rank=4, alpha=1.5, ranks=["*attn2*=2/6"])
-    results, taken = [], []
-    for general in (False, True):
-        if way == "fused" or general:
-            monkeypatch.setattr(adapters, "folds", lambda layer, adapter: False)
-        if general:
-            monkeypatch.setattr(adapters, "fuse", lambda layer, adapter: None)
-        adapter = Adapter(base, network, seed=0)
-        try:
-            layer = base.unet.get_submodule(adapter.modules[0].path)
-            taken.append(layer.forward.__qualname__)
-            adapter.vector.data.add_(0.1)
-            predictions = []
-            for step in (0, 1):
-                batch = next(feed.batches(step))
-                predicted = base.denoise(batch.latents, batch.timesteps, batch.text)
-                F.mse_loss(predicted, batch.noise).backward()  # type: ignore[no-untyped-call]
-                predictions.append(predicted.detach())
-            with torch.no_grad():
-                predictions.append(base.denoise(batch.latents, batch.timesteps, batch.text))
-            results.append((torch.cat(predictions), adapter.gradient.clone()))
-        finally:
-            adapter.remove()
-    (ours, our_gradient), (pefts, peft_gradient) = results
-    assert torch.allclose(ours, pefts, atol=1e-5)
-    assert torch.allclose(our_gradient, peft_gradient, atol=2e-6)
-    assert float(peft_gradient.abs().max()) > 1e-4
-    assert taken[1] == "Linear.forward"
-    assert taken[0].startswith("Folded" if way == "folded" else "fuse")
-
-
-def test_a_folded_layer_called_by_itself_has_the_weights_of_now(base: Base, feed: Feed) -> None:
-    adapter = Adapter(base, Network(rank=4), seed=0)
-    try:
-        batch = next(feed.batches(0))
-        base.denoise(batch.latents, batch.timesteps, batch.text)
-        adapter.vector.data.add_(0.1)
-        module = adapter.modules[0]
-        layer = base.unet.get_submodule(module.path)
-        x = torch.randn(3, module.down.shape[1])
-        scale = module.alpha / module.rank
-        wanted = x @ (layer.get_base_layer().weight + scale * module.up @ module.down).t()
-        assert torch.allclose(layer(x), wanted, atol=1e-5)
-    finally:
-        adapter.remove()
-
-
-def test_a_turned_convolution_goes_back_as_torchs_own(
+def test_the_fused_layer_computes_what_pefts_own_does(
     base: Base, feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 3 × 3 convolutions among others, one of them adapted itself."""
-    network = Network(targets=["attention", "conv"], rank=4, conv_rank=2)
-    gradients = []
-    for threads in (1, 2):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        adapter = Adapter(base, network, seed=0)
+    results = []
+    for plain in (False, True):
+        if plain:
+            monkeypatch.setattr(adapters, "fuse", lambda layer, adapter: None)
+        adapter = Adapter(base, Network(rank=4, alpha=1.5), seed=0)
         try:
             adapter.vector.data.add_(0.1)
             batch = next(feed.batches(0))
             predicted = base.denoise(batch.latents, batch.timesteps, batch.text)
             F.mse_loss(predicted, batch.noise).backward()  # type: ignore[no-untyped-call]
-            gradients.append(adapter.gradient.clone())
-            own = [one for one in base.unet.modules() if "forward" in vars(one)]
-            turned_over = [one for one in own if isinstance(one, torch.nn.Conv2d)]
-            assert len(turned_over) == (0 if threads == 1 else 19)
-            assert all(one.stride == (1, 1) for one in turned_over)
+            results.append((predicted.detach(), adapter.gradient.clone()))
         finally:
             adapter.remove()
-        assert not any("forward" in vars(one) for one in base.unet.modules())
-    assert torch.allclose(*gradients, atol=1e-6)
-    assert float(gradients[0].abs().max()) > 1e-4
+    (ours, our_gradient), (pefts, peft_gradient) = results
+    assert torch.allclose(ours, pefts, atol=1e-5)
+    assert torch.allclose(our_gradient, peft_gradient, atol=1e-6)
+    assert float(peft_gradient.abs().max()) > 1e-4
+    assert fused.fuse is not adapters.fuse
 
 
 def test_a_fresh_adapter_changes_nothing_and_repeats_from_its_seed(base: Base, feed: Feed) -> None:
