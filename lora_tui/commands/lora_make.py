@@ -219,7 +219,8 @@ async def bake_it(call: Invocation) -> Exit:
 
 async def _source(call: Invocation, text: str) -> Source:
     use = lora_use(call, text)
-    return source(use, await _path(call, use.lora))
+    asked = source(use, use.lora)  # what no file can have is refused before one is looked for
+    return msgspec.structs.replace(asked, path=await _path(call, use.lora))
 
 
 async def _path(call: Invocation, name: str) -> str:
