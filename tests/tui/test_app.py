@@ -236,7 +236,7 @@ def test_nothing_of_textual_is_shadowed() -> None:
     taken = {name for base in bases for name in {*dir(base), *vars(base)}}
     allowed = {
         "_filters", "read_only", "can_focus", "show_cursor", "virtual_size", "theme", "text",
-        "placeholder",
+        "placeholder", "border_title", "border_subtitle",
     }  # fmt: skip
     found = []
     here = Path(lora_tui.__file__).parent
