@@ -10,7 +10,10 @@ from lora_tui.core.run_table import Side, curves, name_of, pairs, settled
 
 WIDTH, HEIGHT, LEFT, LINE = 720, 300, 64, 18  # pixels: the chart, its margin, a line of words
 CELL = 192  # of a sample
-COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#7f7f7f")
+COLOURS = (
+    "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#7f7f7f", "#8c564b",
+    "#e377c2", "#bcbd22",
+)  # fmt: skip
 
 
 def png(sides: Sequence[Side], pictures: dict[str, bytes]) -> bytes:
@@ -21,7 +24,7 @@ def png(sides: Sequence[Side], pictures: dict[str, bytes]) -> bytes:
     legend = LINE * (len(sides) + 1)
     size = (
         max(WIDTH, LEFT + CELL * len(sides)) + 16,
-        HEIGHT + legend + 40 + (CELL + LINE) * len(rows) + (LINE if rows else 0),
+        HEIGHT + legend + 40 + (CELL + LINE) * len(rows) + (2 * LINE if rows else 0),
     )
     image = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(image)
@@ -56,6 +59,9 @@ def png(sides: Sequence[Side], pictures: dict[str, bytes]) -> bytes:
         draw.line([(LEFT, y + 7), (LEFT + 24, y + 7)], fill=COLOURS[number % len(COLOURS)], width=3)
         draw.text((LEFT + 32, y), name_of(side), fill="black")
     top += legend + 16
+    for number, side in enumerate(sides if rows else ()):
+        draw.text((LEFT + CELL * number, top), side.run.id, fill="black")
+    top += LINE
     for prompt, across in rows:
         draw.text((8, top), prompt[:110], fill="black")
         for number, one in enumerate(across):
