@@ -232,6 +232,13 @@ class LoraApp(Sparing, InOrder):
         """The answer and its blobs. Raises LoraError."""
         return await self._link().fetch(request)
 
+    async def picture(self, request: wire.Request[Any]) -> bytes:
+        """The picture that comes with an answer, encoded. Raises LoraError."""
+        _, blobs = await self.fetch(request)
+        if not blobs:
+            raise LoraError(Code.INVALID_FILE, "The daemon sent no picture.")
+        return blobs[0]
+
     def _link(self) -> Connection:
         if self.connection is None:
             raise LoraError(

@@ -9,11 +9,12 @@ from textual.widgets import Static
 
 from lora_tui.core import card_lines
 from lora_tui.screens.base import Dialog
+from lora_tui.screens.painted import picture_fetch
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.picture import Fetch, PictureView
 from lora_tui.widgets.tones import tone_style
 from shared import wire
-from shared.errors import Code, LoraError
+from shared.errors import LoraError
 from shared.lora_cards import LoraCard
 
 
@@ -76,17 +77,10 @@ class CardWindow(Dialog[None]):
 
     def _fetch(self, card: LoraCard) -> Fetch:
         async def fetch(side: int) -> bytes:
-            if card.preview:
-                request = wire.GetLoraPreview(lora=self._wanted, width=side, height=side)
-                _, blobs = await self.lora.fetch(request)
-            else:
-                painted = wire.GetPicture(picture=card.picture, width=side, height=side)
-                _, blobs = await self.lora.fetch(painted)
-            if not blobs:
-                raise LoraError(Code.INVALID_FILE, "The daemon sent no picture.")
-            return blobs[0]
+            request = wire.GetLoraPreview(lora=self._wanted, width=side, height=side)
+            return await self.lora.picture(request)
 
-        return fetch
+        return fetch if card.preview else picture_fetch(self, card.picture)
 
     def _going(self, text: str) -> None:
         self.query_one("#going", Static).update(text)

@@ -18,13 +18,14 @@ from lora_tui.core.series import Line
 from lora_tui.screens import behind
 from lora_tui.screens.base import Dialog, Place
 from lora_tui.screens.dialogs import AskText
+from lora_tui.screens.painted import picture_fetch
 from lora_tui.screens.which import GROUP as MEASURING
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.chart import Chart
-from lora_tui.widgets.picture import Fetch, PictureView
+from lora_tui.widgets.picture import PictureView
 from lora_tui.widgets.rows import Cell, Column, Rows
 from shared import wire
-from shared.errors import Code, LoraError
+from shared.errors import LoraError
 from shared.files import publish
 from shared.wire import FINAL_STATES, Run
 
@@ -228,7 +229,7 @@ class CompareRuns(Dialog[None]):
             if picture is None:
                 view.clear(f"no sample of step {words.count(step)}")
             else:
-                view.show(picture.id, self._fetch(picture.id))
+                view.show(picture.id, picture_fetch(self._place, picture.id))
         where = steps.index(step) + 1
         more = f"prompt {self._prompt % len(prompts) + 1} of {len(prompts)} (n) · "
         line.update(
@@ -244,16 +245,6 @@ class CompareRuns(Dialog[None]):
         """The first run whose picture is shown: the one under the cursor is among them."""
         cursor = self.query_one(Rows).cursor
         return min(max(cursor - panels + 1, 0), max(len(self._sides) - panels, 0))
-
-    def _fetch(self, picture: str) -> Fetch:
-        async def fetch(side: int) -> bytes:
-            ask = wire.GetPicture(picture=picture, width=side, height=side)
-            _, blobs = await self.lora.fetch(ask)
-            if not blobs:
-                raise LoraError(Code.INVALID_FILE, "The daemon sent no picture.")
-            return blobs[0]
-
-        return fetch
 
     def on_rows_moved(self, message: Rows.Moved) -> None:
         if self._sides:

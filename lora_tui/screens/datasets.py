@@ -24,7 +24,6 @@ from lora_tui.widgets.picture import Fetch, PictureView
 from lora_tui.widgets.rows import Cell, Column, Rows
 from lora_tui.widgets.state_strip import StateStrip
 from shared import wire
-from shared.errors import LoraError
 from shared.wire import CAPTION_STATES, Item
 
 
@@ -412,11 +411,6 @@ def thumbnail(place: Place | Dialog[Any], item: Item) -> Fetch:
 
     async def fetch(side: int) -> bytes:
         request = wire.GetThumbnail(dataset=item.dataset, item=item.id, width=side, height=side)
-        _, blobs = await place.lora.fetch(request)
-        if not blobs:
-            from shared.errors import Code
-
-            raise LoraError(Code.INVALID_FILE, "The daemon sent no picture.")
-        return blobs[0]
+        return await place.lora.picture(request)
 
     return fetch

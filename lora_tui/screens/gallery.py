@@ -324,10 +324,7 @@ def fetch(place: Place | Compared, one: Shown) -> Fetch:
 
     async def ask(side: int) -> bytes:
         request = wire.GetGalleryPicture(picture=one.id, side=min(max(side, 1), 2048))
-        _, blobs = await place.lora.fetch(request)
-        if not blobs:
-            raise LoraError(Code.INVALID_FILE, "The daemon sent no picture.")
-        return blobs[0]
+        return await place.lora.picture(request)
 
     return ask
 

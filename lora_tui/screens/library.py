@@ -17,7 +17,7 @@ from lora_tui.core.cells import clean
 from lora_tui.screens.base import Place
 from lora_tui.screens.card import CardWindow
 from lora_tui.screens.dialogs import AskText, Confirm
-from lora_tui.screens.runs import picture_fetch
+from lora_tui.screens.painted import picture_fetch
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.picture import PictureView
 from lora_tui.widgets.rows import Cell, Column, Rows

@@ -16,15 +16,15 @@ from lora_tui.core.history import DeviceHistory, RunHistory, right_edge
 from lora_tui.core.run_list import Entry
 from lora_tui.core.series import Line
 from lora_tui.screens.arranging import Arranging
-from lora_tui.screens.base import Place
 from lora_tui.screens.dialogs import AskText
+from lora_tui.screens.painted import picture_fetch
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.chart import Chart
 from lora_tui.widgets.panels import MemoryPanel, RunHead
-from lora_tui.widgets.picture import Fetch, PictureView
+from lora_tui.widgets.picture import PictureView
 from lora_tui.widgets.rows import Cell, Column, Rows
 from shared import wire
-from shared.errors import Code, LoraError
+from shared.errors import LoraError
 from shared.wire import Run
 
 _DATE = re.compile(r"^\d{4}-\d\d-\d\d ")  # the panel has room for the time only
@@ -408,16 +408,3 @@ class Runs(Arranging):
                 self._show_runs()
 
         self.app.push_screen(AskText("Show runs with", value=self._filter), typed)
-
-
-def picture_fetch(place: Place, picture: str) -> Fetch:
-    """How to fetch a generated picture at a side in pixels."""
-
-    async def fetch(side: int) -> bytes:
-        request = wire.GetPicture(picture=picture, width=side, height=side)
-        _, blobs = await place.lora.fetch(request)
-        if not blobs:
-            raise LoraError(Code.INVALID_FILE, "The daemon sent no picture.")
-        return blobs[0]
-
-    return fetch
