@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from lora_tui.screens.base import Place
+from lora_tui.screens.dialogs import Confirm
 from shared.errors import LoraError
 from shared.wire import Request
 
@@ -37,6 +38,14 @@ def begin(
 def running(place: Place, group: str) -> bool:
     """Whether what was begun in ``group`` is under way."""
     return any(work.group == group and work.is_running for work in place.app.workers)
+
+
+def offer_to_give_up(place: Place, group: str, title: str, text: str) -> bool:
+    """Ask whether to give up what is under way in ``group``; whether anything is."""
+    if not running(place, group):
+        return False
+    place.app.push_screen(Confirm(title, text), lambda yes: cancel(place, group) if yes else None)
+    return True
 
 
 def cancel(place: Place, group: str) -> None:

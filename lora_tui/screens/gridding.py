@@ -9,7 +9,6 @@ from textual.widgets import Input, Static
 from lora_tui.core import words
 from lora_tui.screens import behind
 from lora_tui.screens.base import Dialog, Place
-from lora_tui.screens.dialogs import Confirm
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.picture import PictureView
 from shared import grids, wire
@@ -22,11 +21,8 @@ _AXES = (("x", "columns"), ("y", "rows"), ("z", "blocks"))
 
 def grid(place: Place, spec: PictureSpec) -> None:
     """Ask what varies of ``spec`` and have it painted; while one is painted, whether to give up."""
-    if behind.running(place, GROUP):
-        place.app.push_screen(
-            Confirm("Give up the grid?", "Its pictures are kept; the same grid goes on with them."),
-            lambda yes: behind.cancel(place, GROUP) if yes else None,
-        )
+    kept = "Its pictures are kept; the same grid goes on with them."
+    if behind.offer_to_give_up(place, GROUP, "Give up the grid?", kept):
         return
 
     def chosen(axes: list[str] | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lora_tui.core.cells import clean
 from lora_tui.screens import behind
 from lora_tui.screens.base import Place
-from lora_tui.screens.dialogs import AskText, Choose, Confirm
+from lora_tui.screens.dialogs import AskText, Choose
 from shared import mixes, wire
 from shared.lora_orders import Method
 from shared.mixes import MixSpec
@@ -23,11 +23,8 @@ WAYS: tuple[tuple[Method, str, str], ...] = (
 
 def merge(place: Place, spec: MixSpec) -> None:
     """Ask how and under which name, and have it made; while one is made, whether to give up."""
-    if behind.running(place, GROUP):
-        place.app.push_screen(
-            Confirm("Give up the merge?", "What was learnt for it is gone on with next time."),
-            lambda yes: behind.cancel(place, GROUP) if yes else None,
-        )
+    kept = "What was learnt for it is gone on with next time."
+    if behind.offer_to_give_up(place, GROUP, "Give up the merge?", kept):
         return
     uses = [mixes.use(lora) for lora in mixes.heard(spec)]
     if len(uses) < 2:
