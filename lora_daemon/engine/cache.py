@@ -64,7 +64,7 @@ class LatentsCache:
 
     def __init__(
         self, root: Path, base: Base, resolution: int,
-        insist: Callable[[Callable[[], None], int], None] = lambda save, size: save(),
+        insist: Callable[[Callable[[], object], int], object] = lambda save, size: save(),
     ) -> None:  # fmt: skip
         self._insist = insist
         self.root = root
@@ -138,9 +138,7 @@ class LatentsCache:
         tensors = {name: RawTensor("F32", shape, data) for name, data in raw.items()}
         size = f"{seen.height}×{seen.width}"
         metadata = {"checksum": _checksum(raw), "size": size}
-        self._insist(
-            lambda: _written(self._path(key), tensors, metadata), sum(map(len, raw.values()))
-        )
+        self._insist(lambda: write(self._path(key), tensors, metadata), sum(map(len, raw.values())))
         found = self.find(key, self.size(picture))
         if found is None:
             raise LoraError(
@@ -192,10 +190,6 @@ def decoded(data: bytes, take: Callable[[Image.Image], Image.Image]) -> Image.Im
         raise PictureError(f"it {error}") from None
     except (OSError, ValueError, SyntaxError, MemoryError) as error:
         raise PictureError(f"it is not a picture that can be read ({error})") from None
-
-
-def _written(path: Path, tensors: dict[str, RawTensor], metadata: dict[str, str]) -> None:
-    write(path, tensors, metadata)
 
 
 def _checksum(raw: dict[str, bytes]) -> str:

@@ -249,13 +249,10 @@ class Session:
         before = self.steering.enter("saving")
         with self.adapter.averaged():
             tensors = tensors_of(self.adapter.modules)
-        size = 0
-
-        def save() -> None:
-            nonlocal size
-            size = write(path, tensors, metadata(self.made, tensors, self.step, self.epoch))
-
-        self.space.insist(save, sum(len(one.data) for one in tensors.values()))
+        size = self.space.insist(
+            lambda: write(path, tensors, metadata(self.made, tensors, self.step, self.epoch)),
+            sum(len(one.data) for one in tensors.values()),
+        )
         self.lora = f"lora/{path.name}"
         self.steering.tell(
             CheckpointSaved(

@@ -6,6 +6,7 @@ import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from lora_daemon.engine.steering import Leave, Steering
 from lora_daemon.pipe import NoSpace, Notice
@@ -16,7 +17,7 @@ ROOM_PATIENCE = 2.0  # seconds that the daemon is given to make room before it i
 RETRY = 15.0  # seconds between attempts to save to a full disk
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
-Save = Callable[[], None]
+T = TypeVar("T")
 
 
 class Space:
@@ -25,9 +26,9 @@ class Space:
     def __init__(self, root: Path, steering: Steering, thin: Callable[[], None]) -> None:
         self._root, self._steering, self._thin = root, steering, thin
 
-    def insist(self, save: Save, size: int) -> None:
-        """Save ``size`` bytes; where the disk will not have them, make room, and where that is not
-        enough say so once and wait until it will.
+    def insist(self, save: Callable[[], T], size: int) -> T:
+        """Save ``size`` bytes and return what ``save`` does. Where the disk will not have them,
+        make room, and where that is not enough say so once and wait until it will.
 
         Told to stop or suspend meanwhile, the run fails with the disk's error.
         """
@@ -35,10 +36,10 @@ class Space:
         while True:
             try:
                 self._check(size)
-                save()
+                saved = save()
                 if said:
                     self._tell("There is room on the disk again, and the run has gone on.")
-                return
+                return saved
             except LoraError as error:
                 try:
                     if not asked and error.data.get("errno") in _FULL:
