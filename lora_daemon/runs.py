@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import csv
 import os
 import shutil
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from lora_daemon import series
 from lora_daemon.catalog import not_found
 from lora_daemon.service import Context, Daemon
 from lora_daemon.store import Change
@@ -224,20 +224,13 @@ def size_of(directory: Path) -> int:
 
 
 def read_series(path: Path, after: int, limit: int) -> list[wire.LivePoint]:
-    """``metrics.csv`` from step ``after`` + 1 on, at most ``limit`` points. A torn last line, which
-    a kill may leave, is not read."""
-    points: list[wire.LivePoint] = []
+    """``metrics.csv`` from step ``after`` + 1 on, at most ``limit`` points."""
     try:
-        with path.open(newline="", errors="replace") as file:
-            for row in csv.reader(line for line in file if line.endswith("\n")):
-                with contextlib.suppress(ValueError, IndexError):
-                    step, loss, rate, norm, at = row
-                    if int(step) > after:
-                        points.append(
-                            wire.LivePoint(
-                                int(step), float(loss), float(rate), float(norm), float(at)
-                            )
-                        )
+        points = [
+            wire.LivePoint(one.step, one.loss, one.learning_rate, one.grad_norm, one.time)
+            for one in series.points(path)
+            if one.step > after
+        ]
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from lora_daemon import series
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base, best_precision
 from lora_daemon.engine.device import poisoned
@@ -309,16 +310,10 @@ def latent_of(feed: Feed, index: int) -> float:
 
 
 def points_of(path: Path, before: int) -> list[Point]:
-    """The rows of a run's ``metrics.csv`` from steps before ``before``."""
-    found = []
-    try:
-        with path.open(newline="") as file:
-            for step, loss, rate, norm, at in list(csv.reader(file))[1:]:
-                if int(step) < before:
-                    found.append(Point(int(step), float(loss), float(rate), float(norm), float(at)))
-    except (OSError, ValueError):  # a full disk has torn it: what is read is what is known
-        pass
-    return found
+    """The rows of a run's ``metrics.csv`` from steps before ``before``, as far as there are any."""
+    with contextlib.suppress(OSError):
+        return [point for point in series.points(path) if point.step < before]
+    return []
 
 
 def _unit(evidence: Evidence) -> float:
