@@ -29,6 +29,7 @@ from lora_tui.screens.base import Dialog, Place
 from lora_tui.screens.navigate import Commands, Help
 from lora_tui.sparing import Sparing
 from lora_tui.themes import DARK, FEW_COLOURS
+from lora_tui.tidying import Tidying
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.lines import KeyBar, Places
 from lora_tui.widgets.picture import PictureCache
@@ -91,7 +92,7 @@ def _bases() -> Screen[Any]:
     return Bases()
 
 
-class LoraApp(Sparing, InOrder):
+class LoraApp(Sparing, Tidying, InOrder):
     """One client of one daemon. ``connect`` makes the connection, again and again if need be."""
 
     TITLE = "lora-tui"
@@ -121,12 +122,15 @@ class LoraApp(Sparing, InOrder):
         pictures: bool = True,
         terminal: Terminal | None = None,
         slow: bool = False,
+        alone: bool = False,
         keymap: keymaps.Keymap | None = None,
     ) -> None:
+        """``alone``: the process is for this app only, and it may say when memory is tidied."""
         self.keymap = keymap or keymaps.load(config_dir() / "keymap.toml")
         self.opened_run = open_at  # a run to show first
         super().__init__()
         self._connect = connect
+        self._alone = alone
         self.where = where
         self.connection: Connection | None = None
         self.link_problem = ""
@@ -175,6 +179,8 @@ class LoraApp(Sparing, InOrder):
         self._keys_in_order = True
         self.link_problem = ""
         self.run_worker(follow(self._connect, self.post_message), group="link")
+        if self._alone:
+            self.run_worker(self.tidy(), group="tidying")
 
     async def on_unmount(self) -> None:
         """A connection left open would keep the process from ending."""
@@ -430,6 +436,7 @@ def run(
         open_at=open_at or "",
         terminal=detect(pictures or settings.pictures_of_environment() or chosen.pictures),
         slow=slow or chosen.slow_link,
+        alone=True,
     )
     code = app.run()
     if app.farewell:

@@ -9,9 +9,10 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from rich.color import Color
+from rich.color import Color, ColorSystem
 from rich.segment import Segment
 from rich.style import Style
+from textual.strip import Strip
 
 from shared.errors import Code, LoraError
 
@@ -28,6 +29,7 @@ _MAX_PIXELS = 64_000_000
 _RUN_BYTES = 43  # of a stretch of one pair of colours: both colours, a cell, back to none
 THRIFT = 26.0  # bytes a cell: a picture of 40 × 20 cells stays below 21 kB
 FRUGAL = 11.0  # for a slow link
+_NEAR = (0, 4, 8, 12, 16, 24, 32, 48, 64, 96)  # how unlike colours are that may become one
 
 # The 16 colours as terminals usually paint them; what a picture is matched against.
 _ANSI = (
@@ -111,18 +113,22 @@ def render(
         palette = Image.new("P", (1, 1))
         palette.putpalette([part for colour in _ANSI for part in colour])
         small = small.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
-        return _segments(_runs(list(zip(small.tobytes())), across, down), _ansi)
+        lines = _runs(list(zip(small.tobytes())), across, down)
+        return _segments(lines, _ansi, ColorSystem.STANDARD)
     data = small.tobytes()
     triplets: list[_Colour] = list(zip(data[0::3], data[1::3], data[2::3], strict=True))
     if depth == "256":
-        return _segments(_runs([(_of_256(*rgb),) for rgb in triplets], across, down), _ansi)
+        lines = _runs([(_of_256(*rgb),) for rgb in triplets], across, down)
+        return _segments(lines, _ansi, ColorSystem.EIGHT_BIT)
     # Six bits a colour: no eye sees it in cells this large, and neighbours merge on the wire.
     triplets = [(r & 0xFC | 2, g & 0xFC | 2, b & 0xFC | 2) for r, g, b in triplets]
-    for near in (0, 4, 8, 12, 16, 24, 32, 48, 64, 96):
-        lines = _runs(triplets, across, down, near)
-        if sum(map(len, lines)) * _RUN_BYTES <= across * down * thrift:
-            break
-    return _segments(lines, lambda colour: Color.from_rgb(*colour))
+    low, high = 0, len(_NEAR) - 1
+    while low < high:  # the least that is thrifty enough
+        middle = (low + high) // 2
+        cost = sum(map(len, _runs(triplets, across, down, _NEAR[middle]))) * _RUN_BYTES
+        low, high = (low, middle) if cost <= across * down * thrift else (middle + 1, high)
+    lines = _runs(triplets, across, down, _NEAR[low])
+    return _segments(lines, lambda colour: Color.from_rgb(*colour), ColorSystem.TRUECOLOR)
 
 
 def _of_256(red: int, green: int, blue: int) -> int:
@@ -146,7 +152,7 @@ def _runs(colours: list[_Colour], across: int, down: int, near: int = 0) -> list
         line: list[_Run] = []
         first, number = (above[0], below[0]), 0
         for pair in zip(above, below, strict=True):
-            if pair != first and not (near and _close(pair, first, near)):
+            if pair != first and not (near and _close(*pair, *first, near)):
                 line.append((number, *first))
                 first, number = pair, 0
             number += 1
@@ -155,15 +161,22 @@ def _runs(colours: list[_Colour], across: int, down: int, near: int = 0) -> list
     return lines
 
 
-def _close(one: tuple[_Colour, _Colour], other: tuple[_Colour, _Colour], near: int) -> bool:
-    return all(
-        abs(a - b) <= near
-        for mine, theirs in zip(one, other, strict=True)
-        for a, b in zip(mine, theirs, strict=True)
+def _close(above: _Colour, below: _Colour, top: _Colour, bottom: _Colour, near: int) -> bool:
+    """Whether two cells differ by ``near`` at most in each of their colours. It is asked thousands
+    of times a picture, so nothing is built for the answer."""
+    return (
+        -near <= above[0] - top[0] <= near
+        and -near <= below[0] - bottom[0] <= near
+        and -near <= above[1] - top[1] <= near
+        and -near <= below[1] - bottom[1] <= near
+        and -near <= above[2] - top[2] <= near
+        and -near <= below[2] - bottom[2] <= near
     )
 
 
-def _segments(lines: list[list[_Run]], colour: Callable[[_Colour], Color]) -> Picture:
+def _segments(
+    lines: list[list[_Run]], colour: Callable[[_Colour], Color], system: ColorSystem
+) -> Picture:
     made: dict[_Colour, Color] = {}
 
     def of(one: _Colour) -> Color:
@@ -171,11 +184,14 @@ def _segments(lines: list[list[_Run]], colour: Callable[[_Colour], Color]) -> Pi
             made[one] = colour(one)
         return made[one]
 
+    def style(above: _Colour, below: _Colour) -> Style:
+        one = Style.from_color(None if above == below else of(above), of(below))
+        Strip.render_ansi(one, system)  # which a style keeps: painting has less to do
+        return one
+
     return [
         [
-            Segment(" " * number, Style.from_color(bgcolor=of(below)))
-            if above == below
-            else Segment("▀" * number, Style.from_color(of(above), of(below)))
+            Segment((" " if above == below else "▀") * number, style(above, below))
             for number, above, below in line
         ]
         for line in lines

@@ -48,7 +48,7 @@ class Review(Company):
             self.notify("This dataset has just been forgotten by somebody.", severity="warning")
             self._open("", "")
         elif isinstance(event, wire.DatasetChanged) and event.dataset.id == self._dataset:
-            self._show_title()
+            self.count_later()
 
     def _take_up(self) -> None:
         """Open what was asked for, or what was open, or the first dataset there is."""

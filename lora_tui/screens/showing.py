@@ -30,6 +30,7 @@ from shared.errors import LoraError
 from shared.tags import is_list
 from shared.wire import Item
 
+COUNTED = 0.2  # seconds without a change until it is said how many are left
 NEAR = 10  # pictures on either side that tell what kind of captions these are
 
 
@@ -45,6 +46,7 @@ class Showing(Place):
         self._steps = 0  # of navigation; a search that comes late sees that it is stale
         self._edited: tuple[Item, int] | None = None  # the item in the field and its revision
         self._kept: Timer | None = None
+        self._counting: Timer | None = None
         self._pace = Pace()
 
     def body(self) -> ComposeResult:
@@ -223,6 +225,12 @@ class Showing(Place):
             read = [is_list(item.caption.text) for item in items]
             said = read.count(True) > read.count(False)
         return bool(said)
+
+    def count_later(self) -> None:
+        """Say how many are left once nobody goes on: each caption accepted makes it one less."""
+        if self._counting is not None:
+            self._counting.stop()
+        self._counting = self.set_timer(COUNTED, self._show_title)
 
     def _show_title(self) -> None:
         panel = self.query_one("#left", Panel)

@@ -204,6 +204,7 @@ class Filmstrip(Widget):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
+        self._marks: list[tuple[str, str]] = []  # each with its tone
         self._at: Callable[[int], Item | None] = lambda place: None
         self._place = 0
         self._total = 0
@@ -211,33 +212,41 @@ class Filmstrip(Widget):
 
     def mark(self, places: set[int]) -> None:
         """Where other people are."""
-        if places != self._marked:
-            self._marked = places
-            self.refresh()
+        self._marked = places
+        self._lay()
 
     def show(self, at: Callable[[int], Item | None], place: int, total: int) -> None:
         self._at, self._place, self._total = at, place, total
-        self.refresh()
+        self._lay()
+
+    def on_resize(self) -> None:
+        self._lay()
+
+    def _lay(self) -> None:
+        """Work out what stands there; it is painted if that is something else."""
+        cells = max(self.size.width // 2, 1)
+        first = max(min(self._place - cells // 2, self._total - cells), 0)
+        marks = [self._mark(place) for place in range(first, min(first + cells, self._total))]
+        if marks != self._marks:
+            self._marks = marks
+            self.refresh()
+
+    def _mark(self, place: int) -> tuple[str, str]:
+        item = self._at(place)
+        mark, tone = "…", "faint"
+        if item is not None and item.problem:
+            mark, tone = "!", "error"
+        elif item is not None:
+            mark, tone = words.MARKS[item.caption.state], words.CAPTION_TONES[item.caption.state]
+        if place == self._place:
+            tone += " bold reverse"
+        if place in self._marked:
+            tone += " bold underline"
+        return mark, tone
 
     def render_line(self, y: int) -> Strip:
         base = self.rich_style
-        cells = max(self.size.width // 2, 1)
-        first = max(min(self._place - cells // 2, self._total - cells), 0)
-        segments: list[Segment] = []
-        for place in range(first, min(first + cells, self._total)):
-            item = self._at(place)
-            mark, tone = "…", "faint"
-            if item is not None:
-                mark, tone = (
-                    words.MARKS[item.caption.state],
-                    words.CAPTION_TONES[item.caption.state],
-                )
-                if item.problem:
-                    mark, tone = "!", "error"
-            if place == self._place:
-                tone += " bold reverse"
-            if place in self._marked:
-                tone += " bold underline"
-            segments.append(Segment(mark, base + tone_style(self, tone)))
-            segments.append(Segment(" ", base))
+        segments = []
+        for mark, tone in self._marks:
+            segments += [Segment(mark, base + tone_style(self, tone)), Segment(" ", base)]
         return Strip(segments).adjust_cell_length(self.size.width, base)

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from rich.segment import Segment
 from rich.style import Style
 from textual.dom import NoScreen
+from textual.filter import ANSIToTruecolor, LineFilter
 from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
@@ -303,6 +304,13 @@ class PictureView(Widget):
         self._base = self.rich_style  # once for all lines: it is worked out anew at each asking
         return super().render_lines(crop)
 
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Without the one that looks for colours of the terminal's own, where there are none."""
+        filters = super().get_line_filters()
+        if self._depth() == "full":
+            return [one for one in filters if not isinstance(one, ANSIToTruecolor)]
+        return filters
+
     # ── drawing ─────────────────────────────────────────────────────────────────────────────────
 
     def render_line(self, y: int) -> Strip:
@@ -322,7 +330,10 @@ class PictureView(Widget):
         line = picture[row]
         across = sum(segment.cell_length for segment in line)
         segments = [Segment(" " * ((width - across) // 2), base)]
-        segments += [Segment(part.text, base + part.style) for part in line]
+        segments += [
+            part if part.style and part.style.bgcolor else Segment(part.text, base + part.style)
+            for part in line
+        ]
         return Strip(segments).adjust_cell_length(width, base)
 
 

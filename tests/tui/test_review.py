@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from textual.geometry import Region
 from textual.screen import Screen
+from textual.widget import Widget
 
 from lora_tui.core.drafts import Drafts, state_dir
 from lora_tui.screens.conflict import Conflict
 from lora_tui.screens.recover import Recover
 from lora_tui.screens.review import Review
+from lora_tui.widgets.caption import Filmstrip
 from shared import wire
 from tests.tui import standin
 from tests.tui.driving import opened, text_of, until
@@ -28,7 +31,27 @@ async def test_space_accepts_and_advances(daemon: standin.Daemon) -> None:
         await pilot.press("space", "space")
         await until(pilot, lambda: states(daemon)[:3] == ["accepted", "accepted", "unreviewed"])
         assert "caption of 002.png" in text_of(app)
-        assert "2/20 reviewed" in text_of(app)
+        await until(pilot, lambda: "2/20 reviewed" in text_of(app))
+
+
+async def test_what_comes_after_a_key_paints_only_what_is_new(
+    daemon: standin.Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon's answer, and the event that tells of it: both say what is on screen already."""
+    painted = list[None]()
+
+    def counted(strip: Filmstrip, *regions: Region, **how: bool) -> Filmstrip:
+        painted.append(None)
+        Widget.refresh(strip, *regions, **how)
+        return strip
+
+    async with opened(daemon, "g", "v") as (app, pilot, _):
+        await until(pilot, lambda: "000.png" in text_of(app))
+        monkeypatch.setattr(Filmstrip, "refresh", counted)
+        await pilot.press("space")
+        await until(pilot, lambda: "1/20 reviewed" in text_of(app))
+        assert states(daemon)[0] == "accepted"
+        assert len(painted) == 2  # the state, then the place
 
 
 async def test_going_on_lays_nothing_out_anew_and_names_are_no_markup(
