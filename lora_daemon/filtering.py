@@ -23,6 +23,7 @@ _NUMBERS = {
     "ratio": "round(width * 1.0 / nullif(height, 0), 2)",
     "loss": "(SELECT loss FROM losses WHERE losses.item = items.id)",
 }
+_ROUGHLY = {"ratio": ("width * 1.0 / nullif(height, 0)", 0.01)}  # round() is slow: first without
 _PERCENTILES = {"loss": "(SELECT percentile FROM losses WHERE losses.item = items.id)"}
 _STATE = " ".join(f"WHEN '{state}' THEN {n}" for n, state in enumerate(CAPTION_STATES))
 _ORDERS: dict[SortBy, str] = {
@@ -68,9 +69,9 @@ def query(node: Node, marks: Mapping[str, bytes]) -> Query:
 def _sql(node: Node, marks: Mapping[str, bytes], values: list[Value]) -> Iterator[str]:
     match node:
         case Not(part):
-            yield "NOT coalesce("  # what is unknown is not so
+            yield "("
             yield from _sql(part, marks, values)
-            yield ", 0)"
+            yield ") IS NOT TRUE"  # what is unknown is not so; "NOT coalesce" weighs every part
         case And(parts) | Or(parts):
             for number, part in enumerate(parts):
                 yield ("(", " AND " if isinstance(node, And) else " OR ")[number > 0]
@@ -84,7 +85,8 @@ def _term(term: Term, marks: Mapping[str, bytes], values: list[Value]) -> str:
     field, value = term.field, term.value
     if isinstance(value, Range):
         columns = _PERCENTILES if value.percentile else _NUMBERS
-        return _range(columns[field], value, values)
+        rough = [_range(*_ROUGHLY[field], value, values)] if field in _ROUGHLY else []
+        return " AND ".join([*rough, _range(columns[field], 0, value, values)])
     if field == "state":
         assert isinstance(value, Words)
         values.append(value.text)
@@ -102,15 +104,15 @@ def _term(term: Term, marks: Mapping[str, bytes], values: list[Value]) -> str:
     return _text(field, value, values)
 
 
-def _range(column: str, value: Range, values: list[Value]) -> str:
+def _range(column: str, slack: float, value: Range, values: list[Value]) -> str:
     conditions = []
-    for bound, sign in (
-        (value.low, ">" if value.low_open else ">="),
-        (value.high, "<" if value.high_open else "<="),
+    for bound, sign, more in (
+        (value.low, ">" if value.low_open else ">=", -slack),
+        (value.high, "<" if value.high_open else "<=", slack),
     ):
         if bound is not None:
             conditions.append(f"{column} {sign} ?")
-            values.append(bound)
+            values.append(bound + more)
     return f"({' AND '.join(conditions)})"
 
 
@@ -139,10 +141,11 @@ def _tag(value: Words | Glob | Regex, values: list[Value]) -> str:
     if pieces == (Wild.ANY,):
         return f"NOT {HOLLOW}"
     if Wild.ANY in pieces[1:-1]:  # a gap that must not reach into the next tag
+        roughly = _like("tags", (Wild.ANY, ",", *pieces, ",", Wild.ANY), values)
         shapes = {Wild.ANY: "[^,]*", Wild.ONE: "[^,]"}
         parts = [shapes[p] if isinstance(p, Wild) else re.escape(p) for p in pieces]
         values.append(f",{''.join(parts)},")
-        return "matches(?, tags)"
+        return f"({roughly} AND matches(?, tags))"
     begin: _Pieces = (Wild.ANY,) if pieces[0] is Wild.ANY else (Wild.ANY, ",")
     end: _Pieces = (Wild.ANY,) if pieces[-1] is Wild.ANY else (",", Wild.ANY)
     inner = [piece for piece in pieces if piece is not Wild.ANY]

@@ -28,6 +28,7 @@ from shared.filters import Words
 
 KEPT = 32  # views; of 100 000 pictures each holds 0.8 MB
 MOST_PARTS = 1000
+MOST_SORTED = 10_000  # rows; more are put in order by going through all names in theirs
 REGEX_WITHIN = 10.0  # seconds until a regular expression is given up
 
 
@@ -208,7 +209,7 @@ class Views:
     async def counts(self, dataset: str, texts: Sequence[str]) -> list[int]:
         """How many pictures each filter finds, all in one look. Raises LoraError as ``places``."""
         queries = [await self._query(dataset, filters.parse(text)) for text in texts]
-        sums = ", ".join(f"coalesce(sum({query.where}), 0)" for query in queries)
+        sums = ", ".join(f"count(CASE WHEN {query.where} THEN 1 END)" for query in queries)
         sql = (
             f"WITH first AS (SELECT ?1) SELECT json_array({sums}) FROM items NOT INDEXED"
             " WHERE dataset = ?1"
@@ -243,16 +244,25 @@ class Views:
         order = filtering.order(sort)
         if sort is None and any(term.field == "dup" for term in filters.terms(node)):
             order = f"min(name) OVER (PARTITION BY {GROUP}), name"  # side by side
-        plain = node is None and order == "name"  # all of it is in that index
+        if node is None and order == "name":
+            return await self._by_name(dataset)
+        in_order = "" if order == "name" else f" ORDER BY {order}"
         found = await self._search(
-            dataset, node,
-            # One row of JSON: the search is one step of SQLite's, which lets other threads go on.
-            # json_group_array takes half as long again for the same.
-            "SELECT '[' || coalesce(group_concat(place), '') || ']' FROM (SELECT rowid AS place"
-            f" FROM items{'' if plain else ' {way}'} WHERE dataset = ?1 AND {{where}}"
-            f" ORDER BY {order})",
-        )  # fmt: skip
-        return array("q", found)
+            dataset, node, _listed(f"items {{way}} WHERE dataset = ?1 AND {{where}}{in_order}")
+        )
+        return array("q", found) if in_order else await self._by_name(dataset, found)
+
+    async def _by_name(self, dataset: str, found: list[int] | None = None) -> array[int]:
+        """Rows of a dataset in order of their names: those ``found``, or all of them."""
+        wanted, values = "dataset = ?1", [dataset]
+        if found is not None and len(found) < MOST_SORTED:
+            wanted, values = "rowid IN (SELECT value FROM json_each(?1))", [json.dumps(found)]
+        sql = _listed(f"items WHERE {wanted} ORDER BY name")
+        rows = json.loads(await _search_in_thread(self._store.database, sql, [*values]))
+        if found is None or len(found) < MOST_SORTED:
+            return array("q", rows)
+        passing = set(found)
+        return array("q", [row for row in rows if row in passing])
 
     async def _search(
         self, dataset: str, node: filters.Node | None, sql: str, *more: str
@@ -273,6 +283,15 @@ class Views:
             await search(self._store.database, sql, [dataset, *more, *query.values])
         )
         return found
+
+
+def _listed(rows: str) -> str:
+    """All rows of ``rows`` in one cell of JSON: the search is one step of SQLite's, which lets
+    other threads go on. json_group_array takes half as long again for the same."""
+    return (
+        "SELECT '[' || coalesce(group_concat(place), '') || ']' FROM"
+        f" (SELECT rowid AS place FROM {rows})"
+    )
 
 
 def _next_place(rows: array[int], passing: array[int], after: int) -> wire.FoundPlace:
