@@ -23,7 +23,7 @@ from lora_daemon.jobs import Jobs
 from lora_daemon.newer import GONE
 from lora_daemon.outside import follow
 from lora_daemon.pictures import Examined
-from lora_daemon.revisions import put_revision
+from lora_daemon.revisions import columns, keep_revision
 from lora_daemon.service import Daemon
 from lora_daemon.sidecars import TABLE
 from lora_daemon.stoppable import Told, stoppable
@@ -211,14 +211,14 @@ class Import:
         )
         change.execute(
             "INSERT INTO items (id, dataset, name, content, width, height, size, mtime, problem,"
-            " text, state, rev, source, by, at, sidecar, written)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', 0, '', '', 0, ?, ?)",
+            " text, state, source, by, at, rev, sidecar, written)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 item, self._id, look.name, seen.content, seen.width, seen.height, seen.size,
-                seen.mtime, seen.problem, sidecar.name, sidecar.digest,
+                seen.mtime, seen.problem, *columns(caption), sidecar.name, sidecar.digest,
             ),
         )  # fmt: skip
-        put_revision(change, 0, item, caption)
+        keep_revision(change, 0, item, caption)
         self._added += 1
         if seen.problem:
             self._problems.append((look.name, seen.problem))
