@@ -275,6 +275,7 @@ async def test_an_edited_caption_follows_its_file_and_what_it_was_is_a_candidate
     request = wire.ChangeCaption(dataset=item.dataset, item=item.id, if_rev=1, text="mine")
     await client.call(request)
     await written(client, folder / "000.txt", "mine")
+    await until(client, lambda _: _pending(home) == [0])  # and the daemon knows that it is
     (folder / "000.txt").write_text("theirs")
     await client.call(wire.ImportDataset(path=str(folder)))
     caption = (await items(client, "set"))["000.png"].caption
@@ -374,6 +375,11 @@ async def test_a_picture_changed_since_its_import_is_not_shown(
     (folder / "000.png").unlink()
     with pytest.raises(LoraError, match="gone"):
         await client.fetch(request)
+
+
+def _pending(home: Path) -> list[int]:
+    with sqlite3.connect(home / "lora-tui.sqlite3") as database:
+        return [pending for (pending,) in database.execute("SELECT pending FROM items")]
 
 
 def _revisions(home: Path, item: str) -> list[str]:
