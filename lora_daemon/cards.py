@@ -19,7 +19,7 @@ from lora_daemon.thumbnails import Thumbnails
 from shared import lora_cards, lora_info, wire
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
-from shared.files import publish
+from shared.files import keep_latest, publish
 from shared.lora_cards import LoraCard, Spectrum, SpectrumOrder, Twins
 from shared.lora_keys import Module, contents
 from shared.safetensors_file import Header, read_header
@@ -225,6 +225,4 @@ def _keep(kept: Path, found: Spectrum) -> None:
     with contextlib.suppress(OSError, LoraError):  # a full disk costs time, not the card
         kept.parent.mkdir(parents=True, exist_ok=True)
         publish(kept, msgspec.json.encode(found))
-        every = sorted(kept.parent.glob("*.json"), key=lambda one: one.stat().st_mtime)
-        for path in every[:-KEPT]:
-            path.unlink()
+        keep_latest(KEPT, kept.parent.glob("*.json"))

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from shared.filenames import typed
+from shared.files import keep_latest
 from shared.wire import BaseModel
 
 KEPT = 24  # measurements; the oldest go
@@ -40,9 +41,4 @@ def place(
 
 def prune(cache: Path) -> None:
     """Let the oldest measurements go."""
-    with contextlib.suppress(OSError):
-        found = sorted(
-            (cache / "inputs").glob("*.safetensors"), key=lambda one: one.stat().st_mtime
-        )
-        for path in found[:-KEPT]:
-            path.unlink()
+    keep_latest(KEPT, (cache / "inputs").glob("*.safetensors"))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from lora_daemon.service import Context, Daemon
 from shared import lora_info, lora_orders, probes, wire, zipping
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
+from shared.files import keep_latest
 from shared.lora_keys import contents
 from shared.lora_orders import Merged, MergeOrder
 from shared.pictures import LoraUse, PictureSpec
@@ -80,7 +79,7 @@ class Merging:
         async with self._turn:
             if not out.exists():
                 notes |= dict.fromkeys(await self._learnt(context, order, uses))
-                await asyncio.to_thread(_prune, self._cache)
+                await asyncio.to_thread(keep_latest, KEPT, self._cache.glob("*"))
             return _told(out, list(notes))
 
     async def merge(self, context: Context, request: wire.MergeLoras) -> wire.LoraMerged:
@@ -207,13 +206,3 @@ def _pictures(
             )  # fmt: skip
             found.append((lora, spec))
     return found
-
-
-def _prune(cache: Path) -> None:
-    """Let the oldest go, and what was left half done with them."""
-    with contextlib.suppress(OSError):
-        for old in sorted(cache.iterdir(), key=lambda one: one.stat().st_mtime)[:-KEPT]:
-            if old.is_dir():
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                old.unlink()

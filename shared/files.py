@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from shared.errors import LoraError
@@ -29,6 +31,16 @@ def publish(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
         raise LoraError.storage("write", path, error) from None
+
+
+def keep_latest(number: int, paths: Iterable[Path]) -> None:
+    """Let the oldest of these files and folders go, but for so many. What cannot go stays."""
+    with contextlib.suppress(OSError):
+        for path in sorted(paths, key=lambda one: one.stat().st_mtime)[:-number]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 def sync_directory(directory: Path) -> None:

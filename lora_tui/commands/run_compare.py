@@ -36,15 +36,17 @@ class Compared(msgspec.Struct, frozen=True):
             "names": named,
             "differences": dict(run_table.differences(self.sides)),
             "losses": [
-                {"step": step, "losses": at} for step, at in run_table.losses_at(self.sides)
+                {"step": step, "losses": at}
+                for step, at in run_table.losses_at(run_table.curves(self.sides))
             ],
         }  # fmt: skip
 
     def lines(self) -> Iterator[str]:
-        yield from table(run_table.HEAD, run_table.results(self.sides))
+        curves = run_table.curves(self.sides)
+        yield from table(run_table.HEAD, run_table.results(self.sides, curves))
         yield from ("", *run_table.said(self.sides), "")
         ids = [side.run.id for side in self.sides]
-        if losses := run_table.losses_at(self.sides):
+        if losses := run_table.losses_at(curves):
             rows = [(words.count(step), *map(words.number, at)) for step, at in losses]
             yield from table((">LOSS AT STEP", *(f">{one}" for one in ids)), rows)
             yield ""

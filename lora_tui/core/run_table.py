@@ -101,9 +101,8 @@ def mark_of(number: int) -> str:
     return MARKS[number % len(MARKS)]
 
 
-def losses_at(sides: Sequence[Side]) -> list[tuple[int, list[float | None]]]:
-    """(step, each run's smoothed loss there) at a few steps; None where a run was not so far."""
-    lines = curves(sides)
+def losses_at(lines: Sequence[Line]) -> list[tuple[int, list[float | None]]]:
+    """(step, each curve's loss there) at a few steps; None where a run was not so far."""
     last = int(max((line.xs[-1] for line in lines if line.xs), default=0))
     steps = sorted({max(1, round(last * part / MOMENTS)) for part in range(1, MOMENTS + 1)})
     return [(step, [_at(line, step) for line in lines]) for step in steps if last]
@@ -176,9 +175,9 @@ def name_of(side: Side) -> str:
 HEAD = ("RUN", "STATE", ">STEPS", ">FIRST LOSS", ">LAST LOSS", ">KEPT BACK", ">‖ΔW‖", ">TIME")
 
 
-def results(sides: Sequence[Side]) -> list[Sequence[str]]:
-    """One row a run, as HEAD has them."""
-    return [_row(side, line) for side, line in zip(sides, curves(sides), strict=True)]
+def results(sides: Sequence[Side], losses: Sequence[Line]) -> list[Sequence[str]]:
+    """One row a run, as HEAD has them. ``losses``: their curves."""
+    return [_row(side, line) for side, line in zip(sides, losses, strict=True)]
 
 
 def _row(side: Side, line: Line) -> Sequence[str]:

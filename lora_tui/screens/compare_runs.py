@@ -55,6 +55,8 @@ class CompareRuns(Dialog[None]):
         self._runs = list(runs)
         self._title = title
         self._sides: list[Side] = []
+        self._losses: list[Line] = []
+        self._held: list[Line] = []
         self._view = "loss"
         self._norms = False
         self._stale = False
@@ -127,6 +129,7 @@ class CompareRuns(Dialog[None]):
             self._say(error.message)
             return
         self._sides = sides
+        self._losses, self._held = run_table.curves(sides), run_table.held_curves(sides)
         left = {side.run.id for side in sides}
         gone = [run.id for run in self._runs if run.id not in left]
         self._runs = [run for run in self._runs if run.id in left]
@@ -156,7 +159,7 @@ class CompareRuns(Dialog[None]):
         self._say(" ".join(said))
 
     def _show_rows(self) -> None:
-        results = run_table.results(self._sides)
+        results = run_table.results(self._sides, self._losses)
         best = min(
             (s.held for s in self._sides if s.held is not None), default=None
         )  # of the same pictures in a sweep
@@ -184,10 +187,10 @@ class CompareRuns(Dialog[None]):
         return [*lines[:place], *lines[place + 1 :], lines[place]]
 
     def _show_curves(self) -> None:
-        losses = run_table.curves(self._sides)
-        frame = run_table.frame(losses) if any(side.points for side in self._sides) else None
-        self.query_one("#losses", Chart).show(self._front(losses), frame=frame)
-        self.query_one("#held", Chart).show(self._front(run_table.held_curves(self._sides)))
+        known = any(side.points for side in self._sides)
+        frame = run_table.frame(self._losses) if known else None
+        self.query_one("#losses", Chart).show(self._front(self._losses), frame=frame)
+        self.query_one("#held", Chart).show(self._front(self._held))
 
     def _show_differences(self) -> None:
         head, rows = run_table.differing(self._sides)
@@ -216,9 +219,7 @@ class CompareRuns(Dialog[None]):
             for number in range(panels):
                 self.query_one(f"#picture{number}", PictureView).clear("No samples yet.")
             return
-        prompt = prompts[self._prompt % len(prompts)]
-        steps = run_table.sample_steps(self._sides, prompt)
-        step = self._step if self._step in steps else run_table.common_step(self._sides, prompt)
+        prompt, steps, step = self._sample_shown(prompts)
         across = run_table.samples_at(self._sides, prompt, step)
         for number in range(panels):
             place = first + number
@@ -236,6 +237,15 @@ class CompareRuns(Dialog[None]):
             f"step {words.count(step)}, {where} of {len(steps)} ([ ]) · "
             f"{more if len(prompts) > 1 else ''}{clean(prompt[0])}"
         )
+
+    def _sample_shown(
+        self, prompts: list[tuple[str, int]]
+    ) -> tuple[tuple[str, int], list[int], int]:
+        """The prompt and seed, the steps of which there are samples, and the one of them."""
+        prompt = prompts[self._prompt % len(prompts)]
+        steps = run_table.sample_steps(self._sides, prompt)
+        here = self._step if self._step in steps else run_table.common_step(self._sides, prompt)
+        return prompt, steps, here
 
     def _panels(self) -> int:
         room = max(self.size.width - 4, 1)
@@ -298,10 +308,8 @@ class CompareRuns(Dialog[None]):
         prompts = run_table.prompts(self._sides)
         if not prompts:
             return
-        prompt = prompts[self._prompt % len(prompts)]
-        steps = run_table.sample_steps(self._sides, prompt)
+        _, steps, here = self._sample_shown(prompts)
         if self._view == "samples":
-            here = self._step if self._step in steps else run_table.common_step(self._sides, prompt)
             self._step = steps[min(max(steps.index(here) + by, 0), len(steps) - 1)]
         self._turn("samples")
 

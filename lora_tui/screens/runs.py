@@ -41,6 +41,7 @@ class Runs(Arranging):
         self._key = ""  # of the row under the cursor
         self._shown = ""  # id of the run on screen; empty on the head of a sweep
         self._group = ""  # the sweep whose head the cursor is on
+        self._held_of = ""  # the sweep whose held-out figures were asked for
         self._filter = ""
         self._entries: list[Entry] = []
         self._held: dict[str, float] = {}  # of runs of sweeps: the best held-out figure
@@ -242,7 +243,9 @@ class Runs(Arranging):
         if entry is not None and self.lora.connection is not None:
             for one in entry.runs:
                 self._ask_series(one.id)
-            if entry.group or (run is not None and run.group):
+            group = entry.group or (run.group if run is not None else "")
+            if group and (again or group != self._held_of):
+                self._held_of = group
                 self._ask_held(self.group_shown)
 
     def _ask_series(self, run: str) -> None:

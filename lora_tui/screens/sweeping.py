@@ -141,11 +141,11 @@ class Sweeping(Place):
     # ── what it comes to ────────────────────────────────────────────────────────────────────────
 
     def sums_said(
-        self, said: Text, recipes: Sequence[Recipe], dataset: wire.Dataset, shown: Sequence[int]
+        self, said: Text, recipes: Sequence[Recipe], pictures: int, shown: Sequence[int]
     ) -> None:
-        """All runs of a sweep together, and the LoRA files of one run or all."""
+        """All runs of a sweep together, and the LoRA files of one run or all. ``pictures``: those
+        kept back among them."""
         tone = self.lora.tone
-        pictures = dataset.items - dataset.problems - dataset.counts.get("rejected", 0)
         alike = not any(key.startswith("dataset.") for key in self._axes.texts)
         found = sums(
             recipes, pictures, shown if alike else (), self.state.runs, self.state.loras

@@ -226,12 +226,12 @@ class Train(Sweeping):
             kept = held_out_count(recipe, pictures)
             if kept:
                 said.append(f"\n{words.plural(kept, 'picture')} kept back, to judge by")
-            pictures -= kept
+            left = pictures - kept
             shown = self._bucketed(recipe)
-            each = steps_per_epoch(recipe, pictures, shown)
-            steps = total_steps(recipe, pictures, shown)
+            each = steps_per_epoch(recipe, left, shown)
+            steps = total_steps(recipe, left, shown)
             said.append(
-                f"\n{words.count(pictures)} × {recipe.dataset.repeats} repeats / batch "
+                f"\n{words.count(left)} × {recipe.dataset.repeats} repeats / batch "
                 f"{recipe.training.batch_size} = {words.count(each)} steps an epoch"
             )
             if shown:
@@ -245,7 +245,7 @@ class Train(Sweeping):
                 said.append(f"\nabout {words.duration(steps / speed)}", style=tone("bold"))
                 said.append(f" at {words.speed(speed)}, as its last run", style=tone("muted"))
         if recipes:
-            self.sums_said(said, recipes, dataset, self._bucketed(recipes[0]))
+            self.sums_said(said, recipes, pictures, self._bucketed(recipes[0]))
         key = self.lora.keymap
         from lora_tui.actions import BY_ID
 

@@ -40,14 +40,14 @@ def test_only_options_that_differ_are_told_and_defaults_count() -> None:
 
 
 def test_losses_are_told_at_the_same_steps_and_not_beyond_a_runs_end() -> None:
-    told = dict(run_table.losses_at(SIDES))
+    told = dict(run_table.losses_at(run_table.curves(SIDES)))
     assert max(told) == 40
     assert told[20][0] is not None and told[20][1] is not None
     assert told[40][1] is None
 
 
 def test_a_run_of_a_sweep_is_named_by_what_sets_it_apart() -> None:
-    rows = run_table.results(SIDES)
+    rows = run_table.results(SIDES, run_table.curves(SIDES))
     assert [row[0] for row in rows] == ["r0001 rank=4", "r0002 dragons"]
     assert rows[0][-1] == "0:38"  # of 38 steps between steps; a night is not trained
 
