@@ -1,12 +1,15 @@
 """Reviewing a large dataset as a person does, through a real pseudo-terminal and a real daemon.
 
-    python -m bench.reviewing [--pictures 100000] [--folder FOLDER] [--keys 200] [--off]
+    python -m bench.reviewing [--pictures 100000] [--folder FOLDER] [--keys 200] [--off | --slow]
+                              [--link KB]
 
 Targets at 100 000 pictures: first paint 2 s; from a key to the next caption on the screen 50 ms
 (p95) and 100 ms (p99); at ten keys a second each caption is painted before its key is sent and none
 is lost; daemon 400 MB, client 250 MB; import 1 500 pictures/s. FOLDER: one that ``bench.pictures``
 has filled, else one is made (3.5 GB); its files were just written or read, so the cache is warm.
-The client's processor time for each key tells what an idle machine would need at most.
+The client's processor time for each key tells what an idle machine would need at most. With
+``--link`` no more than so many kilobytes a second come through, and a person looks at each picture
+for a second; the times are then those of the link as well.
 """
 
 from __future__ import annotations
@@ -35,8 +38,11 @@ _PARTS = re.compile(r"\x1b\[(\d+);(\d+)H|\x1b\[[0-9;?<>=]*[A-Za-z]|\x1b[^\[]|\r|
 class Screen:
     """What stands on the terminal: enough of one for what Textual sends."""
 
-    def __init__(self, terminal: Terminal) -> None:
+    def __init__(self, terminal: Terminal, link: float = 0) -> None:
+        """``link``: bytes a second that come through; 0: all."""
         self._terminal = terminal
+        self._link = link
+        self.bytes = 0  # that came
         self._lines = [[" "] * SIZE[0] for _ in range(SIZE[1])]
         self._at = (0, 0)
         self._rest = b""
@@ -45,7 +51,11 @@ class Screen:
         """Paint what comes within ``seconds``; whether anything did."""
         if not select.select([self._terminal.descriptor], [], [], max(seconds, 0))[0]:
             return False
-        said = self._rest + os.read(self._terminal.descriptor, 1 << 20)
+        came = os.read(self._terminal.descriptor, 1024 if self._link else 1 << 20)
+        self.bytes += len(came)
+        if self._link:
+            time.sleep(len(came) / self._link)
+        said = self._rest + came
         cut = said.rfind(b"\x1b", max(len(said) - 32, 0))  # it may go on in what comes next
         whole, self._rest = (said[:cut], said[cut:]) if cut > 0 else (said, b"")
         for part in _PARTS.finditer(whole.decode(errors="replace")):
@@ -98,11 +108,11 @@ def rank(values: list[float], share: float) -> float:
     return round(sorted(values)[min(int(len(values) * share), len(values) - 1)] * 1000, 1)
 
 
-def reviewed(screen: Screen, press: Terminal, numbers: range) -> list[float]:
+def reviewed(screen: Screen, press: Terminal, numbers: range, moment: float = 0.05) -> list[float]:
     """Accept these, each when it has been there for a moment; seconds until the next is there."""
     took = []
     for number in numbers:
-        screen.rest(0.05)
+        screen.rest(moment)
         press.press(" ")
         took.append(screen.until(name(number + 1)))
     return took
@@ -139,7 +149,9 @@ def resting(pid: int, within: float = 240.0) -> None:
         calm = calm + 1 if used(pid) - before < 0.1 else 0
 
 
-def measure(folder: Path, home: Path, keys: int, options: list[str]) -> dict[str, object]:
+def measure(
+    folder: Path, home: Path, keys: int, options: list[str], link: float
+) -> dict[str, object]:
     ORDER[:] = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
     command = [sys.executable, "-m", "lora_tui", "--home", str(home)]
 
@@ -161,7 +173,7 @@ def measure(folder: Path, home: Path, keys: int, options: list[str]) -> dict[str
     began = time.perf_counter()
     terminal = Terminal(home, SIZE, options)
     try:
-        screen = Screen(terminal)
+        screen = Screen(terminal, link)
         screen.until("Datasets")
         row["first_paint_s"] = round(time.perf_counter() - began - 0.2, 2)  # Terminal waits so long
         screen.until(ORDER[0])
@@ -169,8 +181,9 @@ def measure(folder: Path, home: Path, keys: int, options: list[str]) -> dict[str
         terminal.press("gv")
         screen.until(name(0))
         reviewed(screen, terminal, range(5))
-        cpu = used(terminal.pid)
-        took = reviewed(screen, terminal, range(5, 5 + keys))
+        cpu, before = used(terminal.pid), screen.bytes
+        took = reviewed(screen, terminal, range(5, 5 + keys), 1.0 if link else 0.05)
+        row["kB_each"] = round((screen.bytes - before) / keys / 1000, 1)
         row["key_to_paint_ms"] = {"p50": rank(took, 0.5), "p95": rank(took, 0.95),
                                   "p99": rank(took, 0.99), "most": rank(took, 1)}  # fmt: skip
         row["client_cpu_ms_each"] = round((used(terminal.pid) - cpu) / keys * 1000, 1)
@@ -193,13 +206,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="filled by bench.pictures")
     parser.add_argument("--keys", type=int, default=200)
     parser.add_argument("--off", action="store_true", help="without pictures")
+    parser.add_argument("--slow", action="store_true", help="with the small ones for slow links")
+    parser.add_argument("--link", type=float, default=0, metavar="KB", help="kilobytes a second")
     options = parser.parse_args()
+    shown = ["--no-pictures"] * options.off + ["--slow-link"] * options.slow
     with tempfile.TemporaryDirectory() as directory:
         folder, home = options.folder or Path(directory) / "pictures", Path(directory) / "home"
         if options.folder is None:
             write(folder, options.pictures)
         try:
-            row = measure(folder, home, options.keys, ["--no-pictures"] if options.off else [])
+            row = measure(folder, home, options.keys, shown, options.link * 1000)
         finally:
             subprocess.run(
                 [sys.executable, "-m", "lora_tui", "--home", str(home), "daemon", "stop"],

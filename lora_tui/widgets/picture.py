@@ -28,6 +28,7 @@ from shared.errors import LoraError
 
 Fetch = Callable[[int], Awaitable[bytes]]  # side in pixels → PNG or JPEG
 REST = 0.15  # seconds without another picture until one is worth being sharp
+_GONE_ON = 0.25  # the same on a slow link, until one is worth being sent at all
 _KEPT = 64  # pictures worked out
 _SLOW = (48, 24)  # cells of a picture on a slow link, at most
 
@@ -127,6 +128,7 @@ class PictureView(Widget):
         self._picture: Picture | None = None
         self._sharp: Sharp | None = None
         self._resting: Timer | None = None
+        self._waiting: Timer | None = None
         self._making = ""  # the key of the picture that is being made sharp
         self._said = ""
         self._keeps = False
@@ -151,10 +153,28 @@ class PictureView(Widget):
         if key == self._key and (self._picture is not None or self._fetch is not None):
             return
         self._key, self._fetch, self._keeps = key, fetch, keep
-        self._start()
+        if self._cache.manner.slow and not keep:
+            self._put_off()
+        else:
+            self._start()
+
+    def _put_off(self) -> None:
+        """What one goes on from at once would only hold up the words of the next."""
+        self.workers.cancel_node(self)
+        if self._picture is not None or self._said:
+            self._said = ""
+            self._take(None)
+        self._stop_waiting()
+        self._waiting = self.set_timer(_GONE_ON, self._start)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.stop()
+            self._waiting = None
 
     def clear(self, said: str = "") -> None:
         """Show no picture, but a sentence."""
+        self._stop_waiting()
         self.workers.cancel_node(self)
         if (self._key, self._picture, self._said) != ("", None, said):
             self._key, self._fetch, self._said = "", None, said

@@ -155,3 +155,17 @@ async def test_how_pictures_are_shown_is_chosen_and_kept(daemon: standin.Daemon)
         await until(pilot, lambda: settings.load().slow_link)
         await until(pilot, lambda: "▀" in text_of(app))
         assert max(line.count("▀") for line in text_of(app).splitlines()) <= 48
+
+
+async def test_a_slow_link_is_sent_no_picture_that_one_goes_on_from(
+    daemon: standin.Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(daemon, "g", "v", slow=True) as (app, pilot, _):
+        await until(pilot, lambda: shown(app))
+        monkeypatch.setattr("lora_tui.widgets.picture._GONE_ON", 1000.0)
+        await pilot.press("n", "n")
+        await until(pilot, lambda: "caption of 002.png" in text_of(app))
+        assert "▀" not in text_of(app) and not shown(app)
+        monkeypatch.setattr("lora_tui.widgets.picture._GONE_ON", 0.01)
+        await pilot.press("n")
+        await until(pilot, lambda: "▀" in text_of(app))
