@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import sqlite3
 from pathlib import Path
+from typing import NamedTuple
 
 from lora_daemon import sidecars
 from lora_daemon.catalog import Catalog
@@ -21,6 +22,14 @@ WRITE_BATCH = 16
 WRITE_TOLD = 200  # captions; fewer are written before anybody would look
 _TITLE = "captions to their files"
 _Written = tuple[str, str, str, str]  # side-car, digest, text, item
+
+
+class _Behind(NamedTuple):
+    """Why a caption is not in its file."""
+
+    dataset: str
+    why: str
+    disk: bool  # does not take it; else the file holds something else
 
 
 # The first condition is that of the index.
@@ -47,7 +56,7 @@ class Writer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
-        self._behind: dict[str, tuple[str, str]] = {}  # item → (dataset, why its file is behind)
+        self._behind: dict[str, _Behind] = {}  # by item
 
     def start(self) -> None:
         """Begin with what an earlier daemon left pending."""
@@ -80,13 +89,14 @@ class Writer:
     def warnings(self) -> list[str]:
         """One line a dataset whose files are behind its captions."""
         lines = []
-        for dataset in sorted({dataset for dataset, _ in self._behind.values()}):
-            reasons = [why for where, why in self._behind.values() if where == dataset]
+        for dataset in sorted({one.dataset for one in self._behind.values()}):
+            reasons = [one for one in self._behind.values() if one.dataset == dataset]
+            reasons.sort(key=lambda one: not one.disk)  # which holds for all the others, too
             name = self._store.query("SELECT name FROM datasets WHERE id = ?", (dataset,))
             if name:
                 lines.append(
                     f"{len(reasons)} caption(s) of {name[0][0]} are safe in the workspace but not "
-                    f"in their files. {reasons[0]}"
+                    f"in their files. {reasons[0].why}"
                 )
         waiting: dict[str, list[str]] = {}
         for row in self._store.query(_BOTH):
@@ -104,7 +114,7 @@ class Writer:
         self.enqueue(*self._behind)
 
     def forget(self, dataset: str) -> None:
-        self._behind = {k: v for k, v in self._behind.items() if v[0] != dataset}
+        self._behind = {k: v for k, v in self._behind.items() if v.dataset != dataset}
 
     async def _run(self, left: list[Path]) -> None:
         """``left``: files that may have been half written when the last daemon was killed."""
@@ -153,7 +163,7 @@ class Writer:
             return None
         except OSError as error:
             why = LoraError.storage("write the caption file of", row["name"], error).message
-            self._behind[item] = (row["dataset"], why)
+            self._behind[item] = _Behind(row["dataset"], why, disk=True)
             return None
         self._behind.pop(item, None)
         return to_text(path.name), digest, row["text"], item
@@ -177,7 +187,7 @@ class Writer:
                 + (found.warning or "is another picture's, too, of the same name")
                 + ": it was left as it is."
             )
-            self._behind[row["id"]] = (row["dataset"], why)
+            self._behind[row["id"]] = _Behind(row["dataset"], why, disk=False)
 
     def _record(self, done: list[_Written]) -> None:
         """What a kill before this leaves is healed: the file then holds a text that is known."""
