@@ -244,8 +244,11 @@ class Campaign:
         status = msgspec.json.decode((self.home / "run" / "status.json").read_bytes())
         os.kill(status["pid"], signal.SIGKILL)
         await self._until(lambda: not self.client.connected)
-        await launch.ensure(self.home, PATIENCE)  # clients leave one alone that dies too often
-        await self._until(lambda: self.client.connected)
+        while not self.client.connected:  # clients leave one alone that dies too often
+            await launch.ensure(self.home, PATIENCE)  # what is just being taken down still listens
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    await self._until(lambda: self.client.connected)
 
     # ── what is true at the end ─────────────────────────────────────────────────────────────────
 
