@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,10 +21,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--home", type=Path, help="the workspace (else LORA_TUI_HOME)")
     parser.add_argument("--endpoint", default="", help="listen on this ZeroMQ address as well")
+    parser.add_argument(
+        "--gpus", default="", metavar="0,1",
+        help="use these GPUs only: numbers of nvidia-smi, UUIDs or MIG devices (LORA_TUI_GPUS)",
+    )  # fmt: skip
     parser.add_argument("--detach", action="store_true", help="return once it is ready")
     parser.add_argument("--version", action="version", version=f"lora-daemon {__version__}")
     arguments = parser.parse_args(argv)
     home = arguments.home.expanduser().absolute() if arguments.home else paths.home()
+    if arguments.gpus:
+        os.environ["LORA_TUI_GPUS"] = arguments.gpus
     tell: Callable[[int, str], None] = lambda _, text: print(text, file=sys.stderr)  # noqa: E731
     if arguments.detach:
         from lora_daemon.detach import detach

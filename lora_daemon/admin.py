@@ -49,7 +49,7 @@ class Admin:
 
     async def status(self, _: Context, __: wire.GetStatus) -> wire.Status:
         domain = self._domain.status()
-        torch = {"torch": domain.worker.torch} if domain.worker.torch else {}
+        torch = next(({"torch": one.torch} for one in domain.workers if one.torch), {})
         workspace = self._daemon.workspace
         return wire.Status(
             pid=os.getpid(),
@@ -61,11 +61,12 @@ class Admin:
             head_seq=self._daemon.store.head_seq,
             started=self._started,
             clients=self._server.clients(),
-            worker=domain.worker,
+            worker=domain.workers[0],
             devices=domain.devices,
             jobs=domain.jobs,
             runs=domain.runs,
             warnings=domain.warnings,
+            workers=domain.workers,
         )
 
     async def log(self, _: Context, request: wire.GetLog) -> wire.LogLines:

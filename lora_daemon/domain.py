@@ -8,10 +8,11 @@ import logging
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
-from lora_daemon import nvidia, pipe, service
+from lora_daemon import gpus, nvidia, pipe, service
 from lora_daemon.affinity import Affinities
 from lora_daemon.arranging import Arranging
 from lora_daemon.bases import Bases
@@ -42,16 +43,17 @@ from lora_daemon.measuring import Measuring
 from lora_daemon.merging import Merging
 from lora_daemon.mix_pictures import MixPictures
 from lora_daemon.mixing import Mixing
-from lora_daemon.orders import Orders
+from lora_daemon.orders import Doing, Orders
 from lora_daemon.painting import Painting
 from lora_daemon.probing import Probing
 from lora_daemon.pruning import Pruner
 from lora_daemon.runs import Runs
 from lora_daemon.saved_filters import SavedFilters
 from lora_daemon.scheduler import Scheduler
-from lora_daemon.supervisor import Death, Supervisor
+from lora_daemon.seats import Seat, Seats
+from lora_daemon.supervisor import Death
 from lora_daemon.tag_counts import TagCounts
-from lora_daemon.telemetry import Telemetry, WorkerUse
+from lora_daemon.telemetry import Telemetry, WorkerUse, best_probe
 from lora_daemon.thumbnails import Thumbnails
 from lora_daemon.tokens import Tokens
 from lora_daemon.undo import Undo
@@ -73,7 +75,7 @@ STORAGE_RETRY = 3.0  # seconds until a report that could not be recorded is trie
 class DomainStatus:
     """The domain's part of ``wire.Status``."""
 
-    worker: wire.Worker
+    workers: list[wire.Worker]
     devices: list[wire.DeviceUse] = field(default_factory=list)
     jobs: list[wire.Job] = field(default_factory=list)
     runs: list[wire.Run] = field(default_factory=list)  # not final, in queue order
@@ -88,9 +90,10 @@ class Domain:
 
     def __init__(self, daemon: service.Daemon, handlers: service.Handlers) -> None:
         self._daemon = daemon
-        self._supervisor = Supervisor(daemon.workspace)
-        self._orders = Orders(self._supervisor)
-        self._watchdog = Watchdog(self._supervisor)
+        mine = gpus.usable(gpus.cards())
+        self._seats = Seats(daemon.workspace, mine)
+        self._orders = Orders(self._seats)
+        self._watchdogs = [Watchdog(seat.supervisor) for seat in self._seats]
         self._jobs = Jobs(daemon.hub)
         self._catalog = Catalog(daemon.store)
         self._writer = Writer(daemon, self._catalog, self._jobs)
@@ -117,7 +120,7 @@ class Domain:
         self._arranging = Arranging(daemon, self._runs)
         self._continuing = Continuing(daemon, self._runs, self._freezer, self._library)
         self._scheduler = Scheduler(
-            daemon, self._runs, self._library, self._supervisor, Pruner(daemon, self._runs)
+            daemon, self._runs, self._library, self._seats, Pruner(daemon, self._runs)
         )
         self._painting = Painting(daemon, self._library, self._jobs, self._orders)
         self._gallery = Gallery(daemon, self._library, self._thumbnails, self._jobs)
@@ -138,21 +141,22 @@ class Domain:
         )
         self._choosing = Choosing(daemon, self._runs, self._measuring)
         self._cards = Cards(daemon, self._library, self._thumbnails, self._choosing)
-        self._telemetry = Telemetry(daemon, self._worker_use)
-        self._told = wire.Worker(state="absent")
+        self._telemetry = Telemetry(daemon, self._worker_uses, best_probe(mine))
+        self._told = {seat: wire.Worker(state="absent", gpu=seat.name) for seat in self._seats}
         self._connect()
         self._answer_of_datasets(handlers)
         self._answer_of_runs(handlers)
 
     def _connect(self) -> None:
         """Tell those who cannot know each other what they need of one another."""
-        self._supervisor.changed = self._tell_worker
+        for seat in self._seats:
+            seat.supervisor.changed = self._tell_workers
         self._painting.file_of, self._painting.keep = self._gallery.path_of, self._gallery.keep_spec
         self._painting.settled = self._captioning.settled = self._settled
         self._measuring.settled = self._settled
         self._freezer.make_room = self._scheduler.make_room
-        self._scheduler.devices = lambda: self._telemetry.latest
-        self._measuring.training = lambda: self.worker().state == "training"
+        self._seats.devices = lambda: self._telemetry.latest
+        self._measuring.training = lambda: all(one.state == "training" for one in self.workers())
         self._probing.settled = self._settled
 
     def _answer_of_datasets(self, handlers: service.Handlers) -> None:
@@ -245,11 +249,12 @@ class Domain:
         await self._mix_pictures.start()
         self._tokens.start()
         await asyncio.to_thread(self._runs.sweep)
-        self._watchdog.start()
+        for watchdog in self._watchdogs:
+            watchdog.start()
         await self._scheduler.start()
 
     async def close(self, *, now: bool) -> None:
-        """Suspend the active run at a step boundary (``now``: at once) and end the worker."""
+        """Suspend the runs at a step boundary (``now``: at once) and end the workers."""
         await self._watch.close()
         await self._datasets.close()
         await self._health.close()
@@ -257,9 +262,10 @@ class Domain:
         await self._mix_pictures.close()
         self._orders.close()
         await self._daemon.store.quiet()
-        await self._watchdog.close()
+        for watchdog in self._watchdogs:
+            await watchdog.close()
         await self._scheduler.close(now=now)
-        await self._supervisor.end(now=now)
+        await asyncio.gather(*(seat.supervisor.end(now=now) for seat in self._seats))
         await self._writer.close()
         await self._telemetry.close()
         self._thumbnails.close()
@@ -287,18 +293,16 @@ class Domain:
 
     def live(self) -> list[wire.AnyLive]:
         """The latest live values, for a client that has just attached."""
-        values: list[wire.AnyLive] = [wire.WorkerChanged(worker=self.worker())]
+        values: list[wire.AnyLive] = [wire.WorkerChanged(worker=one) for one in self.workers()]
         values += self._telemetry.latest
         values += [wire.JobChanged(job=job) for job in self._jobs.running()]
         values += self._watch.seen()
-        if self._scheduler.progress is not None:
-            values.append(self._scheduler.progress)
-        return values
+        return values + self._scheduler.progress()
 
     def status(self) -> DomainStatus:
         """The domain's part of the status."""
         return DomainStatus(
-            worker=self.worker(),
+            workers=self.workers(),
             devices=self._telemetry.latest,
             jobs=self._jobs.all(),
             runs=[run for run in self._current_runs() if run.state not in wire.FINAL_STATES],
@@ -310,8 +314,8 @@ class Domain:
         """A GPU that the engine cannot use; what is installed is looked at once."""
         if self._gpu is None:
             self._gpu = nvidia.driver(), nvidia.torch_built_for()
-        ready = self._supervisor.ready
-        return nvidia.warnings(*self._gpu, ready.device if ready else "")
+        ready = [seat.supervisor.ready for seat in self._seats if seat.supervisor.ready]
+        return nvidia.warnings(*self._gpu, ready[0].device if ready else "")
 
     def _current_runs(self) -> list[wire.Run]:
         return [self._scheduler.current(run) for run in self._runs.all()]
@@ -321,22 +325,38 @@ class Domain:
         return self._runs.log_lines(run, lines)
 
     def worker(self) -> wire.Worker:
-        """The worker and what it is at."""
-        worker = self._supervisor.worker()
-        run = self._scheduler.active
-        restarts = self._runs.get(run).restarts if run else 0
+        """The first worker and what it is at."""
+        return self._worker_of(self._seats.first)
+
+    def workers(self) -> list[wire.Worker]:
+        """All workers, in the order of their GPUs."""
+        return [self._worker_of(seat) for seat in self._seats]
+
+    def _worker_of(self, seat: Seat) -> wire.Worker:
+        worker = seat.supervisor.worker()
+        run = self._runs.get(seat.run) if seat.run else None
         state = worker.state
-        if state == "idle" and run and self._runs.get(run).state != "paused":
+        if run is not None and run.state != "paused" and (state == "idle" or seat.lent):
             state = "training"
-        elif state == "idle" and self._measuring.busy:  # which has pictures painted, too
-            state = "measuring"
-        elif state == "idle" and self._painting.busy:
-            state = "painting"
-        elif state == "idle" and self._captioning.busy:
-            state = "captioning"
-        elif state == "idle" and self._probing.busy:
-            state = "probing"
-        return msgspec.structs.replace(worker, state=state, restarts=restarts)
+        elif state == "idle":
+            state = self._doing(seat)
+        return msgspec.structs.replace(
+            worker, state=state, restarts=run.restarts if run is not None else 0,
+            gpu=seat.name, run=seat.run,
+        )  # fmt: skip
+
+    def _doing(self, seat: Seat) -> Doing | Literal["idle"]:
+        """What a worker is at besides a run; one that is alone is at all that goes on."""
+        parts: list[tuple[Doing, bool]] = [
+            ("measuring", self._measuring.busy),  # which has pictures painted, too
+            ("painting", self._painting.busy),
+            ("captioning", self._captioning.busy),
+            ("probing", self._probing.busy),
+        ]
+        for what, busy in parts:
+            if busy and (self._seats.alone or self._orders.at(seat, what)):
+                return what
+        return "idle"
 
     async def _import_dataset(
         self, context: service.Context, request: wire.ImportDataset
@@ -388,7 +408,7 @@ class Domain:
     async def _listen(self) -> None:
         """Take in what the worker reports, in order. A full disk delays, it does not lose."""
         while True:
-            event = await self._supervisor.events.get()
+            event = await self._seats.events.get()
             while True:
                 try:
                     await self._take_in(event)
@@ -407,10 +427,10 @@ class Domain:
         await self._daemon.store.quiet()
         match event:
             case Death():
-                await self._orders.worker_died(event.pid, event.reason)
+                await self._orders.worker_died(event)
                 await self._scheduler.worker_died(event.pid, event.reason)
             case pipe.Ready() | pipe.Memory():
-                pass  # the supervisor has them
+                pass  # the supervisors have them
             case (
                 pipe.PaintStep() | pipe.Painted() | pipe.PaintFailed()
                 | pipe.Described() | pipe.DescribeFailed() | pipe.Measured() | pipe.MeasureFailed()
@@ -422,29 +442,34 @@ class Domain:
                 await self._scheduler.report(event)
 
     def _settled(self) -> None:
-        """Something is done: is there more for the worker?"""
-        busy = (
-            self._painting.busy or self._captioning.busy or self._measuring.busy
-            or self._probing.busy
-        )  # fmt: skip
-        if not self._scheduler.active and not busy:
-            self._supervisor.rest()
-        self._tell_worker()
+        """Something is done: is there more for the workers?"""
+        for seat in self._seats:
+            if not seat.run and self._doing(seat) == "idle":
+                seat.supervisor.rest()
+        self._tell_workers()
 
-    def _tell_worker(self) -> None:
-        worker = self.worker()
-        if worker != self._told:
-            self._told = worker
-            self._daemon.hub.publish(wire.WorkerChanged(worker=worker))
+    def _tell_workers(self) -> None:
+        for seat in self._seats:
+            worker = self._worker_of(seat)
+            if worker != self._told[seat]:
+                self._told[seat] = worker
+                self._daemon.hub.publish(wire.WorkerChanged(worker=worker))
 
-    def _worker_use(self) -> WorkerUse:
-        ready, memory = self._supervisor.ready, self._supervisor.memory
-        return WorkerUse(
-            pid=self._supervisor.pid,
-            uuid=ready.device_uuid if ready else "",
-            allocated=memory.allocated if memory else 0,
-            cached=memory.cached if memory else 0,
-        )
+    def _worker_uses(self) -> list[WorkerUse]:
+        """Of each seat. What is used of a GPU that is lent to a run is its process's there."""
+        uses = []
+        for seat in self._seats:
+            memory = seat.supervisor.memory
+            uses.append(
+                WorkerUse(
+                    pid=seat.supervisor.pid,
+                    uuid=seat.uuid,
+                    allocated=memory.allocated if memory else 0,
+                    cached=memory.cached if memory else 0,
+                    everything=seat.lent,
+                )
+            )
+        return uses
 
 
 def workspace_warnings(root: Path) -> list[str]:

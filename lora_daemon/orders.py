@@ -1,15 +1,16 @@
-"""What is asked of the worker besides runs: given, heard of, asked again once where it dies of it,
-and given up where nobody waits any more."""
+"""What is asked of workers besides runs: given to the one that suits, heard of, asked again once
+where it dies of it, and given up where nobody waits any more."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lora_daemon import pipe
-from lora_daemon.supervisor import Supervisor
+from lora_daemon.seats import Seat, Seats
+from lora_daemon.supervisor import Death
 from shared.errors import Code, LoraError
 
 TRIES = 2  # a worker's death may have had another cause; a second one was this order's
@@ -23,34 +24,58 @@ Report = (
 FAILED = (pipe.PaintFailed, pipe.ProbeFailed, pipe.DescribeFailed, pipe.MeasureFailed)
 
 
+Doing = Literal["painting", "captioning", "measuring", "probing"]
+
+
+def doing(order: Asked) -> Doing:
+    """What a worker does with an order, in a word."""
+    match order:
+        case pipe.Paint():
+            return "painting"
+        case pipe.Describe():
+            return "captioning"
+        case pipe.Measure():
+            return "measuring"
+        case _:
+            return "probing"
+
+
 @dataclass
 class _Order:
-    """An order with the worker."""
+    """An order with a worker."""
 
     order: Asked
     unfinished: str
     hear: Callable[[Any], bool]
     done: asyncio.Future[Any]
     tries: int = 1
+    seat: Seat | None = None
     worker: int = 0  # the pid it was given to
 
 
 class Orders:
     """The orders under way, by their job."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(self, seats: Seats) -> None:
+        self._seats = seats
         self._orders: dict[str, _Order] = {}
+        self._latest: dict[Doing, Seat] = {}  # where the last of each kind went
         self._closing = False
 
     def close(self) -> None:
         """No worker is to be begun any more for what waits."""
         self._closing = True
 
+    def at(self, seat: Seat, what: Doing) -> bool:
+        """Whether such an order is under way on a seat, or would go on there."""
+        return self._latest.get(what) is seat or any(
+            own.seat is seat and doing(own.order) == what for own in self._orders.values()
+        )
+
     async def ask(
         self, order: Asked, unfinished: str, hear: Callable[[Any], bool] = lambda _: True
     ) -> Any:
-        """Have the worker do an order, and return its last report.
+        """Have a worker do an order, and return its last report.
 
         ``hear``: called with each report but a failure; whether it is the last. What it raises goes
         to the caller of ``report``. A worker that dies of the order is replaced once. Cancelled,
@@ -59,21 +84,32 @@ class Orders:
         """
         own = _Order(order, unfinished, hear, asyncio.get_running_loop().create_future())
         self._orders[order.job] = own
-        sending = asyncio.ensure_future(self._supervisor.send(order))
+        sending = asyncio.ensure_future(self._give(own))
         try:
             # Not to be cut short: it may be beginning a worker.
-            own.worker = await asyncio.shield(sending)
+            await asyncio.shield(sending)
             return await own.done
         except asyncio.CancelledError:
-            sending.add_done_callback(lambda sent: self._give_up(order.job, sent))
+            sending.add_done_callback(lambda sent: self._give_up(own, sent))
             raise
         finally:
             del self._orders[order.job]
+            if own.seat is not None:
+                own.seat.orders.discard(order.job)
 
-    def _give_up(self, job: str, sent: asyncio.Future[int]) -> None:
+    async def _give(self, own: _Order) -> None:
+        """Give an order to the worker that suits it now. Raises as ``Supervisor.send``."""
+        if own.seat is not None:
+            own.seat.orders.discard(own.order.job)
+        own.seat = self._seats.for_order(own.order)
+        own.seat.orders.add(own.order.job)
+        self._latest[doing(own.order)] = own.seat
+        own.worker = await own.seat.send(own.order)
+
+    def _give_up(self, own: _Order, sent: asyncio.Future[None]) -> None:
         """Cancel a job once the worker has it."""
-        if not sent.cancelled() and sent.exception() is None:
-            self._supervisor.tell(pipe.Cancel(job=job))
+        if not sent.cancelled() and sent.exception() is None and own.seat is not None:
+            own.seat.supervisor.tell(pipe.Cancel(job=own.order.job))
 
     def report(self, report: Report) -> None:
         """What the worker says of an order. Raises what ``hear`` does: then it is to be told again,
@@ -86,17 +122,18 @@ class Orders:
         elif own.hear(report):
             own.done.set_result(report)
 
-    async def worker_died(self, pid: int, reason: str) -> None:
-        """Ask a new worker for what the dead one had not finished, once."""
+    async def worker_died(self, death: Death) -> None:
+        """Ask another worker for what the dead one had not finished, once; as often as it takes
+        where it was told to leave."""
         for own in list(self._orders.values()):
-            if own.done.done() or own.worker != pid or self._closing:
+            if own.done.done() or own.worker != death.pid or self._closing:
                 continue
-            own.tries += 1
+            own.tries += not death.meant
             try:
                 if own.tries > TRIES:
                     raise LoraError(
-                        Code.WORKER_FAILED, f"{own.unfinished} {reason}", retryable=True
+                        Code.WORKER_FAILED, f"{own.unfinished} {death.reason}", retryable=True
                     )
-                own.worker = await self._supervisor.send(own.order)
+                await self._give(own)
             except LoraError as error:
                 own.done.set_exception(error)

@@ -66,11 +66,16 @@ class Freeze(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Train(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
-    """Run (or go on with) the run in ``run_dir``: recipe.toml, freeze.json, state/ if any."""
+    """Run (or go on with) the run in ``run_dir``: recipe.toml, freeze.json, state/ if any.
+
+    ``devices``: what CUDA_VISIBLE_DEVICES is to say to each of its processes, this one first; none:
+    all see what this one sees.
+    """
 
     run: str
     run_dir: str
     cache_dir: str
+    devices: list[str] = []
 
 
 class Steer(msgspec.Struct, frozen=True, kw_only=True, tag="steer"):

@@ -1,4 +1,4 @@
-"""The queue: which run the worker has, what it reports of it, what its death means, steering."""
+"""The queue: which run goes to which worker, what they report, what a death means, steering."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,12 +16,14 @@ import msgspec
 from lora_daemon import library as libraries
 from lora_daemon import pipe, taken
 from lora_daemon.arranging import said
+from lora_daemon.at_work import AtWork
 from lora_daemon.library import Library
 from lora_daemon.picture_losses import keep, losses_of
 from lora_daemon.pruning import Pruner
 from lora_daemon.runs import Runs, size_of
+from lora_daemon.seats import Seat, Seats
 from lora_daemon.service import Context, Daemon
-from lora_daemon.supervisor import Supervisor
+from shared import recipe as recipes
 from shared import run_queue, wire
 from shared.errors import Code, LoraError
 
@@ -31,7 +33,7 @@ RESTARTS = 3  # in a row without a newer resume state
 PAUSE_SHOWN = 5.0  # seconds to wait for the worker's word before answering as it is
 SUSPEND_PATIENCE = 90.0  # seconds for the step boundary and the resume state
 LOCK_PATIENCE = 20  # seconds that an old worker may still hold the run's directory
-LOSSES = 100  # in the mean that is shown
+NOWHERE: dict[str, Any] = {"phase": "", "speed": None, "gpus": []}  # of a run without a worker
 
 RunReport = (
     pipe.Phase
@@ -49,32 +51,28 @@ RunReport = (
 
 
 class Scheduler:
-    """One run at a time, in the order of the queue. Answers SteerRun."""
+    """As many runs at once as there are seats, in the order of the queue. Answers SteerRun."""
 
     def __init__(
-        self, daemon: Daemon, runs: Runs, library: Library, supervisor: Supervisor,
-        pruner: Pruner,
-    ) -> None:  # fmt: skip
+        self, daemon: Daemon, runs: Runs, library: Library, seats: Seats, pruner: Pruner
+    ) -> None:
         self._store = daemon.store
         self._hub = daemon.hub
         self._workspace = daemon.workspace
         self._runs = runs
         self._library = library
-        self._supervisor = supervisor
+        self._seats = seats
         self.make_room = pruner.make_room
-        self.devices: Callable[[], list[wire.DeviceUse]] = list  # what is known of them
         self._regardless: set[str] = set()  # runs that share a GPU with others
-        self.active = ""  # the run that the worker has
-        self.progress: wire.RunProgress | None = None  # the latest of it
-        self._losses: deque[float] = deque(maxlen=LOSSES)
+        self._at_work: dict[str, AtWork] = {}  # by run
         self._stop_at_once: set[str] = set()  # runs to be saved and stopped as soon as they begin
-        self._worker = 0  # pid of the worker that the active run was given to
-        self._lock_tries = 0
         self._closing = False
-        self._left = asyncio.Event()  # no run is with the worker
-        self._left.set()
         self._later: set[asyncio.Task[None]] = set()
-        self._looking: asyncio.Task[None] | None = None  # whether the GPU is free by now
+        self._looking: asyncio.Task[None] | None = None  # whether a GPU is free by now
+
+    def progress(self) -> list[wire.RunProgress]:
+        """The latest of each run at work."""
+        return [one.progress for one in self._at_work.values() if one.progress is not None]
 
     # ── the queue ───────────────────────────────────────────────────────────────────────────────
 
@@ -82,118 +80,157 @@ class Scheduler:
         """Go on with what the last daemon left; a paused run stays paused."""
         for run in self._runs.all():
             if run.state in ("starting", "training"):
-                self._runs.update(run.id, "daemon", state="interrupted", phase="", speed=None)
+                self._runs.update(run.id, "daemon", **{**NOWHERE, "state": "interrupted"})
             elif run.state == "paused":
-                self._runs.update(run.id, "daemon", phase="paused", speed=None)
+                self._runs.update(run.id, "daemon", **{**NOWHERE, "phase": "paused"})
         await self.advance()
 
     async def advance(self) -> None:
-        """Give the worker the next run, if it has none."""
-        while not self.active and not self._closing:
-            every = self._runs.all()
-            waiting = [r for r in every if r.state in ("queued", "interrupted")]
-            ready = None
-            for run in waiting:
-                if not (blocking := run_queue.waits_for(run, every)):
-                    ready = ready or run
-                else:
-                    self._runs.update(run.id, message=said(blocking))
-            if ready is None or self._waits_for_gpu(ready):
+        """Give the free workers the next runs. None overtakes one that only waits for GPUs."""
+        while not self._closing and any(not seat.run for seat in self._seats):
+            ready = self._ready()
+            if ready is None:
                 return
-            if not self._refused(ready):
-                await self._begin(ready)
+            seats = self._seats_for(ready)
+            if seats:
+                await self._begin(ready, seats)
+            elif self._runs.get(ready.id).state not in wire.FINAL_STATES:
+                return
 
-    def _taken(self, run: wire.Run) -> str:
-        """That the GPU is others', in a sentence, unless the run shares it."""
-        if run.id in self._regardless or taken.manner() == "share":
-            return ""
-        ready = self._supervisor.ready
-        return taken.by_others(self.devices(), ready.device_uuid if ready else "")
+    def _ready(self) -> wire.Run | None:
+        """The first run that waits for no other; the others are told for which they do."""
+        every = self._runs.all()
+        ready = None
+        for run in every:
+            if run.state not in ("queued", "interrupted"):
+                continue
+            if not (blocking := run_queue.waits_for(run, every)):
+                ready = ready or run
+            else:
+                self._runs.update(run.id, message=said(blocking))
+        return ready
 
-    def _waits_for_gpu(self, run: wire.Run) -> bool:
-        if taken.manner() != "wait" or not (why := self._taken(run)):
-            return False
+    def _seats_for(self, run: wire.Run) -> Sequence[Seat]:
+        """The seats that a run begins on. None where it waits, which it is told, or is refused."""
+        wanted = self._processes(run)
+        free = [seat for seat in self._seats if not seat.run]
+        shares = run.id in self._regardless or taken.manner() == "share"
+        others = {seat: "" if shares else self._seats.others(seat) for seat in free}
+        good = [seat for seat in free if not others[seat]]
+        if len(good) >= wanted:
+            return sorted(good, key=self._seats.suits(self._base_of(run)))[:wanted]
+        if why := "; ".join(filter(None, others.values())):
+            self._wait_for_others(run, why, never=len(self._seats) - len(free) + len(good) < wanted)
+        elif len(free) < wanted:
+            self._runs.update(
+                run.id,
+                message=f"Waits until {wanted} GPUs are free at once; now it is {len(free)}.",
+            )
+        return []
+
+    def _processes(self, run: wire.Run) -> int:
+        """How many GPUs a run takes: as many as it has processes, where there are so many."""
+        if self._seats.alone:
+            return 1
+        try:
+            recipe = recipes.load(self._runs.directory(run.id) / "recipe.toml")
+        except LoraError:  # which the worker will say
+            return 1
+        most = os.environ.get("LORA_TUI_PROCESSES", "")
+        limit = int(most) if most.isdecimal() and int(most) else len(self._seats)
+        return min(recipe.training.num_processes, limit, len(self._seats))
+
+    def _base_of(self, run: wire.Run) -> str:
+        """The path of a run's base, as far as it is known by its name."""
+        return next((base.path for base in self._library.bases() if base.name == run.base), "")
+
+    def _wait_for_others(self, run: wire.Run, why: str, *, never: bool) -> None:
+        """The GPUs that are free of runs are others'. ``never``: no run's end would help."""
+        if taken.manner() == "refuse":
+            if never:
+                self._fail(run.id, f"{why}, and LORA_TUI_TAKEN_GPU says to refuse then.")
+            return
         self._runs.update(
             run.id,
             message=f"{why}: waits until it is free. `lora-tui run resume {run.id}` shares it.",
         )
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look_again())
-        return True
-
-    def _refused(self, run: wire.Run) -> bool:
-        if taken.manner() != "refuse" or not (why := self._taken(run)):
-            return False
-        self._fail(run.id, f"{why}, and LORA_TUI_TAKEN_GPU says to refuse then.")
-        return True
 
     async def _look_again(self) -> None:
         await asyncio.sleep(taken.EVERY)
         self._looking = None
         await self.advance()
 
-    async def _begin(self, run: wire.Run) -> None:
-        self._hold(run.id)
+    async def _begin(self, run: wire.Run, seats: Sequence[Seat]) -> None:
+        one = self._at_work[run.id] = AtWork(run.id, seats)
         fields: dict[str, Any] = {"state": "starting", "phase": "loading", "message": ""}
+        gpus = [seat.name for seat in seats if seat.name]
         if run.started is None:
             fields["started"] = time.time()
-        self._runs.update(run.id, **fields)
-        self._runs.log(run.id, "starting" if run.started is None else "going on")
-        await self._send(run.id)
+        self._runs.update(run.id, **fields, gpus=gpus)
+        where = f" on GPU {', '.join(gpus)}" if gpus else ""
+        self._runs.log(run.id, ("starting" if run.started is None else "going on") + where)
+        await self._send(one)
 
-    async def _send(self, run: str) -> None:
+    async def _send(self, one: AtWork) -> None:
         order = pipe.Train(
-            run=run,
-            run_dir=str(self._runs.directory(run)),
+            run=one.run,
+            run_dir=str(self._runs.directory(one.run)),
             cache_dir=str(self._workspace.cache),
+            devices=[seat.gpu.visible for seat in one.seats if seat.gpu and seat.name],
         )
         try:
-            self._worker = await self._supervisor.send(order)
+            for lent in one.seats[1:]:
+                await lent.supervisor.end()  # the memory is for the run's process
+            one.worker = await one.leader.train(order, self._base_of(self._runs.get(one.run)))
         except LoraError as error:
-            self._fail(run, error.message)
+            self._fail(one.run, error.message)
 
-    def _hold(self, run: str) -> None:
-        self.active, self.progress, self._worker = run, None, 0
-        self._losses.clear()
-        self._left.clear()
-
-    def _release(self) -> None:
-        self._stop_at_once.discard(self.active)
-        self.active, self.progress, self._lock_tries = "", None, 0
-        self._left.set()
+    def _release(self, run: str) -> None:
+        """The worker has the run no more."""
+        self._stop_at_once.discard(run)
+        if (one := self._at_work.pop(run, None)) is not None:
+            one.leave()
 
     async def close(self, *, now: bool) -> None:
-        """Suspend the run: its resume state is saved at the step boundary, unless ``now``."""
+        """Suspend the runs: their resume states are saved at the step boundary, unless ``now``."""
         self._closing = True
         for task in (*self._later, *filter(None, [self._looking])):
             task.cancel()
-        if self.active and not now and self._worker and self._worker == self._supervisor.pid:
-            self._supervisor.tell(pipe.Steer(run=self.active, action="suspend"))
+        if not now:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._left.wait(), SUSPEND_PATIENCE)
-        if self.active and self._runs.get(self.active).state != "paused":
-            with contextlib.suppress(LoraError):  # a full disk; the next start sees it itself
-                self._runs.update(self.active, "daemon", state="interrupted", phase="", speed=None)
+                async with asyncio.timeout(SUSPEND_PATIENCE):
+                    going = [one for one in self._at_work.values() if one.with_worker]
+                    for one in going:
+                        one.steer("suspend")
+                    for one in going:
+                        await one.left.wait()
+        for run in self._at_work:
+            if self._runs.get(run).state != "paused":
+                with contextlib.suppress(LoraError):  # a full disk; the next start sees it itself
+                    self._runs.update(run, "daemon", **{**NOWHERE, "state": "interrupted"})
 
     # ── what the worker reports ─────────────────────────────────────────────────────────────────
 
     async def report(self, report: RunReport) -> None:
         """Take in one report about a run."""
-        if report.run != self.active:
+        one = self._at_work.get(report.run)
+        if one is None:
             return
         match report:
             case pipe.Phase():
-                self._phase(report)
+                self._phase(one, report)
             case pipe.Tick():
-                self._tick(report)
+                self._hub.publish(one.ticked(report, self._runs.get(one.run)))
             case pipe.StateSaved():
                 self._runs.update(report.run, step=report.step, restarts=0)
             case pipe.NoSpace():
-                await self._no_space(report)
+                await self._no_space(one, report)
             case pipe.Resumed():
-                self._resumed(report)
+                self._resumed(one, report)
             case pipe.CheckpointSaved():
-                await self._checkpoint(report)
+                await self._checkpoint(one, report)
             case pipe.SampleSaved():
                 await self._sample(report)
             case pipe.Skipped():
@@ -203,20 +240,20 @@ class Scheduler:
                 self._runs.log(report.run, report.message)
                 self._runs.update(report.run, message=report.message)
             case pipe.Finished():
-                await self._finished(report)
+                await self._finished(one, report)
             case pipe.RunFailed():
-                await self._failed(report)
+                await self._failed(one, report)
 
-    async def _no_space(self, report: pipe.NoSpace) -> None:
+    async def _no_space(self, one: AtWork, report: pipe.NoSpace) -> None:
         """Make what room can be made, and let the run try again."""
         freed = await self.make_room(report.needed)
-        self._supervisor.tell(pipe.Steer(run=report.run, action="resume"))
+        one.steer("resume")
         if freed.size:
             message = f"The disk was full. To make room, these were removed: {freed}."
             self._runs.note(report.run, "warning", message)
             self._runs.log(report.run, message)
 
-    def _phase(self, report: pipe.Phase) -> None:
+    def _phase(self, one: AtWork, report: pipe.Phase) -> None:
         run = self._runs.get(report.run)
         state: wire.RunState = "training"
         at_rest = run.state == "paused" and report.phase in ("sampling", "saving")
@@ -225,77 +262,34 @@ class Scheduler:
         elif report.phase == "loading":
             state = "starting"
         if (state, report.phase) != (run.state, run.phase):
-            fields: dict[str, Any] = {"speed": self._speed()}
+            fields: dict[str, Any] = {"speed": one.speed}
             if report.total:
                 fields |= {"done": report.done, "total": report.total}
             if report.total and report.phase in ("training", "paused", "saving"):
                 fields |= {"step": report.done}
             self._runs.update(report.run, state=state, phase=report.phase, **fields)
         if report.phase == "training" and report.run in self._stop_at_once:
-            self._supervisor.tell(pipe.Steer(run=report.run, action="stop"))
-        self._publish(phase=report.phase, done=report.done, total=report.total, points=[], eta=None)
-
-    def _tick(self, report: pipe.Tick) -> None:
-        self._losses.extend(point.loss for point in report.points)
-        left = report.steps - report.step
-        self._publish(
-            phase="training",
-            done=report.step,
-            total=report.steps,
-            step=report.step,
-            epoch=report.epoch,
-            speed=report.speed,
-            eta=left / report.speed if report.speed > 0 else None,
-            loss=self._loss(),
-            points=[
-                wire.LivePoint(p.step, p.loss, p.learning_rate, p.grad_norm, p.time)
-                for p in report.points
-            ],
-        )
-
-    def _publish(self, **fields: Any) -> None:
-        if self.progress is None:
-            run = self._runs.get(self.active)
-            base: dict[str, Any] = {
-                "run": run.id, "step": run.step, "epoch": run.epoch, "speed": 0.0,
-                "loss": run.loss,
-            }  # fmt: skip
-        else:
-            last = self.progress
-            base = {
-                "run": last.run, "step": last.step, "epoch": last.epoch, "speed": last.speed,
-                "loss": last.loss,
-            }  # fmt: skip
-        self.progress = wire.RunProgress(**{**base, **fields})
-        self._hub.publish(self.progress)
-
-    def _loss(self) -> float | None:
-        return math.fsum(self._losses) / len(self._losses) if self._losses else None
-
-    def _speed(self) -> float | None:
-        return self.progress.speed or None if self.progress else None
+            one.steer("stop")
+        self._hub.publish(one.entered(
+            run, phase=report.phase, done=report.done, total=report.total, points=[], eta=None
+        ))  # fmt: skip
 
     def current(self, run: wire.Run) -> wire.Run:
         """The run as it is now: its row is written only when something is kept."""
-        return msgspec.structs.replace(run, **self._now()) if run.id == self.active else run
+        one = self._at_work.get(run.id)
+        return msgspec.structs.replace(run, **one.now()) if one is not None else run
 
-    def _now(self) -> dict[str, Any]:
-        """Where the run is, for its row."""
-        if self.progress is None or not self.progress.step:
-            return {}
-        return {"step": self.progress.step, "epoch": self.progress.epoch, "loss": self._loss()}
-
-    def _resumed(self, report: pipe.Resumed) -> None:
+    def _resumed(self, one: AtWork, report: pipe.Resumed) -> None:
         words = f"resumed at step {report.step}"
         message = ""
         if not report.identical:
             message = f"Continues from step {report.step}, not bit-identical: {report.why}."
             self._runs.note(report.run, "warning", message)
         self._runs.log(report.run, f"{words}. {message}")
-        self._losses.clear()
+        one.resumed()
         self._runs.update(report.run, step=report.step, message=message)
 
-    async def _checkpoint(self, report: pipe.CheckpointSaved) -> None:
+    async def _checkpoint(self, one: AtWork, report: pipe.CheckpointSaved) -> None:
         path = self._runs.directory(report.run) / report.path
         with self._store.change("engine") as change:
             change.execute(
@@ -311,7 +305,7 @@ class Scheduler:
             self._runs.note(report.run, "warning", f"{report.path}: {error}")
         self._runs.log(report.run, f"kept {report.path} at step {report.step}")
         size = await asyncio.to_thread(size_of, self._runs.directory(report.run))
-        self._runs.update(report.run, lora=name, size=size, **self._now())
+        self._runs.update(report.run, lora=name, size=size, **one.now())
 
     async def _sample(self, report: pipe.SampleSaved) -> None:
         path = self._runs.directory(report.run) / report.path
@@ -330,9 +324,9 @@ class Scheduler:
             self._runs.log(report.run, f"skipped {report.path}: {report.reason}")
             self._runs.update(report.run, pictures=run.pictures - 1, skipped=run.skipped + 1)
 
-    async def _finished(self, report: pipe.Finished) -> None:
+    async def _finished(self, one: AtWork, report: pipe.Finished) -> None:
         run = self._runs.get(report.run)
-        fields: dict[str, Any] = {"phase": "", "speed": None, **self._now()}
+        fields: dict[str, Any] = {**NOWHERE, **one.now()}
         if report.step:
             fields |= {"step": report.step, "done": report.step}
         if math.isfinite(report.loss) and report.step:
@@ -346,63 +340,64 @@ class Scheduler:
             keep(self._store, run.id, losses)
         self._runs.log(run.id, f"{report.outcome} at step {report.step}")
         self._runs.update(run.id, **fields)
-        self._release()
+        self._release(run.id)
         await self.advance()
 
-    async def _failed(self, report: pipe.RunFailed) -> None:
-        busy = report.failure.code == Code.BUSY and self._lock_tries < LOCK_PATIENCE
+    async def _failed(self, one: AtWork, report: pipe.RunFailed) -> None:
+        busy = report.failure.code == Code.BUSY and one.lock_tries < LOCK_PATIENCE
         if busy and not self._closing:  # a worker of the last daemon is about to leave
-            self._lock_tries += 1
-            self._after(1.0, report.run)
+            one.lock_tries += 1
+            self._after(1.0, one)
             return
         self._fail(report.run, report.failure.message)
         await self.advance()
 
     def _fail(self, run: str, message: str) -> None:
+        one = self._at_work.get(run)
         self._runs.log(run, f"failed: {message}")
         self._runs.update(
-            run, state="failed", phase="", speed=None, message=message, finished=time.time(),
-            **self._now(),
+            run, state="failed", message=message, finished=time.time(),
+            **NOWHERE, **(one.now() if one is not None else {}),
         )  # fmt: skip
-        self._release()
+        self._release(run)
 
     async def worker_died(self, pid: int, reason: str) -> None:
-        """Bring the run back from its last state, unless that has failed too often."""
-        run = self.active
-        if not run or pid != self._worker:
+        """Bring its run back from the last state, unless that has failed too often."""
+        one = next((one for one in self._at_work.values() if one.worker == pid), None)
+        if one is None:
             return
         if self._closing:
-            self._left.set()
+            one.left.set()
             return
-        before = self._runs.get(run)
-        self._runs.log(run, reason)
+        before = self._runs.get(one.run)
+        self._runs.log(one.run, reason)
         if before.state == "paused":  # nothing to bring back until it is resumed
-            self._runs.update(run, message=reason)
-            self._release()
+            self._runs.update(one.run, message=reason, gpus=[])
+            self._release(one.run)
             await self.advance()
             return
         if before.restarts >= RESTARTS:
             self._fail(
-                run,
+                one.run,
                 f"The worker ended {before.restarts + 1} times in a row without getting further. "
                 f"{reason}",
             )
             await self.advance()
             return
-        self._hold(run)
+        one.again()
         self._runs.update(
-            run, state="starting", phase="loading", restarts=before.restarts + 1, message=reason,
-            speed=None,
+            one.run, state="starting", phase="loading", restarts=before.restarts + 1,
+            message=reason, speed=None,
         )  # fmt: skip
-        self._after(0.5 * before.restarts, run)
+        self._after(0.5 * before.restarts, one)
 
-    def _after(self, seconds: float, run: str) -> None:
+    def _after(self, seconds: float, one: AtWork) -> None:
         """Send the run again, in a while; graphics memory takes a second to come back."""
 
         async def send() -> None:
             await asyncio.sleep(seconds)
-            if self.active == run and not self._closing:
-                await self._send(run)
+            if self._at_work.get(one.run) is one and not self._closing:
+                await self._send(one)
 
         task = asyncio.create_task(send())
         self._later.add(task)
@@ -423,16 +418,16 @@ class Scheduler:
             case "stop":
                 return await self._stop(run, by)
             case "sample" | "save":
-                if run.id != self.active:
+                if (one := self._at_work.get(run.id)) is None:
                     raise _wrong(run, f"only a run at work can {request.action}")
-                self._supervisor.tell(pipe.Steer(run=run.id, action=request.action))
+                one.steer(request.action)
                 return run
 
     async def _pause(self, run: wire.Run, by: str) -> wire.Run:
         if run.state == "paused":
             return run
-        if run.id == self.active:
-            self._supervisor.tell(pipe.Steer(run=run.id, action="pause"))
+        if (one := self._at_work.get(run.id)) is not None:
+            one.steer("pause")
             return await self._runs.until(
                 run.id, lambda now: now.state not in ("starting", "training"), PAUSE_SHOWN
             )
@@ -441,9 +436,9 @@ class Scheduler:
         raise _wrong(run, "there is nothing to pause")
 
     async def _resume(self, run: wire.Run, by: str) -> wire.Run:
-        if run.id == self.active:
+        if (one := self._at_work.get(run.id)) is not None:
             if run.state == "paused":
-                self._supervisor.tell(pipe.Steer(run=run.id, action="resume"))
+                one.steer("resume")
                 return await self._runs.until(
                     run.id, lambda now: now.state != "paused", PAUSE_SHOWN
                 )
@@ -463,10 +458,10 @@ class Scheduler:
         raise _wrong(run, "start a new one instead")
 
     async def _stop(self, run: wire.Run, by: str) -> wire.Run:
-        if run.id == self.active:
+        if (one := self._at_work.get(run.id)) is not None:
             self._stop_at_once.add(run.id)  # also if the worker has to be brought back first
             if run.state != "starting" or not run.step:  # else told once its steps are loaded
-                self._supervisor.tell(pipe.Steer(run=run.id, action="stop"))
+                one.steer("stop")
             return run
         if run.state in wire.FINAL_STATES:
             raise _wrong(run, "there is nothing to stop")

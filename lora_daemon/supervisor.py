@@ -13,14 +13,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_daemon import pipe
 from shared import wire
 from shared.errors import Code, LoraError
-from shared.paths import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +32,28 @@ IDLE = float(os.environ.get("LORA_TUI_WORKER_IDLE", "600"))  # seconds; gives th
 
 @dataclass(frozen=True)
 class Death:
-    """The worker is gone. ``reason`` is a sentence."""
+    """The worker is gone. ``reason`` is a sentence. ``meant``: it was told to leave."""
 
     pid: int
     reason: str
+    meant: bool = False
+
+
+Event = pipe.Report | Death
 
 
 class Supervisor:
-    """One worker at a time. Its reports, and its death, come in order out of ``events``."""
+    """One worker at a time. Its reports, and its death, are put in order into ``events``.
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._log = workspace.log.parent / "worker.log"
-        self.events: asyncio.Queue[pipe.Report | Death] = asyncio.Queue()
+    ``environment``: what is otherwise there than in the daemon's. ``log``: what the worker says.
+    """
+
+    def __init__(
+        self, events: asyncio.Queue[Event], log: Path, environment: Mapping[str, str]
+    ) -> None:  # fmt: skip
+        self._log = log
+        self._environment = environment
+        self._events = events
         self.ready: pipe.Ready | None = None
         self.memory: pipe.Memory | None = None
         self.failure = ""  # why it died last, until one is ready again
@@ -114,9 +123,10 @@ class Supervisor:
     async def end(self, *, now: bool = False) -> None:
         """Close the pipe and wait until the worker is gone; ``now``: kill it."""
         self.awake()
-        if self._process is None or self._reading is None:
-            return
-        self._hang_up()
+        async with self._starting:  # one that is being begun is ended, too
+            if self._process is None or self._reading is None:
+                return
+            self._hang_up()
         if now:
             self.kill()
         with contextlib.suppress(asyncio.CancelledError):
@@ -162,6 +172,7 @@ class Supervisor:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
+                    env={**os.environ, **self._environment},
                 )
             except OSError as error:
                 ours.close()
@@ -189,7 +200,7 @@ class Supervisor:
                 elif isinstance(report, pipe.Memory):
                     self.memory = report
                 self.heard(report)
-                self.events.put_nowait(report)
+                self._events.put_nowait(report)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         except Exception as error:
@@ -211,7 +222,7 @@ class Supervisor:
         self.failure = "" if self._ending else reason
         self._process = self._writer = self.ready = self.memory = None
         self.awake()
-        self.events.put_nowait(Death(process.pid, reason))
+        self._events.put_nowait(Death(process.pid, reason, self._ending))
 
 
 async def _ended(process: asyncio.subprocess.Process) -> int:

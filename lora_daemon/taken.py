@@ -28,4 +28,5 @@ def by_others(devices: Sequence[wire.DeviceUse], own: str = "") -> str:
     one = next((gpu for gpu in gpus if own and gpu.device == own), gpus[0] if gpus else None)
     if one is None or one.others < max(LEAST, SHARE * one.total):
         return ""
-    return f"Others hold {one.others / 2**30:.1f} of the {one.total / 2**30:.1f} GiB of {one.name}"
+    name = f"{one.name} (GPU {one.gpu})" if one.gpu else one.name
+    return f"Others hold {one.others / 2**30:.1f} of the {one.total / 2**30:.1f} GiB of {name}"

@@ -11,12 +11,13 @@ import importlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
+from lora_daemon.gpus import Gpu
 from lora_daemon.service import Context, Daemon
 from shared import wire
 from shared.decimate import decimate
@@ -28,28 +29,30 @@ COARSE = 24 * 3600 // COARSE_EVERY
 
 
 class WorkerUse(msgspec.Struct, frozen=True, kw_only=True):
-    """The worker's own account. Bytes."""
+    """A worker's own account. Bytes."""
 
     pid: int = 0
     uuid: str = ""  # of its GPU
     allocated: int = 0
     cached: int = 0
+    everything: bool = False  # what is used of the GPU counts as its own
 
 
 class Probe(Protocol):
     """Reads devices. Blocking; called in a thread."""
 
-    def read(self, worker: WorkerUse) -> list[wire.DeviceUse]: ...
+    def read(self, workers: Sequence[WorkerUse]) -> list[wire.DeviceUse]: ...
 
 
 class Telemetry:
     """Publishes DeviceUse each second and keeps it. Answers GetHistory."""
 
     def __init__(
-        self, daemon: Daemon, worker: Callable[[], WorkerUse], probe: Probe | None = None
-    ) -> None:
+        self, daemon: Daemon, workers: Callable[[], Sequence[WorkerUse]],
+        probe: Probe | None = None,
+    ) -> None:  # fmt: skip
         self._hub = daemon.hub
-        self._worker = worker
+        self._workers = workers
         self._probe = probe or best_probe()
         self._fine: deque[wire.DeviceUse] = deque()
         self._coarse: deque[wire.DeviceUse] = deque(maxlen=COARSE)
@@ -69,7 +72,7 @@ class Telemetry:
 
     async def take(self) -> None:
         """One reading: published and kept."""
-        self.latest = await asyncio.to_thread(self._probe.read, self._worker())
+        self.latest = await asyncio.to_thread(self._probe.read, self._workers())
         for use in self.latest:
             self._fine.append(use)
             self._hub.publish(use)
@@ -97,10 +100,15 @@ class Telemetry:
             await self.take()
 
 
-def best_probe() -> Probe:
-    """NVML with at least one GPU, else the machine itself."""
+def best_probe(gpus: Sequence[Gpu] = ()) -> Probe:
+    """NVML with at least one GPU, else the machine itself. ``gpus``: those that are looked at;
+    none, or one that NVML does not know yet: all."""
     nvml = Nvml.open()
-    return nvml if nvml is not None else Machine()
+    if nvml is None:
+        return Machine()
+    if all(gpu.uuid for gpu in gpus):
+        nvml.look_at(gpus)
+    return nvml
 
 
 class Nvml:
@@ -109,6 +117,7 @@ class Nvml:
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
         self._unsupported: set[tuple[str, str]] = set()
+        self._names: dict[str, str] = {}  # of GPUs, by UUID
         self._devices = [
             nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())
         ]
@@ -124,10 +133,19 @@ class Nvml:
             return None
         return found if found._devices else None
 
-    def read(self, worker: WorkerUse) -> list[wire.DeviceUse]:
-        return [self._read(handle, index, worker) for index, handle in enumerate(self._devices)]
+    def look_at(self, gpus: Sequence[Gpu]) -> None:
+        """Read these alone, if there are any and NVML knows all of them; several have names."""
+        try:
+            handles = [self._nvml.nvmlDeviceGetHandleByUUID(gpu.uuid) for gpu in gpus]
+        except Exception:  # NVML's errors are its own types
+            return
+        self._devices = handles or self._devices
+        self._names = {gpu.uuid: gpu.name for gpu in gpus} if len(gpus) > 1 else {}
 
-    def _read(self, handle: Any, index: int, worker: WorkerUse) -> wire.DeviceUse:
+    def read(self, workers: Sequence[WorkerUse]) -> list[wire.DeviceUse]:
+        return [self._read(handle, index, workers) for index, handle in enumerate(self._devices)]
+
+    def _read(self, handle: Any, index: int, workers: Sequence[WorkerUse]) -> wire.DeviceUse:
         nvml = self._nvml
         uuid = _text(self._ask("uuid", str(index), nvml.nvmlDeviceGetUUID, handle) or "")
         key = uuid or str(index)
@@ -137,9 +155,16 @@ class Nvml:
         power = self._ask("power", key, nvml.nvmlDeviceGetPowerUsage, handle)
         heat = self._ask("temperature", key, nvml.nvmlDeviceGetTemperature, handle, 0)
         name = _text(self._ask("name", key, nvml.nvmlDeviceGetName, handle) or f"GPU {index}")
-        ours = (
-            worker if worker.pid and _same(uuid, worker.uuid, len(self._devices)) else WorkerUse()
+        ours = next(
+            (
+                one
+                for one in workers
+                if (one.pid or one.everything) and _same(uuid, one.uuid, len(self._devices))
+            ),
+            WorkerUse(),
         )
+        if ours.everything:
+            ours = WorkerUse(allocated=used)
         claimed = self._of_process(handle, key, ours.pid)
         held = ours.allocated + ours.cached
         context = max(0, claimed - held) if claimed is not None and ours.pid else 0
@@ -157,6 +182,7 @@ class Nvml:
             power=power / 1000 if power is not None else None,
             temperature=float(heat) if heat is not None else None,
             at=time.time(),
+            gpu=self._names.get(uuid, ""),
         )
 
     def _of_process(self, handle: Any, key: str, pid: int) -> int | None:
@@ -187,9 +213,9 @@ class Machine:
         self._name = self._processor()
         self._ticks = self._busy_and_all()
 
-    def read(self, worker: WorkerUse) -> list[wire.DeviceUse]:
+    def read(self, workers: Sequence[WorkerUse]) -> list[wire.DeviceUse]:
         total, used = self._memory()
-        resident = self._resident(worker.pid) if worker.pid else 0
+        resident = sum(self._resident(pid) for pid in {one.pid for one in workers if one.pid})
         return [
             wire.DeviceUse(
                 device="cpu",

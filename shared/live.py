@@ -11,7 +11,8 @@ MAX_POINTS = 512  # of a RunProgress
 
 
 def live_key(value: wire.AnyLive) -> tuple[str, str]:
-    """(kind, id of the run, device, job or dataset): values of one key replace each other."""
+    """(kind, id of the run, device, worker's GPU, job or dataset): values of one key replace each
+    other."""
     match value:
         case wire.RunProgress():
             return "run", value.run
@@ -22,7 +23,7 @@ def live_key(value: wire.AnyLive) -> tuple[str, str]:
         case wire.Attached():
             return "attached", ""
         case wire.WorkerChanged():
-            return "worker", ""
+            return "worker", value.worker.gpu
         case wire.FolderSeen():
             return "folder", value.dataset
 

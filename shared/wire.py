@@ -136,6 +136,7 @@ class Run(Record, frozen=True, kw_only=True):
         str
     ] = []  # what sets it apart in its group, or from its parent: "network.rank=4"
     parent: str = ""  # the run that it was forked from
+    gpus: list[str] = []  # that it is on, as the daemon names them; none where it has no choice
 
 
 class Lora(Record, frozen=True, kw_only=True):
@@ -244,7 +245,8 @@ class ClientInfo(Record, frozen=True, kw_only=True):
 
 
 class Worker(Record, frozen=True, kw_only=True):
-    """The engine worker."""
+    """An engine worker, or the place of one. ``gpu``: the name of the GPU it has to itself: its
+    number in nvidia-smi, or a MIG device's UUID; empty where the daemon has one worker only."""
 
     state: Literal[
         "absent", "starting", "idle", "training", "painting", "captioning", "measuring", "probing",
@@ -257,6 +259,8 @@ class Worker(Record, frozen=True, kw_only=True):
     torch: str = ""
     restarts: int = 0
     message: str = ""
+    gpu: str = ""
+    run: str = ""  # that it trains, or that one of its processes is for
 
 
 class SavedFilter(Record, frozen=True, kw_only=True):
@@ -484,6 +488,7 @@ class DeviceUse(Live, frozen=True, kw_only=True, tag="device"):
     power: float | None  # watts
     temperature: float | None  # °C
     at: float
+    gpu: str = ""  # its name, where the daemon has several; see Worker
 
 
 class Attached(Live, frozen=True, kw_only=True, tag="attached"):
@@ -546,11 +551,12 @@ class Status(Record, frozen=True, kw_only=True):
     head_seq: int
     started: float
     clients: list[ClientInfo]
-    worker: Worker
+    worker: Worker  # the first of ``workers``
     devices: list[DeviceUse]
     jobs: list[Job]
     runs: list[Run]  # not yet final, in queue order
     warnings: list[str]  # about the workspace: network or ephemeral disk, low space
+    workers: list[Worker] = []  # one for each GPU that the daemon may use, at least one
 
 
 class GetStatus(Request[Status], frozen=True, kw_only=True, tag="status"):

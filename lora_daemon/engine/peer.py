@@ -30,7 +30,7 @@ def main() -> None:
     devices.use_threads()
     device = bases.best_device()
     if device.type == "cuda":
-        device = torch.device("cuda", place.rank)
+        device = torch.device("cuda", 0 if place.order.devices else place.rank)
         torch.cuda.set_device(device)
     try:
         follow_leader(place, device)

@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -145,11 +145,11 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     noised = as_trained(recipe, base)
     feed = fed(recipe, noised, freeze, choice, moments, run_dir)
     captions = feed.captions[: feed.trained]
-    for notice in _notices(recipe, base, captions):
+    for notice in _notices(recipe, base, captions, order.devices):
         steering.tell(Notice(run=order.run, message=notice))
     total = total_steps(recipe, feed.trained, feed.shown)
     parts = recipe.training.num_processes
-    world = world_of(parts, base.device)
+    world = world_of(parts, base.device, order.devices)
 
     adapter = adapter_for(base, recipe)
     try:
@@ -303,10 +303,12 @@ def _tell_resumed(steering: Steering, now: Fingerprint, progress: Progress) -> N
     steering.tell(Resumed(run=steering.run, step=progress.step, identical=not why, why=why))
 
 
-def _notices(recipe: Recipe, base: Base, captions: list[str]) -> Iterator[str]:
+def _notices(
+    recipe: Recipe, base: Base, captions: list[str], devices: Sequence[str]
+) -> Iterator[str]:  # fmt: skip
     """What a user should know before it is trained."""
     parts = recipe.training.num_processes
-    if (world := world_of(parts, base.device)) < parts:
+    if (world := world_of(parts, base.device, devices)) < parts:
         yield (
             f"The recipe is for {parts} processes, and {world} can train here: each does the work "
             "of several. The LoRA is the same but for rounding; it takes longer."

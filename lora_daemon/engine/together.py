@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import msgspec
@@ -88,9 +88,10 @@ class Together:
             _end(f"Process {self.rank} of {self.world} lost the others: {error}")
 
 
-def world_of(parts: int, device: torch.device) -> int:
-    """How many processes train at once here: one a GPU, on a CPU as many as the recipe says, and
-    never more than ``LORA_TUI_PROCESSES``; under torchrun as many as it began.
+def world_of(parts: int, device: torch.device, devices: Sequence[str] = ()) -> int:
+    """How many processes train at once here: one for each of ``devices``, if the run was given
+    some; else one a GPU, on a CPU as many as the recipe says; and never more than
+    ``LORA_TUI_PROCESSES``; under torchrun as many as it began.
 
     Raises LoraError(INVALID_RECIPE): it began more than there are parts in a step.
     """
@@ -104,6 +105,7 @@ def world_of(parts: int, device: torch.device) -> int:
             )
         return world
     most = torch.cuda.device_count() if device.type == "cuda" else parts
+    most = len(devices) or most
     asked = os.environ.get("LORA_TUI_PROCESSES", "")
     if asked.isdecimal() and int(asked):
         most = min(most, int(asked))
@@ -113,7 +115,7 @@ def world_of(parts: int, device: torch.device) -> int:
 @contextlib.contextmanager
 def led(order: Train, parts: int, device: torch.device) -> Iterator[Together]:
     """Lead the processes that train a run, for as long as the context lasts."""
-    world = world_of(parts, device)
+    world = world_of(parts, device, order.devices)
     if world == 1:
         yield Together(parts)
         return
@@ -176,11 +178,13 @@ def _by_torchrun() -> bool:
 
 def _begin(place: Place) -> subprocess.Popen[bytes]:
     """Begin a peer. It ends when its stdin closes, as it does when the leader dies."""
+    devices = place.order.devices
+    own = {"CUDA_VISIBLE_DEVICES": devices[place.rank]} if devices else {}
     threads = str(max(1, torch.get_num_threads() // place.world))
     peer = subprocess.Popen(
         [sys.executable, "-m", "lora_daemon.engine.peer"],
         stdin=subprocess.PIPE,
-        env={"LORA_TUI_THREADS": threads, **os.environ},
+        env={"LORA_TUI_THREADS": threads, **os.environ, **own},
     )
     assert peer.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # its end is noticed by its watcher

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from lora_tui.commands.common import Invocation, Subparsers, command, noun
 from lora_tui.commands.status import told
 from shared import launch, paths, wire
@@ -12,20 +14,35 @@ LEAVES_WITHIN = 180.0  # seconds for a run to reach its step boundary and save i
 
 def add(subparsers: Subparsers) -> None:
     verbs = noun(subparsers, "daemon", "the daemon of this workspace")
-    command(verbs, "start", start, "start it, if it does not run; every command does so by itself")
+    begin = command(
+        verbs, "start", start, "start it, if it does not run; every command does so by itself"
+    )
     stop = command(
         verbs, "stop", stop_it, "stop it; a run saves its state and goes on at the next start"
     )
     stop.add_argument("--now", action="store_true", help="do not wait for the step boundary")
     restart = command(verbs, "restart", restart_it, "stop it and start it again")
     restart.add_argument("--now", action="store_true", help="do not wait for the step boundary")
+    for one in (begin, restart):
+        one.add_argument(
+            "--gpus", default="", metavar="0,1",
+            help="use these GPUs only: numbers of nvidia-smi, UUIDs or MIG devices (LORA_TUI_GPUS)",
+        )  # fmt: skip
     command(verbs, "status", status, "how it is; the same as `lora-tui status`")
     logs = command(verbs, "logs", logs_of_it, "print the end of its log, whether it runs or not")
     logs.add_argument("-n", "--lines", type=int, default=200, help="so many lines (200)")
 
 
 async def start(call: Invocation) -> Exit:
+    if call.args.gpus and (call.remote or launch.listening(paths.socket_path(call.home))):
+        raise LoraError(
+            Code.WRONG_STATE,
+            "The daemon runs already, and keeps its GPUs for life: `lora-tui daemon restart --gpus "
+            f"{call.args.gpus}` on its machine. Runs go on where they were.",
+        )
     if not call.remote:
+        if call.args.gpus:
+            os.environ["LORA_TUI_GPUS"] = call.args.gpus  # which the daemon inherits
         await launch.ensure(call.home)
     return await status(call)
 

@@ -5,7 +5,8 @@
 has "torn" in it cannot be read, and "slow", as a name or a prompt, waits for its job to be
 cancelled. "hold" does so too, but for the first picture of more than 6 steps, which it gives up
 when told to. FAKE_LOG, a file, gets a line for each picture begun and given up: its seed and steps;
-and for each order to measure. "deaf" measures the bare base, and no LoRA before the file FAKE_MARK
+for each order to measure; and for each run the devices that its processes are to have. The device
+is called as CUDA_VISIBLE_DEVICES has it. "deaf" measures the bare base, and no LoRA before the file FAKE_MARK
 is there.
 """
 
@@ -44,6 +45,8 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         match command:
             case pipe.Train() | pipe.Steer(action="resume"):
+                if isinstance(command, pipe.Train) and command.devices:
+                    write_down(f"trains {command.run} on {' '.join(command.devices)}")
                 tell(stream, pipe.Phase(run=command.run, phase="training", done=0, total=1))
             case pipe.Steer(action="pause"):
                 tell(stream, pipe.Phase(run=command.run, phase="paused", done=0, total=1))
@@ -132,19 +135,21 @@ def asked(
 
 
 def note(what: str, paint: pipe.Paint | pipe.Probe | pipe.Weigh) -> None:
+    write_down(f"{what} {paint.spec.seed} {paint.spec.steps}")
+
+
+def write_down(line: str) -> None:
     if log := os.environ.get("FAKE_LOG"):
         with Path(log).open("a") as file:
-            file.write(f"{what} {paint.spec.seed} {paint.spec.steps}\n")
+            file.write(f"{line}\n")
 
 
 def measure(stream: socket.socket, order: pipe.Measure, *, deaf: bool) -> None:
     if deaf and order.loras:
         return
     tell(stream, pipe.Measured(job=order.job, rows=measured(order)))
-    if log := os.environ.get("FAKE_LOG"):
-        with Path(log).open("a") as file:
-            names = "+".join(use.name for use in order.loras)
-            file.write(f"{order.what} {names or 'base'} {len(order.pictures)}\n")
+    names = "+".join(use.name for use in order.loras)
+    write_down(f"{order.what} {names or 'base'} {len(order.pictures)}")
 
 
 LOSSES = {0: 0.0, 10: -0.02, 20: -0.05, 30: -0.01, 40: 0.01}  # of pictures whose caption has "kept"
@@ -172,8 +177,9 @@ def measured(order: pipe.Measure) -> list[list[float]]:
 
 def ready() -> pipe.Ready:
     return pipe.Ready(
-        pid=os.getpid(), torch="0", device="cpu", device_name="fake", precision="fp32", threads=1
-    )
+        pid=os.getpid(), torch="0", device="cpu",
+        device_name=os.environ.get("CUDA_VISIBLE_DEVICES") or "fake", precision="fp32", threads=1,
+    )  # fmt: skip
 
 
 def tell(stream: socket.socket, report: pipe.Report) -> None:

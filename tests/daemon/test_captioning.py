@@ -172,7 +172,7 @@ async def test_a_worker_that_dies_is_tried_again_and_then_told(
     monkeypatch.setenv("FAKE_WORKER", "die once")
     assert (await house.call(wire.CaptionPictures(dataset="set"))).written == 3
     await bare(house, tmp_path / "other", 1)
-    await house.domain._supervisor.end(now=True)
+    await house.domain._seats.first.supervisor.end(now=True)
     monkeypatch.setenv("FAKE_WORKER", "die")
     with pytest.raises(LoraError) as caught:
         await house.call(wire.CaptionPictures(dataset="other"))

@@ -26,7 +26,7 @@ async def test_a_gpu_that_the_engine_cannot_use_is_in_the_status_before_and_afte
         ):
             monkeypatch.setattr(nvidia, "torch_built_for", lambda built=built_for: built)
             house.domain._gpu = None  # as in a daemon that has just begun
-            house.domain._supervisor.ready = Ready(
+            house.domain._seats.first.supervisor.ready = Ready(
                 pid=1, torch="2.13.0", device=device, device_name="", device_uuid="",
                 precision="fp32", threads=1,
             ) if device else None  # fmt: skip

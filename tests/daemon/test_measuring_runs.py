@@ -176,7 +176,7 @@ async def test_a_worker_that_dies_of_it_is_tried_again_and_then_told(
     monkeypatch.setenv("FAKE_WORKER", "die once")
     assert (await measured(house)).recommended == "step 20"
     kept(house, 40)
-    await house.domain._supervisor.end(now=True)
+    await house.domain._seats.first.supervisor.end(now=True)
     monkeypatch.setenv("FAKE_WORKER", "die")
     with pytest.raises(LoraError) as caught:
         await measured(house)

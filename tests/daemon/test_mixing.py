@@ -258,7 +258,7 @@ async def test_a_worker_killed_while_mixing_is_replaced_and_the_mix_painted(
     mix = await turn(house, seed=1)
     await seen(house, lambda view: view.stage == "full")
     monkeypatch.setenv("FAKE_WORKER", "obey")
-    os.kill(house.domain._supervisor.pid, signal.SIGKILL)
+    os.kill(house.domain._seats.first.supervisor.pid, signal.SIGKILL)
     views = await seen(house, lambda view: view.stage in ("done", "failed"))
     assert (views[-1].stage, views[-1].picture_rev) == ("done", mix.rev)
     assert live(house) == mix

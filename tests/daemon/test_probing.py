@@ -120,8 +120,8 @@ async def test_a_worker_that_dies_is_replaced_once(
     monkeypatch.setenv("FAKE_WORKER", "die once")
     assert (await house.call(ask)).found.samples == len(probes.AT)
     monkeypatch.setenv("FAKE_WORKER", "die")
-    house.domain._supervisor.kill()
-    await house.until(lambda: not house.domain._supervisor.pid)
+    house.domain._seats.first.supervisor.kill()
+    await house.until(lambda: not house.domain._seats.first.supervisor.pid)
     with pytest.raises(LoraError, match="was not finished") as caught:
         await house.call(ask)
     assert caught.value.code == Code.WORKER_FAILED

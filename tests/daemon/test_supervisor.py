@@ -66,7 +66,7 @@ async def test_a_picture_is_tried_twice_and_then_told(
     monkeypatch.setenv("FAKE_WORKER", "die once")
     picture = await house.call(wire.Generate(spec=Spec))
     assert (picture.width, picture.parameters) == (8, "text")
-    await house.domain._supervisor.end(now=True)
+    await house.domain._seats.first.supervisor.end(now=True)
     monkeypatch.setenv("FAKE_WORKER", "die")
     with pytest.raises(LoraError) as caught:
         await house.call(wire.Generate(spec=Spec))

@@ -44,7 +44,7 @@ def use(others: int, total: int = 80 * GIB) -> list[wire.DeviceUse]:
 def test_what_nvml_tells_of_others_counts_and_a_desktop_does_not() -> None:
     nvml = Nvml.open(FakeNvml())
     assert nvml is not None
-    (read,) = nvml.read(WorkerUse())
+    (read,) = nvml.read([WorkerUse()])
     assert read.others == 10 * GIB and not taken.by_others([read])  # an eighth of it
     assert taken.by_others(use(20 * GIB)) == "Others hold 20.0 of the 80.0 GiB of H100"
     assert not taken.by_others(use(GIB, 4 * GIB)) and taken.by_others(use(3 * GIB, 4 * GIB))
@@ -58,7 +58,7 @@ def test_the_workers_own_gpu_is_the_one_that_counts() -> None:
 
 async def test_a_run_waits_for_the_gpu_and_says_so_until_it_is_free(house: House) -> None:
     others: list[Any] = use(60 * GIB)
-    house.domain._scheduler.devices = lambda: others
+    house.domain._seats.devices = lambda: others
     await house.call(wire.StartRun(recipe=RECIPE))
     assert house.run().state == "queued"
     assert "Others hold 60.0 of the 80.0 GiB of H100: waits" in house.run().message
@@ -68,7 +68,7 @@ async def test_a_run_waits_for_the_gpu_and_says_so_until_it_is_free(house: House
 
 
 async def test_a_waiting_run_that_is_resumed_shares_the_gpu(house: House) -> None:
-    house.domain._scheduler.devices = lambda: use(60 * GIB)
+    house.domain._seats.devices = lambda: use(60 * GIB)
     await house.call(wire.StartRun(recipe=RECIPE))
     await house.call(wire.SteerRun(run="r0001", action="resume"))
     await house.until(lambda: house.run().state == "training")
@@ -79,7 +79,7 @@ async def test_refused_or_shared_as_told(
     manner: str, state: str, house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LORA_TUI_TAKEN_GPU", manner)
-    house.domain._scheduler.devices = lambda: use(60 * GIB)
+    house.domain._seats.devices = lambda: use(60 * GIB)
     await house.call(wire.StartRun(recipe=RECIPE))
     await house.until(lambda: house.run().state == state)
     assert ("Others hold 60.0" in house.run().message) == (manner == "refuse")

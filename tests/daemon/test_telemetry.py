@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,7 +70,7 @@ WORKER = WorkerUse(pid=7, uuid="abc", allocated=5 * GIB, cached=2 * GIB)
 def test_memory_is_split_among_who_holds_it() -> None:
     nvml = Nvml.open(FakeNvml())
     assert nvml is not None
-    (use,) = nvml.read(WORKER)
+    (use,) = nvml.read([WORKER])
     assert (use.device, use.kind, use.name, use.total) == ("GPU-abc", "cuda", "H100", 80 * GIB)
     assert (use.allocated, use.cached, use.context) == (5 * GIB, 2 * GIB, GIB)
     assert use.others == 2 * GIB
@@ -79,7 +80,7 @@ def test_memory_is_split_among_who_holds_it() -> None:
 def test_in_a_container_the_workers_own_numbers_are_shown() -> None:
     nvml = Nvml.open(FakeNvml(pid=4711))  # a pid of the host
     assert nvml is not None
-    (use,) = nvml.read(WORKER)
+    (use,) = nvml.read([WORKER])
     assert (use.allocated, use.cached, use.context) == (5 * GIB, 2 * GIB, 0)
 
 
@@ -88,7 +89,7 @@ def test_what_is_not_supported_is_none_and_asked_once() -> None:
     nvml = Nvml.open(fake)
     assert nvml is not None
     for _ in range(3):
-        (use,) = nvml.read(WORKER)
+        (use,) = nvml.read([WORKER])
     assert (use.power, use.utilisation, use.temperature) == (None, None, 71.0)
     assert fake.asked.count("power") == 1
     assert fake.asked.count("temperature") == 3
@@ -97,7 +98,7 @@ def test_what_is_not_supported_is_none_and_asked_once() -> None:
 def test_another_cards_worker_is_not_counted_here() -> None:
     nvml = Nvml.open(FakeNvml())
     assert nvml is not None
-    (use,) = nvml.read(WorkerUse(pid=7, uuid="GPU-other", allocated=GIB, cached=GIB))
+    (use,) = nvml.read([WorkerUse(pid=7, uuid="GPU-other", allocated=GIB, cached=GIB)])
     assert (use.allocated, use.cached) == (0, 0)
 
 
@@ -116,7 +117,7 @@ def test_the_machine_tells_the_truth_about_ram(tmp_path: Path) -> None:
     (proc / "cpuinfo").write_text("model name\t: Example 9000\n")
     machine = Machine(proc, tmp_path / "cgroup")
     (proc / "stat").write_text("cpu 150 0 150 900 0 0 0 0 0 0\n")
-    (use,) = machine.read(WorkerUse(pid=7))
+    (use,) = machine.read([WorkerUse(pid=7)])
     assert (use.total, use.used, use.allocated) == (1000 * 1024, 600 * 1024, 10 * 4096)
     assert use.utilisation == 50.0
     assert use.name.startswith("Example 9000")
@@ -127,7 +128,7 @@ def test_in_a_container_its_own_limit_counts(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("500000\n")
     (tmp_path / "memory.current").write_text("300000\n")
     (tmp_path / "memory.stat").write_text("inactive_file 100000\n")
-    (use,) = Machine(tmp_path, tmp_path).read(WorkerUse())
+    (use,) = Machine(tmp_path, tmp_path).read([WorkerUse()])
     assert (use.total, use.used) == (500_000, 200_000)
 
 
@@ -137,7 +138,7 @@ class Counted:
     def __init__(self) -> None:
         self.count = 0
 
-    def read(self, _: WorkerUse) -> list[wire.DeviceUse]:
+    def read(self, _: Sequence[WorkerUse]) -> list[wire.DeviceUse]:
         self.count += 1
         return [
             wire.DeviceUse(
@@ -159,7 +160,7 @@ class Heard:
 async def test_history_is_kept_thinned_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "FINE", 100)
     heard = Heard()
-    watch = Telemetry(Daemon(None, None, heard), WorkerUse, Counted())  # type: ignore[arg-type]
+    watch = Telemetry(Daemon(None, None, heard), list, Counted())  # type: ignore[arg-type]
     for _ in range(250):
         await watch.take()
     assert len(heard.values) == 250

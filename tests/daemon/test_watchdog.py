@@ -86,7 +86,7 @@ async def test_a_stopped_worker_is_ended_and_its_run_goes_on(
         await house.until(lambda: house.run().state == "training")
         pid = house.domain.worker().pid
         os.kill(pid, signal.SIGSTOP)
-        dog = house.domain._watchdog
+        dog = house.domain._watchdogs[0]
         begun = dog._clock()
         dog.look()
         assert house.domain.worker().pid == pid  # not too long yet

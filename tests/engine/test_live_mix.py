@@ -39,8 +39,8 @@ class InHouse:
         self._studio = Studio(torch.device("cpu"), self._tell, self._is_cancelled)
         for module in (bases, lora_file):
             self._count(module, monkeypatch)
-        monkeypatch.setattr(house.domain._supervisor, "send", self._send)
-        monkeypatch.setattr(house.domain._supervisor, "tell", self._take)
+        monkeypatch.setattr(house.domain._seats.first.supervisor, "send", self._send)
+        monkeypatch.setattr(house.domain._seats.first.supervisor, "tell", self._take)
         self.task = asyncio.create_task(self._work())
 
     def _count(self, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
