@@ -6,8 +6,8 @@ has "torn" in it cannot be read, and "slow", as a name or a prompt, waits for it
 cancelled. "hold" does so too, but for the first picture of more than 6 steps, which it gives up
 when told to. FAKE_LOG, a file, gets a line for each picture begun and given up: its seed and steps;
 for each order to measure; and for each run the devices that its processes are to have. The device
-is called as CUDA_VISIBLE_DEVICES has it. "deaf" measures the bare base, and no LoRA before the file FAKE_MARK
-is there.
+is called as CUDA_VISIBLE_DEVICES has it. "deaf" measures the bare base, and no LoRA before the file
+FAKE_MARK is there.
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         match command:
             case pipe.Train() | pipe.Steer(action="resume"):
-                if isinstance(command, pipe.Train) and command.devices:
-                    write_down(f"trains {command.run} on {' '.join(command.devices)}")
-                tell(stream, pipe.Phase(run=command.run, phase="training", done=0, total=1))
+                trains(stream, command)
             case pipe.Steer(action="pause"):
                 tell(stream, pipe.Phase(run=command.run, phase="paused", done=0, total=1))
             case pipe.Steer(action="stop" | "suspend"):
@@ -77,6 +75,12 @@ def main() -> None:
                 said = [(item, asks.get(item, f"the picture {path.stem}")) for item, path in well]
                 told = pipe.Described(job=job, captions=said, skipped=torn, last=not slow)
                 tell(stream, told)
+
+
+def trains(stream: socket.socket, command: pipe.Train | pipe.Steer) -> None:
+    if isinstance(command, pipe.Train) and command.devices:
+        write_down(f"trains {command.run} on {' '.join(command.devices)}")
+    tell(stream, pipe.Phase(run=command.run, phase="training", done=0, total=1))
 
 
 def tried(stream: socket.socket, command: pipe.Gather | pipe.Probe) -> None:
