@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from lora_tui.commands.common import Invocation, Subparsers, command
+from lora_tui.commands.status import at
 from lora_tui.core import words
 from lora_tui.core.cells import clean
 from shared import __version__, gpu_fit, launch, paths, wire
@@ -63,7 +64,8 @@ async def doctor(call: Invocation) -> Exit:
             found(check)
         for check in workspace(call.home):
             found(check)
-    found(await daemon(call))
+    for check in await daemon(call):
+        found(check)
     for check in terminal(os.environ, tuple(shutil.get_terminal_size()), sys.stdout.encoding):
         found(check)
     worst: Level = "ok"
@@ -205,29 +207,43 @@ def workspace(home: Path) -> Iterator[Check]:
         )  # fmt: skip
 
 
-async def daemon(call: Invocation) -> Check:
-    """Whether a daemon answers, and whether it is of our version."""
+async def daemon(call: Invocation) -> list[Check]:
+    """Whether a daemon answers, whether it is of our version, and what several GPUs are at."""
     try:
         async with call.client(start=False) as client:
             status = await client.call(wire.GetStatus())
     except LoraError as error:
         if error.code is Code.UNREACHABLE and not call.remote:
             if not launch.listening(paths.socket_path(call.home)):
-                return Check(about="daemon", level="ok", found="not running; starts when needed")
+                found = "not running; starts when needed"
+                return [Check(about="daemon", level="ok", found=found)]
             mend = "`lora-tui daemon logs` may say why; `kill -9` on its pid ends it safely."
-            return Check(about="daemon", level="bad", found=error.message, mend=mend)
-        return Check(about="daemon", level="bad", found=error.message)
+            return [Check(about="daemon", level="bad", found=error.message, mend=mend)]
+        return [Check(about="daemon", level="bad", found=error.message)]
+    return [answering(status), *used(status)]
+
+
+def answering(status: wire.Status) -> Check:
+    """Whether a daemon that answers is well."""
     found = f"{status.version}, pid {status.pid}, {len(status.runs)} runs not finished"
     if status.version != __version__:
         return Check(
             about="daemon", level="warn", found=f"{found}; this client is {__version__}",
             mend="`lora-tui daemon restart` when it suits: runs go on where they were.",
         )  # fmt: skip
-    if status.worker.state == "failed":
-        return Check(about="worker", level="bad", found=status.worker.message)
+    for worker in status.workers or [status.worker]:
+        if worker.state == "failed":
+            return Check(about="worker", level="bad", found=worker.message)
     if status.warnings:
         return Check(about="daemon", level="warn", found=f"{found}; {'; '.join(status.warnings)}")
     return Check(about="daemon", level="ok", found=found)
+
+
+def used(status: wire.Status) -> Iterator[Check]:
+    """What each of several GPUs is at."""
+    if len(status.workers) > 1:
+        said = [f"{worker.gpu} {at(worker)}" for worker in status.workers]
+        yield Check(about="gpus", level="ok", found=f"the daemon uses {', '.join(said)}")
 
 
 def terminal(

@@ -62,16 +62,23 @@ def add(subparsers: Subparsers) -> None:
 async def list_them(call: Invocation) -> Exit:
     async with call.client() as client:
         runs = (await client.call(wire.GetState())).runs
-    grouped = any(run.group for run in runs)
 
     def lines() -> list[str]:
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (r.id, r.name, r.state, f"{r.step}/{r.steps}", words.number(r.loss), r.dataset, r.base,
-             words.size(r.size), words.ago(r.created), *((r.group,) if grouped else ()))
+             words.size(r.size), words.ago(r.created))
             for r in runs
         ]  # fmt: skip
-        head = ("RUN", "NAME", "STATE", ">STEP", ">LOSS", "DATASET", "BASE", ">DISK", "QUEUED")
-        return table((*head, "GROUP") if grouped else head, rows)
+        head: tuple[str, ...] = (
+            "RUN", "NAME", "STATE", ">STEP", ">LOSS", "DATASET", "BASE", ">DISK", "QUEUED",
+        )  # fmt: skip
+        for name, values in (
+            ("GPU", [",".join(run.gpus) for run in runs]), ("GROUP", [run.group for run in runs])
+        ):  # fmt: skip
+            if any(values):
+                head = (*head, name)
+                rows = [(*row, value) for row, value in zip(rows, values, strict=True)]
+        return table(head, rows)
 
     call.console.show({"runs": runs}, lines)
     return Exit.OK
@@ -89,6 +96,7 @@ async def show_it(call: Invocation) -> Exit:
                 ("run", f"{run.id} {run.name}"),
                 ("state", f"{run.state} {run.phase}".strip()),
                 ("", run.message),
+                ("GPU", ", ".join(run.gpus)),
                 ("step", f"{run.step} of {run.steps}, epoch {run.epoch} of {run.epochs}"),
                 ("loss", words.number(run.loss)),
                 ("dataset", f"{run.dataset}, {words.plural(run.pictures, 'picture')}"),

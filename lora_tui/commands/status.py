@@ -31,15 +31,12 @@ async def status(call: Invocation) -> Exit:
 
 def told(status: wire.Status) -> Iterator[str]:
     """A status for people."""
-    worker = status.worker
     yield from pairs(
         [
             ("daemon", f"{status.version}, pid {status.pid}, up {_up(status)}"),
             ("workspace", status.home),
             ("endpoint", status.endpoint),
-            ("worker", f"{worker.state} {worker.device_name} {worker.precision}".strip()),
-            ("", worker.message),
-            *((use.device, _use(use)) for use in status.devices),
+            *_engine(status),
             *(("attached", _client(c)) for c in status.clients),
             *(("warning", warning) for warning in status.warnings),
         ]
@@ -52,11 +49,33 @@ def told(status: wire.Status) -> Iterator[str]:
         yield "no run is waiting or running"
 
 
+def _engine(status: wire.Status) -> Iterator[tuple[str, str]]:
+    """The worker and its device; of several GPUs what each is at."""
+    if len(status.workers) < 2:
+        worker = status.worker
+        yield "worker", f"{worker.state} {worker.device_name} {worker.precision}".strip()
+        yield "", worker.message
+        yield from ((use.device, _use(use)) for use in status.devices)
+        return
+    for worker in status.workers:
+        uses = [_use(use) for use in status.devices if use.gpu == worker.gpu]
+        yield words.gpus([worker.gpu]), ", ".join([at(worker), *uses])
+        yield "", worker.message
+
+
+def at(worker: wire.Worker) -> str:
+    """What a worker is at, in a word or two: training r0003."""
+    state = "free" if worker.state == "absent" and not worker.run else worker.state
+    return f"{state} {worker.run}".strip()
+
+
 def told_run(run: wire.Run) -> str:
     """A run in one line."""
     parts = [f"{run.id} {run.name}: {run.state}"]
     if run.phase and run.phase != run.state:
         parts.append(f"{run.phase} {run.done}/{run.total}" if run.total else run.phase)
+    if run.gpus:
+        parts.append(f"on {words.gpus(run.gpus)}")
     parts.append(f"step {words.count(run.step)} of {words.count(run.steps)}")
     parts.append(f"epoch {run.epoch}/{run.epochs}")
     if run.loss is not None:

@@ -15,7 +15,7 @@ class Known:
         self.progress: dict[str, wire.RunProgress] = {}
         self.devices: dict[str, wire.DeviceUse] = {}
         self.jobs: dict[str, wire.Job] = {}
-        self.worker: wire.Worker | None = None
+        self.workers: dict[str, wire.Worker] = {}  # by the name of their GPU
         self.clients: list[wire.ClientInfo] = []
         self.status: wire.Status | None = None
 
@@ -26,7 +26,7 @@ class Known:
         elif isinstance(value, wire.DeviceUse):
             self.devices[value.device] = value
         elif isinstance(value, wire.WorkerChanged):
-            self.worker = value.worker
+            self.workers[value.worker.gpu] = value.worker
         elif isinstance(value, wire.JobChanged):
             self.jobs[value.job.id] = value.job
         elif isinstance(value, wire.Attached):
@@ -35,15 +35,16 @@ class Known:
     def take_status(self, status: wire.Status) -> None:
         """The daemon's own account of itself."""
         self.status = status
-        self.worker = status.worker
+        self.workers = {one.gpu: one for one in status.workers or [status.worker]}
         self.clients = status.clients
-        self.devices.update({device.device: device for device in status.devices})
+        self.devices = {device.device: device for device in status.devices}
         self.jobs.update({job.id: job for job in status.jobs})
 
-    @property
-    def device(self) -> wire.DeviceUse | None:
-        """The device whose memory is shown."""
-        return next(iter(self.devices.values()), None)
+    def device(self, run: wire.Run | None = None) -> wire.DeviceUse | None:
+        """The device whose memory is shown: the run's, if it has one to itself."""
+        devices = list(self.devices.values())
+        own = [one for one in devices if run is not None and one.gpu and one.gpu in run.gpus]
+        return next(iter(own + devices), None)
 
     def name_of(self, session: str) -> str:
         """The name the daemon knows a session by."""
@@ -86,4 +87,7 @@ class Known:
 
     def engine(self) -> Said:
         """The status line's right part."""
-        return summary.engine(self.worker, self.device)
+        if len(self.workers) > 1:
+            devices = [one for one in self.devices.values() if one.gpu]
+            return summary.engines(list(self.workers.values()), devices)
+        return summary.engine(next(iter(self.workers.values()), None), self.device())

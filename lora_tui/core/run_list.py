@@ -62,7 +62,7 @@ def _rank(run: Run) -> tuple[int, float]:
 
 
 def standing(run: Run, runs: Sequence[Run]) -> tuple[str, str]:
-    """(state, tone) of a run: also its place in the queue, or what it waits for."""
+    """(state, tone) of a run: also its place in the queue, what it waits for, or its GPUs."""
     tone = words.RUN_TONES[run.state]
     if blocking := run_queue.waits_for(run, runs):
         dead = any(one.state in FINAL_STATES for one in blocking)
@@ -71,6 +71,8 @@ def standing(run: Run, runs: Sequence[Run]) -> tuple[str, str]:
     if run_queue.has_place(run):
         number = [one.id for one in run_queue.waiting(runs)].index(run.id) + 1
         return f"{'held' if run.state == 'paused' else 'queued'} {number}", tone
+    if run.gpus:
+        return f"{'paused ' * (run.state == 'paused')}{words.gpus(run.gpus)}", tone
     return run.state, tone
 
 

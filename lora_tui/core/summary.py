@@ -36,6 +36,8 @@ def progress(run: Run, live: RunProgress | None) -> Said:
         return said
     if run.steps:
         said.append((f" {100 * step // run.steps} %", "bold" if state == "training" else ""))
+    if run.gpus:
+        said.append((f" · {words.gpus(run.gpus)}", "muted"))
     if state == "training" and live is not None and live.run == run.id:
         said.append((f" · {words.speed(live.speed)} · eta {words.duration(live.eta)}", "muted"))
     return said
@@ -62,6 +64,25 @@ def engine(worker: Worker | None, device: DeviceUse | None) -> Said:
     elif worker is not None:
         said.append((worker.device_name or worker.device or "engine", "muted"))
     return said
+
+
+def engines(workers: Sequence[Worker], devices: Sequence[DeviceUse]) -> Said:
+    """What several GPUs are at: GPU 0 r0003 · GPUs 1, 2 r0004 · 1 more free; and how full they
+    are."""
+    at: dict[str, list[str]] = {}
+    for worker in workers:
+        what = worker.run or ("" if worker.state in ("absent", "idle") else worker.state)
+        at.setdefault(what, []).append(worker.gpu)
+    free = at.pop("", [])
+    said: Said = []
+    for what, names in at.items():
+        said += [(f"{words.gpus(names)} ", "muted"), (what, "error" * (what == "failed")),
+                 (" · ", "muted")]  # fmt: skip
+    if free:
+        more = f"{len(free)} more free" if at else f"{len(free)} GPUs free"
+        said.append((f"{more} · ", "muted"))
+    used, total = sum(one.used for one in devices), sum(one.total for one in devices)
+    return [*said, (f"{words.gib(used)}/{words.gib(total)} GiB", "")]
 
 
 def others(clients: Sequence[ClientInfo], session: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 from shared.wire import CaptionState, RunState
 
@@ -66,6 +67,12 @@ def size(bytes_: float) -> str:
 
 def gib(bytes_: float) -> str:
     return f"{bytes_ / 2**30:.1f}"
+
+
+def gpus(names: Sequence[str]) -> str:
+    """GPUs by their names: GPU 0, GPUs 0, 1. Of a UUID its beginning."""
+    short = [name if len(name) <= 8 else f"{name[:8]}…" for name in names]
+    return f"GPU{'s' * (len(names) > 1)} {', '.join(short)}"
 
 
 def duration(seconds: float | None) -> str:

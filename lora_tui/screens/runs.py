@@ -327,7 +327,7 @@ class Runs(Arranging):
         self._draw_memory()
 
     def _draw_memory(self) -> None:
-        device = self.lora.known.device
+        device = self.lora.known.device(self.run_shown)
         past = self._devices.get(device.device) if device is not None else None
         self.query_one(MemoryPanel).show(device, past or DeviceHistory())
 

@@ -89,6 +89,8 @@ class RunHead(Vertical):
             (run.name or run.dataset, "bold"),
             (f"  {run.state}", words.RUN_TONES[run.state]),
         ]
+        if run.gpus:
+            left.append((f" on {words.gpus(run.gpus)}", "muted"))
         if phase and phase != run.state and run.state in ("training", "starting"):
             caching = live is not None and phase == "caching" and live.total
             left.append((f", {phase}" + (f" {live.done}/{live.total}" if caching else ""), ""))  # type: ignore[union-attr]
@@ -164,6 +166,8 @@ def _gpu(device: DeviceUse) -> tuple[list[Part], Said]:
     ]
     legend = _legend(parts)
     legend.append((f"of {words.gib(device.total)} GiB", "bold"))
+    if device.gpu:
+        legend.insert(0, (f"{words.gpus([device.gpu])}  ", ""))
     return parts, [*legend, *_vitals(device)]
 
 
