@@ -429,8 +429,8 @@ class Domain:
             case Death():
                 await self._orders.worker_died(event)
                 await self._scheduler.worker_died(event.pid, event.reason)
-            case pipe.Ready() | pipe.Memory():
-                pass  # the supervisors have them
+            case pipe.Ready() | pipe.Memory() | pipe.GoesOn():
+                pass  # for the supervisors and watchdogs
             case (
                 pipe.PaintStep() | pipe.Painted() | pipe.PaintFailed()
                 | pipe.Described() | pipe.DescribeFailed() | pipe.Measured() | pipe.MeasureFailed()

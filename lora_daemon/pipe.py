@@ -474,6 +474,12 @@ class MeasureFailed(msgspec.Struct, frozen=True, kw_only=True, tag="measure_fail
     failure: Failure
 
 
+class GoesOn(msgspec.Struct, frozen=True, kw_only=True, tag="goes_on"):
+    """A job that has nothing to tell yet gets on, step by step: now and then a word of it."""
+
+    job: str
+
+
 class Memory(msgspec.Struct, frozen=True, kw_only=True, tag="memory"):
     """The worker's own account, each second. Bytes. CPU: allocated = resident set, rest 0."""
 
@@ -507,6 +513,7 @@ Report = (
     | DescribeFailed
     | Measured
     | MeasureFailed
+    | GoesOn
     | Memory
 )
 

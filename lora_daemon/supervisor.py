@@ -59,6 +59,7 @@ class Supervisor:
         self.failure = ""  # why it died last, until one is ready again
         self.changed: Callable[[], None] = lambda: None
         self.heard: Callable[[pipe.Report], None] = lambda _: None  # each report, as it comes
+        self.sent: Callable[[pipe.Command], None] = lambda _: None  # each command that is asked
         self._starting = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -102,6 +103,7 @@ class Supervisor:
                 await self._begin()
         assert self._writer is not None
         self._writer.write(pipe.frame(command))
+        self.sent(command)
         return self.pid
 
     def tell(self, command: pipe.Command) -> None:

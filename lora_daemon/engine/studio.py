@@ -40,6 +40,7 @@ from lora_daemon.pipe import (
     DescribeFailed,
     Gather,
     Gathered,
+    GoesOn,
     LoraFile,
     Measure,
     Measured,
@@ -69,6 +70,7 @@ _FAILED: dict[type[Serving], type[PaintFailed | ProbeFailed | MeasureFailed]] = 
     Zip: ProbeFailed, Weigh: ProbeFailed,
 }  # fmt: skip
 STEP_TELLING = 0.2  # seconds between two reports of one job's progress
+GOES_ON = 10.0  # seconds between two words of a job that tells nothing else
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Studio:
         self.device = device
         self.tell = tell
         self.cancelled = cancelled
+        self._spoke = 0.0  # when a word was said of a job
         self._resident: Base | None = None
         self._precision = ""
         self._mixed: dict[bool, _Mixed] = {}  # a picture's LoRAs; True: a distilled one beside them
@@ -135,7 +138,7 @@ class Studio:
 
     def serve(self, job: Serving, base: Callable[[], Base]) -> None:
         """Do a job and tell how it went. Only a poisoned device raises."""
-        began = time.monotonic()
+        began = self._spoke = time.monotonic()
         failure: Failure | None = None
         try:
             self._check(job.job)
@@ -163,10 +166,17 @@ class Studio:
         if self.cancelled(job):
             raise LoraError(Code.CANCELLED, "It was cancelled.")
 
+    def _step(self, job: str) -> None:
+        """As ``_check``, at each step of a job; now and then it is said that it gets on."""
+        self._check(job)
+        if (now := time.monotonic()) - self._spoke > GOES_ON:
+            self._spoke = now
+            self.tell(GoesOn(job=job))
+
     def _probe(self, job: Probe, base: Base) -> None:
         mixed = self._mix(job.loras, base)
         rows = [[_strength(use) for use in row] for row in job.rows]
-        check = partial(self._check, job.job)
+        check = partial(self._step, job.job)
         with _speaking(base, mixed.learnt, job.embeddings):
             products = effects.inner_products(base, mixed.mix, rows, job.spec, job.step, check)
         self.tell(Probed(job=job.job, products=products.tolist(), notes=mixed.notes))
@@ -174,7 +184,7 @@ class Studio:
     def _gather(self, job: Gather, base: Base) -> None:
         loras = [_place(path) for path in job.loras]
         with _speaking(base, embeddings.carried(loras, base), job.embeddings):
-            found = inputs.measure(base, loras, job.specs, partial(self._check, job.job))
+            found = inputs.measure(base, loras, job.specs, partial(self._step, job.job))
         moments.save(_place(job.out), found)
         self.tell(Gathered(job=job.job, modules=len(found.modules), left_out=found.left_out))
 
@@ -185,12 +195,12 @@ class Studio:
         if loaded is self._resident:  # a guest's would keep the guest
             self._measurer = measurer
         rows, skipped = measurer.rows(
-            job, self._mix(job.loras, loaded).mix.on, partial(self._check, job.job)
+            job, self._mix(job.loras, loaded).mix.on, partial(self._step, job.job)
         )
         self.tell(Measured(job=job.job, rows=rows, skipped=skipped))
 
     def _weigh(self, job: Weigh, base: Base) -> None:
-        mixed, check = self._mix([job.lora], base), partial(self._check, job.job)
+        mixed, check = self._mix([job.lora], base), partial(self._step, job.job)
         with _speaking(base, mixed.learnt, job.embeddings):
             found = weighing.effect(mixed.mix, _strength(job.lora), job.spec, check)
         self.tell(Weighed(job=job.job, effect=found))
@@ -202,7 +212,7 @@ class Studio:
             _place(job.out), job.steps, job.rate, job.penalty, job.seed, job.about,
         )  # fmt: skip
         with _speaking(base, mixed.learnt, job.embeddings):
-            done = lessons.go_on(mixed.mix, lesson, partial(self._check, job.job))
+            done = lessons.go_on(mixed.mix, lesson, partial(self._step, job.job))
         self.tell(Zipped(job=job.job, done=done, total=lesson.total, notes=mixed.notes))
 
     def describe(self, job: Describe) -> None:

@@ -21,6 +21,12 @@ def active(runs: Sequence[Run]) -> Run | None:
     return None
 
 
+def more(runs: Sequence[Run]) -> Said:
+    """How many runs are at work besides the one whose progress is told."""
+    number = sum(run.state in ("training", "starting") for run in runs) - 1
+    return [(f" · +{number}", "muted")] if number > 0 else []
+
+
 def progress(run: Run, live: RunProgress | None) -> Said:
     """r0003 training 41 % · 3 412/8 330 · 41 it/s · eta 2:01"""
     said: Said = [(run.id, "bold"), (" ", "")]

@@ -108,7 +108,7 @@ class Place(Screen[None]):
         app = self.lora
         run = summary.active(app.state.runs)
         said = summary.progress(run, app.known.progress.get(run.id)) if run is not None else []
-        self.query_one(Places).run_said(said)
+        self.query_one(Places).run_said(said + summary.more(app.state.runs))
         self.query_one(StatusLine).show(app.status_left(), app.known.engine())
         self.query_one(Banner).say(app.link_problem)
 

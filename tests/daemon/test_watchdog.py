@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from lora_daemon import pipe, watchdog
 from lora_daemon.watchdog import DEAD, LIMITS, STEPS, Silence
 from shared import wire
+from shared.errors import Code, Failure, LoraError
+from shared.pictures import PictureSpec
 from tests.daemon.house import House, hollow_base, with_fake_worker
 from tests.daemon.process import pictures
 
@@ -69,6 +73,66 @@ def test_the_limits_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert silence.too_long(6.0)
     monkeypatch.setenv("LORA_TUI_WORKER_SILENCE", "soon")
     assert watchdog.limits() == (LIMITS, DEAD)
+
+
+PAINT = pipe.Paint(job="j1", spec=PictureSpec(base="b", prompt="a"), base_path="", loras=[], out="")
+
+
+def test_a_picture_must_get_on_too_from_when_it_was_asked_for_to_its_answer() -> None:
+    silence = Silence(0.0)
+    later = 5 * LIMITS["sampling"]  # idle until then
+    beating(silence, 0.0, later)
+    silence.asked(PAINT, later)
+    beating(silence, later, later + 3000)
+    silence.asked(replace(PAINT, job="j2"), later + 3000)  # does not excuse the first
+    said = beating(silence, later + 3000, later + LIMITS["sampling"] + 60)
+    assert "has been painting for 61 minutes without" in said
+    silence.hear(pipe.GoesOn(job="j1"), later + 3700)
+    assert not beating(silence, later + 3700, later + 7000)
+    failed = pipe.PaintFailed(job="j1", failure=Failure(code=Code.CANCELLED, message=""))
+    silence.hear(failed, later + 7000)
+    assert beating(silence, later + 7000, later + 7000 + LIMITS["sampling"] + 60)  # j2
+    silence.hear(replace(failed, job="j2"), later + 11000)
+    assert not beating(silence, later + 11000, 1e6)
+    silence.hear(phase("training"), 1e6)  # beside a run the longer of the two counts
+    silence.asked(PAINT, 1e6)
+    assert not beating(silence, 1e6, 1e6 + LIMITS["training"] + 60)
+
+
+async def test_a_picture_whose_worker_hangs_is_made_by_another_and_then_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_fake_worker(monkeypatch, tmp_path)
+    monkeypatch.setenv("FAKE_WORKER", "hold")
+    house = House(tmp_path / "home")
+    await house.domain.start()
+    dog = house.domain._watchdogs[0]
+    clock, ahead, ended = dog._clock, 0.0, 0
+    monkeypatch.setattr(dog, "_clock", lambda: clock() + ahead)
+
+    async def hang() -> None:
+        """Another worker paints; the dog looks after an hour of beats alone."""
+        nonlocal ahead, ended
+        worker = house.domain.worker
+        await house.until(lambda: worker().state == "painting" and worker().pid != ended)
+        ended, ahead = worker().pid, ahead + LIMITS["sampling"] + 60
+        dog._heard(MEMORY)
+        dog._looked = dog._clock()
+        dog.look()
+
+    try:
+        await house.call(wire.AddBase(path=str(hollow_base(tmp_path / "base"))))
+        spec = PictureSpec(base="base", prompt="a dragon", steps=20)
+        picture = asyncio.create_task(house.call(wire.Generate(spec=spec)))
+        await hang()
+        await hang()
+        with pytest.raises(LoraError, match="has been painting for 61 minutes") as caught:
+            await picture
+        assert caught.value.code is Code.WORKER_FAILED and caught.value.retryable
+        monkeypatch.setenv("FAKE_WORKER", "obey")
+        assert (await house.call(wire.Generate(spec=spec))).width == 8
+    finally:
+        await house.close()
 
 
 async def test_a_stopped_worker_is_ended_and_its_run_goes_on(
