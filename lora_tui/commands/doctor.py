@@ -242,8 +242,8 @@ def answering(status: wire.Status) -> Check:
 def used(status: wire.Status) -> Iterator[Check]:
     """What each of several GPUs is at."""
     if len(status.workers) > 1:
-        said = [f"{worker.gpu} {at(worker)}" for worker in status.workers]
-        yield Check(about="gpus", level="ok", found=f"the daemon uses {', '.join(said)}")
+        said = [f"{words.gpus([worker.gpu])} {at(worker)}" for worker in status.workers]
+        yield Check(about="gpus", level="ok", found=f"the daemon has {', '.join(said)}")
 
 
 def terminal(
