@@ -67,10 +67,9 @@ class Orders:
         self._closing = True
 
     def at(self, seat: Seat, what: Doing) -> bool:
-        """Whether such an order is under way on a seat, or would go on there."""
-        return self._latest.get(what) is seat or any(
-            own.seat is seat and doing(own.order) == what for own in self._orders.values()
-        )
+        """Whether such an order is under way on a seat, or was the last, where none is now."""
+        under_way = [own.seat for own in self._orders.values() if doing(own.order) == what]
+        return seat in (under_way or [self._latest.get(what)])
 
     async def ask(
         self, order: Asked, unfinished: str, hear: Callable[[Any], bool] = lambda _: True

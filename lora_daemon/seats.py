@@ -39,7 +39,7 @@ class Seat:
     def uuid(self) -> str:
         """Of its GPU, as NVML calls it; empty as long as it is not known."""
         ready = self.supervisor.ready
-        return (ready.device_uuid if ready else "") or (self.gpu.uuid if self.gpu else "")
+        return (self.gpu.uuid if self.gpu else "") or (ready.device_uuid if ready else "")
 
     async def train(self, order: pipe.Train, base: str) -> int:
         """Give a run to the worker; ``base``: its path. Raises as ``Supervisor.send``."""

@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from lora_daemon import gpus
 from shared.client import Client
 from tests.daemon.process import DaemonProcess
 from tests.daemon.served import Served
+
+
+@pytest.fixture(autouse=True)
+def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Daemons in this process have one worker, whatever the machine has."""
+    monkeypatch.setattr(gpus, "cards", list)
+    monkeypatch.delenv("LORA_TUI_GPUS", raising=False)
 
 
 @pytest.fixture

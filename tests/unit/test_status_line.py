@@ -49,7 +49,7 @@ def test_the_status_line_says_what_each_of_several_gpus_is_at() -> None:
     both = [Worker(state="training", gpu=gpu, run="r0003") for gpu in "01"]
     painting = Worker(state="painting", gpu=MIG)
     said = _text(_known(*both, painting).engine())
-    assert said == "GPUs 0, 1 r0003 · GPU MIG-0c3f… painting · 15.0/48.0 GiB"
+    assert said == "GPUs 0,1 r0003 · GPU MIG-0c3f… painting · 15.0/48.0 GiB"
     idle = [replace(one, state="idle", run="") for one in both]
     assert _text(_known(*idle).engine()).startswith("2 GPUs free · ")
     alone = Known()
@@ -66,6 +66,7 @@ def test_a_run_says_its_gpus_and_its_own_memory_is_shown() -> None:
     assert known.device(run_of(4)) == known.devices["GPU-0"]
     assert standing(run, [run])[0] == "GPU 1"
     assert standing(replace(run, state="paused", gpus=["0"]), [run])[0] == "paused GPU 0"
+    assert standing(replace(run, gpus=list("0123")), [run])[0] == "GPUs 0–3"
     assert "· GPU 1" in _text(progress(run, None))
     assert more([run]) == [] and _text(more([run, run_of(4), run_of(5, state="queued")])) == " · +1"
 
