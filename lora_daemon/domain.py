@@ -324,10 +324,6 @@ class Domain:
         """The end of a run's log. Raises LoraError(NOT_FOUND)."""
         return self._runs.log_lines(run, lines)
 
-    def worker(self) -> wire.Worker:
-        """The first worker and what it is at."""
-        return self._worker_of(self._seats.first)
-
     def workers(self) -> list[wire.Worker]:
         """All workers, in the order of their GPUs."""
         return [self._worker_of(seat) for seat in self._seats]
@@ -342,7 +338,7 @@ class Domain:
             state = self._doing(seat)
         return msgspec.structs.replace(
             worker, state=state, restarts=run.restarts if run is not None else 0,
-            gpu=seat.name, run=seat.run,
+            gpu=seat.name, run=seat.run, message="" if seat.lent else worker.message,
         )  # fmt: skip
 
     def _doing(self, seat: Seat) -> Doing | Literal["idle"]:

@@ -116,7 +116,7 @@ async def test_given_up_it_says_so_and_keeps_what_is_written(house: House, tmp_p
     begun = wire.JobChanged
     await house.until(lambda: any(isinstance(h, begun) and h.job.kind == "caption" and h.job.done
                                   for h in house.heard))  # fmt: skip
-    assert house.domain.worker().state == "captioning"
+    assert house.domain.workers()[0].state == "captioning"
     with pytest.raises(LoraError) as busy:
         await house.call(wire.CaptionPictures(dataset="set"))
     assert busy.value.code == Code.BUSY
@@ -151,7 +151,7 @@ async def test_paused_it_waits_after_the_pictures_before_it_and_goes_on(
     assert len(written) < 6
     assert job(house).dataset == (await house.call(wire.GetItem(dataset="set", item="000.png"))
                                   ).dataset  # fmt: skip
-    assert house.domain.worker().state != "captioning"  # the device is others' meanwhile
+    assert house.domain.workers()[0].state != "captioning"  # the device is others' meanwhile
     await put(house, "005.png", text="mine")
     await house.call(wire.SteerCaptioning(dataset="set", action="resume"))
     done = await call

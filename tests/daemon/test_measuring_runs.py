@@ -156,7 +156,7 @@ async def test_given_up_it_keeps_what_is_measured_and_goes_on_there(
     async with asyncio.timeout(60):
         while not base.exists() or b".png" not in base.read_bytes():
             await house.call(wire.GetWhich(run="r0001"))
-    assert house.domain.worker().state == "measuring"
+    assert house.domain.workers()[0].state == "measuring"
     with pytest.raises(LoraError) as busy:
         await measured(house)
     assert busy.value.code == Code.BUSY

@@ -63,12 +63,12 @@ async def test_one_that_is_left_goes_on_where_it_was(house: House, tmp_path: Pat
     await house.until(lambda: any(
         job.kind == "merge" and job.done == half for job in house.domain.status().jobs
     ))  # fmt: skip
-    assert house.domain.worker().state == "probing"
+    assert house.domain.workers()[0].state == "probing"
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
     jobs = [job for job in house.domain.status().jobs if job.kind == "merge"]
-    assert jobs[-1].state == "cancelled" and house.domain.worker().state == "idle"
+    assert jobs[-1].state == "cancelled" and house.domain.workers()[0].state == "idle"
 
 
 async def test_what_cannot_be_zipped_is_refused_by_name(house: House, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ async def test_nothing_is_painted_while_nobody_watches(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await turn(house, seed=2)
-    assert not (tmp_path / "begun").exists() and house.domain.worker().state == "absent"
+    assert not (tmp_path / "begun").exists() and house.domain.workers()[0].state == "absent"
 
 
 async def test_a_newer_change_gives_the_older_picture_up(

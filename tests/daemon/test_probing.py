@@ -96,12 +96,12 @@ async def test_one_that_is_left_is_given_up(house: House, tmp_path: Path) -> Non
     ask = wire.ProbeLoras(loras=uses, base="base", prompts=["slow"])
     asking = asyncio.create_task(house.call(ask))
     await house.until(lambda: (tmp_path / "asked").exists() or _tick(house))
-    assert house.domain.worker().state == "probing"
+    assert house.domain.workers()[0].state == "probing"
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
     jobs = [job for job in house.domain.status().jobs if job.kind == "probe"]
-    assert jobs[-1].state == "cancelled" and house.domain.worker().state == "idle"
+    assert jobs[-1].state == "cancelled" and house.domain.workers()[0].state == "idle"
     again = wire.ProbeLoras(loras=uses, base="base", prompts=["a cat"])
     assert (await house.call(again)).found.samples == len(probes.AT)
 

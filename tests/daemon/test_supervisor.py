@@ -80,8 +80,8 @@ async def test_an_idle_worker_ends_and_the_next_need_begins_another(
 ) -> None:
     monkeypatch.setattr(supervisor, "IDLE", 0.0)
     await house.call(wire.Generate(spec=Spec))
-    await house.until(lambda: house.domain.worker().state == "absent")
-    assert not house.domain.worker().message  # it was no failure
+    await house.until(lambda: house.domain.workers()[0].state == "absent")
+    assert not house.domain.workers()[0].message  # it was no failure
     await house.call(wire.Generate(spec=Spec))
 
 
@@ -90,8 +90,8 @@ async def test_a_paused_run_whose_worker_dies_stays_paused_and_can_go_on(house: 
     await house.until(lambda: house.run().state == "training")
     run = await house.call(wire.SteerRun(run="r0001", action="pause"))
     assert run.state == "paused"
-    os.kill(house.domain.worker().pid, signal.SIGKILL)
-    await house.until(lambda: house.domain.worker().state == "failed")
+    os.kill(house.domain.workers()[0].pid, signal.SIGKILL)
+    await house.until(lambda: house.domain.workers()[0].state == "failed")
     assert house.run().state == "paused"
     await house.call(wire.SteerRun(run="r0001", action="resume"))
     await house.until(lambda: house.run().state == "training")
@@ -108,7 +108,7 @@ async def test_without_the_engine_the_run_says_what_to_install(
 
 async def test_a_worker_gives_way_to_the_daemon(house: House) -> None:
     await house.call(wire.Generate(spec=Spec))
-    pid = house.domain.worker().pid
+    pid = house.domain.workers()[0].pid
     assert os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, 0)
     assert oom_score(pid) >= supervisor.OOM_SCORE
     assert os.getsid(pid) == pid

@@ -113,9 +113,9 @@ async def test_a_picture_whose_worker_hangs_is_made_by_another_and_then_told(
     async def hang() -> None:
         """Another worker paints; the dog looks after an hour of beats alone."""
         nonlocal ahead, ended
-        worker = house.domain.worker
-        await house.until(lambda: worker().state == "painting" and worker().pid != ended)
-        ended, ahead = worker().pid, ahead + LIMITS["sampling"] + 60
+        workers = house.domain.workers
+        await house.until(lambda: workers()[0].state == "painting" and workers()[0].pid != ended)
+        ended, ahead = workers()[0].pid, ahead + LIMITS["sampling"] + 60
         dog._heard(MEMORY)
         dog._looked = dog._clock()
         dog.look()
@@ -148,12 +148,12 @@ async def test_a_stopped_worker_is_ended_and_its_run_goes_on(
             recipe='[base]\nname = "base"\n[dataset]\nname = "set"\n'
         ))  # fmt: skip
         await house.until(lambda: house.run().state == "training")
-        pid = house.domain.worker().pid
+        pid = house.domain.workers()[0].pid
         os.kill(pid, signal.SIGSTOP)
         dog = house.domain._watchdogs[0]
         begun = dog._clock()
         dog.look()
-        assert house.domain.worker().pid == pid  # not too long yet
+        assert house.domain.workers()[0].pid == pid  # not too long yet
         dog._looked = begun + DEAD
         monkeypatch.setattr(dog, "_clock", lambda: begun + DEAD + 1)
         dog.look()
@@ -161,7 +161,7 @@ async def test_a_stopped_worker_is_ended_and_its_run_goes_on(
         with_fake_worker(monkeypatch, tmp_path)
         await house.until(lambda: house.run().restarts == 1)
         await house.until(lambda: house.run().state == "training")
-        assert house.domain.worker().pid != pid
+        assert house.domain.workers()[0].pid != pid
         log = "\n".join(house.domain.run_log("r0001", 100))
         assert "no sign of life for 10 minutes" in log and "a hung driver or disk" in log
     finally:
