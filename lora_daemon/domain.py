@@ -314,8 +314,9 @@ class Domain:
         """A GPU that the engine cannot use; what is installed is looked at once."""
         if self._gpu is None:
             self._gpu = nvidia.driver(), nvidia.torch_built_for()
-        ready = [seat.supervisor.ready for seat in self._seats if seat.supervisor.ready]
-        return nvidia.warnings(*self._gpu, ready[0].device if ready else "")
+        ready = [seat.supervisor.ready for seat in self._seats]
+        devices = sorted(one.device for one in ready if one is not None)  # a CPU before any GPU
+        return nvidia.warnings(*self._gpu, devices[0] if devices else "")
 
     def _current_runs(self) -> list[wire.Run]:
         return [self._scheduler.current(run) for run in self._runs.all()]

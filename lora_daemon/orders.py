@@ -40,6 +40,17 @@ def doing(order: Asked) -> Doing:
             return "probing"
 
 
+def _writes(order: Asked) -> str:
+    """What an order leaves for others: a file, or a folder where it goes on."""
+    match order:
+        case pipe.Zip():
+            return order.folder
+        case pipe.Gather():
+            return order.out
+        case _:
+            return ""
+
+
 @dataclass
 class _Order:
     """An order with a worker."""
@@ -100,10 +111,19 @@ class Orders:
         """Give an order to the worker that suits it now. Raises as ``Supervisor.send``."""
         if own.seat is not None:
             own.seat.orders.discard(own.order.job)
-        own.seat = self._seats.for_order(own.order)
+        own.seat = self._beside(own) or self._seats.for_order(own.order)
         own.seat.orders.add(own.order.job)
         self._latest[doing(own.order)] = own.seat
         own.worker = await own.seat.send(own.order)
+
+    def _beside(self, own: _Order) -> Seat | None:
+        """Where an order is under way that writes the same files: two workers would be in each
+        other's way."""
+        where = _writes(own.order)
+        others = (one for one in self._orders.values() if one is not own and one.seat is not None)
+        return next(
+            (one.seat for one in others if where and _writes(one.order) == where), None
+        )  # fmt: skip
 
     def _give_up(self, own: _Order, sent: asyncio.Future[None]) -> None:
         """Cancel a job once the worker has it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lora_daemon import gpus, supervisor, taken
+from lora_daemon import gpus, pipe, supervisor, taken
 from lora_daemon.gpus import Card, Gpu
 from lora_daemon.telemetry import Nvml, WorkerUse
 from shared import wire
@@ -240,6 +241,27 @@ async def test_pictures_have_a_gpu_of_their_own_beside_a_run_and_one_base_stays_
     await training(house, "r0002")
     await house.call(wire.Generate(spec=spec))  # no GPU is without a run
     assert {house.run("r0001").state, house.run("r0002").state} == {"training"}
+
+
+async def test_what_goes_on_in_one_folder_is_asked_of_one_worker(house: House) -> None:
+    slow = [(0, PictureSpec(base="base", prompt="slow"))]  # which is never answered
+
+    def lesson(job: str, folder: str) -> asyncio.Task[Any]:
+        order = pipe.Zip(
+            job=job, base_path="", loras=[], pictures=slow,
+            folder=str(house.workspace.root / folder), out="", steps=1,
+            rate=0.0, penalty=0.0, seed=0, about={},
+        )  # fmt: skip
+        return asyncio.create_task(house.domain._orders.ask(order, ""))
+
+    tasks = [lesson("one", "a"), lesson("other", "b"), lesson("the same", "a")]
+    seats = house.domain._seats
+    await house.until(lambda: all(seat.supervisor.ready for seat in seats))
+    assert [seat.orders for seat in seats] == [{"one", "the same"}, {"other"}]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert [seat.orders for seat in seats] == [set(), set()]
 
 
 async def test_a_gpu_of_others_is_left_alone_where_there_is_another(house: House) -> None:
