@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lora_daemon import gpus, pipe, supervisor, taken
-from lora_daemon.gpus import Card, Gpu
+from lora_daemon.gpus import Card, Gpu, cards
 from lora_daemon.telemetry import Nvml, WorkerUse
 from shared import wire
 from shared.errors import Code, LoraError
@@ -98,8 +98,8 @@ class TwoGpus(FakeNvml):
 
 
 def test_the_driver_is_asked_which_there_are() -> None:
-    assert gpus.cards(TwoGpus()) == TWO
-    assert gpus.cards(TwoGpus({"driver"})) == []
+    assert cards(TwoGpus()) == TWO
+    assert cards(TwoGpus({"driver"})) == []
 
 
 def test_each_worker_counts_on_its_own_gpu_and_all_of_one_that_is_lent() -> None:
