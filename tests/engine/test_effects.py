@@ -105,9 +105,10 @@ def test_a_lora_takes_part_in_its_part_of_the_steps(base: Base, files: list[Path
 
 
 def test_the_studio_answers_probes_and_measurements(
-    base: Base, files: list[Path], tmp_path: Path
+    base: Base, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
+    monkeypatch.setattr(studio, "GOES_ON", 0.0)
     desk = Studio(torch.device("cpu"), told.append, lambda job: job == "unwanted")
     loras = [pipe.LoraFile(name=f.stem, path=str(f), weight=0.0) for f in files]
     rows = [[LoraUse(lora="one", weight=0.7), LoraUse(lora="two", weight=weight)]
@@ -125,6 +126,7 @@ def test_the_studio_answers_probes_and_measurements(
     )
     desk.serve(measure, lambda: base)
     assert out.exists() and told[-1] == pipe.Gathered(job="m", modules=2, left_out=[])
+    assert told.count(pipe.GoesOn(job="m")) == SPEC.steps  # or it would be taken for hung
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"\0" * 20)
     for order, code in (

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lora_daemon import pipe
+from lora_daemon.engine import together
 from lora_daemon.engine.bases import Base
+from lora_daemon.engine.together import Place, world_of
 from shared.recipe import convert
 from shared.safetensors_file import read_header, read_tensor
 from tests.engine import worker_process as work
@@ -25,6 +31,25 @@ SECTIONS = {
     "save": {"resume_seconds": 0.001},
     "optimizer": {"learning_rate": 1e-3, "text_encoder_rate": 1e-4},
 }
+
+
+def test_a_run_that_is_given_gpus_has_a_process_on_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, two = torch.device("cpu"), ["GPU-a", "GPU-b"]
+    assert [world_of(4, cpu), world_of(4, cpu, two), world_of(1, cpu, two)] == [4, 2, 1]
+    monkeypatch.setenv("LORA_TUI_PROCESSES", "1")
+    assert world_of(4, cpu, two) == 1
+    begun: list[dict[str, Any]] = []
+
+    def begin(*_: Any, **how: Any) -> Any:
+        begun.append(how["env"])
+        return SimpleNamespace(stdin=io.BytesIO())
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a")  # the leader's own
+    monkeypatch.setattr(subprocess, "Popen", begin)
+    for devices in (two, []):
+        order = pipe.Train(run="r", run_dir="", cache_dir="", devices=devices)
+        together._begin(Place(order=order, rank=1, world=2, meeting=""))
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in begun] == ["GPU-b", "GPU-a"]
 
 
 def test_the_parts_of_a_step_are_the_step(base: Base, tmp_path: Path) -> None:
