@@ -2,13 +2,14 @@
 
 They are those that the driver tells of; of these the ones that CUDA_VISIBLE_DEVICES names, read as
 CUDA reads it; and of these the ones that LORA_TUI_GPUS names. A part of a GPU (MIG) is one of its
-own where it is named.
+own where it is named. ``python -m lora_daemon.gpus 0,1`` says whether a daemon may be given these.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -126,3 +127,15 @@ def _by_uuid(there: Sequence[Card], name: str) -> tuple[int, Card] | None:
 
 def _text(value: str | bytes) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def main() -> None:
+    """Ends with a sentence where the GPUs in the first argument cannot be had."""
+    try:
+        usable(cards(), {**os.environ, LIMIT: sys.argv[1]})
+    except LoraError as error:
+        sys.exit(error.message)
+
+
+if __name__ == "__main__":
+    main()

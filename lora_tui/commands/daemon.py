@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 from lora_tui.commands.common import Invocation, Subparsers, command, noun
 from lora_tui.commands.status import told
@@ -59,6 +61,7 @@ async def restart_it(call: Invocation) -> Exit:
             Code.BAD_REQUEST, "A daemon elsewhere can be stopped from here but not started."
         )
     if launch.listening(paths.socket_path(call.home)):
+        _check(call.args.gpus)
         await _stop(call)
     return await start(call)
 
@@ -86,6 +89,16 @@ async def logs_of_it(call: Invocation) -> Exit:
             raise LoraError.storage("read", log, error) from None
     call.console.show({"lines": lines}, lambda: lines)
     return Exit.OK
+
+
+def _check(gpus: str) -> None:
+    """Raise LoraError(BAD_REQUEST) if a daemon could not have these GPUs: before one is stopped."""
+    if not gpus:
+        return
+    command = [sys.executable, "-m", "lora_daemon.gpus", gpus]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LoraError(Code.BAD_REQUEST, f"The daemon goes on as it is. {done.stderr.strip()}")
 
 
 async def _stop(call: Invocation) -> int:

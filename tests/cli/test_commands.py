@@ -107,6 +107,17 @@ def test_a_restarted_daemon_is_another_process(cli: CommandLine) -> None:
     assert cli.data("daemon", "restart")["pid"] != first
 
 
+def test_gpus_that_are_not_there_stop_no_daemon_and_start_none(cli: CommandLine) -> None:
+    cli.environment["CUDA_VISIBLE_DEVICES"] = ""
+    _, error = cli.refused("daemon", "start", "--gpus", "7")
+    assert "could not start. LORA_TUI_GPUS names GPU 7" in error["message"]
+    first = cli.data("daemon", "start")["pid"]
+    for verb, why in (("start", "restart --gpus 7"), ("restart", "goes on as it is. LORA_TUI_G")):
+        _, error = cli.refused("daemon", verb, "--gpus", "7")
+        assert why in error["message"]
+    assert cli.data("status")["pid"] == first
+
+
 def test_options_for_everywhere_stand_before_or_after(shared_cli: CommandLine) -> None:
     shared_cli.ok("daemon", "start")
     before = json.loads(shared_cli.ok("--json", "dataset", "list"))
