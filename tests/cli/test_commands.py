@@ -107,15 +107,13 @@ def test_a_restarted_daemon_is_another_process(cli: CommandLine) -> None:
     assert cli.data("daemon", "restart")["pid"] != first
 
 
-def test_gpus_that_are_not_there_stop_no_daemon_and_start_none(cli: CommandLine) -> None:
-    cli.environment["CUDA_VISIBLE_DEVICES"] = ""
-    _, error = cli.refused("daemon", "start", "--gpus", "7")
-    assert "could not start. LORA_TUI_GPUS names GPU 7" in error["message"]
-    first = cli.data("daemon", "start")["pid"]
+def test_gpus_that_are_not_there_stop_no_daemon(shared_cli: CommandLine) -> None:
+    first = shared_cli.data("daemon", "start")["pid"]
+    without = CommandLine(shared_cli.home, CUDA_VISIBLE_DEVICES="")
     for verb, why in (("start", "restart --gpus 7"), ("restart", "goes on as it is. LORA_TUI_G")):
-        _, error = cli.refused("daemon", verb, "--gpus", "7")
+        _, error = without.refused("daemon", verb, "--gpus", "7")
         assert why in error["message"]
-    assert cli.data("status")["pid"] == first
+    assert shared_cli.data("status")["pid"] == first
 
 
 def test_options_for_everywhere_stand_before_or_after(shared_cli: CommandLine) -> None:
