@@ -15,7 +15,6 @@ from shared.errors import Code, LoraError
 
 TRIES = 2  # a worker's death may have had another cause; a second one was this order's
 
-Asked = pipe.Serving | pipe.Describe
 Report = (
     pipe.PaintStep | pipe.Painted | pipe.PaintFailed | pipe.Probed | pipe.Gathered | pipe.Zipped
     | pipe.Weighed | pipe.ProbeFailed | pipe.Described | pipe.DescribeFailed | pipe.Measured
@@ -23,11 +22,10 @@ Report = (
 )  # fmt: skip
 FAILED = (pipe.PaintFailed, pipe.ProbeFailed, pipe.DescribeFailed, pipe.MeasureFailed)
 
-
 Doing = Literal["painting", "captioning", "measuring", "probing"]
 
 
-def doing(order: Asked) -> Doing:
+def doing(order: pipe.Asked) -> Doing:
     """What a worker does with an order, in a word."""
     match order:
         case pipe.Paint():
@@ -40,7 +38,7 @@ def doing(order: Asked) -> Doing:
             return "probing"
 
 
-def _writes(order: Asked) -> str:
+def _writes(order: pipe.Asked) -> str:
     """What an order leaves for others: a file, or a folder where it goes on."""
     match order:
         case pipe.Zip():
@@ -55,7 +53,7 @@ def _writes(order: Asked) -> str:
 class _Order:
     """An order with a worker."""
 
-    order: Asked
+    order: pipe.Asked
     unfinished: str
     hear: Callable[[Any], bool]
     done: asyncio.Future[Any]
@@ -83,7 +81,7 @@ class Orders:
         return seat in (under_way or [self._latest.get(what)])
 
     async def ask(
-        self, order: Asked, unfinished: str, hear: Callable[[Any], bool] = lambda _: True
+        self, order: pipe.Asked, unfinished: str, hear: Callable[[Any], bool] = lambda _: True
     ) -> Any:
         """Have a worker do an order, and return its last report.
 

@@ -257,7 +257,8 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
 
 
 Serving = Paint | Probe | Gather | Measure | Zip | Weigh  # what needs a base
-Command = Train | Steer | Serving | Describe | Cancel
+Asked = Serving | Describe  # what is asked besides runs
+Command = Train | Steer | Asked | Cancel
 
 
 # ── worker → daemon ─────────────────────────────────────────────────────────────────────────────

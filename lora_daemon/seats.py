@@ -17,8 +17,6 @@ from lora_daemon.supervisor import Event, Supervisor
 from shared import wire
 from shared.paths import Workspace
 
-Order = pipe.Serving | pipe.Describe
-
 
 @dataclass(eq=False)
 class Seat:
@@ -47,7 +45,7 @@ class Seat:
         self._base, self._loras = base, ()
         return await self.supervisor.send(order)
 
-    async def send(self, order: Order) -> int:
+    async def send(self, order: pipe.Asked) -> int:
         """Give an order to the worker; its pid. Raises as ``Supervisor.send``."""
         self._forget_the_dead()
         if isinstance(order, pipe.Describe):
@@ -60,7 +58,7 @@ class Seat:
         if not self.supervisor.pid:
             self._base, self._loras, self._captioner = "", (), ""
 
-    def lacks(self, order: Order | str) -> int:
+    def lacks(self, order: pipe.Asked | str) -> int:
         """How much the worker would have to load for an order, or for a run on this base: 0 for
         nothing, then LoRAs, then a base or a captioner, then itself as well."""
         if not self.supervisor.pid:
@@ -108,7 +106,7 @@ class Seats:
             devices = [one for one in devices if one.device == seat.uuid]
         return taken.by_others(devices, seat.uuid)
 
-    def for_order(self, order: Order) -> Seat:
+    def for_order(self, order: pipe.Asked) -> Seat:
         """Where an order goes: to a GPU without a run rather than beside one, to an idle worker
         rather than behind others, to one that has what it takes rather than one that loads it."""
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from lora_daemon import pipe
-from lora_daemon.orders import FAILED, Asked, Doing, doing
+from lora_daemon.orders import FAILED, Doing, doing
 from lora_daemon.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Silence:
         """What it may have said before was not heard."""
         self._alive = self._worked = now
 
-    def asked(self, order: Asked, now: float) -> None:
+    def asked(self, order: pipe.Asked, now: float) -> None:
         """The worker was given an order."""
         if not self._jobs and self._phase not in self._limits:
             self._worked = now  # it had nothing to do
@@ -142,7 +142,7 @@ class Watchdog:
 
     def _sent(self, command: pipe.Command) -> None:
         self._meet(self._clock())
-        if isinstance(command, Asked):
+        if isinstance(command, pipe.Asked):
             self._silence.asked(command, self._clock())
 
     async def _run(self) -> None:
