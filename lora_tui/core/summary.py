@@ -9,6 +9,7 @@ from shared.wire import ClientInfo, DeviceUse, Run, RunProgress, Worker
 
 Said = list[tuple[str, str]]  # texts with their tones
 
+MOST_AT = 4  # things that several GPUs are at, for which the status line has room
 _BUSY = ("training", "starting", "paused")
 
 
@@ -73,20 +74,20 @@ def engine(worker: Worker | None, device: DeviceUse | None) -> Said:
 
 
 def engines(workers: Sequence[Worker], devices: Sequence[DeviceUse]) -> Said:
-    """What several GPUs are at: GPU 0 r0003 · GPUs 1, 2 r0004 · 1 more free; and how full they
-    are."""
+    """What several GPUs are at: GPU 0 r0003 · 1,2 r0004 · 1 more free; and how full they are."""
     at: dict[str, list[str]] = {}
     for worker in workers:
         what = worker.run or ("" if worker.state in ("absent", "idle") else worker.state)
         at.setdefault(what, []).append(worker.gpu)
-    free = at.pop("", [])
+    free = len(at.pop("", []))
     said: Said = []
     for what, names in at.items():
-        said += [(f"{words.gpus(names)} ", "muted"), (what, "error" * (what == "failed")),
-                 (" · ", "muted")]  # fmt: skip
-    if free:
-        more = f"{len(free)} more free" if at else f"{len(free)} GPUs free"
-        said.append((f"{more} · ", "muted"))
+        said += [("" if said else "GPU ", "muted"), (f"{words.gpu_names(names)} ", "muted"),
+                 (what, "error" * (what == "failed")), (" · ", "muted")]  # fmt: skip
+    if len(at) > MOST_AT:
+        said = [(f"{len(workers) - free} of {len(workers)} GPUs at work · ", "muted")]
+    elif free:
+        said.append((f"{free} more free · " if at else f"{free} GPUs free · ", "muted"))
     used, total = sum(one.used for one in devices), sum(one.total for one in devices)
     return [*said, (f"{words.gib(used)}/{words.gib(total)} GiB", "")]
 

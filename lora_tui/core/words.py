@@ -70,12 +70,17 @@ def gib(bytes_: float) -> str:
 
 
 def gpus(names: Sequence[str]) -> str:
-    """GPUs by their names: GPU 0, GPUs 0,2, GPUs 0–7. Of a UUID its beginning."""
+    """GPUs by their names: GPU 0, GPUs 0,2, GPUs 0–7."""
+    return f"GPU{'s' * (len(names) > 1)} {gpu_names(names)}"
+
+
+def gpu_names(names: Sequence[str]) -> str:
+    """0, or 0,2 or 0–7; of a UUID its beginning."""
     short = [name if len(name) <= 8 else f"{name[:8]}…" for name in names]
     first = int(names[0]) if names and names[0].isdecimal() else 0
     if len(names) > 2 and list(names) == [str(first + place) for place in range(len(names))]:
         short = [f"{names[0]}–{names[-1]}"]
-    return f"GPU{'s' * (len(names) > 1)} {','.join(short)}"
+    return ",".join(short)
 
 
 def duration(seconds: float | None) -> str:

@@ -49,7 +49,10 @@ def test_the_status_line_says_what_each_of_several_gpus_is_at() -> None:
     both = [Worker(state="training", gpu=gpu, run="r0003") for gpu in "01"]
     painting = Worker(state="painting", gpu=MIG)
     said = _text(_known(*both, painting).engine())
-    assert said == "GPUs 0,1 r0003 · GPU MIG-0c3f… painting · 15.0/48.0 GiB"
+    assert said == "GPU 0,1 r0003 · MIG-0c3f… painting · 15.0/48.0 GiB"
+    many = [Worker(state="training", gpu=str(n), run=f"r{n:04}") for n in range(7)]
+    said = _text(_known(*many, Worker(state="idle", gpu="7")).engine())
+    assert said == "7 of 8 GPUs at work · 40.0/128.0 GiB"
     idle = [replace(one, state="idle", run="") for one in both]
     assert _text(_known(*idle).engine()).startswith("2 GPUs free · ")
     alone = Known()
