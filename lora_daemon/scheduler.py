@@ -169,7 +169,7 @@ class Scheduler:
         if run.started is None:
             fields["started"] = time.time()
         self._runs.update(run.id, **fields, gpus=gpus)
-        where = f" on GPU {', '.join(gpus)}" if gpus else ""
+        where = f", on GPU {', '.join(gpus)}" if gpus else ""
         self._runs.log(run.id, ("starting" if run.started is None else "going on") + where)
         await self._send(one)
 
