@@ -1,0 +1,94 @@
+"""The order of the work: what is trained, asked and painted next."""
+
+from __future__ import annotations
+
+import lora_daemon.engine  # noqa: F401  first: it settles how OpenMP's threads wait
+
+# isort: split
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from bench.pairs.painting import Arms, Painter
+from bench.pairs.plan import LORAS, PLAIN, STRENGTHS, Group, Pair, Part, pairs
+from bench.pairs.product import Product
+from bench.pairs.reading import Reading, uses
+from bench.pairs.training import train
+from lora_daemon.engine.bases import load
+from lora_daemon.engine.device import use_threads
+from lora_daemon.starter import base_dir
+from shared.pictures import LoraUse
+
+Arm = tuple[Group, Sequence[LoraUse]]
+
+
+class Campaign:
+    """One work folder. ``say``: hears what is being done."""
+
+    def __init__(self, work: Path, say: Callable[[str], None]) -> None:
+        use_threads()
+        self._work, self._say = work, say
+        base = load(base_dir(), torch.device("cpu"))
+        self._painter = Painter(base, Arms(work))
+        self._product = Product(work, self._painter)
+
+    def go(self, part: Part, number: int) -> None:
+        """Whatever is missing of a part, up to so many pictures an arm."""
+        for taught in LORAS[part]:
+            began = time.monotonic()
+            train(self._work, taught)
+            if time.monotonic() - began > 1:
+                self._say(f"{taught.name}: trained, {time.monotonic() - began:.0f} s")
+        every = pairs(part)
+        for at, strength in enumerate(STRENGTHS[:1]):
+            self._paint(f"{part}: losses", number, [a for p in every for a in self._arms(p, at)])
+            for pair in every:
+                self._ask(pair, strength, remedies=True)
+        self._remedies(part, every, number)
+        for at, strength in enumerate(STRENGTHS[1:], 1):
+            self._paint(
+                f"{part}: {strength}", number, [a for p in every for a in self._arms(p, at)]
+            )
+            for pair in every:
+                self._ask(pair, strength, remedies=False)
+
+    def _arms(self, pair: Pair, at: int) -> Iterator[Arm]:
+        content, style = uses(self._work, pair, STRENGTHS[at])
+        for arm in ([], [content], [style], [content, style]):
+            yield pair.group, arm
+
+    def _ask(self, pair: Pair, strength: tuple[float, float], *, remedies: bool) -> None:
+        wanted = uses(self._work, pair, strength)
+        if self._product.known(pair.group, wanted, remedies=remedies) is None:
+            said = self._product.ask(pair.group, wanted, remedies=remedies)
+            kept = ", ".join(f"{one:.0%}" for one in said.asked.survival)
+            self._say(f"{pair.name} at {strength}: the probe says {kept}")
+
+    def _remedies(self, part: Part, every: Sequence[Pair], number: int) -> None:
+        """Plain weights, what the product recommends, and how both obey where the base's own
+        objects are asked for."""
+        arms: list[Arm] = []
+        reading = Reading(self._work, self._painter.arms, self._product)
+        for pair in every:
+            arms += ((pair.group, uses(self._work, pair, weights)) for weights in PLAIN)
+            arms.append((pair.group, reading.recommended(pair)))
+        self._paint(f"{part}: remedies", number, arms)
+        arms = []
+        for pair in every:
+            others = Group("", pair.style.shows)
+            found = reading.remedy(pair)
+            if found is not None:
+                arms += ((others, uses(self._work, pair, weights)) for weights in found.plain)
+                arms.append((others, reading.recommended(pair)))
+        self._paint(f"{part}: obedience", number // 2, arms)
+
+    def _paint(self, title: str, number: int, arms: Sequence[Arm]) -> None:
+        began, painted = time.monotonic(), 0
+        for done, (group, loras) in enumerate(arms, 1):
+            now = self._painter.upto(number, group, loras)
+            painted += now
+            if now:
+                rate = painted / (time.monotonic() - began)
+                self._say(f"{title}, {number} pictures: arm {done} of {len(arms)}, {rate:.2f}/s")
