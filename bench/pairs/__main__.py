@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.pairs.plan import LORAS, ROUND, Part
+from bench.pairs.plan import ENOUGH, LORAS, ROUND, Part
 
 
 def main() -> None:
@@ -49,7 +49,8 @@ def work(folder: Path, parts: list[Part], pictures: int) -> None:
     campaign = Campaign(folder, say)
     for number in range(ROUND, pictures + ROUND, ROUND):
         for part in parts:
-            campaign.go(part, min(number, pictures))
+            most = min(pictures, ENOUGH) if part == "development" else pictures
+            campaign.go(part, min(number, most))
 
 
 def say(text: str) -> None:

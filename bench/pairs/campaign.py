@@ -6,13 +6,13 @@ import lora_daemon.engine  # noqa: F401  first: it settles how OpenMP's threads 
 
 # isort: split
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from bench.pairs.painting import Arms, Painter
-from bench.pairs.plan import LORAS, PLAIN, STRENGTHS, Group, Pair, Part, pairs
+from bench.pairs.plan import PLAIN, STRENGTHS, Group, Pair, Part, Taught, pairs
 from bench.pairs.product import Product
 from bench.pairs.reading import Reading, uses
 from bench.pairs.training import train
@@ -35,24 +35,23 @@ class Campaign:
         self._product = Product(work, self._painter)
 
     def go(self, part: Part, number: int) -> None:
-        """Whatever is missing of a part, up to so many pictures an arm."""
-        for taught in LORAS[part]:
-            began = time.monotonic()
-            train(self._work, taught)
-            if time.monotonic() - began > 1:
-                self._say(f"{taught.name}: trained, {time.monotonic() - began:.0f} s")
+        """Whatever is missing of a part, up to so many pictures an arm: pair by pair, so that the
+        first has its losses while LoRAs of the last are not trained yet."""
         every = pairs(part)
-        for at, strength in enumerate(STRENGTHS[:1]):
-            self._paint(f"{part}: losses", number, [a for p in every for a in self._arms(p, at)])
+        for at, strength in enumerate(STRENGTHS):
             for pair in every:
-                self._ask(pair, strength, remedies=True)
-        self._remedies(part, every, number)
-        for at, strength in enumerate(STRENGTHS[1:], 1):
-            self._paint(
-                f"{part}: {strength}", number, [a for p in every for a in self._arms(p, at)]
-            )
-            for pair in every:
-                self._ask(pair, strength, remedies=False)
+                for taught in pair.both:
+                    self._train(taught)
+                self._paint(f"{part}, {pair.name} at {strength}", number, self._arms(pair, at))
+                self._ask(pair, strength, remedies=at == 0)
+            if at == 0:
+                self._remedies(part, every, number)
+
+    def _train(self, taught: Taught) -> None:
+        began = time.monotonic()
+        train(self._work, taught)
+        if time.monotonic() - began > 1:
+            self._say(f"{taught.name}: trained, {time.monotonic() - began:.0f} s")
 
     def _arms(self, pair: Pair, at: int) -> Iterator[Arm]:
         content, style = uses(self._work, pair, STRENGTHS[at])
@@ -69,26 +68,21 @@ class Campaign:
     def _remedies(self, part: Part, every: Sequence[Pair], number: int) -> None:
         """Plain weights, what the product recommends, and how both obey where the base's own
         objects are asked for."""
-        arms: list[Arm] = []
         reading = Reading(self._work, self._painter.arms, self._product)
         for pair in every:
-            arms += ((pair.group, uses(self._work, pair, weights)) for weights in PLAIN)
+            arms: list[Arm] = [(pair.group, uses(self._work, pair, one)) for one in PLAIN]
             arms.append((pair.group, reading.recommended(pair)))
-        self._paint(f"{part}: remedies", number, arms)
-        arms = []
-        for pair in every:
+            self._paint(f"{part}, remedies of {pair.name}", number, arms)
             others = Group("", pair.style.shows)
             found = reading.remedy(pair)
             if found is not None:
-                arms += ((others, uses(self._work, pair, weights)) for weights in found.plain)
+                arms = [(others, uses(self._work, pair, one)) for one in found.plain]
                 arms.append((others, reading.recommended(pair)))
-        self._paint(f"{part}: obedience", number // 2, arms)
+                self._paint(f"{part}, obedience of {pair.name}", number // 2, arms)
 
-    def _paint(self, title: str, number: int, arms: Sequence[Arm]) -> None:
-        began, painted = time.monotonic(), 0
-        for done, (group, loras) in enumerate(arms, 1):
-            now = self._painter.upto(number, group, loras)
-            painted += now
-            if now:
-                rate = painted / (time.monotonic() - began)
-                self._say(f"{title}, {number} pictures: arm {done} of {len(arms)}, {rate:.2f}/s")
+    def _paint(self, title: str, number: int, arms: Iterable[Arm]) -> None:
+        began = time.monotonic()
+        painted = sum(self._painter.upto(number, group, loras) for group, loras in arms)
+        if painted:
+            rate = painted / (time.monotonic() - began)
+            self._say(f"{title}: {painted} painted, up to {number} an arm, {rate:.2f}/s")
