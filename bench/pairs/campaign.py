@@ -70,15 +70,17 @@ class Campaign:
         objects are asked for."""
         reading = Reading(self._work, self._painter.arms, self._product)
         for pair in every:
+            if part == "development":
+                self._product.zip(uses(self._work, pair, STRENGTHS[0]))
+            better = reading.remedies(pair).values()
             arms: list[Arm] = [(pair.group, uses(self._work, pair, one)) for one in PLAIN]
-            arms.append((pair.group, reading.recommended(pair)))
+            arms += ((pair.group, one) for one in better)
             self._paint(f"{part}, remedies of {pair.name}", number, arms)
             others = Group("", pair.style.shows)
-            found = reading.remedy(pair)
-            if found is not None:
-                arms = [(others, uses(self._work, pair, one)) for one in found.plain]
-                arms.append((others, reading.recommended(pair)))
-                self._paint(f"{part}, obedience of {pair.name}", number // 2, arms)
+            plain = {one for found in reading.remedied(pair) for one in found.plain}
+            arms = [(others, uses(self._work, pair, one)) for one in sorted(plain)]
+            arms += ((others, one) for one in better)
+            self._paint(f"{part}, obedience of {pair.name}", number // 2, arms)
 
     def _paint(self, title: str, number: int, arms: Iterable[Arm]) -> None:
         began = time.monotonic()

@@ -17,26 +17,27 @@ import torch
 from bench.pairs.painting import CFG, Painter
 from bench.pairs.plan import Group
 from lora_daemon import pipe, probe_plan, probing
-from lora_daemon.engine import conflict, effects, inputs, mix, overlap
+from lora_daemon.engine import columns, conflict, effects, merge
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.mix import whole_delta
 from lora_daemon.engine.studio import Studio
 from lora_daemon.jobs import Jobs
+from lora_daemon.merging import Merging
 from lora_daemon.orders import FAILED
 from lora_daemon.service import Context, Daemon
 from lora_daemon.starter import base_dir
-from shared import conflicts, probes, remedies, wire
+from shared import lora_orders, probes, remedies, wire, zipping
 from shared.conflicts import Compared, Conflict, ConflictOrder
 from shared.errors import Code, LoraError
 from shared.files import publish
+from shared.lora_orders import MergeOrder
 from shared.paths import Workspace
 from shared.pictures import LoraUse
 from shared.probes import Probe
 
 PROMPTS = 4
-_DECIDE: tuple[ModuleType, ...] = (
-    probing, probe_plan, probes, remedies, effects, mix, conflict, conflicts, overlap, inputs,
-)  # fmt: skip
+_DECIDE: tuple[ModuleType, ...] = (probe_plan, probes, remedies, effects)
+"""What decides an answer; the rest of the way is exact algebra."""
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,10 +68,22 @@ class Known:
     def file(self, group: Group, uses: Sequence[LoraUse], remedies: bool) -> Path:
         """Where an answer is kept, by all that decides it."""
         code = [inspect.getsource(module) for module in _DECIDE]
-        files = [hashlib.sha256(Path(use.lora).read_bytes()).hexdigest() for use in uses]
         asked = msgspec.to_builtins([group, [use.weight for use in uses]])
-        decides = msgspec.json.encode([asked, files, remedies, CFG, PROMPTS, code])
-        return self._folder / f"{hashlib.sha256(decides).hexdigest()[:24]}.json"
+        return self._folder / f"{_name(asked, _digests(uses), remedies, CFG, PROMPTS, code)}.json"
+
+    def zipped(self, uses: Sequence[LoraUse]) -> Path:
+        """Where the file is that ``lora merge --method ziplora`` makes of them, or will be."""
+        code = [inspect.getsource(module) for module in (zipping, columns)]
+        name = _name([use.weight for use in uses], _digests(uses), code)
+        return self._folder.parent / "zipped" / f"{name}.safetensors"
+
+
+def _name(*decides: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(decides)).hexdigest()[:24]
+
+
+def _digests(uses: Sequence[LoraUse]) -> list[str]:
+    return [hashlib.sha256(Path(use.lora).read_bytes()).hexdigest() for use in uses]
 
 
 class Product(Known):
@@ -81,9 +94,9 @@ class Product(Known):
         self._painter = painter
         worker = _Worker(painter.base)
         daemon = Daemon(Workspace(work / "home"), cast(Any, None), _Silent())
-        self._probing = probing.Probing(
-            daemon, cast(Any, _Shelf()), Jobs(_Silent()), cast(Any, worker)
-        )
+        given: tuple[Any, Any] = (_Shelf(), Jobs(_Silent()))
+        self._probing = probing.Probing(daemon, *given, cast(Any, worker))
+        self._merging = Merging(daemon, given[0], self._probing, given[1], cast(Any, worker))
 
     def ask(self, group: Group, uses: Sequence[LoraUse], *, remedies: bool = False) -> Said:
         """``remedies``: and what is worth trying, block by block too."""
@@ -92,6 +105,28 @@ class Product(Known):
             found = asyncio.run(self._ask(group, list(uses), remedies))
             publish(self.file(group, uses, remedies), msgspec.json.encode(found))
         return found
+
+    def zip(self, uses: Sequence[LoraUse]) -> Path | None:
+        """The file made of them, if it is not there. None where a DoRA is among them: its columns
+        cannot be scaled."""
+        out = self.zipped(uses)
+        if out.exists():
+            return out
+        lesson = wire.LearnColumns(loras=list(uses), base="starter", cfg=CFG)
+        context = Context("bench", "", lambda *_: None)
+        try:
+            learnt = asyncio.run(self._merging.learn(context, lesson))
+        except LoraError as error:
+            if error.code is not Code.INVALID_FILE:
+                raise
+            return None
+        out.parent.mkdir(exist_ok=True)
+        sources = [lora_orders.source(use, use.lora) for use in uses]
+        order = MergeOrder(
+            sources=sources, out=str(out), method="ziplora", columns=learnt.path
+        )  # fmt: skip
+        merge.merge(order)
+        return out
 
     async def _ask(self, group: Group, uses: list[LoraUse], wanted: bool) -> Said:
         context = Context("bench", "", lambda *_: None)

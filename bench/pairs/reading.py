@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.pairs.figures import Margins, Told, crossed, kept, obeyed, won_back
 from bench.pairs.painting import Arms, Row
-from bench.pairs.plan import JUDGED, PLAIN, STRENGTHS, Group, Pair
+from bench.pairs.plan import JUDGED, LORAS, PLAIN, STRENGTHS, Group, Pair
 from bench.pairs.product import Said
 from bench.pairs.training import file_of
 from shared.pictures import LoraUse
@@ -25,6 +25,7 @@ class Asked(Protocol):
     """The product, or what it said before."""
 
     def known(self, group: Group, uses: Sequence[LoraUse], *, remedies: bool) -> Said | None: ...
+    def zipped(self, uses: Sequence[LoraUse]) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Directed:
 
 @dataclass(frozen=True)
 class Remedied:
-    """The recommended remedy of a pair at (1, 1) against plain weights. ``plain``: those chosen on
+    """A remedy for a pair at (1, 1) against plain weights. ``plain``: those chosen on
     one half of the seeds and scored on the other, for both. ``kept``: of each LoRA's effect alone,
     by the mix as asked, the plain weights and the remedy. ``won``: of what the weaker LoRA loses
     at the plain weights; NaN: nothing to speak of. ``obeys``: share of what was asked for, with
@@ -52,6 +53,7 @@ class Remedied:
 
     pair: Pair
     kind: str
+    recommended: bool
     plain: tuple[Weights, Weights]
     kept: tuple[list[float], list[float], list[float]]
     won: float
@@ -113,21 +115,35 @@ class Reading:
                         pair, weights, of, told, score(said, of), scores(said, of)
                     )  # fmt: skip
 
-    def recommended(self, pair: Pair) -> list[LoraUse]:
-        """What the product recommends at (1, 1): its first remedy, or the mix as it is."""
-        wanted = uses(self._work, pair, STRENGTHS[0])
-        said = self._product.known(pair.group, wanted, remedies=True)
-        return said.asked.remedies[0].loras if said and said.asked.remedies else wanted
-
-    def remedy(self, pair: Pair) -> Remedied | None:
-        """None where pictures are missing."""
+    def remedies(self, pair: Pair) -> dict[str, list[LoraUse]]:
+        """What is said to help at (1, 1), by kind: first what the product recommends, or the mix as
+        it is; for development then its other remedies, and the columns of ZipLoRA."""
         wanted = uses(self._work, pair, STRENGTHS[0])
         if not all(Path(use.lora).exists() for use in wanted):
-            return None
+            return {}
         said = self._product.known(pair.group, wanted, remedies=True)
         if said is None:
-            return None
-        group, better = pair.group, self.recommended(pair)
+            return {}
+        found = {str(one.kind): one.loras for one in said.asked.remedies} or {"none": wanted}
+        if pair.content in LORAS["test"]:
+            return dict(list(found.items())[:1])
+        if (zipped := self._product.zipped(wanted)).exists():
+            found["columns"] = [LoraUse(lora=str(zipped))]
+        return found
+
+    def remedied(self, pair: Pair) -> list[Remedied]:
+        """Each remedy of which there are pictures, what the product recommends first."""
+        found = self.remedies(pair).items()
+        told = (
+            self._remedied(pair, kind, better, recommended=at == 0)
+            for at, (kind, better) in enumerate(found)
+        )
+        return [one for one in told if one is not None]
+
+    def _remedied(
+        self, pair: Pair, kind: str, better: Sequence[LoraUse], *, recommended: bool
+    ) -> Remedied | None:  # fmt: skip
+        group, wanted = pair.group, uses(self._work, pair, STRENGTHS[0])
         plains = {
             weights: self._arms.rows(group, uses(self._work, pair, weights)) for weights in PLAIN
         }
@@ -157,8 +173,7 @@ class Reading:
         )
         known = [one for one in won if not math.isnan(one)]
         return Remedied(
-            pair=pair, kind=said.asked.remedies[0].kind if said.asked.remedies else "none",
-            plain=plain, kept=(asked, fair, now),
+            pair=pair, kind=kind, recommended=recommended, plain=plain, kept=(asked, fair, now),
             won=statistics.fmean(known) if known else math.nan,
             obeys=self._obeys(pair, plain, better), pictures=count,
         )  # fmt: skip

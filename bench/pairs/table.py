@@ -25,12 +25,13 @@ def found(work: Path, parts: Sequence[Part]) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for part in parts:
         every = [one for pair in pairs(part) for one in reading.losses(pair)]
-        remedies = [one for pair in pairs(part) if (one := reading.remedy(pair)) is not None]
+        tried = [one for pair in pairs(part) for one in reading.remedied(pair)]
+        remedies = [one for one in tried if one.recommended]
         told[part] = {
             "equal": _foretold([one for one in every if one.weights == STRENGTHS[0]]),
             "all": _foretold(every),
             "directed": [_directed(one) for one in every],
-            "remedies": [_remedied(one) for one in remedies],
+            "remedies": [_remedied(one) for one in tried],
             "won_back": sum(_works(one) for one in remedies),
             "nothing_lost": sum(math.isnan(one.won) for one in remedies),
             "of": len(remedies),
@@ -82,7 +83,8 @@ def _directed(one: Directed) -> dict[str, Any]:
 
 def _remedied(one: Remedied) -> dict[str, Any]:
     return {
-        "pair": one.pair.name, "kind": one.kind, "plain": one.plain,
+        "pair": one.pair.name, "kind": one.kind, "recommended": one.recommended,
+        "plain": one.plain,
         "kept": [[round(value, 3) for value in arm] for arm in one.kept],
         "won": round(one.won, 3), "obeys": [round(value, 3) for value in one.obeys],
         "works": _works(one), "pictures": one.pictures,
@@ -129,18 +131,23 @@ def _lines(part: str, told: dict[str, Any]) -> Iterator[str]:
         return
     yield ""
     yield (
-        f"{'pair':<34}{'remedy':<9}{'plain':<22}{'as asked':<13}{'plain':<13}{'remedy':<13}"
+        f"{'pair':<34}{'remedy':<11}{'plain':<22}{'as asked':<13}{'plain':<13}{'remedy':<13}"
         f"{'won':>6}  {'obeys':<12}{'n':>4}"
     )
     for one in told["remedies"]:
         plain = " | ".join("{:g}, {:g}".format(*weights) for weights in one["plain"])
         kept = "".join(f"{'{:.0%} {:.0%}'.format(*arm):<13}" for arm in one["kept"])
         obeys = "{:.0%} → {:.0%}".format(*one["obeys"]) if one["obeys"][0] >= 0 else "—"
+        kind = one["kind"] if one["recommended"] else f"({one['kind']})"
         yield (
-            f"{one['pair']:<34}{one['kind']:<9}{plain:<22}{kept}{one['won']:6.2f}"
+            f"{one['pair']:<34}{kind:<11}{plain:<22}{kept}{one['won']:6.2f}"
             f"  {obeys:<12}{one['pictures']:>4} {'✓' if one['works'] else ''}"
         )
-    losses = [one["won"] for one in told["remedies"] if not math.isnan(one["won"])]
+    yield "In brackets: for comparison, not what the product recommends."
+    losses = [
+        one["won"] for one in told["remedies"]
+        if one["recommended"] and not math.isnan(one["won"])
+    ]  # fmt: skip
     middle = f", median {statistics.median(losses):.2f}" if losses else ""
     yield (
         f"Won back half or more, without loss of obedience: {told['won_back']} of {told['of']}"
