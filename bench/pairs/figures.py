@@ -14,8 +14,6 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lora_daemon.starter.evaluate import spearman
-
 Margins = NDArray[np.float64]  # (pictures,)
 Key = TypeVar("Key")
 
@@ -48,28 +46,47 @@ class Told:
         """L of the even and of the odd pictures."""
         return self.of(np.arange(0, len(self), 2)), self.of(np.arange(1, len(self), 2))
 
+    def drawn(self, seed: int) -> Margins:
+        """L of pictures drawn again, (``DRAWS``,)."""
+        rows = np.random.default_rng(seed).integers(len(self), size=(DRAWS, len(self)))
+        base, solo, mix = (one[rows].mean(axis=1) for one in (self.base, self.solo, self.mix))
+        shown = solo - base
+        return np.where(shown >= LEAST, (solo - mix) / np.maximum(shown, LEAST), math.nan)
+
     def interval(self, seed: int = 0) -> tuple[float, float]:
-        """95 % of L, pictures drawn again."""
-        draw = np.random.default_rng(seed)
-        count = len(self)
-        return _middle([self.of(draw.integers(count, size=count)) for _ in range(DRAWS)])
+        """95 % of L."""
+        return _middle(self.drawn(seed))
 
 
-def interval_of(
-    found: Sequence[tuple[Told, float]], seed: int = 0
-) -> tuple[float, float]:  # fmt: skip
+def interval_of(found: Sequence[tuple[Told, float]], seed: int = 0) -> tuple[float, float]:
     """95 % of Spearman's ρ between L and a score: directed values come two a pair, and pairs are
     drawn again, and in each its pictures. ``found``: both of a pair side by side."""
     draw = np.random.default_rng(seed)
+    losses = np.stack([told.drawn(seed + at) for at, (told, _) in enumerate(found)])
+    scores = np.array([score for _, score in found])
     values = []
     for _ in range(DRAWS):
-        losses, scores = [], []
-        for pair in draw.integers(len(found) // 2, size=len(found) // 2):
-            for told, score in found[2 * pair : 2 * pair + 2]:
-                losses.append(told.of(draw.integers(len(told), size=len(told))))
-                scores.append(score)
-        values.append(spearman(losses, scores))
-    return _middle(values)
+        first = 2 * draw.integers(len(found) // 2, size=len(found) // 2)
+        rows = np.stack([first, first + 1]).flatten()
+        values.append(spearman(losses[rows, draw.integers(DRAWS, size=len(rows))], scores[rows]))
+    return _middle(np.array(values))
+
+
+def spearman(first: Sequence[float] | Margins, second: Sequence[float] | Margins) -> float:
+    """Spearman's rank correlation; equal values share the mean of their ranks. NaN for fewer than
+    two, or where all are equal."""
+    if len(first) < 2:
+        return math.nan
+    ranks = np.stack([_ranks(first), _ranks(second)])
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    spread = math.sqrt(float((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
+    return float((ranks[0] * ranks[1]).sum()) / spread if spread else math.nan
+
+
+def _ranks(values: Sequence[float] | Margins) -> Margins:
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    means: Margins = np.cumsum(counts) - (counts - 1) / 2
+    return means[which]
 
 
 def reliability(found: Sequence[Told]) -> float:
@@ -80,9 +97,9 @@ def reliability(found: Sequence[Told]) -> float:
     return 2 * rho / (1 + rho) if rho > -1 else math.nan
 
 
-def _middle(values: Sequence[float]) -> tuple[float, float]:
-    known = [value for value in values if not math.isnan(value)]
-    if not known:
+def _middle(values: Margins) -> tuple[float, float]:
+    known = values[~np.isnan(values)]
+    if not len(known):
         return math.nan, math.nan
     low, high = np.quantile(known, (0.025, 0.975))
     return float(low), float(high)
@@ -103,8 +120,8 @@ def kept(told: Told, half: int) -> float:
 
 
 def won_back(remedy: float, plain: float) -> float:
-    """Of what plain weights lose of the weaker LoRA, the share that a remedy has again; both as
-    ``kept`` has it. NaN where nothing to speak of was lost."""
+    """Of what plain weights lose of the weaker LoRA, the share that the weaker one has again with a
+    remedy; both as ``kept`` has it. NaN where nothing to speak of was lost."""
     return (remedy - plain) / (1 - plain) if plain < 1 - LOST else math.nan
 
 

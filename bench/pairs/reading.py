@@ -166,8 +166,9 @@ class Reading:
         found = [[keeps(arm, half) for arm in arms[half]] for half in (0, 1)]
         won = []
         for half, (_, fair, now) in enumerate(found):
-            weak = int(np.argmin(keeps(arms[half][1], 1 - half)))  # by the half that chose
-            won.append(won_back(now[weak], fair[weak]))
+            # Which is the weaker one, the half says that chose; with the remedy it may be another.
+            weak = [int(np.argmin(keeps(arm, 1 - half))) for arm in arms[half][1:]]
+            won.append(won_back(now[weak[1]], fair[weak[0]]))
         asked, fair, now = (
             [statistics.fmean(one[arm][of] for one in found) for of in (0, 1)] for arm in range(3)
         )

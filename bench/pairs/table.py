@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.pairs.figures import interval_of, reliability
+from bench.pairs.figures import interval_of, reliability, spearman
 from bench.pairs.painting import Arms
 from bench.pairs.plan import STRENGTHS, Part, pairs
 from bench.pairs.product import Known
 from bench.pairs.reading import Directed, Reading, Remedied
-from lora_daemon.starter.evaluate import spearman
 
 HALF = 0.5  # of the weaker LoRA's loss: a remedy that wins it back has worked
 WORSE = 0.05  # of what was asked for: obedience that falls by more is lost

@@ -14,6 +14,7 @@ from bench.pairs.figures import Told
 from bench.pairs.plan import LORAS, STRENGTHS, Group, pairs
 from bench.pairs.training import file_of
 from lora_daemon.starter import world
+from lora_daemon.starter.evaluate import spearman
 
 
 def told(loss: float, count: int = 80, noise: float = 1.0, seed: int = 0) -> Told:
@@ -48,6 +49,13 @@ def test_the_interval_holds_the_loss_and_narrows_with_pictures() -> None:
         assert low < one.loss < high
         widths.append(high - low)
     assert 2 < widths[0] / widths[1] < 8  # √16
+
+
+def test_ranks_that_are_shared_are_shared() -> None:
+    first, second = [0.3, 0.1, 0.2, 0.2, 0.9, 0.0], [3.0, 1.0, 1.0, 2.0, 2.0, 0.0]
+    assert figures.spearman(first, second) == pytest.approx(spearman(first, second))
+    assert figures.spearman([1, 2, 3], [10, 30, 900]) == pytest.approx(1)
+    assert math.isnan(figures.spearman([1, 1], [1, 2]))
 
 
 def test_losses_that_are_all_noise_are_not_reliable() -> None:
