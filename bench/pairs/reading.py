@@ -64,7 +64,7 @@ class Remedied:
 def uses(work: Path, pair: Pair, weights: Weights) -> list[LoraUse]:
     """A pair at these weights: the content, the style."""
     return [
-        LoraUse(lora=str(file_of(work, taught)), weight=weight)
+        LoraUse(lora=str(file_of(work, taught)), weight=float(weight))
         for taught, weight in zip(pair.both, weights, strict=True)
     ]
 
