@@ -23,14 +23,16 @@ DRAWS = 1000
 
 @dataclass(frozen=True)
 class Told:
-    """The margins of one LoRA of a pair, of the same prompts and seeds, (pictures,) each."""
+    """The margins of one LoRA of a pair, of the same prompts and seeds, (pictures,) each.
+    ``other``: where the other one is alone."""
 
     base: Margins
     solo: Margins
     mix: Margins
+    other: Margins
 
     def __len__(self) -> int:
-        return min(len(self.base), len(self.solo), len(self.mix))
+        return min(len(self.base), len(self.solo), len(self.mix), len(self.other))
 
     def of(self, rows: NDArray[np.int64]) -> float:
         """L = (solo − mix) / (solo − base), means over these rows; NaN where alone it shows
@@ -41,6 +43,14 @@ class Told:
     @property
     def loss(self) -> float:
         return self.of(np.arange(len(self)))
+
+    @property
+    def apart(self) -> float:
+        """L without what the other one does to these margins by itself: a pencil drawing is of
+        clearer outlines than the picture that the base makes of "a pencil drawing"."""
+        rows = slice(len(self))
+        brought = self.other[rows] - self.base[rows]
+        return Told(self.base, self.solo, self.mix[rows] - brought, self.other).loss
 
     def halves(self) -> tuple[float, float]:
         """L of the even and of the odd pictures."""

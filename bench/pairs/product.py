@@ -25,7 +25,6 @@ from lora_daemon.jobs import Jobs
 from lora_daemon.merging import Merging
 from lora_daemon.orders import FAILED
 from lora_daemon.service import Context, Daemon
-from lora_daemon.starter import base_dir
 from shared import lora_orders, probes, remedies, wire, zipping
 from shared.conflicts import Compared, Conflict, ConflictOrder
 from shared.errors import Code, LoraError
@@ -94,7 +93,7 @@ class Product(Known):
         self._painter = painter
         worker = _Worker(painter.base)
         daemon = Daemon(Workspace(work / "home"), cast(Any, None), _Silent())
-        given: tuple[Any, Any] = (_Shelf(), Jobs(_Silent()))
+        given: tuple[Any, Any] = (_Shelf(painter.base), Jobs(_Silent()))
         self._probing = probing.Probing(daemon, *given, cast(Any, worker))
         self._merging = Merging(daemon, given[0], self._probing, given[1], cast(Any, worker))
 
@@ -150,7 +149,7 @@ class Product(Known):
             )
             order = ConflictOrder(
                 loras=[Compared(path=use.lora, use=use) for use in uses],
-                base=str(base_dir()), inputs=measured.path, order=measured.order,
+                base=str(self._painter.base.path), inputs=measured.path, order=measured.order,
             )  # fmt: skip
             return conflict.compare(order)
         except LoraError as error:
@@ -188,11 +187,14 @@ class _Worker:
 
 
 class _Shelf:
-    """The library: the starter, and LoRAs by their paths."""
+    """The library: the base, and LoRAs by their paths."""
+
+    def __init__(self, base: Base) -> None:
+        self._path = str(base.path)
 
     async def base(self, name: str) -> wire.BaseModel:
         return wire.BaseModel(
-            name=name, path=str(base_dir()), family="sd1", resolution=128, size=0, problem=""
+            name=name, path=self._path, family="sd1", resolution=128, size=0, problem=""
         )
 
     def lora(self, name: str) -> tuple[str, Path]:

@@ -105,7 +105,8 @@ class Reading:
                 return
             said = self._product.known(pair.group, wanted, remedies=at == 0)
             for of in (0, 1):
-                arms: tuple[list[LoraUse], ...] = ([], [wanted[of]], wanted)
+                alone = [[use] for use in wanted]
+                arms = [[], alone[of], wanted, alone[1 - of]]
                 margins = [
                     self._margins(pair, self._arms.rows(pair.group, arm), of) for arm in arms
                 ]
@@ -156,7 +157,10 @@ class Reading:
 
         def keeps(arm: Sequence[Row], half: int) -> list[float]:
             three = (
-                [self._margins(pair, rows[:count], of) for rows in (base, alone[of], arm)]
+                [
+                    self._margins(pair, rows[:count], of)
+                    for rows in (base, alone[of], arm, alone[1 - of])
+                ]
                 for of in (0, 1)
             )
             return [kept(Told(*margins), half) for margins in three]

@@ -73,6 +73,7 @@ def _directed(one: Directed) -> dict[str, Any]:
     return {
         "pair": one.pair.name, "of": one.pair.both[one.of].name, "weights": one.weights,
         "loss": round(told.loss, 3), "interval": [round(low, 3), round(high, 3)],
+        "apart": round(told.apart, 3),
         "margins": [round(float(part.mean()), 2) for part in (told.base, told.solo, told.mix)],
         "score": round(one.score, 3),
         "others": {name: round(value, 3) for name, value in one.others.items()},
@@ -98,7 +99,7 @@ def lines(told: dict[str, Any]) -> str:
 def _lines(part: str, told: dict[str, Any]) -> Iterator[str]:
     yield f"── {part}"
     yield (
-        f"{'pair':<34}{'weights':<12}{'loses':<18}{'L':>6}  {'95 %':<16}{'score':>6}"
+        f"{'pair':<34}{'weights':<12}{'loses':<18}{'L':>6}  {'95 %':<16}{'apart':>6}{'score':>7}"
         f"{'base':>7}{'solo':>7}{'mix':>7}{'n':>5}"
     )
     for one in told["directed"]:
@@ -107,7 +108,7 @@ def _lines(part: str, told: dict[str, Any]) -> Iterator[str]:
         weights = "{:g}, {:g}".format(*one["weights"])
         yield (
             f"{one['pair']:<34}{weights:<12}{one['of']:<18}{one['loss']:6.2f}"
-            f"  {f'{low:.2f} … {high:.2f}':<16}{one['score']:6.2f}"
+            f"  {f'{low:.2f} … {high:.2f}':<16}{one['apart']:6.2f}{one['score']:7.2f}"
             f"{base:7.1f}{solo:7.1f}{mix:7.1f}{one['pictures']:5}"
         )
     for name in ("equal", "all"):

@@ -23,19 +23,30 @@ def told(loss: float, count: int = 80, noise: float = 1.0, seed: int = 0) -> Tol
     scene = draw.normal(0, noise, count)  # what a prompt and a seed bring to every arm
     own = draw.normal(0, noise / 4, (3, count))
     means = (-2.0, 4.0, 4.0 - 6.0 * loss)
-    return Told(*(mean + scene + one for mean, one in zip(means, own, strict=True)))
+    margins = [mean + scene + one for mean, one in zip(means, own, strict=True)]
+    return Told(*margins, other=margins[0])
 
 
 def test_the_loss_is_a_share_of_what_a_lora_does_alone() -> None:
     base, solo, mix = np.full(4, -2.0), np.array([3.0, 5.0, 4.0, 4.0]), np.full(4, 1.0)
-    assert Told(base, solo, mix).loss == pytest.approx(0.5)
-    assert Told(base, solo, solo).loss == 0
-    assert Told(base, solo, 2 * solo - base).loss == pytest.approx(-1)  # doubled
-    assert math.isnan(Told(base, base + 0.5, mix).loss)  # alone it shows nothing: nothing to lose
+    assert Told(base, solo, mix, base).loss == pytest.approx(0.5)
+    assert Told(base, solo, solo, base).loss == 0
+    assert Told(base, solo, 2 * solo - base, base).loss == pytest.approx(-1)  # doubled
+    assert math.isnan(
+        Told(base, base + 0.5, mix, base).loss
+    )  # alone it shows nothing: nothing to lose
+
+
+def test_what_the_other_lora_brings_by_itself_is_no_loss_of_this_one() -> None:
+    base, solo, mix, other = (np.full(4, one) for one in (-2.0, 4.0, 3.0, -4.0))
+    one = Told(base, solo, mix, other)
+    assert one.loss == pytest.approx(1 / 6)  # it takes 2 by itself, and there is 1 more than that
+    assert one.apart == pytest.approx(-1 / 6)
 
 
 def test_arms_of_which_fewer_pictures_are_there_are_compared_over_those() -> None:
-    one = Told(np.full(9, -2.0), np.full(4, 4.0), np.array([1.0, 1.0, 1.0, 1.0, -9.0]))
+    mix = np.array([1.0, 1.0, 1.0, 1.0, -9.0])
+    one = Told(np.full(9, -2.0), np.full(4, 4.0), mix, np.full(9, -2.0))
     assert len(one) == 4
     assert one.loss == pytest.approx(0.5)
     assert one.halves() == pytest.approx((0.5, 0.5))
@@ -86,7 +97,7 @@ def test_what_is_won_back_is_a_share_of_what_plain_weights_lose() -> None:
     assert math.isnan(figures.won_back(1.0, 0.95))
     base, solo = np.full(6, 0.0), np.full(6, 4.0)
     arm = np.array([1.0, 3.0, 1.0, 3.0, 1.0, 3.0])
-    assert [figures.kept(Told(base, solo, arm), half) for half in (0, 1)] == [0.25, 0.75]
+    assert [figures.kept(Told(base, solo, arm, base), half) for half in (0, 1)] == [0.25, 0.75]
 
 
 def test_obedience_counts_every_attribute_that_was_asked() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench.pairs import painting
+from bench.pairs import painting, product
 from bench.pairs.painting import Arms, Painter, folded
 from bench.pairs.plan import Group
 from lora_daemon.engine import lora_file
@@ -99,3 +99,22 @@ def test_an_arm_is_known_by_what_decides_its_pictures(lora: Path, tmp_path: Path
         arms.file(Group("ghost", "pencil"), [use]),
     ]
     assert len({arms.file(GROUP, [use]), *others}) == 5
+
+
+def test_the_daemon_s_own_code_answers(
+    base: Base, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked once, then from the disk. A DoRA has a part in the probe, in the norms, and none in
+    what files alone say."""
+    monkeypatch.setattr(product, "PROMPTS", 1)
+    asked = product.Product(tmp_path, Painter(base, Arms(tmp_path)))
+    pair = [LoraUse(lora=str(lora)), LoraUse(lora=str(lora), weight=0.5)]
+    said = asked.ask(GROUP, pair)
+    assert said.asked.prompts == [words for words, _ in GROUP.asked(1)]
+    assert said.asked.survival[0] > 1  # the other adds to it: it is the same
+    assert said.norms[0] == pytest.approx(2 * said.norms[1])
+    assert said.files is not None
+    assert said.files.whole.overlap[0][1] == pytest.approx(0.5, abs=0.01)
+    assert product.Known(tmp_path).known(GROUP, pair, remedies=False) == said
+    assert product.Known(tmp_path).known(GROUP, pair, remedies=True) is None
+    assert asked.zip(pair) is None  # its columns cannot be scaled
