@@ -10,6 +10,7 @@ import pytest
 
 from lora_daemon import gpus
 from shared.client import Client
+from tests.daemon.house import House, opened
 from tests.daemon.process import DaemonProcess
 from tests.daemon.served import Served
 
@@ -71,3 +72,10 @@ async def served(home: Path) -> AsyncIterator[Served]:
     server = Served(home)
     yield server
     await server.close()
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """A domain in this process, at work."""
+    async with opened(tmp_path) as house:
+        yield house

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from lora_daemon.store import Store
 from shared import wire
 from shared.paths import Workspace
 from shared.safetensors_file import Tensor, write
+from tests.daemon import process
 
 WITHIN = 20.0
 R = TypeVar("R")
@@ -73,6 +75,23 @@ class House:
     def _heard(self, value: Any) -> None:
         self.heard.append(value)
         self._news.set()
+
+
+@asynccontextmanager
+async def opened(folder: Path, *, pictures: int = 0, base: bool = False) -> AsyncIterator[House]:
+    """A house at work on the workspace ``folder``/home, with a dataset ``set`` of so many pictures
+    and a hollow base ``base``, closed in the end."""
+    house = House(folder / "home")
+    await house.domain.start()
+    if pictures:
+        made = process.pictures(folder / "set", pictures)
+        await house.call(wire.ImportDataset(path=str(made)))
+    if base:
+        await house.call(wire.AddBase(path=str(hollow_base(folder / "base"))))
+    try:
+        yield house
+    finally:
+        await house.close()
 
 
 def hollow_base(folder: Path) -> Path:

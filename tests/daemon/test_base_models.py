@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,6 @@ from shared.errors import Code, LoraError
 from shared.state import apply
 from tests.daemon.house import House, hollow_base
 from tests.engine.full_size import write_hollow
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    yield house
-    await house.close()
 
 
 async def test_one_file_is_a_base_called_as_the_file(house: House, tmp_path: Path) -> None:

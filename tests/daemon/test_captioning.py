@@ -11,7 +11,7 @@ import pytest
 from lora_daemon import captioning
 from shared import wire
 from shared.errors import Code, LoraError
-from tests.daemon.house import House, with_fake_worker
+from tests.daemon.house import House, opened, with_fake_worker
 from tests.daemon.process import pictures
 
 
@@ -19,10 +19,8 @@ from tests.daemon.process import pictures
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     with_fake_worker(monkeypatch, tmp_path)
     monkeypatch.setattr(captioning, "PORTION", 2)
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    yield house
-    await house.close()
+    async with opened(tmp_path) as house:
+        yield house
 
 
 def uncaptioned(folder: Path, number: int) -> None:

@@ -18,7 +18,7 @@ from lora_tui.core.exported import put
 from shared import wire
 from shared.errors import Code, LoraError
 from shared.pictures import LoraUse, PictureSpec, Start, Variation
-from tests.daemon.house import House, hollow_base, with_fake_worker
+from tests.daemon.house import House, opened, with_fake_worker
 
 TEXT = "a {} house\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 8, Size: 64x64, Model: base"
 
@@ -26,11 +26,8 @@ TEXT = "a {} house\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 8, Size: 64
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     with_fake_worker(monkeypatch, tmp_path, "begun")
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    await house.call(wire.AddBase(path=str(hollow_base(tmp_path / "base"))))
-    yield house
-    await house.close()
+    async with opened(tmp_path, base=True) as house:
+        yield house
 
 
 def png(path: Path, parameters: str = "", insert: bytes = b"") -> Path:

@@ -13,17 +13,14 @@ from PIL import Image
 from shared import wire
 from shared.errors import Code, LoraError
 from shared.pictures import LoraUse, PictureSpec
-from tests.daemon.house import House, hollow_base, with_fake_worker
+from tests.daemon.house import House, opened, with_fake_worker
 
 
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     with_fake_worker(monkeypatch, tmp_path, "begun")
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    await house.call(wire.AddBase(path=str(hollow_base(tmp_path / "base"))))
-    yield house
-    await house.close()
+    async with opened(tmp_path, base=True) as house:
+        yield house
 
 
 def ask(tmp_path: Path, *axes: str, steps: int = 5) -> wire.PaintGrid:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,14 +38,6 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     files |= {"model_index.json": b"{}", "README.md": b"#", "unet/model.ckpt": b"\x80\x02"}
     with Hub({"me/folder": files, "me/empty": {"a.ckpt": b""}}, token="secret").served() as served:
         yield served
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    yield house
-    await house.close()
 
 
 async def _add(house: House, hub: Hub, name: str = "me/folder", **more: object) -> wire.BaseModel:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -28,14 +27,6 @@ def _lora(path: Path, seed: int, name: str = KEYS, **metadata: str) -> Path:
     }
     write(path, tensors, metadata)
     return path
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    yield house
-    await house.close()
 
 
 def _named(house: House) -> dict[str, wire.Lora]:

@@ -13,16 +13,14 @@ from PIL import Image
 from lora_daemon import pipe
 from shared import wire
 from shared.errors import Code, LoraError
-from tests.daemon.house import House, hollow_base, with_fake_worker
+from tests.daemon.house import House, hollow_base, opened, with_fake_worker
 
 
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     with_fake_worker(monkeypatch, tmp_path)
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    yield house
-    await house.close()
+    async with opened(tmp_path) as house:
+        yield house
 
 
 async def started(house: House, tmp_path: Path, pictures: int, evaluation: str) -> pipe.Freeze:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,6 @@ from shared import wire
 from shared.errors import Code, LoraError
 from shared.safetensors_file import Tensor, write
 from tests.daemon.house import House, hollow_base
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    yield house
-    await house.close()
 
 
 async def test_a_base_that_misses_parts_is_refused_and_each_is_named(

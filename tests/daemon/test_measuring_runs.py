@@ -15,18 +15,16 @@ from shared import wire
 from shared.errors import Code, LoraError
 from shared.safetensors_file import Tensor, write
 from shared.which import Which
-from tests.daemon.house import House, hollow_base, with_fake_worker
+from tests.daemon.house import House, hollow_base, opened, with_fake_worker
 
 
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     with_fake_worker(monkeypatch, tmp_path)
     monkeypatch.setattr(recommending, "RESAMPLES", 80)
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    trained(house, hollow_base(tmp_path / "base"))
-    yield house
-    await house.close()
+    async with opened(tmp_path) as house:
+        trained(house, hollow_base(tmp_path / "base"))
+        yield house
 
 
 def picture(number: int, word: str) -> pipe.FrozenPicture:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from shared import wire, zipping
 from shared.errors import Code, LoraError
 from shared.pictures import LoraUse
-from tests.daemon.house import House, hollow_base, with_fake_worker
+from tests.daemon.house import House, opened, with_fake_worker
 
 KEYS = "lora_unet_up_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
 
@@ -22,11 +22,8 @@ KEYS = "lora_unet_up_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     with_fake_worker(monkeypatch, tmp_path)
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    await house.call(wire.AddBase(path=str(hollow_base(tmp_path / "base"))))
-    yield house
-    await house.close()
+    async with opened(tmp_path, base=True) as house:
+        yield house
 
 
 def lora(folder: Path, name: str, tags: str = "{}", **more: torch.Tensor) -> LoraUse:

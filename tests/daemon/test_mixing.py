@@ -16,18 +16,15 @@ from lora_daemon import mix_pictures
 from shared import mixes, wire
 from shared.errors import Code, LoraError
 from shared.mixes import MixLora, MixSpec
-from tests.daemon.house import House, hollow_base, with_fake_worker
+from tests.daemon.house import House, opened, with_fake_worker
 
 
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     with_fake_worker(monkeypatch, tmp_path, "begun")
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    await house.call(wire.AddBase(path=str(hollow_base(tmp_path / "base"))))
-    await house.call(wire.ChangeMix(before=live(house).spec, after=MixSpec(base="base")))
-    yield house
-    await house.close()
+    async with opened(tmp_path, base=True) as house:
+        await house.call(wire.ChangeMix(before=live(house).spec, after=MixSpec(base="base")))
+        yield house
 
 
 def live(house: House) -> wire.Mix:

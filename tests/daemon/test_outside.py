@@ -14,7 +14,7 @@ from PIL import Image
 
 from lora_daemon import watching
 from shared import wire
-from tests.daemon.house import House
+from tests.daemon.house import House, opened
 from tests.daemon.process import pictures
 from tests.daemon.test_captions import fill
 
@@ -27,20 +27,16 @@ async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(watching, "EVERY", 0.02)
     monkeypatch.setattr(watching, "SHARE", 1)
     monkeypatch.setattr(watching, "RETRY", 0)
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    yield house
-    await house.close()
+    async with opened(tmp_path) as house:
+        yield house
 
 
 @pytest.fixture
 async def blind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     """It looks at no folder again: only who writes sees what is there."""
     monkeypatch.setattr(watching, "EVERY", 1e6)
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    yield house
-    await house.close()
+    async with opened(tmp_path) as house:
+        yield house
 
 
 async def take_in(house: House, folder: Path) -> None:

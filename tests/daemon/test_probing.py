@@ -16,7 +16,7 @@ from lora_daemon import input_cache
 from shared import probes, wire
 from shared.errors import Code, LoraError
 from shared.pictures import LoraUse
-from tests.daemon.house import House, hollow_base, with_fake_worker
+from tests.daemon.house import House, hollow_base, opened, with_fake_worker
 
 KEYS = "lora_unet_up_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
 
@@ -24,17 +24,15 @@ KEYS = "lora_unet_up_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     with_fake_worker(monkeypatch, tmp_path, "asked")
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    config = hollow_base(tmp_path / "base") / "unet" / "config.json"
-    whole = msgspec.json.decode(config.read_bytes()) | {
-        "layers_per_block": 1, "down_block_types": ["CrossAttnDownBlock2D"] * 2,
-        "up_block_types": ["CrossAttnUpBlock2D"] * 2,
-    }  # fmt: skip
-    config.write_bytes(msgspec.json.encode(whole))
-    await house.call(wire.AddBase(path=str(tmp_path / "base")))
-    yield house
-    await house.close()
+    async with opened(tmp_path) as house:
+        config = hollow_base(tmp_path / "base") / "unet" / "config.json"
+        whole = msgspec.json.decode(config.read_bytes()) | {
+            "layers_per_block": 1, "down_block_types": ["CrossAttnDownBlock2D"] * 2,
+            "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+        }  # fmt: skip
+        config.write_bytes(msgspec.json.encode(whole))
+        await house.call(wire.AddBase(path=str(tmp_path / "base")))
+        yield house
 
 
 def lora(folder: Path, name: str, tags: str = "{}") -> LoraUse:

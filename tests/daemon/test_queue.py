@@ -14,8 +14,7 @@ from shared import recipe as recipes
 from shared import wire
 from shared.errors import Code, LoraError
 from shared.safetensors_file import Tensor, write
-from tests.daemon.house import House, hollow_base, with_fake_worker
-from tests.daemon.process import pictures
+from tests.daemon.house import House, opened, with_fake_worker
 
 RECIPE = '[base]\nname = "base"\n[dataset]\nname = "set"\n[training]\nepochs = 4\n'
 
@@ -23,12 +22,8 @@ RECIPE = '[base]\nname = "base"\n[dataset]\nname = "set"\n[training]\nepochs = 4
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     with_fake_worker(monkeypatch, tmp_path)
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    await house.call(wire.ImportDataset(path=str(pictures(tmp_path / "set", 5))))
-    await house.call(wire.AddBase(path=str(hollow_base(tmp_path / "base"))))
-    yield house
-    await house.close()
+    async with opened(tmp_path, pictures=5, base=True) as house:
+        yield house
 
 
 async def held(house: House, **fields: object) -> wire.Run:

@@ -17,7 +17,7 @@ from shared import recipe as recipes
 from shared.client import Client
 from shared.errors import Code, LoraError
 from shared.pictures import LoraUse, PictureSpec
-from tests.daemon.house import House, hollow_base, with_fake_worker
+from tests.daemon.house import House, opened, with_fake_worker
 from tests.daemon.process import DaemonProcess, pictures
 from tests.daemon.waiting import until
 
@@ -30,12 +30,8 @@ RECIPE = '[base]\nname = "base"\n[dataset]\nname = "set"\n'
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     with_fake_worker(monkeypatch, tmp_path)
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    await house.call(wire.ImportDataset(path=str(pictures(tmp_path / "set", 5))))
-    await house.call(wire.AddBase(path=str(hollow_base(tmp_path / "base"))))
-    yield house
-    await house.close()
+    async with opened(tmp_path, pictures=5, base=True) as house:
+        yield house
 
 
 async def caption(house: House, number: int, **fields: Any) -> None:

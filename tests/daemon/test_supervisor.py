@@ -13,8 +13,7 @@ from lora_daemon import supervisor
 from shared import wire
 from shared.errors import Code, LoraError
 from shared.pictures import PictureSpec
-from tests.daemon.house import House, hollow_base, with_fake_worker
-from tests.daemon.process import pictures
+from tests.daemon.house import House, opened, with_fake_worker
 
 RECIPE = '[base]\nname = "base"\n[dataset]\nname = "set"\n'
 Spec = PictureSpec(base="base", prompt="a dragon")
@@ -23,12 +22,8 @@ Spec = PictureSpec(base="base", prompt="a dragon")
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     with_fake_worker(monkeypatch, tmp_path)
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    await house.call(wire.ImportDataset(path=str(pictures(tmp_path / "set", 2))))
-    await house.call(wire.AddBase(path=str(hollow_base(tmp_path / "base"))))
-    yield house
-    await house.close()
+    async with opened(tmp_path, pictures=2, base=True) as house:
+        yield house
 
 
 async def test_a_worker_that_dies_again_and_again_fails_the_run_with_its_last_words(

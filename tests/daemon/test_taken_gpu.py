@@ -11,8 +11,7 @@ import pytest
 from lora_daemon import taken
 from lora_daemon.telemetry import Nvml, WorkerUse
 from shared import wire
-from tests.daemon.house import House, hollow_base, with_fake_worker
-from tests.daemon.process import pictures
+from tests.daemon.house import House, opened, with_fake_worker
 from tests.daemon.test_telemetry import GIB, FakeNvml
 
 RECIPE = '[base]\nname = "base"\n[dataset]\nname = "set"\n'
@@ -23,12 +22,8 @@ async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     """On a machine with an H100 of which others hold 10 of 80 GiB, and soon more."""
     with_fake_worker(monkeypatch, tmp_path)
     monkeypatch.setattr(taken, "EVERY", 0.01)
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    await house.call(wire.ImportDataset(path=str(pictures(tmp_path / "set", 2))))
-    await house.call(wire.AddBase(path=str(hollow_base(tmp_path / "base"))))
-    yield house
-    await house.close()
+    async with opened(tmp_path, pictures=2, base=True) as house:
+        yield house
 
 
 def use(others: int, total: int = 80 * GIB) -> list[wire.DeviceUse]:

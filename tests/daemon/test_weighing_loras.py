@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from shared import weighing, wire
 from shared.errors import LoraError
-from tests.daemon.house import House, hollow_base, with_fake_worker
+from tests.daemon.house import House, opened, with_fake_worker
 
 KEYS = "lora_unet_up_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
 NAME = "ink-000010"
@@ -21,13 +21,10 @@ NAME = "ink-000010"
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     with_fake_worker(monkeypatch, tmp_path)
-    house = House(tmp_path / "home")
-    await house.domain.start()
-    await house.call(wire.AddBase(path=str(hollow_base(tmp_path / "base"))))
-    lora(tmp_path / "loras" / f"{NAME}.safetensors")
-    await house.call(wire.IndexLoras(folder=str(tmp_path / "loras")))
-    yield house
-    await house.close()
+    async with opened(tmp_path, base=True) as house:
+        lora(tmp_path / "loras" / f"{NAME}.safetensors")
+        await house.call(wire.IndexLoras(folder=str(tmp_path / "loras")))
+        yield house
 
 
 def lora(path: Path, rank: int = 2) -> None:
