@@ -24,8 +24,9 @@ _LEAST = 1e-12  # a channel of zeros has a scale, too
 
 
 class Weight8(Tensor):
-    """A weight (out, in, *kernel) that is read, never written. To others it is of the ``dtype`` it
-    was made of. ``codes``: 8 bits each, of its shape; ``scale``: float32 (out, 1, *1)."""
+    """A weight (out, in, *kernel) that is read, never written: writing raises TypeError. To others
+    it is of the ``dtype`` it was made of. ``codes``: 8 bits each, of its shape; ``scale``: float32
+    (out, 1, *1)."""
 
     codes: Tensor
     scale: Tensor
@@ -79,7 +80,7 @@ class Weight8(Tensor):
             return func(*args, **(kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:  # fmt: skip
         if func is torch.ops.aten.detach.default:
@@ -114,7 +115,8 @@ class _Conv2d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        below = torch.nn.grad.conv2d_input(ctx.shape, ctx.weight.dense(), gradient, *ctx.how)
+        to_input: Any = torch.nn.grad.conv2d_input
+        below = to_input(ctx.shape, ctx.weight.dense(), gradient, *ctx.how)
         return below, None, None, *(None for _ in ctx.how)
 
 
