@@ -33,7 +33,7 @@ class Weight8(Tensor):
 
     @staticmethod
     def __new__(cls, codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Weight8:
-        make: Any = Tensor._make_wrapper_subclass  # type: ignore[attr-defined]
+        make: Any = Tensor._make_wrapper_subclass
         self: Weight8 = make(
             cls, codes.shape, strides=codes.stride(), dtype=dtype, device=codes.device
         )
