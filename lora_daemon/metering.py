@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 
 from lora_daemon import pipe
@@ -18,7 +18,7 @@ class Meter:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._phase, self._since = "loading", now()
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._first: int | None = None  # steps done before the first that was taken here
         self._last = 0
         self._cached = self._samples = self._memory = 0

@@ -46,7 +46,8 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
 
 class Foretold(msgspec.Struct, frozen=True):
     """``seconds`` from the start to the end, ``memory`` in bytes; None: nothing like it ran yet.
-    ``alike``: whether runs of the same kind say so, not only of the same base."""
+    ``alike``: whether runs of the same kind say so, not others on the same base, or of one other
+    batch size."""
 
     seconds: float | None
     memory: float | None
@@ -94,6 +95,7 @@ def foretell(
     size = recipe.training.batch_size
     batches = steps * recipe.training.accumulation
     each_batch = _at(size, [(one.batch, one.training / one.batches) for one in alike])
+    told = bool(same) and each_batch is not None
     if each_batch is None:
         each_batch = alike[0].training / alike[0].batches * size / alike[0].batch
     seconds = _usual([one.loading for one in alike]) + batches * each_batch
@@ -104,7 +106,7 @@ def foretell(
     elif calls:  # as the forward half of a step, or so
         seconds += calls * each_batch / size / 3
     memory = _at(size, [(one.batch, float(one.memory)) for one in same])
-    return Foretold(seconds, memory, bool(same))
+    return Foretold(seconds, memory, told)
 
 
 def _caching(recipe: Recipe, pictures: int, alike: Sequence[Spent]) -> float:

@@ -168,8 +168,9 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
             fits(recipe, feed),
         )
         samples = Samples(
-            recipe, noised, run_dir, resolution, freeze.base, steering, adapter.averaged
-        )
+            recipe, noised, run_dir, resolution, freeze.base, steering, adapter.averaged,
+            freeze.embeddings,
+        )  # fmt: skip
         session = Session(
             recipe, made, run_dir, adapter, optimizer, Fingerprint.of(base, world), steering,
             samples.make, total, feed.steps_per_epoch,

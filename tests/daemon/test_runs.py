@@ -17,6 +17,7 @@ from shared import recipe as recipes
 from shared.client import Client
 from shared.errors import Code, LoraError
 from shared.pictures import LoraUse, PictureSpec
+from shared.safetensors_file import Tensor, write
 from tests.daemon.house import House, hollow_base, with_fake_worker
 from tests.daemon.process import DaemonProcess, pictures
 from tests.daemon.waiting import until
@@ -52,6 +53,18 @@ async def refused(house: House, recipe: str) -> LoraError:
     assert not house.domain.state().runs
     assert not list(house.workspace.runs.glob("r*"))  # and nothing is left on the disk
     return caught.value
+
+
+async def test_embeddings_that_samples_name_are_known_to_the_run(house: House) -> None:
+    folder = house.workspace.embeddings
+    write(folder / "bad-hands.safetensors", {"emb_params": Tensor("F32", (2, 8), bytes(64))}, {})
+    (folder / "old.pt").write_bytes(b"PK\x03\x04 a pickle")
+    sample = '[sample]\nprompts = ["a thing"]\nnegative = "Bad-Hands"\n'
+    run = await house.call(wire.StartRun(recipe=RECIPE + sample))
+    freeze = json.loads((house.workspace.run(run.id) / "freeze.json").read_text())
+    assert freeze["embeddings"] == [["bad-hands", str(folder / "bad-hands.safetensors")]]
+    with pytest.raises(LoraError, match="pickle"):
+        await house.call(wire.StartRun(recipe=RECIPE + sample.replace("a thing", "an old house")))
 
 
 async def test_a_run_freezes_what_can_be_trained_on_and_says_what_not(
