@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
+from operator import attrgetter, ne
 from statistics import fmean, median
 
 import msgspec
@@ -46,8 +46,8 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
 
 class Foretold(msgspec.Struct, frozen=True):
     """``seconds`` from the start to the end, ``memory`` in bytes; None: nothing like it ran yet.
-    ``alike``: whether runs of the same kind say so, not others on the same base, or of one other
-    batch size."""
+    ``alike``: whether runs of the same kind say so, not the nearest others on the same base, or of
+    one other batch size."""
 
     seconds: float | None
     memory: float | None
@@ -87,9 +87,11 @@ def foretell(
     epoch; ``past``: the newest first."""
     past = [one for one in past if one.batches >= LEAST]
     past = [one for one in past if one.device == past[0].device]
-    base = recipe.base.name
-    same = [one for one in past if one.like == kind(recipe)]
-    alike = same or [one for one in past if one.like.split("\n", 1)[0] == base]
+    own = kind(recipe).split("\n")
+    past = [one for one in past if one.like.split("\n", 1)[0] == own[0]]  # on this base
+    apart = [sum(map(ne, own, one.like.split("\n"))) for one in past]
+    alike = [one for one, far in zip(past, apart, strict=True) if far == min(apart)]
+    same = alike if apart and not min(apart) else []
     if not alike:
         return Foretold(None, None, False)
     size = recipe.training.batch_size

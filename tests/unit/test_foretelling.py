@@ -66,6 +66,9 @@ def test_what_changes_a_step_is_another_kind(sections: dict[str, Any]) -> None:
     found = told([took()], **sections)
     assert found.seconds is not None and found.memory is None and not found.alike
     assert told([took()], base={"name": "another"}).seconds is None
+    far = took(convert({"dataset": SET, "base": {"quantize": "fp8"}, "training": {
+        "checkpointing": True, "num_processes": 2}}), seconds=9.0)  # fmt: skip
+    assert told([far, took()], **sections) == found  # the nearest says it
 
 
 def test_latents_are_made_once_and_samples_cost() -> None:
