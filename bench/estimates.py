@@ -6,7 +6,8 @@ Target: within 15 %, where runs of the kind have told (``alike``). A daemon of i
 recipe after the other, each foretold by those before it, as somebody has it who begins anew: the
 first of a kind by other kinds, its second by itself, batches of 2 by those of 1 and 4. ``seconds``
 and ``memory`` are told by happened; memory is the worker's resident set, looked at 20 times a
-second. A busy machine takes longer than it told: look at the spread.
+second. On a machine that others use the same run takes twice as long an hour later, so
+``processor`` is the same with every run's seconds times the share of one processor that it got.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from statistics import median
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from lora_daemon.starter import dataset_dir
 from lora_tui.core.train_sums import resolved, took
 from shared import recipe as recipes
 from shared import wire
-from shared.foretelling import foretell
+from shared.foretelling import Spent, foretell
 
 SAMPLES = ['sample.prompts=["a red creature"]', "sample.every_steps=20", "sample.steps=6"]
 RUNS: list[tuple[str, list[str]]] = [
@@ -64,6 +66,18 @@ def runs(home: str) -> list[wire.Run]:
     return msgspec.convert(cli(home, "run", "list")["runs"], list[wire.Run])
 
 
+def worked(pid: int) -> float:
+    """Processor seconds of a process until now."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def at_share(one: Spent, share: float) -> Spent:
+    """What a run took, in processor seconds."""
+    names = ("loading", "caching", "training", "painting")
+    return replace(one, **{name: getattr(one, name) * share for name in names})
+
+
 @contextmanager
 def watched(pid: int) -> Iterator[list[int]]:
     """The most bytes that a process has meanwhile, in the list's one place."""
@@ -84,60 +98,78 @@ def watched(pid: int) -> Iterator[list[int]]:
         thread.join()
 
 
+class Bench:
+    """A workspace with a worker, ``pid``, and what its runs were told to take, by what they did."""
+
+    def __init__(self, home: str, steps: int) -> None:
+        self.home, self.steps = home, steps
+        self.told: dict[str, list[float]] = {"seconds": [], "processor": [], "memory": []}
+        self._shares: dict[str, float] = {}  # by run: of one processor
+        cli(home, "dataset", "import", str(dataset_dir("creatures")), "--name", "set")
+        cli(home, "generate", "--base", "starter", "--steps", "1", "--prompt", "a", "--out",
+            str(Path(home) / "one.png"))  # fmt: skip
+        self._pid = int(cli(home, "status")["worker"]["pid"])  # that the picture has begun
+        self._bases = msgspec.convert(cli(home, "model", "list")["bases"], list[wire.BaseModel])
+
+    def one(self, name: str, sets: list[str]) -> None:
+        """Foretell a run, let it happen, and print both."""
+        all_sets = ["dataset.name=set", f"training.max_steps={self.steps}", *sets]
+        recipe = resolved(recipes.parse("", all_sets), self._bases)
+        before = runs(self.home)
+        path = Path(self.home) / "plain.toml"
+        path.write_text("")
+        options = [word for one in all_sets for word in ("--set", one)]
+        used = worked(self._pid)
+        with watched(self._pid) as most:
+            its_id = cli(self.home, "train", str(path), *options)["run"]
+        used = worked(self._pid) - used
+        run = next(one for one in runs(self.home) if one.id == its_id)
+        assert run.started is not None and run.finished is not None
+        seconds = run.finished - run.started
+        self._shares[run.id] = used / seconds
+        line: dict[str, Any] = {
+            "run": name, "seconds": round(seconds, 1), "processor": round(used, 1),
+            "memory_mb": most[0] // 10**6,
+        }  # fmt: skip
+        in_processor = [
+            replace(one, spent=at_share(one.spent, self._shares[one.id]))
+            for one in before
+            if one.spent is not None
+        ]
+        each = math.ceil(run.steps / run.epochs)
+        found, less = (
+            foretell(recipe, run.pictures, run.steps, each, took(past))
+            for past in (before, in_processor)
+        )
+        if found.seconds is not None and less.seconds is not None:
+            ratios = {"seconds": found.seconds / seconds, "processor": less.seconds / used}
+            if found.memory is not None:
+                ratios["memory"] = found.memory / most[0]
+            line |= {"alike": found.alike}
+            line |= {f"{what} told/happened": round(one, 3) for what, one in ratios.items()}
+            for what, ratio in ratios.items() if found.alike else ():
+                self.told[what].append(ratio)
+        print(json.dumps(line), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=60)
     steps = parser.parse_args().steps
-    told: dict[str, list[float]] = {"seconds": [], "memory": []}
     with tempfile.TemporaryDirectory() as home:
-        cli(home, "dataset", "import", str(dataset_dir("creatures")), "--name", "set")
-        cli(home, "generate", "--base", "starter", "--steps", "1", "--prompt", "a", "--out",
-            str(Path(home) / "one.png"))  # fmt: skip
-        pid = int(cli(home, "status")["worker"]["pid"])  # the worker that the picture has begun
         try:
-            bases = msgspec.convert(cli(home, "model", "list")["bases"], list[wire.BaseModel])
+            bench = Bench(home, steps)
             for name, sets in RUNS:
-                _one(home, pid, name, sets, steps, told, bases)
+                bench.one(name, sets)
         finally:
             cli(home, "daemon", "stop")
-    for what, ratios in told.items():
+    for what, ratios in bench.told.items():
         within = sum(1 / 1.15 <= one <= 1.15 for one in ratios)
         print(json.dumps({
             "what": what, "told": len(ratios), "within 15 %": within,
             "median": round(median(ratios), 3), "least": round(min(ratios), 3),
             "most": round(max(ratios), 3),
         }))  # fmt: skip
-
-
-def _one(
-    home: str, pid: int, name: str, sets: list[str], steps: int, told: dict[str, list[float]],
-    bases: list[wire.BaseModel],
-) -> None:  # fmt: skip
-    """Foretell a run, let it happen, and print both."""
-    all_sets = ["dataset.name=set", f"training.max_steps={steps}", *sets]
-    recipe = resolved(recipes.parse("", all_sets), bases)
-    before = took(runs(home))
-    options = [word for one in all_sets for word in ("--set", one)]
-    path = Path(home) / "plain.toml"
-    path.write_text("")
-    with watched(pid) as most:
-        its_id = cli(home, "train", str(path), *options)["run"]
-    run = next(one for one in runs(home) if one.id == its_id)
-    each = math.ceil(run.steps / run.epochs)
-    found = foretell(recipe, run.pictures, run.steps, each, before) if before else None
-    assert run.started is not None and run.finished is not None
-    happened = run.finished - run.started
-    line: dict[str, Any] = {
-        "run": name, "seconds": round(happened, 1), "memory_mb": most[0] // 10**6,
-    }  # fmt: skip
-    if found is not None and found.seconds is not None:
-        line |= {"alike": found.alike, "told/happened": round(found.seconds / happened, 3)}
-        if found.alike:
-            told["seconds"].append(found.seconds / happened)
-        if found.memory is not None:
-            line["memory told/happened"] = round(found.memory / most[0], 3)
-            told["memory"].append(found.memory / most[0])
-    print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
