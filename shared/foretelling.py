@@ -99,7 +99,9 @@ def foretell(
     each_batch = _at(size, [(one.batch, one.training / one.batches) for one in alike])
     told = bool(same) and each_batch is not None
     if each_batch is None:
-        each_batch = alike[0].training / alike[0].batches * size / alike[0].batch
+        # Half of what a batch of one takes goes with its picture, or so.
+        one = alike[0]
+        each_batch = one.training / one.batches * (1 + size) / (1 + one.batch)
     seconds = _usual([one.loading for one in alike]) + batches * each_batch
     seconds += _caching(recipe, pictures, alike)
     calls = occasions(recipe, steps, each) * painted(recipe)

@@ -50,7 +50,7 @@ def test_other_batches_lie_on_the_line_through_those_that_ran() -> None:
         assert found.seconds == pytest.approx(18.0 + 50 * 2 * each)
         assert found.memory == pytest.approx(memory) and found.alike
     alone = told([took()], training={"batch_size": 2})
-    assert alone == Foretold(18.0 + 50 * 2.0, None, False)
+    assert alone == Foretold(18.0 + 50 * 1.5, None, False)
 
 
 @pytest.mark.parametrize(
