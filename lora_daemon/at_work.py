@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from lora_daemon import pipe
+from lora_daemon.metering import Meter
 from lora_daemon.seats import Seat
 from shared import wire
+from shared.foretelling import Spent
+from shared.recipe import Recipe
 
 LOSSES = 100  # in the mean that is shown
 
@@ -27,6 +30,7 @@ class AtWork:
         self.lock_tries = 0
         self.left = asyncio.Event()  # the worker has it no more
         self._losses: deque[float] = deque(maxlen=LOSSES)
+        self._meter = Meter()
         for seat in seats:
             seat.run, seat.lent = run, seat is not seats[0]
 
@@ -49,12 +53,24 @@ class AtWork:
         """It is to be given out once more, as its worker is gone."""
         self.worker, self.progress = 0, None
         self._losses.clear()
+        self._meter = Meter()
 
     def leave(self) -> None:
         """The seats are free."""
         for seat in self.seats:
             seat.run, seat.lent = "", False
         self.left.set()
+
+    # ── what it takes ───────────────────────────────────────────────────────────────────────────
+
+    def measure(self, report: object) -> None:
+        """Any report on it: what was done until now, and the memory that its worker has."""
+        self._meter.take(report, self.leader.supervisor.memory)
+
+    def spent(self, recipe: Recipe) -> Spent:
+        """What it took since it was given out; ``recipe``: its own."""
+        ready = self.leader.supervisor.ready
+        return self._meter.spent(recipe, ready.device_name if ready else "")
 
     # ── how far it is ───────────────────────────────────────────────────────────────────────────
 

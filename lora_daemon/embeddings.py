@@ -12,7 +12,6 @@ from lora_daemon.service import Context, Daemon
 from shared import embeddings, emphasis, wire
 from shared.errors import LoraError
 from shared.filenames import to_text
-from shared.pictures import PictureSpec
 from shared.safetensors_file import read_header
 
 
@@ -29,15 +28,14 @@ class Embeddings:
         return wire.EmbeddingsFound(folder=to_text(self._folder), embeddings=found)
 
 
-def named(folder: Path, spec: PictureSpec) -> list[tuple[str, str]]:
-    """Names and files of those that a picture's prompts name. Raises LoraError(INVALID_FILE) where
-    one of them cannot be used."""
+def named(folder: Path, *prompts: str) -> list[tuple[str, str]]:
+    """Names and files of those that prompts name. Raises LoraError(INVALID_FILE) where one of them
+    cannot be used."""
     files = {path.stem: path for path in reversed(_files(folder))}
     if not files:
         return []
     pattern = emphasis.naming(files)
-    said = {match[0].lower() for text in (spec.prompt, spec.negative)
-            for match in pattern.finditer(text)}  # fmt: skip
+    said = {match[0].lower() for text in prompts for match in pattern.finditer(text)}
     used = {name: path for name, path in files.items() if name.lower() in said}
     for path in used.values():
         embeddings.form(path, read_header(path))

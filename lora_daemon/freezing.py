@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lora_daemon import pipe
+from lora_daemon import embeddings, pipe
 from lora_daemon.bucketing import bucket
 from lora_daemon.catalog import Catalog
 from lora_daemon.held_out import split
@@ -157,7 +157,11 @@ class Freezer:
             held_out=kept_back,
             regularisation=regular,
             wildcards=wildcards,
-        )
+            embeddings=await asyncio.to_thread(
+                embeddings.named, self._workspace.embeddings, *recipe.sample.prompts,
+                recipe.sample.negative,
+            ),
+        )  # fmt: skip
         return Prepared(recipe, freeze, name, warnings)
 
     async def queue(

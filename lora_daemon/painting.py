@@ -133,7 +133,9 @@ class Painting:
             for use in spec.loras
             for name, path in [self._library.lora(use.lora)]
         ]
-        named = await asyncio.to_thread(embeddings.named, self._workspace.embeddings, spec)
+        named = await asyncio.to_thread(
+            embeddings.named, self._workspace.embeddings, spec.prompt, spec.negative
+        )
         return Resolved(spec, base, loras, named)
 
     def _place(self, spec: PictureSpec) -> Path:

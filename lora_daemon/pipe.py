@@ -56,6 +56,7 @@ class Freeze(msgspec.Struct, frozen=True, kw_only=True):
     held_out: list[FrozenPicture] = []  # kept back from training, to judge checkpoints by
     regularisation: list[FrozenPicture] = []
     wildcards: dict[str, list[str]] = {}  # lines to choose from, by name
+    embeddings: list[tuple[str, str]] = []  # textual inversions that samples name, and their files
 
     @property
     def every(self) -> list[FrozenPicture]:

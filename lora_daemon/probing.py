@@ -227,7 +227,9 @@ class Probing:
         """Textual inversions that prompts name, and their files. Raises LoraError(INVALID_FILE)."""
         found = dict[str, str]()
         for spec in specs:
-            found |= await asyncio.to_thread(embeddings.named, self._embeddings, spec)
+            found |= await asyncio.to_thread(
+                embeddings.named, self._embeddings, spec.prompt, spec.negative
+            )
         return list(found.items())
 
     def name(self, job: str) -> str:

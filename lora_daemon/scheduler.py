@@ -26,6 +26,7 @@ from lora_daemon.service import Context, Daemon
 from shared import recipe as recipes
 from shared import run_queue, wire
 from shared.errors import Code, LoraError
+from shared.foretelling import Spent
 
 log = logging.getLogger(__name__)
 
@@ -218,6 +219,7 @@ class Scheduler:
         one = self._at_work.get(report.run)
         if one is None:
             return
+        one.measure(report)
         match report:
             case pipe.Phase():
                 self._phase(one, report)
@@ -338,10 +340,19 @@ class Scheduler:
             fields |= {"state": report.outcome, "finished": time.time(), "size": size}
             losses = await asyncio.to_thread(losses_of, self._runs.directory(run.id))
             keep(self._store, run.id, losses)
+            fields["spent"] = self._spent(one)
         self._runs.log(run.id, f"{report.outcome} at step {report.step}")
         self._runs.update(run.id, **fields)
         self._release(run.id)
         await self.advance()
+
+    def _spent(self, one: AtWork) -> Spent | None:
+        """What a run took, for telling what others like it will."""
+        try:
+            return one.spent(recipes.load(self._runs.directory(one.run) / "recipe.toml"))
+        except LoraError as error:
+            log.warning("what %s took is not known: %s", one.run, error)
+            return None
 
     async def _failed(self, one: AtWork, report: pipe.RunFailed) -> None:
         busy = report.failure.code == Code.BUSY and one.lock_tries < LOCK_PATIENCE

@@ -293,6 +293,9 @@ _ALIASES = {
     "reg_data_dir": "dataset.regularisation",
     "prior_loss_weight": "loss.prior_weight",
     "alpha_mask": "dataset.alpha_mask",
+    "fp8_base": "base.quantize",
+    "fp8_base_unet": "base.quantize",
+    "base_model_precision": "base.quantize",
 }
 
 

@@ -48,6 +48,16 @@ class Base(Table, frozen=True, kw_only=True):
             "refused. Rates and ranks of one rarely suit another."
         ),
     ] = "any"
+    quantize: Annotated[
+        Literal["none", "fp8", "int8"],
+        Meta(
+            description="Keep the frozen base in 8 bits while it is trained on, half of its memory "
+            "or less: the linear layers and convolutions in the blocks of the denoiser and the "
+            "text encoders, each output with a scale of its own. They compute in "
+            "training.precision, and take some more time. int8 is nearer to the base than fp8. The "
+            "LoRA is one for the base in full, as ever."
+        ),
+    ] = "none"
 
 
 class Dataset(Table, frozen=True, kw_only=True):

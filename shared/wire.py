@@ -21,6 +21,7 @@ from shared.buckets import Rules
 from shared.conflicts import Conflict
 from shared.edits import AnyEdit
 from shared.errors import Code, Failure, LoraError
+from shared.foretelling import Spent
 from shared.framing import Box, Framing, Size
 from shared.gallery import Order, Shown
 from shared.health import Health
@@ -137,6 +138,7 @@ class Run(Record, frozen=True, kw_only=True):
     ] = []  # what sets it apart in its group, or from its parent: "network.rank=4"
     parent: str = ""  # the run that it was forked from
     gpus: list[str] = []  # that it is on, as the daemon names them; none where it has no choice
+    spent: Spent | None = None  # once it has finished
 
 
 class Lora(Record, frozen=True, kw_only=True):

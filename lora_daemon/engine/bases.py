@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lora_daemon import base_file
 from lora_daemon.base_folder import STEMS, weight_files
-from lora_daemon.engine import single_file
+from lora_daemon.engine import quantized, single_file
 from lora_daemon.engine.denoisers import CALLS, Given
 from lora_daemon.engine.encoders import ORDINARY, Encoder, Reading, together
 from lora_daemon.engine.names import denoiser_names, text_names
@@ -38,7 +38,8 @@ class Base:
     the ᾱ of the same signal-to-noise ratio. ``unet_names``: module path → name in LoRA files of the
     denoiser. ``guidance``: what a guidance-distilled denoiser is told where no picture says.
     ``learnt``: textual inversions at hand, by their names in lower case: vectors of each text
-    encoder.
+    encoder. ``quantize``: in what the blocks of the denoiser and the text encoders are kept: none,
+    fp8 or int8 (``quantized``).
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Base:
     unet_names: dict[str, str] = field(default_factory=dict)
     learnt: Mapping[str, list[Tensor]] = field(default_factory=dict)
     guidance: float = 1.0
+    quantize: str = quantized.NONE
 
     # Its networks by the names that ``Network`` has for them.
 
@@ -297,10 +299,11 @@ def best_precision(device: torch.device) -> str:
 
 
 def load(
-    path: Path, device: torch.device, precision: str = "auto", predicts: Objective | None = None
-) -> Base:
+    path: Path, device: torch.device, precision: str = "auto", predicts: Objective | None = None,
+    quantize: str = quantized.NONE,
+) -> Base:  # fmt: skip
     """Check and load a base. ``precision``: auto, fp32, bf16 or fp16. ``predicts``: what it
-    predicts, where its files do not say or say something else.
+    predicts, where its files do not say or say something else. ``quantize``: none, fp8 or int8.
 
     Raises LoraError: NOT_FOUND, or INVALID_FILE naming the part and file at fault.
     """
@@ -311,14 +314,14 @@ def load(
     encoders = []
     for use in family.encoders:
         kept = dtype if use.kind == "t5" else torch.float32
-        model = _settled(path, use.network, source.network(use.network, kept), device)
+        model = _settled(path, use.network, source.network(use.network, kept), device, quantize)
         names: dict[str, str] = {}
         if use.kind == "clip":
             prefix = "text_model." if hasattr(model, "text_model") else ""
             names = text_names(model.config.num_hidden_layers, prefix, use.lora_prefix)
         encoders.append(Encoder(use, source.tokenizer(use), model, names))
     name = family.denoiser
-    denoiser = _settled(path, name, source.network(name, dtype), device)
+    denoiser = _settled(path, name, source.network(name, dtype), device, quantize)
     _fit(path, family, encoders, denoiser.config)
     scheduler = source.scheduler()
     alphas = flow_alphas() if family.flows else scheduler.alphas_cumprod.float()
@@ -335,6 +338,7 @@ def load(
         alphas_cumprod=alphas,
         stamp=taken_at,
         unet_names=denoiser_names(family, denoiser.config),
+        quantize=quantize,
     )
 
 
@@ -375,7 +379,9 @@ def stamp(path: Path) -> object:
     return [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
-def _settled(path: Path, name: Network, network: Any, device: torch.device) -> Any:
+def _settled(
+    path: Path, name: Network, network: Any, device: torch.device, quantize: str = quantized.NONE
+) -> Any:
     """Frozen, and on its device. Raises LoraError(INVALID_FILE) where it holds NaN."""
     for key, parameter in network.named_parameters():
         if not bool(torch.isfinite(parameter.sum(dtype=torch.float32))):
@@ -385,7 +391,8 @@ def _settled(path: Path, name: Network, network: Any, device: torch.device) -> A
                 "Download it again; if it was merged, the merge went wrong",
             )
     network.requires_grad_(False).eval()
-    return network.to(device=device, memory_format=torch.channels_last)
+    quantized.settle(network, quantize, device)
+    return network
 
 
 def _digest(paths: list[Path]) -> str:

@@ -119,6 +119,7 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_caption_tag_dropout_rate": str(recipe.dataset.tag_dropout),
         "ss_seed": str(recipe.training.seed),
         "ss_mixed_precision": str(made.base.dtype).removeprefix("torch."),
+        **_quantized(made.base),
         "ss_num_train_images": str(images),
         "ss_num_reg_images": str(len(freeze.regularisation)),
         "ss_num_epochs": str(recipe.training.epochs),
@@ -222,6 +223,13 @@ def _flow(made: Made) -> dict[str, str]:
         "ss_model_prediction_type": "raw",
         "lora_tui.timestep_density": noise.density,
     }
+
+
+def _quantized(base: Base) -> dict[str, str]:
+    """What kohya says of a base in fp8, and which 8 bits; nothing of one in full."""
+    if base.quantize == "none":
+        return {}
+    return {"ss_fp8_base": str(base.quantize == "fp8"), "lora_tui.quantize": base.quantize}
 
 
 def _or_none(value: float) -> str:

@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from lora_daemon import base_folder
+from lora_daemon.engine import quantized
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import DTYPES, Base, checkpointed, flow_alphas
 from lora_daemon.engine.denoisers import CLASSES
@@ -71,14 +72,14 @@ class Counted:
     def __init__(self, path: Path, predicts: Objective | None = None) -> None:
         self._source = opened(path, predicts)
         self._path = path
-        self._bases: dict[torch.dtype, Base] = {}
+        self._bases: dict[tuple[torch.dtype, str], Base] = {}
         self._steps: dict[str, int] = {}
         self._encodings: dict[int, int] = {}
 
     def need(self, recipe: Recipe, precision: str, pictures: int) -> Need:
         """What a recipe takes. ``precision``: fp32, bf16 or fp16; ``pictures``: in the dataset, for
         no batch is larger than that."""
-        base = self._hollow(DTYPES[precision])
+        base = self._hollow(DTYPES[precision], recipe.base.quantize)
         side = recipe.dataset.resolution or self.resolution
         batch = min(recipe.training.batch_size, max(1, pictures))
         adapter = _adapter(base, recipe)
@@ -86,8 +87,8 @@ class Counted:
             numbers = adapter.vector.numel()
             network, training = recipe.network, recipe.training
             twice = recipe.loss.preservation > 0
-            key = (precision, side, batch, training.checkpointing, network, twice,
-                   recipe.dataset.windows)  # fmt: skip
+            key = (precision, recipe.base.quantize, side, batch, training.checkpointing, network,
+                   twice, recipe.dataset.windows)  # fmt: skip
             if (known := repr(key)) not in self._steps:
                 self._steps[known] = _step(base, adapter, recipe, side, batch)
         finally:
@@ -95,7 +96,7 @@ class Counted:
         if side not in self._encodings:
             self._encodings[side] = _encoding(base, side)
         each = 8 + _STATE[recipe.optimizer.kind] + (4 if training.ema else 0)
-        return Need(_frozen(base), numbers * each, self._steps[known], self._encodings[side])
+        return Need(frozen(base)[0], numbers * each, self._steps[known], self._encodings[side])
 
     @property
     def resolution(self) -> int:
@@ -103,25 +104,25 @@ class Counted:
         source = self._source
         return (source.file.look if isinstance(source, File) else source.look).resolution
 
-    def _hollow(self, dtype: torch.dtype) -> Base:
-        if dtype not in self._bases:
-            self._bases[dtype] = self._made(dtype)
-        return self._bases[dtype]
+    def _hollow(self, dtype: torch.dtype, quantize: str) -> Base:
+        if (dtype, quantize) not in self._bases:
+            self._bases[dtype, quantize] = self._made(dtype, quantize)
+        return self._bases[dtype, quantize]
 
-    def _made(self, dtype: torch.dtype) -> Base:
+    def _made(self, dtype: torch.dtype, quantize: str) -> Base:
         source = self._source
         family = source.family
         with META:
-            encoders = [self._encoder(use, dtype) for use in family.encoders]
+            encoders = [self._encoder(use, dtype, quantize) for use in family.encoders]
             denoiser = CLASSES[family.denoiser].from_config(dict(self._config(family.denoiser)))
             vae = AutoencoderKL.from_config(dict(self._config("vae")))
-        denoiser.requires_grad_(False).to(dtype).eval()
+        quantized.settle(denoiser.requires_grad_(False).to(dtype).eval(), quantize, META)
         return Base(
             path=self._path, family=family, encoders=encoders, denoiser=denoiser,
             vae=vae.requires_grad_(False).eval(), scheduler_config={},
             device=META, dtype=dtype, objective="flow" if family.flows else "epsilon",
             alphas_cumprod=flow_alphas(),
-            unet_names=denoiser_names(family, denoiser.config),
+            unet_names=denoiser_names(family, denoiser.config), quantize=quantize,
         )  # fmt: skip
 
     def _config(self, name: Network) -> Mapping[str, Any]:
@@ -129,16 +130,18 @@ class Counted:
             return self._source.file.configs[name]
         return base_folder.table(self._source.path / name / "config.json")
 
-    def _encoder(self, use: TextEncoder, dtype: torch.dtype) -> Encoder:
+    def _encoder(self, use: TextEncoder, dtype: torch.dtype, quantize: str) -> Encoder:
         config = dict(self._config(use.network))
         if use.kind == "t5":
-            model: Any = T5EncoderModel(T5Config(**config)).to(dtype)
+            model: Any = T5EncoderModel(T5Config(**config)).requires_grad_(False).to(dtype)
+            quantized.settle(model, quantize, META)
             return Encoder(use, None, model, {})
         kind = CLIPTextModelWithProjection if use.pooled == "projected" else CLIPTextModel
-        model = kind(CLIPTextConfig(**config))
+        model = kind(CLIPTextConfig(**config)).requires_grad_(False)
+        quantized.settle(model, quantize, META)
         prefix = "text_model." if hasattr(model, "text_model") else ""
         names = text_names(model.config.num_hidden_layers, prefix, use.lora_prefix)
-        return Encoder(use, None, model.requires_grad_(False), names)
+        return Encoder(use, None, model, names)
 
 
 def _adapter(base: Base, recipe: Recipe) -> Adapter:
@@ -152,11 +155,12 @@ def _adapter(base: Base, recipe: Recipe) -> Adapter:
     )  # fmt: skip
 
 
-def _frozen(base: Base) -> int:
+def frozen(base: Base) -> tuple[int, int]:
+    """Bytes of a base's weights, and what they would be without ``quantize``."""
     networks = [base.denoiser, base.vae, *(encoder.model for encoder in base.encoders)]
-    return sum(
-        one.numel() * one.element_size() for network in networks for one in network.parameters()
-    )
+    weights = [one for network in networks for one in network.parameters()]
+    whole = sum(one.numel() * one.element_size() for one in weights)
+    return sum(quantized.bytes_of(one) for one in weights), whole
 
 
 def _step(base: Base, adapter: Adapter, recipe: Recipe, side: int, batch: int) -> int:

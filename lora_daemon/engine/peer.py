@@ -47,8 +47,9 @@ def follow_leader(place: Place, device: torch.device) -> None:
     with joined(parts, place.rank, place.world, place.meeting) as together:
         # The leader is past caching: every picture is chosen, and its latents are on the disk.
         base = bases.load(
-            Path(freeze.base_path), device, recipe.training.precision, freeze.base_predicts
-        )
+            Path(freeze.base_path), device, recipe.training.precision, freeze.base_predicts,
+            recipe.base.quantize,
+        )  # fmt: skip
         resolution = recipe.dataset.resolution or base.resolution
         cache = LatentsCache(Path(order.cache_dir), base, resolution)
         choice, moments = choose(freeze, cache, run_dir, lambda done, total: None)

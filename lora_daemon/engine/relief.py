@@ -10,6 +10,7 @@ import torch
 from lora_daemon.engine.bases import best_precision
 from lora_daemon.engine.memory import Need, in_words
 from lora_daemon.engine.optimizers import no_8bit
+from lora_daemon.engine.quantized import NONE
 from shared import recipe as recipes
 from shared.errors import LoraError
 from shared.recipe import Recipe
@@ -19,11 +20,11 @@ WORTH = 0.01  # a setting that saves a smaller share is not offered
 
 
 class Setting(NamedTuple):
-    """What could be set besides. ``sets``: "key=value"; ``same``: whether what is learnt stays the
-    same."""
+    """What could be set besides. ``sets``: "key=value"; ``cost``: what is learnt stays the same at
+    0, nearly the same at 1, and is something else at 2."""
 
     sets: list[str]
-    same: bool
+    cost: int
 
 
 class Relief(NamedTuple):
@@ -38,17 +39,19 @@ def settings(recipe: Recipe, precision: str, side: int, device: torch.device) ->
     """What would save memory and is not set yet, as far as it goes together with the rest."""
     training, found = recipe.training, []
     if not training.checkpointing:
-        found.append(Setting(["training.checkpointing=true"], same=True))
+        found.append(Setting(["training.checkpointing=true"], cost=0))
     if training.batch_size > 1:
         accumulation = training.accumulation * training.batch_size
         sets = ["training.batch_size=1", f"training.accumulation={accumulation}"]
-        found.append(Setting(sets, same=True))
+        found.append(Setting(sets, cost=0))
     if device.type == "cuda" and precision == "fp32":
-        found.append(Setting([f"training.precision={best_precision(device)}"], same=True))
+        found.append(Setting([f"training.precision={best_precision(device)}"], cost=0))
     if recipe.optimizer.kind == "adamw" and not no_8bit(device):
-        found.append(Setting(["optimizer.kind=adamw8bit"], same=True))
+        found.append(Setting(["optimizer.kind=adamw8bit"], cost=0))
+    if recipe.base.quantize == NONE:
+        found.append(Setting(["base.quantize=int8"], cost=1))
     smaller = side * 3 // 4 // 64 * 64 or side // 2
-    found.append(Setting([f"dataset.resolution={smaller}"], same=False))
+    found.append(Setting([f"dataset.resolution={smaller}"], cost=2))
     return [one for one in found if _taken(recipe, one.sets)]
 
 
@@ -56,7 +59,7 @@ def relief(
     recipe: Recipe, offered: Sequence[Setting], need: Callable[[Recipe], Need], limit: int
 ) -> Relief:
     """What saves most, and more until what is needed is within ``limit`` bytes (0: unknown); where
-    nothing is enough, all that save. What leaves the learning as it is comes first."""
+    nothing is enough, all that save. What costs least of the learning comes first."""
     before = after = need(recipe).most
     sets: list[str] = []
     left = list(offered)
@@ -64,7 +67,7 @@ def relief(
         tried = []
         for one in left:
             if changed := _taken(recipe, [*sets, *one.sets]):
-                tried.append((one.same, after - need(changed).most, one))
+                tried.append((-one.cost, after - need(changed).most, one))
         tried = [one for one in tried if one[1] > WORTH * before]
         if not tried:
             break

@@ -25,6 +25,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from lora_daemon.engine import quantized
 from lora_daemon.engine.bases import Base
 from shared.errors import LoraError
 from shared.safetensors_file import Tensor as RawTensor
@@ -49,6 +50,7 @@ class Fingerprint(msgspec.Struct, frozen=True):
     dtype: str
     base: str
     processes: int = 1
+    quantize: str = quantized.NONE
 
     @classmethod
     def of(cls, base: Base, processes: int = 1) -> Fingerprint:
@@ -68,6 +70,7 @@ class Fingerprint(msgspec.Struct, frozen=True):
             dtype=str(base.dtype).removeprefix("torch."),
             base=base.model_hash,
             processes=processes,
+            quantize=base.quantize,
         )
 
     def differs(self, other: Fingerprint) -> str:

@@ -25,8 +25,9 @@ from lora_daemon.engine.feed import Choice, Feed, choose
 from lora_daemon.engine.files import sweep
 from lora_daemon.engine.lora_metadata import Made, fits
 from lora_daemon.engine.masks import masks
-from lora_daemon.engine.memory import Counted, Need
+from lora_daemon.engine.memory import Counted, Need, frozen, in_words
 from lora_daemon.engine.optimizers import no_8bit, optimizer_for
+from lora_daemon.engine.quantized import NONE
 from lora_daemon.engine.resume import Fingerprint, Progress, States
 from lora_daemon.engine.samples import Samples
 from lora_daemon.engine.session import Session
@@ -121,7 +122,9 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
         sweep(run_dir / folder)
     recipe, freeze = read(run_dir)
     steering.enter("loading")
-    base = studio.base(freeze.base_path, recipe.training.precision, freeze.base_predicts)
+    base = studio.base(
+        freeze.base_path, recipe.training.precision, freeze.base_predicts, recipe.base.quantize
+    )
     resolution = recipe.dataset.resolution or base.resolution
     _serve(steering, studio, base, contextlib.nullcontext)
 
@@ -165,8 +168,9 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
             fits(recipe, feed),
         )
         samples = Samples(
-            recipe, noised, run_dir, resolution, freeze.base, steering, adapter.averaged
-        )
+            recipe, noised, run_dir, resolution, freeze.base, steering, adapter.averaged,
+            freeze.embeddings,
+        )  # fmt: skip
         session = Session(
             recipe, made, run_dir, adapter, optimizer, Fingerprint.of(base, world), steering,
             samples.make, total, feed.steps_per_epoch,
@@ -315,6 +319,13 @@ def _notices(
         )
     if base.dtype == torch.float16 and recipe.training.precision == "auto":
         yield "This GPU has no bf16, so the base is in fp16, and its losses are scaled."
+    if base.quantize != NONE:
+        now, whole = frozen(base)
+        yield (
+            f"The base is kept in 8 bits ({base.quantize}): {in_words(now)} with its text encoders "
+            f"and its VAE, instead of {in_words(whole)}. Pictures asked for beside the run load it "
+            "in full as well."
+        )
     windows = recipe.dataset.windows
     if long := sum(not base.fits(caption, windows) for caption in captions):
         yield (

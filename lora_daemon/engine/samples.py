@@ -7,10 +7,11 @@ same bytes as a run with none.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from lora_daemon.engine import embeddings, wording
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.captions import reading
 from lora_daemon.engine.device import explained, free_cache
@@ -19,6 +20,7 @@ from lora_daemon.engine.steering import Steering
 from lora_daemon.pipe import Notice, SampleSaved
 from shared import lora_tags
 from shared.errors import Code, LoraError
+from shared.filenames import typed
 from shared.pictures import PictureSpec, parameters_text
 from shared.recipe import Recipe
 
@@ -32,16 +34,19 @@ def comes_due(step: int, per_epoch: int, every_steps: int, every_epochs: int) ->
 
 
 class Samples:
-    """The ``samples/`` folder of a run. In the context ``averaged`` the LoRA is what is kept."""
+    """The ``samples/`` folder of a run. In the context ``averaged`` the LoRA is what is kept.
+    ``learnt``: names and files of textual inversions that the prompts name."""
 
     def __init__(
         self, recipe: Recipe, base: Base, run_dir: Path, resolution: int, base_name: str,
         steering: Steering, averaged: Callable[[], AbstractContextManager[None]],
+        learnt: Sequence[tuple[str, str]] = (),
     ) -> None:  # fmt: skip
         wanted = recipe.sample
         self.recipe, self.base, self.steering = recipe, base, steering
         self.run_dir = run_dir
         self._averaged = averaged
+        self._learnt = {name.lower(): Path(typed(path)) for name, path in learnt}
         prompts = [lora_tags.taken(prompt, wanted.steps) for prompt in wanted.prompts]
         if others := {use.lora for _, uses in prompts for use in uses}:
             self._notice(
@@ -99,7 +104,8 @@ class Samples:
             if self.steering.leaving:
                 raise LoraError(Code.CANCELLED, "The run is being left.")
 
-        with self._averaged():
+        said = {name: embeddings.load(path, self.base) for name, path in self._learnt.items()}
+        with self._averaged(), wording.learnt(self.base, said):
             (picture,) = paint(self.base, [spec], progress, reading(self.recipe))
         text = parameters_text(
             spec, model=spec.base, model_hash=self.base.model_hash[:10], lora_hashes={}

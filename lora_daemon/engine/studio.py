@@ -23,6 +23,7 @@ from lora_daemon.engine import (
     lessons,
     lora_file,
     moments,
+    quantized,
     weighing,
     wording,
 )
@@ -108,11 +109,14 @@ class Studio:
         self._measurer: Measurer | None = None
         self._captioner: tuple[object, Captioner] | None = None  # with what it was asked by
 
-    def base(self, path: str, precision: str = "", predicts: Objective | None = None) -> Base:
+    def base(
+        self, path: str, precision: str = "", predicts: Objective | None = None,
+        quantize: str = quantized.NONE,
+    ) -> Base:  # fmt: skip
         """The base at ``path``, loaded if it is not the resident one, or not as it was.
 
         ``precision``: empty takes the resident one as it is. ``predicts``: None as its files say.
-        Raises LoraError.
+        ``quantize``: none, fp8 or int8. Raises LoraError.
         """
         place = _place(path)
         resident = self._resident
@@ -121,6 +125,7 @@ class Studio:
             and (resident.path, resident.stamp) == (place, bases.stamp(place))
             and precision in ("", self._precision)
             and predicts in (None, resident.objective)
+            and quantize == resident.quantize
         ):
             return resident
         self._mixed.clear()
@@ -128,13 +133,18 @@ class Studio:
         self._resident = resident = None  # let go of it before loading: two might not fit
         free_cache()
         self._precision = precision or "auto"
-        self._resident = bases.load(place, self.device, self._precision, predicts)
+        self._resident = bases.load(place, self.device, self._precision, predicts, quantize)
         return self._resident
 
     def guest(self, path: str, host: Base, predicts: Objective | None = None) -> Base:
-        """A base for pictures while ``host`` is training: the host itself, or another beside it."""
+        """A base for pictures while ``host`` is training: the host itself, or another beside it.
+
+        One in 8 bits is its run's alone: pictures and measures are kept, and would be others by
+        when they were asked for."""
         place = _place(path)
-        return host if place == host.path else bases.load(place, self.device, predicts=predicts)
+        if place == host.path and host.quantize == quantized.NONE:
+            return host
+        return bases.load(place, self.device, predicts=predicts)
 
     def serve(self, job: Serving, base: Callable[[], Base]) -> None:
         """Do a job and tell how it went. Only a poisoned device raises."""

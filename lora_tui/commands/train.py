@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import msgspec
 
@@ -10,9 +11,10 @@ from lora_tui.commands import recipe as recipes
 from lora_tui.commands import run_compare
 from lora_tui.commands.common import Invocation, Subparsers, command
 from lora_tui.commands.follow import follow, outcome
-from lora_tui.core import run_sides
+from lora_tui.core import run_sides, train_sums
 from shared import recipe, wire
 from shared.errors import Exit
+from shared.foretelling import foretell
 
 
 def add(subparsers: Subparsers) -> None:
@@ -55,6 +57,7 @@ async def train_it(call: Invocation) -> Exit:
     if args.sweep:
         return await _sweep(call, loaded)
     async with call.client(subscribe=not args.detach) as client:
+        state = await client.call(wire.GetState())
         run = await client.call(
             wire.StartRun(
                 recipe=recipe.dump(loaded), name=args.name, after=args.after, held=args.hold
@@ -65,6 +68,10 @@ async def train_it(call: Invocation) -> Exit:
             f"{run.id} {run.name}: {run.pictures} pictures, {run.steps} steps{where}"
             + (f", {run.skipped} skipped" if run.skipped else "")
         )
+        each = math.ceil(run.steps / run.epochs)
+        asked, past = train_sums.resolved(loaded, state.bases), train_sums.took(state.runs)
+        if said := train_sums.in_words(foretell(asked, run.pictures, run.steps, each, past)):
+            call.console.say(said)
         if run.message:
             call.console.say(run.message)
         if args.detach or args.hold:

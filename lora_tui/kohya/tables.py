@@ -120,8 +120,6 @@ NOT_HERE = {
     "resume": "kohya's states cannot be read; set network.start to the LoRA file it saved",
     "full_fp16": "the LoRA is always trained in fp32",
     "full_bf16": "the LoRA is always trained in fp32",
-    "fp8_base": "the base is in training.precision",
-    "fp8_base_unet": "the base is in training.precision",
     "fused_backward_pass": "the LoRA's gradients are one vector already",
     "torch_compile": "the loop runs eagerly, so that a resumed run repeats exactly",
     "dynamo_backend": "the loop runs eagerly, so that a resumed run repeats exactly",

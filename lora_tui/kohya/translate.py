@@ -56,6 +56,13 @@ def _base(left: dict[str, Any], out: Translation) -> None:
     if (value := left.pop("mixed_precision", None)) is not None:
         precision = {"no": "fp32", "false": "fp32"}.get(str(value).lower(), str(value))
         out.take("mixed_precision", value, "training.precision", precision)
+    for name, words in (
+        ("fp8_base", ""), ("fp8_base_unet", "the text encoders, too"),
+    ):  # fmt: skip
+        if left.get(name) is True:
+            out.take(name, left.pop(name), "base.quantize", "fp8", words)
+        elif name in left:
+            out.idle(name, left.pop(name), "off")
     name = "pretrained_model_name_or_path"
     if (value := left.pop(name, None)) is not None:
         words = ""

@@ -15,7 +15,7 @@ from lora_tui.core import words
 from lora_tui.core.cells import clean
 from lora_tui.core.form import Form
 from lora_tui.core.form_sweep import Axes
-from lora_tui.core.train_sums import sums
+from lora_tui.core.train_sums import in_words, sums
 from lora_tui.screens.base import Place
 from lora_tui.screens.train_field import Field
 from shared import wire
@@ -148,7 +148,8 @@ class Sweeping(Place):
         tone = self.lora.tone
         alike = not any(key.startswith("dataset.") for key in self._axes.texts)
         found = sums(
-            recipes, pictures, shown if alike else (), self.state.runs, self.state.loras
+            recipes, pictures, shown if alike else (), self.state.runs, self.state.loras,
+            self.state.bases,
         )  # fmt: skip
         if self._axes:
             number = words.plural(found.runs, "run")
@@ -158,8 +159,8 @@ class Sweeping(Place):
                 each += f"–{words.count(found.longest)}"
             said.append(f" of {each} steps = ")
             said.append(f"{words.count(found.steps)} steps", style=tone("primary bold"))
-            if found.seconds is not None:
-                said.append(f"\nabout {words.duration(found.seconds)} together", style=tone("bold"))
+        if foretold := in_words(found):
+            said.append(f"\n{foretold}", style=tone("bold"))
         if found.bytes is not None:
             said.append(f"\nabout {words.size(found.bytes)} of LoRA files", style=tone("muted"))
 

@@ -13,7 +13,6 @@ from textual.widgets import Input, Select, Static
 from lora_tui.core import words
 from lora_tui.core.form import USUAL, Form, kind_of, templates
 from lora_tui.core.form_sweep import Axes
-from lora_tui.core.train_sums import known_speed
 from lora_tui.screens.dialogs import Confirm
 from lora_tui.screens.sweeping import BEGINS_HELP, Sweeping
 from lora_tui.screens.train_field import Field, field_id
@@ -240,10 +239,6 @@ class Train(Sweeping):
                 )
             said.append(f"\n× {recipe.training.epochs} epochs = ")
             said.append(f"{words.count(steps)} steps", style=tone("primary bold"))
-            speed = known_speed(recipe.base.name, self.state.runs)
-            if speed:
-                said.append(f"\nabout {words.duration(steps / speed)}", style=tone("bold"))
-                said.append(f" at {words.speed(speed)}, as its last run", style=tone("muted"))
         if recipes:
             self.sums_said(said, recipes, pictures, self._bucketed(recipes[0]))
         key = self.lora.keymap

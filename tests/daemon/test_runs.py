@@ -17,6 +17,7 @@ from shared import recipe as recipes
 from shared.client import Client
 from shared.errors import Code, LoraError
 from shared.pictures import LoraUse, PictureSpec
+from shared.safetensors_file import Tensor, write
 from tests.daemon.house import House, opened, with_fake_worker
 from tests.daemon.process import DaemonProcess, pictures
 from tests.daemon.waiting import until
@@ -48,6 +49,18 @@ async def refused(house: House, recipe: str) -> LoraError:
     assert not house.domain.state().runs
     assert not list(house.workspace.runs.glob("r*"))  # and nothing is left on the disk
     return caught.value
+
+
+async def test_embeddings_that_samples_name_are_known_to_the_run(house: House) -> None:
+    folder = house.workspace.embeddings
+    write(folder / "bad-hands.safetensors", {"emb_params": Tensor("F32", (2, 8), bytes(64))}, {})
+    (folder / "old.pt").write_bytes(b"PK\x03\x04 a pickle")
+    sample = '[sample]\nprompts = ["a thing"]\nnegative = "Bad-Hands"\n'
+    run = await house.call(wire.StartRun(recipe=RECIPE + sample))
+    freeze = json.loads((house.workspace.run(run.id) / "freeze.json").read_text())
+    assert freeze["embeddings"] == [["bad-hands", str(folder / "bad-hands.safetensors")]]
+    with pytest.raises(LoraError, match="pickle"):
+        await house.call(wire.StartRun(recipe=RECIPE + sample.replace("a thing", "an old house")))
 
 
 async def test_a_run_freezes_what_can_be_trained_on_and_says_what_not(
@@ -265,6 +278,11 @@ async def test_a_run_is_steered_and_ends_in_the_library(trainer: Client, home: P
     assert ended.lora == "things"
     assert 0 < ended.step < 4000
     assert ended.loss is not None
+    spent, started, finished = ended.spent, ended.started, ended.finished
+    assert spent is not None and started is not None and finished is not None
+    assert (spent.batches, spent.batch, spent.painted) == (ended.step, 1, 2)
+    assert spent.cached and spent.memory > 100 * 2**20 and min(spent.loading, spent.painting) > 0
+    assert 0 < spent.training + spent.loading + spent.caching < finished - started
 
     detail = await trainer.call(wire.GetRun(run=run.id))
     assert [one.final for one in detail.checkpoints] == [False, True]

@@ -61,6 +61,10 @@ CASES: dict[str, dict[str, Any]] = {
         "noise": {"density": "logit_normal"},
         "loss": {"preservation": 0.5, "class_caption": "a thing", "unmasked_weight": 0.5},
     },
+    "a base in 8 bits": {
+        "base": {"quantize": "fp8"}, "optimizer": LEARNING, "training": {"checkpointing": True},
+        "network": {"targets": ["to_q", "conv"]},
+    },
     "text encoder, flat": {"optimizer": {**LEARNING, "text_encoder_rate": 5e-3}},
 }  # fmt: skip
 

@@ -101,14 +101,15 @@ def test_what_is_set_already_or_contradicts_is_not_offered() -> None:
         found = relief.settings(convert(dict(tree)), "fp32", 512, CPU)
         return [one.sets[0] for one in found]
 
-    assert names(training={"checkpointing": True}) == ["dataset.resolution=384"]
+    eight = {"quantize": "int8"}
+    assert names(training={"checkpointing": True}, base=eight) == ["dataset.resolution=384"]
     assert "training.checkpointing=true" not in names(network={"dropout": 0.1})
     assert names()[0] == "training.checkpointing=true"
 
 
 def test_where_nothing_saves_it_says_so() -> None:
     recipe = convert({})
-    found = relief.relief(recipe, [Setting(["save.every_steps=1"], same=True)], needing({}), 0)
+    found = relief.relief(recipe, [Setting(["save.every_steps=1"], cost=0)], needing({}), 0)
     assert found.sets == []
     assert "Nothing is left to set" in relief.told(found, Need(0, 0, 1000, 0), 0, "r1", 0)
 

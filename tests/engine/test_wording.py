@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from lora_daemon import pipe
 from lora_daemon.engine import bases, embeddings, lora_file, wording
 from lora_daemon.engine.bases import Base, Reading
 from lora_daemon.engine.lora_file import kohya_tensors
 from lora_daemon.engine.lora_read import raw
+from lora_daemon.engine.samples import Samples
+from lora_daemon.engine.steering import Steering
 from lora_daemon.engine.wording import NEAR_COMMA, ROOM, Window, conditioning, windows
 from shared.errors import Code, LoraError
+from shared.recipe import convert
 from shared.safetensors_file import write
 from tests.engine import tiny_base
 
@@ -106,6 +114,37 @@ def test_an_embedding_stands_where_its_name_does(base: Base, tmp_path: Path) -> 
         assert torch.equal(conditioning(base, [SHORT])[0], base.encode_text(SHORT)[0])
     assert torch.allclose(weighted, conditioning(base, ["a (xyz:1.3) b"]), atol=1e-5)
     assert not torch.allclose(conditioning(base, ["a my-style b"]), plain)  # no longer known
+
+
+def test_a_sample_during_training_may_name_one(base: Base, tmp_path: Path) -> None:
+    """It shows what the words show whose vectors the embedding has; without its file it is told."""
+    encoder = base.encoders[0]
+    ids = encoder.tokenizer("xyz", add_special_tokens=False).input_ids
+    path = tmp_path / "My-Style.safetensors"
+    write(path, {"emb_params": raw(encoder.model.get_input_embeddings().weight[ids])}, {})
+    told: list[pipe.Report] = []
+    steering = Steering("r1", SimpleNamespace(leaving=lambda run: False), told.append)  # type: ignore[arg-type]
+
+    def sampled(folder: str, prompt: str) -> Samples:
+        recipe = convert({"sample": {"prompts": [prompt], "steps": 2}})
+        learnt = [("My-Style", str(path))]
+        place = tmp_path / folder
+        made = Samples(recipe, base, place, 64, "b", steering, contextlib.nullcontext, learnt)
+        made.make(1)
+        return made
+
+    for folder, prompt in (("named", "a my-style b"), ("said", "a xyz b"), ("other", "a b")):
+        sampled(folder, prompt)
+    pixels = {
+        name: np.asarray(Image.open(tmp_path / name / "samples" / "step000001_00.png"), dtype=int)
+        for name in ("named", "said", "other")
+    }
+    assert abs(pixels["named"] - pixels["said"]).max() <= 1
+    assert abs(pixels["named"] - pixels["other"]).max() > 1
+    path.unlink()
+    sampled("gone", "a my-style b")
+    (notice,) = (one.message for one in told if isinstance(one, pipe.Notice))
+    assert "A sample of step 1 failed" in notice and "My-Style" in notice
 
 
 def test_sdxl_takes_one_for_each_encoder_and_a_lora_file_may_bring_it(

@@ -160,7 +160,7 @@ def freeze_picture(path: Path, caption: str) -> pipe.FrozenPicture:
 
 
 def prepare(
-    run_dir: Path, base: Path, frozen: list[pipe.FrozenPicture], **sections: dict[str, Any]
+    run_dir: Path, base: Path, frozen: list[pipe.FrozenPicture], /, **sections: dict[str, Any]
 ) -> pipe.Train:
     """A run directory as the daemon makes it, and the order to train it."""
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -9,10 +9,11 @@ import pytest
 
 from lora_tui.core.form import Form
 from lora_tui.core.form_sweep import Axes, toml
-from lora_tui.core.train_sums import files, sums
+from lora_tui.core.train_sums import files, resolved, sums
 from shared import recipe as recipes
 from shared import sweeps, wire
-from tests.fixtures.make_workspace import LORA, RUN
+from shared.foretelling import Spent, kind
+from tests.fixtures.make_workspace import BASE, LORA, RUN
 
 
 def axes(**texts: str) -> Axes:
@@ -78,11 +79,17 @@ def run(number: int, **fields: Any) -> wire.Run:
 def test_minutes_and_megabytes_are_summed_over_all_runs() -> None:
     made = [one.recipe for one in axes(network__rank="4, 8", training__max_steps="40, 20").runs()]
     lora = msgspec.structs.replace(LORA, base="starter", rank=8, size=1000, run="r0001", problem="")
-    found = sums(made, 100, (), [run(1, speed=2.0), run(2, speed=4.0)], [lora])
+    took = Spent(
+        like=kind(resolved(made[0], [BASE])), device="cpu", dataset="", loading=5.0, caching=0.0,
+        cached=0, training=25.0, batches=100, batch=1, painting=0.0, painted=0, memory=700,
+    )  # fmt: skip
+    past = [run(1, spent=took), run(2), run(3, spent=msgspec.structs.replace(took, batches=4))]
+    found = sums(made, 100, (), past, [lora], [BASE])
     assert (found.runs, found.steps, found.shortest, found.longest) == (4, 120, 20, 40)
-    assert found.seconds == 30.0  # at the speed of the last run
+    assert found.seconds == 4 * 5.0 + 120 * 0.25 and found.alike
+    assert found.memory == 700
     assert found.bytes == 2 * 500 + 2 * 1000
-    unknown = sums(made, 100, (), [], [])
+    unknown = sums(made, 100, (), [], [], [])
     assert unknown.seconds is None and unknown.bytes is None
 
 

@@ -331,3 +331,11 @@ def test_a_call_of_sdxls_script_asks_for_such_a_base(tmp_path: Path) -> None:
     for name, family in (("sdxl_train_network.py", "sdxl"), ("train_network.py", "any")):
         script.write_text(f"python {name} --network_dim=8 --train_data_dir=/data/x\n")
         assert made(read([script]))[0].base.family == family
+
+
+@pytest.mark.parametrize("name", ["fp8_base", "fp8_base_unet"])
+def test_a_base_in_fp8_is_one_here(name: str) -> None:
+    one, lines = of(**{name: True})
+    assert one.base.quantize == "fp8" and lines[name].ours == "base.quantize"
+    one, lines = of(**{name: False})
+    assert one.base.quantize == "none" and lines[name].verdict == "default"

@@ -1,0 +1,108 @@
+"""What a run will take is told from what others took, and by how much they are like it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from lora_daemon import pipe
+from lora_daemon.metering import Meter
+from shared.foretelling import Foretold, Spent, encodings, foretell, kind, occasions, painted
+from shared.recipe import Recipe, convert
+
+SET = {"name": "set", "flip": False}
+PLAIN = convert({"dataset": SET})
+
+
+def took(recipe: Recipe = PLAIN, batch: int = 1, seconds: float = 1.0, **fields: Any) -> Spent:
+    """A run of 100 batches."""
+    one = Spent(
+        like=kind(recipe), device="cpu", dataset="set", loading=10.0, caching=8.0, cached=4,
+        training=100 * seconds, batches=100, batch=batch, painting=0.0, painted=0,
+        memory=1000 + 100 * batch,
+    )  # fmt: skip
+    return msgspec.structs.replace(one, **fields)
+
+
+def told(past: list[Spent], steps: int = 50, pictures: int = 4, **sections: Any) -> Foretold:
+    recipe = convert({"dataset": SET} | sections)
+    return foretell(recipe, pictures, steps, 10, past)
+
+
+def test_a_run_like_others_takes_as_long_and_as_much() -> None:
+    assert told([took()]) == Foretold(10.0 + 8.0 + 50.0, 1100.0, True)
+    assert told([]) == Foretold(None, None, False)
+    assert told([took(), took(seconds=3.0), took(seconds=1.1), took(seconds=9.0)]).seconds == (
+        pytest.approx(10.0 + 8.0 + 55.0)  # the middle of the newest three
+    )
+    other = msgspec.structs.replace(took(seconds=7.0), device="another")
+    assert told([took(), other]) == told([took()])
+    assert told([took(batches=4)]).seconds is None  # too short to say anything
+
+
+def test_other_batches_lie_on_the_line_through_those_that_ran() -> None:
+    past = [took(batch=1, seconds=1.0), took(batch=4, seconds=2.5)]
+    for size, each, memory in ((1, 1.0, 1100.0), (2, 1.5, 1200.0), (8, 4.5, 1800.0)):
+        training = {"batch_size": size, "accumulation": 2}
+        found = told(past, training=training)
+        assert found.seconds == pytest.approx(18.0 + 50 * 2 * each)
+        assert found.memory == pytest.approx(memory) and found.alike
+    alone = told([took()], training={"batch_size": 2})
+    assert alone == Foretold(18.0 + 50 * 1.5, None, False)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"base": {"quantize": "int8"}}, {"training": {"checkpointing": True}},
+        {"dataset": SET | {"resolution": 256}}, {"loss": {
+            "preservation": 0.5, "class_caption": "a thing"}},
+        {"optimizer": {"text_encoder_rate": 1e-4}}, {"network": {"targets": ["to_q"]}},
+    ],
+)  # fmt: skip
+def test_what_changes_a_step_is_another_kind(sections: dict[str, Any]) -> None:
+    found = told([took()], **sections)
+    assert found.seconds is not None and found.memory is None and not found.alike
+    assert told([took()], base={"name": "another"}).seconds is None
+    far = took(convert({"dataset": SET, "base": {"quantize": "fp8"}, "training": {
+        "checkpointing": True, "num_processes": 2}}), seconds=9.0)  # fmt: skip
+    assert told([far, took()], **sections) == found  # the nearest says it
+
+
+def test_latents_are_made_once_and_samples_cost() -> None:
+    past = [took(caching=0.4), took(dataset="other", caching=8.0)]
+    assert told(past).seconds == pytest.approx(60.4)  # its own are in the cache
+    assert told(past, dataset={"name": "third", "flip": True}).seconds == pytest.approx(60 + 16)
+    sample = {"prompts": ["a", "b"], "steps": 5, "cfg": 2.0, "every_epochs": 2, "every_steps": 25}
+    recipe = convert({"sample": sample})
+    assert (painted(recipe), occasions(recipe, 50, 10)) == (20, 4)  # at 20, 25, 40 and 50
+    paid = [took(painting=4.0, painted=8)]
+    assert told(paid, sample=sample).seconds == pytest.approx(68 + 4 * 20 * 0.5)
+    assert encodings(convert({"dataset": {"flip": True}}), 3) == 6
+
+
+def test_a_meter_keeps_what_each_phase_took() -> None:
+    clock = iter([0.0, 2.0, 5.0, 6.0, 10.0, 12.0, 14.0, 100.0, 101.0, 102.0])
+    recipe = convert(
+        {"dataset": SET, "sample": {"prompts": ["a"], "steps": 3}, "training": {"accumulation": 2}}
+    )
+    meter = Meter(lambda: next(clock))
+
+    def phase(name: Any, done: int = 0, total: int = 0) -> None:
+        meter.take(pipe.Phase(run="r1", phase=name, done=done, total=total), None)
+
+    phase("caching", 0, 7)  # loading until 2
+    phase("caching", 7, 7)
+    phase("training", 10, 20)  # taken up at step 10; caching until 6
+    tick = pipe.Tick(run="r1", step=20, steps=20, epoch=1, epochs=1, points=[], speed=1.0)
+    meter.take(tick, pipe.Memory(allocated=5, cached=2, peak=6))
+    phase("sampling", 0, 1)  # training until 10
+    meter.take(pipe.SampleSaved(run="r1", step=20, path="", prompt="a", seed=1), None)
+    phase("training", 20, 20)  # sampling until 12
+    phase("paused")
+    phase("saving", 20, 20)
+    found = meter.spent(recipe, "cpu")
+    assert (found.loading, found.caching, found.training, found.painting) == (3.0, 4.0, 6.0, 2.0)
+    assert (found.cached, found.batches, found.painted, found.memory) == (7, 20, 6, 7)
