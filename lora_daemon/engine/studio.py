@@ -279,7 +279,9 @@ class Studio:
             for group in _together(canvases, base):
                 specs = [canvas.spec for canvas in group]
                 turn = _turn(mixed.mix, job.loras, specs[0].steps)
-                pictures = paint(base, specs, partial(progress, len(specs)), turn=turn)
+                pictures = paint(
+                    base, specs, partial(progress, len(specs)), turn=turn, until=job.guided
+                )
                 for canvas, picture in zip(group, pictures, strict=True):
                     text = parameters_text(
                         msgspec.structs.replace(canvas.spec, loras=job.spec.loras),
