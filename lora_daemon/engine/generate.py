@@ -91,8 +91,10 @@ def paint_latents(
         size = msgspec.structs.replace(first, width=size[0], height=size[1]).final_size
         latents = _denoised(
             base, specs, size, first.second.steps or first.steps,
-            starting.enlarged(base, latents, size, first.second.upscaler), first.second.strength,
-            lambda step: progress(done + step), reading, turn, until,
+            starting.enlarged(
+                base, latents, size, first.second.upscaler, lambda: progress(done)
+            ),
+            first.second.strength, lambda step: progress(done + step), reading, turn, until,
         )  # fmt: skip
     if not bool(torch.isfinite(latents).all()):
         raise LoraError(
