@@ -3,8 +3,10 @@
     python -m bench.conflict [--rank 32] [--rounds 7]
 
 The files are fp16, as kohya saves them, and in the page cache. Each round is a process of its own,
-as the daemon runs it; ``compare`` is from the open files to the answer, ``process`` includes the
-interpreter and torch. One JSON object.
+as the daemon runs it; ``compare`` is from the open files to the answer, ``cpu`` the processor time
+of that, all threads together (of use on a busy machine), ``process`` includes the interpreter and
+torch. The peak is the process's own (VmHWM: what getrusage tells of a child begins with what its
+parent had), ``before`` what it has when torch is loaded. One JSON object.
 """
 
 from __future__ import annotations
@@ -24,20 +26,25 @@ from typing import Any
 from bench import summary
 
 _CHILD = """
-import gc, resource, sys, time
+import gc, sys, time
+from pathlib import Path
 import msgspec, torch
 from lora_daemon.engine import conflict
 from lora_daemon.engine.device import use_threads
 from shared.conflicts import ConflictOrder
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
 order = msgspec.json.decode(sys.stdin.buffer.read(), type=ConflictOrder)
 threads = use_threads()
 gc.freeze()
 torch.set_num_threads(1)
-began = time.perf_counter()
+before, began, used = peak(), time.perf_counter(), time.process_time()
 told = conflict.compare(order, threads)
-took = time.perf_counter() - began
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(took, peak / 1024, told.whole.met, threads)
+took, used = time.perf_counter() - began, time.process_time() - used
+print(took, used, before, peak(), told.whole.met, threads)
 """
 
 
@@ -61,22 +68,24 @@ def figures(rank: int, rounds: int) -> dict[str, Any]:
         order = ConflictOrder(
             loras=[Compared(path=str(file), use=LoraUse(lora=str(file))) for file in files]
         )
-        compare, process, peaks = [], [], []
+        compare, cpu, process, peaks = [], [], [], []
         for number in range(rounds + 1):
             began = time.perf_counter()
             done = subprocess.run(
                 [sys.executable, "-c", _CHILD], input=msgspec.json.encode(order),
                 stdout=subprocess.PIPE, check=True,
             )  # fmt: skip
-            took, peak, met, threads = done.stdout.split()
+            took, used, before, peak, met, threads = done.stdout.split()
             if number:  # the first fills the page cache
                 compare.append(float(took))
+                cpu.append(float(used))
                 process.append(time.perf_counter() - began)
                 peaks.append(float(peak))
         size = sum(file.stat().st_size for file in files)
     return {
         "modules": int(met), "rank": rank, "threads": int(threads), "files_mb": size // 2**20,
-        "compare_s": summary(compare), "process_s": summary(process), "peak_mib": max(peaks),
+        "compare_s": summary(compare), "cpu_s": summary(cpu), "process_s": summary(process),
+        "peak_mib": round(max(peaks)), "before_mib": round(float(before)),
     }  # fmt: skip
 
 

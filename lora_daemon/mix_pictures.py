@@ -33,6 +33,7 @@ from shared.pictures import LoraUse, PictureSpec
 log = logging.getLogger(__name__)
 
 PREVIEW_STEPS = 6
+PREVIEW_GUIDED = 0.5  # of the steps: the later ones are nearer to the whole picture without
 PREVIEW_SAMPLER = "DDIM"  # of those there are, in so few steps the nearest to where Euler ends
 KEPT = 24  # tried mixes
 WATCHED = 10.0  # seconds that a client may be away between two looks
@@ -192,7 +193,7 @@ class MixPictures:
         self._folder.mkdir(parents=True, exist_ok=True)
         paint = replace(order.made.order(picture, self._path(picture)), spec=spec)
         if stage == "preview":
-            paint = replace(paint, distilled=order.distilled)
+            paint = replace(paint, distilled=order.distilled, guided=PREVIEW_GUIDED)
         painted = await self._painting.make(
             paint, lambda step, steps: self._tell(step=step, steps=steps)
         )

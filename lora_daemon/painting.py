@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from lora_daemon import embeddings, pipe
+from lora_daemon import embeddings, pipe, upscalers
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
 from lora_daemon.orders import Orders
@@ -21,7 +21,7 @@ from lora_daemon.service import Context, Daemon
 from shared import lora_tags, wire
 from shared.errors import Code, LoraError
 from shared.filenames import typed
-from shared.pictures import LoraUse, PictureSpec
+from shared.pictures import UPSCALERS, LoraUse, PictureSpec
 
 LARGEST = 8192  # pixels of a side
 Progress = Callable[[int, int], None]  # denoising steps done, of how many
@@ -49,6 +49,8 @@ class Resolved:
         paths = [lora.path for lora in self.loras] + [path for _, path in self.embeddings]
         if self.spec.start is not None:
             paths.append(self.spec.start.picture)
+        if self.spec.second is not None and self.spec.second.upscaler not in UPSCALERS:
+            paths.append(self.spec.second.upscaler)
         paths += [lora.region.picture for lora in self.loras if lora.region and lora.region.picture]
         return [Path(typed(path)) for path in paths]
 
@@ -128,6 +130,7 @@ class Painting:
             path = await self.file_of(spec.start.picture)
             start = msgspec.structs.replace(spec.start, picture=path)
             spec = msgspec.structs.replace(spec, start=start)
+        spec = await asyncio.to_thread(upscalers.found, self._workspace.upscalers, spec)
         loras = [
             lora_file(use, name, path)
             for use in spec.loras

@@ -118,7 +118,8 @@ class Paint(msgspec.Struct, frozen=True, kw_only=True, tag="paint"):
     differ from the same picture made alone. ``embeddings``: textual inversions that the prompts
     name, with their files. ``patient``: one of many; a run goes on between two of them for as long
     as the first took. ``distilled``: a LoRA for few steps, beside the others; it is stacked apart,
-    so that pictures without it neither change nor wait for it.
+    so that pictures without it neither change nor wait for it. ``guided``: the part of the steps,
+    from the first, that guidance is asked for; without it a step costs half.
     """
 
     job: str
@@ -131,6 +132,7 @@ class Paint(msgspec.Struct, frozen=True, kw_only=True, tag="paint"):
     embeddings: list[tuple[str, str]] = []
     patient: bool = False
     distilled: LoraFile | None = None
+    guided: float = 1.0
 
 
 class Manner(msgspec.Struct, frozen=True, kw_only=True):

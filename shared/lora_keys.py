@@ -96,6 +96,11 @@ class Module(msgspec.Struct, frozen=True, kw_only=True):
         return min(name for role, name in self.tensors.items() if role != "alpha")
 
     @property
+    def plain(self) -> bool:
+        """Whether it is two matrices to multiply, and a scale."""
+        return self.kind == "lora" and self.tensors.keys() <= {"down", "up", "alpha"}
+
+    @property
     def decomposed(self) -> bool:
         """Whether it is a DoRA: what it adds depends on the base's weight."""
         return not self.tensors.keys().isdisjoint(("rows", "magnitude"))

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from shared import comfy_graph, lora_tags
 from shared.errors import LoraError
-from shared.pictures import LoraUse, PictureSpec, SecondPass, Upscaler, Variation, more, stem, tag
+from shared.pictures import UPSCALERS, LoraUse, PictureSpec, SecondPass, Variation, more, stem, tag
 from shared.recipe import Sampler
 
 LONGEST = 10_000  # characters of a prompt that is kept
@@ -202,7 +202,8 @@ def _not_said(made: Made) -> list[str]:
         )
     if made.second is not None and (upscaler := made.rest.get("Hires upscaler")):
         left.append(
-            f"Its upscaler, {upscaler}, is not here: {made.second.upscaler} takes its place."
+            f"Its upscaler, {upscaler}, is a network: {made.second.upscaler} takes its place. If "
+            "you have it, give it with --upscaler."
         )
     return left
 
@@ -218,9 +219,9 @@ def _second(fields: dict[str, str], strength: float | None) -> SecondPass | None
     upscaler = fields.get("Hires upscaler", "Latent")
     if scale is None or not 1 <= scale <= 4 or not 0 <= steps <= 1000:
         return None
-    if upscaler in get_args(Upscaler):
+    if upscaler in UPSCALERS:
         fields.pop("Hires upscaler", None)
-    else:  # Latent (nearest) and its like; of the others none is known here
+    else:  # Latent (nearest) and its like; the others are networks, which may be here or not
         upscaler = "Latent" if upscaler.startswith("Latent") else "Lanczos"
     known: dict[str, Any] = {"scale": scale, "steps": steps, "upscaler": upscaler}
     if strength is not None and 0 <= strength <= 1:

@@ -78,6 +78,7 @@ class Workspace:
         self.outputs = root / "outputs"
         self.models = root / "models"
         self.embeddings = root / "embeddings"  # textual inversions, by their files' names
+        self.upscalers = root / "upscalers"  # networks that enlarge pictures, likewise
         self.datasets = root / "datasets"  # what was unpacked or copied, not taken by reference
         self.socket = socket_path(root)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -13,7 +13,7 @@ from shared.regions import Region, Share
 
 Weight = Annotated[float, Meta(ge=-10, le=10)]
 Seed = Annotated[int, Meta(ge=0, lt=2**62)]
-Upscaler = Literal["Latent", "Lanczos"]  # what enlarges between two passes
+UPSCALERS = ("Latent", "Lanczos")  # what enlarges between two passes without a network
 
 
 class LoraUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,12 +57,16 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SecondPass(msgspec.Struct, frozen=True, kw_only=True):
-    """The finished picture enlarged and drawn anew in part, for more detail (Hires. fix)."""
+    """The finished picture enlarged and drawn anew in part, for more detail (Hires. fix).
+
+    ``upscaler``: Latent, Lanczos, or a network (ESRGAN and its successors): its name in the
+    workspace's ``upscalers`` folder, or the path of a .safetensors file.
+    """
 
     scale: Annotated[float, Meta(ge=1, le=4)] = 2.0
     strength: Share = 0.3
     steps: Annotated[int, Meta(ge=0, le=1000)] = 0  # 0: as many as the first pass
-    upscaler: Upscaler = "Latent"
+    upscaler: Annotated[Text, Meta(min_length=1)] = "Latent"
 
 
 class PictureSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +150,7 @@ def more(
         fields.append(f"Hires upscale: {second.scale:g}")
         if second.steps:
             fields.append(f"Hires steps: {second.steps}")
-        fields.append(f"Hires upscaler: {second.upscaler}")
+        fields.append(f"Hires upscaler: {stem(second.upscaler)}")
     return fields
 
 

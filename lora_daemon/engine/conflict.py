@@ -2,17 +2,17 @@
 
 ``python -m lora_daemon.engine.conflict`` takes a ``shared.conflicts.ConflictOrder`` in JSON on
 stdin. On stdout comes one ``Conflict`` or a ``Failure``. Only Gram matrices of the factors are
-formed, never a ΔW, and one module a thread is in memory.
+formed, never a ΔW, and a few modules a thread are in memory.
 """
 
 from __future__ import annotations
 
 import gc
+import itertools
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import lora_daemon.engine  # noqa: F401  before torch: it says how torch's threads wait
@@ -22,42 +22,22 @@ import msgspec
 import torch
 
 from lora_daemon import base_look
+from lora_daemon.engine.alike import Source, batched, stacked
 from lora_daemon.engine.device import explained, use_threads
-from lora_daemon.engine.lora_read import read_module
 from lora_daemon.engine.moments import Reader
-from lora_daemon.engine.overlap import Share, Sum, nothing, overlaps
-from lora_daemon.engine.parts import low_rank
+from lora_daemon.engine.overlap import Sum, nothing, overlaps
 from shared import blocks, conflicts
 from shared.conflicts import Compared, Conflict, ConflictOrder, Place
 from shared.errors import Code, LoraError
 from shared.filenames import typed
-from shared.lora_keys import Module, contents, wrong
+from shared.lora_keys import contents, wrong
 from shared.lora_names import dotted, is_sdxl
 from shared.pictures import stem
-from shared.safetensors_file import Header, read_header
+from shared.safetensors_file import read_header
 
 _LAYERS = 2  # of a block, in every Stable Diffusion
 _TEXT = {"text_encoder": "TE1", "text_encoder_2": "TE2"}
 _STAGE = re.compile(r"^(down|up)_blocks\.(\d+)\.(?:attentions|resnets)\.(\d+)")
-
-
-@dataclass
-class _Source:
-    """A LoRA file: its modules by dotted path, and its weight in each block."""
-
-    path: Path
-    header: Header
-    one: Compared
-    factors: dict[str, float] = field(default_factory=dict)
-    modules: dict[str, Module] = field(default_factory=dict)
-
-    def weight(self, block: str) -> float:
-        use = self.one.use
-        text = block.startswith("TE")
-        whole = use.weight
-        if text and (use.text_weight is not None or use.region is not None):
-            whole = use.text_weight or 0.0  # words have no place, so a region leaves them alone
-        return whole * self.factors.get(blocks.BASE if text else block, 1.0)
 
 
 def main() -> None:
@@ -84,7 +64,7 @@ def compare(order: ConflictOrder, threads: int = 1) -> Conflict:
     sources = []
     for name, one in zip(names, order.loras, strict=True):
         file = Path(typed(one.path))
-        source = _Source(file, read_header(file), one)
+        source = Source(file, read_header(file), one)
         notes += _look(source, name)
         sources.append(source)
     _give_factors(order, sources)
@@ -97,15 +77,15 @@ def compare(order: ConflictOrder, threads: int = 1) -> Conflict:
     layers = layers_of(every)
     sums: dict[tuple[str, str], Sum] = {}
     modules = []
+    batches = list(batched(sources, every))
     with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(
-            lambda path: _module(sources, path, where(path, layers)[0], order, measured), every
-        )
-        for path, here in zip(every, found, strict=True):
+        found = pool.map(lambda paths: _modules(sources, paths, layers, order, measured), batches)
+        for path, here in zip(itertools.chain(*batches), itertools.chain(*found), strict=True):
             block, kind = where(path, layers)
             sums.setdefault((block, kind), nothing(len(sources))).add(here)
             if order.modules:
                 modules.append(here.place(block=block, kind=kind, module=path))
+    modules.sort(key=lambda one: one.module)
     return _told(order, names, sums, modules, layers, notes)
 
 
@@ -115,7 +95,7 @@ def where(path: str, layers: int) -> tuple[str, str]:
     return _TEXT.get(part) or blocks.label(inside, layers), conflicts.kind(path)
 
 
-def _look(source: _Source, name: str) -> Iterable[str]:
+def _look(source: Source, name: str) -> Iterable[str]:
     """Learn what can be compared of a file; what cannot is said."""
     found = contents(source.path, source.header)
     sdxl = is_sdxl(source.header)
@@ -148,48 +128,24 @@ def _few(names: Sequence[str]) -> str:
     return f"{', '.join(names[:3])}{more}"
 
 
-def _module(
-    sources: Sequence[_Source], path: str, block: str, order: ConflictOrder,
+def _modules(
+    sources: Sequence[Source], paths: Sequence[str], layers: int, order: ConflictOrder,
     measured: Reader | None,
-) -> Sum:  # fmt: skip
-    """One module of all the LoRAs that change it."""
-    shares = [
-        _share(source, number, path, source.weight(block))
-        for number, source in enumerate(sources)
-        if path in source.modules
-    ]
-    _same_size(sources, path, shares)
+) -> list[Sum]:  # fmt: skip
+    """Modules of one form, of all the LoRAs that change them."""
+    there = [number for number, source in enumerate(sources) if paths[0] in source.modules]
+    labels = [where(path, layers)[0] for path in paths]
+    stack = stacked(sources, there, paths, labels)
     inputs = None
     if measured is not None:
-        inputs = measured.of(path, [(order.order[one.lora], len(one.down)) for one in shares])
-    inner, touched = overlaps(shares, len(sources), inputs)
-    return Sum(inner, touched, int(len(shares) > 1))
+        ranks = [(order.order[at], rank) for at, rank in zip(there, stack.ranks, strict=True)]
+        found = [measured.of(path, ranks) for path in paths]
+        inputs = torch.stack([one for one in found if one is not None])  # they are there: see above
+    pairs = zip(*overlaps(stack, len(sources), inputs), strict=True)
+    return [Sum(inner, touched, int(len(there) > 1)) for inner, touched in pairs]
 
 
-def _share(source: _Source, number: int, path: str, weight: float) -> Share:
-    try:
-        with source.path.open("rb") as file:
-            one = read_module(source.path, file, source.header, source.modules[path])
-    except OSError as error:
-        raise LoraError.storage("read", source.path, error) from None
-    pair = low_rank(one.part)
-    return Share(number, weight * one.scale, pair.up, pair.down.flatten(1))
-
-
-def _same_size(sources: Sequence[_Source], path: str, shares: Sequence[Share]) -> None:
-    first, *others = shares
-    for other in others:
-        sizes = [(one.down.shape[1], len(one.up)) for one in (first, other)]
-        if sizes[0] != sizes[1]:
-            raise wrong(
-                sources[other.lora].path,
-                f"and {sources[first.lora].path} are for different bases: {path} is "
-                f"{sizes[1][0]} → {sizes[1][1]} wide in the one, {sizes[0][0]} → {sizes[0][1]} in "
-                "the other",
-            )
-
-
-def _give_factors(order: ConflictOrder, sources: Sequence[_Source]) -> None:
+def _give_factors(order: ConflictOrder, sources: Sequence[Source]) -> None:
     """Block weights by block. They need to know the base's blocks."""
     if not any(source.one.use.blocks for source in sources):
         return

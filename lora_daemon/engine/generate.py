@@ -48,14 +48,16 @@ def paint(
     progress: Progress,
     reading: Reading = ORDINARY,
     turn: Turn = lambda _: False,
+    until: float = 1.0,
 ) -> list[Image.Image]:
     """Pictures for specs that share all but their words and seeds; their LoRAs are on the base.
 
     Each picture has its own generator, so it does not depend on its neighbours. ``progress`` may
-    raise to give up; ``turn`` may give LoRAs other weights. Raises LoraError: DIVERGED where a
+    raise to give up; ``turn`` may give LoRAs other weights. ``until``: the part of the steps, from
+    the first, that are guided. Raises LoraError: DIVERGED where a
     picture comes out as NaN, INVALID_FILE for a picture to begin from that cannot be read.
     """
-    latents = paint_latents(base, specs, progress, reading, turn)
+    latents = paint_latents(base, specs, progress, reading, turn, until)
     return [_picture(base.decode_latents(one[None])) for one in latents]
 
 
@@ -66,6 +68,7 @@ def paint_latents(
     progress: Progress,
     reading: Reading = ORDINARY,
     turn: Turn = lambda _: False,
+    until: float = 1.0,
 ) -> Tensor:
     """As ``paint``, but the pictures' scaled latents: float32 (n, channels, h/8, w/8)."""
     first = specs[0]
@@ -80,14 +83,18 @@ def paint_latents(
     if first.start is not None:
         begun = starting.read(base, first.start.picture, size).expand(len(specs), -1, -1, -1)
     strength = first.start.strength if first.start else 1.0
-    latents = _denoised(base, specs, size, first.steps, begun, strength, progress, reading, turn)
+    latents = _denoised(
+        base, specs, size, first.steps, begun, strength, progress, reading, turn, until
+    )
     if first.second is not None:
         done = first.work - taken(first.second.steps or first.steps, first.second.strength)
         size = msgspec.structs.replace(first, width=size[0], height=size[1]).final_size
         latents = _denoised(
             base, specs, size, first.second.steps or first.steps,
-            starting.enlarged(base, latents, size, first.second.upscaler), first.second.strength,
-            lambda step: progress(done + step), reading, turn,
+            starting.enlarged(
+                base, latents, size, first.second.upscaler, lambda: progress(done)
+            ),
+            first.second.strength, lambda step: progress(done + step), reading, turn, until,
         )  # fmt: skip
     if not bool(torch.isfinite(latents).all()):
         raise LoraError(
@@ -100,6 +107,7 @@ def paint_latents(
 def _denoised(
     base: Base, specs: Sequence[PictureSpec], size: tuple[int, int], count: int,
     begun: Tensor | None, strength: float, progress: Progress, reading: Reading, turn: Turn,
+    until: float,
 ) -> Tensor:  # fmt: skip
     """Latents out of noise, or out of those that are ``begun``, of which the last steps are taken:
     as many of ``count`` as ``strength`` says."""
@@ -138,7 +146,9 @@ def _denoised(
         if number and turn(place(number, first.steps)):
             text = conditioning(base, specs, reading, guided=first.cfg > 1)
         seen = steps.scale_model_input(latents, timestep)
-        predicted = guided(base, seen, timestep, text, first.cfg)
+        plainly = before + number >= until * len(steps.timesteps)
+        said = text[-len(specs) :] if plainly else text  # without the negative prompts
+        predicted = guided(base, seen, timestep, said, first.cfg)
         more = {"generator": generators} if adds_noise else {}
         latents = steps.step(predicted, timestep, latents, **more).prev_sample
         progress((number + 1) * left // len(timesteps))

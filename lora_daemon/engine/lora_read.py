@@ -10,7 +10,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from lora_daemon.engine.parts import Part, part
+from lora_daemon.engine.parts import LowRank, Part, part
 from shared.errors import Code, LoraError
 from shared.lora_keys import Contents, Module, wrong
 from shared.safetensors_file import Header, read_tensor
@@ -60,18 +60,24 @@ def read_module(path: Path, file: BinaryIO, header: Header, module: Module) -> R
     return _read(path, module, tensors)
 
 
+def read_pair(path: Path, file: BinaryIO, header: Header, module: Module) -> tuple[float, LowRank]:
+    """The scale and the pair of a plain LoRA's module, as numbers of its file's own format, which
+    nobody has looked at: they may be NaN. Raises as ``read_module``."""
+    tensors = {
+        role: _tensor(header, name, read_tensor(file, header, name))
+        for role, name in module.tensors.items()
+    }
+    return _scale(path, module, tensors), LowRank(tensors["down"], tensors["up"].flatten(1))
+
+
 def _read(path: Path, module: Module, tensors: dict[str, Tensor]) -> Read:
-    if not all(map(_finite, tensors.values())):
+    if not all(map(finite, tensors.values())):
         raise wrong(
             path,
             f"is broken: {module.name} holds numbers that are not finite (NaN). "
             "Its training diverged; take an earlier checkpoint",
         )
-    scale = module.scale
-    if module.alpha:
-        if tensors["alpha"].numel() != 1:
-            raise wrong(path, f"is broken: {module.alpha} is not one number")
-        scale = float(tensors["alpha"]) / module.rank
+    scale = _scale(path, module, tensors)
     try:
         whole = part(module.kind, tensors)
     except (RuntimeError, ValueError, IndexError):
@@ -81,20 +87,31 @@ def _read(path: Path, module: Module, tensors: dict[str, Tensor]) -> Read:
     return Read(module, whole, scale, extras, factors)
 
 
-def _finite(values: Tensor) -> bool:
+def _scale(path: Path, module: Module, tensors: dict[str, Tensor]) -> float:
+    if not module.alpha:
+        return module.scale
+    if tensors["alpha"].numel() != 1:
+        raise wrong(path, f"is broken: {module.alpha} is not one number")
+    return float(tensors["alpha"]) / module.rank
+
+
+def finite(values: Tensor) -> bool:
     """The sum tells, at a fraction of the cost; where it overflows, each number does."""
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
 def tensor(header: Header, name: str, data: bytes) -> Tensor:
     """Raw bytes to float32."""
+    return _tensor(header, name, data).to(torch.float32)
+
+
+def _tensor(header: Header, name: str, data: bytes) -> Tensor:
     info = header.tensors[name]
     if info.dtype not in _TORCH:
         raise LoraError(Code.INVALID_FILE, f"The tensor {name} is in {info.dtype}, not a float.")
     if not data:
         return torch.zeros(info.shape)
-    values = torch.frombuffer(bytearray(data), dtype=_TORCH[info.dtype])
-    return values.to(torch.float32).reshape(info.shape)
+    return torch.frombuffer(bytearray(data), dtype=_TORCH[info.dtype]).reshape(info.shape)
 
 
 def raw(values: Tensor, dtype: str = "F32") -> RawTensor:

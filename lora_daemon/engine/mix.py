@@ -3,6 +3,7 @@
 All low-rank pairs on one module are stacked into one, Y = W X + B (v ⊙ (A X)), so that N LoRAs
 cost one extra product each way, and a change of weight writes the vector v in place. v is always
 computed anew from the weights, so nothing drifts. Taken off, the base is bit for bit as it was.
+Where it pays, the pairs of the denoiser are folded into second weights instead (``folded.py``).
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora_daemon.engine import regions
+from lora_daemon.engine import folded, regions
 from lora_daemon.engine.bases import Base
+from lora_daemon.engine.folded import Folds
 from lora_daemon.engine.parts import Dense, Kronecker, LowRank, Part, kronecker
 from shared import blocks
 from shared.regions import Region
@@ -76,6 +78,11 @@ class Site:
     active: bool = False
     of_prompt: bool = False
 
+    @property
+    def of_text(self) -> bool:
+        """Whether it is a text encoder's."""
+        return self.slots[0][1] == TEXT
+
 
 class Mix:
     """LoRAs stacked on a base, each with a weight that can be changed at any time, between two
@@ -96,6 +103,8 @@ class Mix:
         self._field: regions.Field | None = None  # where they act; None: all everywhere
         self._attending: regions.Field | None = None
         self._plain: dict[str, Any] = {}  # processors that are put aside
+        self._folds: Folds | None = None
+        self._folding = False
         for (network, path), placed in members.items():
             label = blocks.label(path, layers) if network == denoiser else TEXT
             target = getattr(base, network).get_submodule(path)
@@ -157,6 +166,8 @@ class Mix:
         column = {label: number for number, label in enumerate(self._labels)}
         for site in self.sites:
             site.active = any(table[lora][column[label]] for lora, label in site.slots)
+        if self._folds is not None:
+            self._folds.stale = True
 
     def _row(self, strength: Strength) -> list[float]:
         """The weight of one LoRA in each of ``self._labels``."""
@@ -173,27 +184,68 @@ class Mix:
         ]
 
     @contextlib.contextmanager
-    def on(self) -> Iterator[None]:
-        """The base with these LoRAs, for as long as the context lasts."""
-        hooks = [
-            site.target.register_forward_hook(_hook(site, self._field_of)) for site in self.sites
-        ]
+    def on(self, *, fold: bool = False) -> Iterator[None]:
+        """The base with these LoRAs, for as long as the context lasts. ``fold``: what acts in the
+        whole picture is folded into the denoiser's weights, if ``folds``."""
+        hooks = [site.target.register_forward_hook(self._hook(site)) for site in self.sites]
         hooks.append(self.base.unet.register_forward_pre_hook(self._look))
+        self._folding = fold and self.folds
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+            self._folding = False
+            if self._folds is not None:
+                self._folds.take_off()
             self._attend(None)
 
+    @property
+    def folds(self) -> bool:
+        """Whether it can be folded: there is room for it, and it would not be less exact."""
+        if self._folds is None:
+            sites = [site for site in self.sites if not site.of_text]
+            if not folded.fit(sites):
+                return False
+            self._folds = Folds(sites)
+        return True
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Modules that are changed, and entries of their vectors."""
+        return len(self.sites), len(self._slots)
+
+    def fold(self) -> None:
+        """Fold the present weights in. Otherwise the next denoising step does it."""
+        if self._folds is not None:
+            self._folds.put()
+
+    def _hook(self, site: Site) -> Any:
+        """The forward hook of a module: what is stacked on it, unless that is folded in."""
+        stacked = _hook(site, self._field_of)
+
+        def add(target: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            if self._folds is not None and self._folds.on and not site.of_text:
+                return None
+            found: Tensor | None = stacked(target, inputs, output)
+            return found
+
+        return add
+
     def _look(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Before the UNet runs: where its LoRAs act in a picture of this size."""
+        """Before the UNet runs: where its LoRAs act in a picture of this size, and whether their
+        weights are others than those that are folded in."""
         if self._field is not None:
             height, width = inputs[0].shape[2:]
             kind = {"device": self.base.device, "dtype": self.base.dtype}
             self._field.look((height, width), self.base.pixels_per_latent, **kind)
         if self._field is not self._attending:
             self._attend(self._field)
+        if self._folds is not None:
+            if self._folding and self._field is None:
+                self._folds.put()
+            else:
+                self._folds.take_off()
 
     def _attend(self, field: regions.Field | None) -> None:
         """Give cross-attentions the way of looking that regions need, or their own again."""
@@ -210,7 +262,7 @@ class Mix:
 
     def _field_of(self, site: Site) -> regions.Field | None:
         """Where the LoRAs act; None: everywhere, and on a text encoder."""
-        return None if site.slots[0][1] == TEXT else self._field
+        return None if site.of_text else self._field
 
 
 @contextlib.contextmanager

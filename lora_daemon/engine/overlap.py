@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,13 +16,23 @@ _RIDGES = (1e-9, 1e-7, 1e-5, 1e-3)  # relative, for rows of A that depend on one
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one LoRA adds to a module: ``factor`` (weight and scale) times ``up`` · ``down``."""
+class Stack:
+    """What LoRAs add to modules of one shape, LoRA beside LoRA: each its ``factors`` (weight and
+    scale) times its columns of ``up`` times its rows of ``down``.
 
-    lora: int
-    factor: float
-    up: Tensor  # (out, r)
-    down: Tensor  # (r, in · kernel)
+    ``loras`` are their numbers, ``ranks`` how many columns and rows each has.
+    """
+
+    loras: Sequence[int]
+    ranks: Sequence[int]
+    factors: Tensor  # float64 (modules, LoRAs)
+    up: Tensor  # (modules, out, Σr)
+    down: Tensor  # (modules, Σr, in · kernel)
+
+    def spans(self) -> list[slice]:
+        """Each LoRA's columns and rows."""
+        ends = itertools.accumulate(self.ranks)
+        return [slice(end - rank, end) for rank, end in zip(self.ranks, ends, strict=True)]
 
 
 @dataclass
@@ -52,67 +63,68 @@ def nothing(count: int) -> Sum:
     return Sum(zeros, zeros.clone())
 
 
-def overlaps(
-    shares: Sequence[Share], count: int, inputs: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def overlaps(stack: Stack, count: int, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """⟨ΔWᵢ, ΔWⱼ⟩ = tr(BᵢᵀBⱼ · Aⱼ C Aᵢᵀ), and how much of ‖ΔWᵢ‖² = E‖ΔWᵢ x‖² follows (linearly)
-    from Aⱼ x, less chance. Both (count, count), float64, nought where a LoRA has no share.
+    from Aⱼ x, less chance. Both (modules, count, count), float64, nought where a LoRA has no share.
 
-    ``inputs``: E[(Ax)(Ax)ᵀ] as ``engine.inputs`` measures it, of its random rows and then the
-    shares' A in their order; without it C is the identity. Of a random direction j keeps the part
+    ``inputs``: E[(Ax)(Ax)ᵀ] as ``engine.inputs`` measures it, (modules, n, n), of its random rows
+    and then the stack's; without it C is the identity. Of a random direction j keeps the part
     that it keeps of the random rows, or rank / width: from a share s of i's energy that becomes
     max(0, (s − chance) / (1 − chance)), nothing for one as good as random, all where all is kept.
     """  # fmt: skip
-    inner, touched = (torch.zeros(count, count, dtype=torch.float64) for _ in range(2))
-    reads, writes = dict[tuple[int, int], Tensor](), dict[int, Tensor]()
-    spans = [slice(b - len(one.down), b) for b, one in zip(_ends(shares), shares, strict=True)]
-    for at, one in enumerate(shares):
-        for to, other in enumerate(shares[at:], at):
-            i, j = one.lora, other.lora
-            if inputs is None:
-                reads[i, j] = (one.down @ other.down.t()).double()
-            else:
-                reads[i, j] = inputs[spans[at], spans[to]]
-            reads[j, i] = reads[i, j].t()
-            both = (one.up.t() @ other.up).double()
-            writes.setdefault(i, both)  # the first is with itself
-            inner[i, j] = inner[j, i] = (both * reads[i, j]).sum() * one.factor * other.factor
-    for to, other in enumerate(shares):
-        j = other.lora
-        if len(shares) == 1 or not other.factor:  # it reads nothing
-            continue
-        root = _root(reads[j, j])
-        chance = len(other.down) / other.down.shape[1]
-        if inputs is not None:
-            seen = torch.linalg.solve_triangular(root, inputs[spans[to], :CHANCE], upper=False)
-            chance = float(seen.square().sum() / inputs.diagonal()[:CHANCE].sum())
-        if chance >= 1:  # it reads whatever there is
-            continue
-        for one in shares:
-            i = one.lora
-            if i == j or not inner[i, i] > 0:
+    inner, touched = (
+        torch.zeros(len(stack.up), count, count, dtype=torch.float64) for _ in range(2)
+    )
+    writes = torch.bmm(stack.up.transpose(1, 2), stack.up).double()
+    if inputs is None:
+        reads = torch.bmm(stack.down, stack.down.transpose(1, 2)).double()
+    else:
+        reads = inputs[:, CHANCE:, CHANCE:]
+    spans = stack.spans()
+    whose = torch.zeros(stack.down.shape[1], len(spans), dtype=torch.float64)
+    for at, span in enumerate(spans):
+        whose[span, at] = 1
+    factors = stack.factors
+    summed = ((writes * reads) @ whose).transpose(1, 2) @ whose
+    products = summed * factors[:, :, None] * factors[:, None]
+    places = torch.tensor(stack.loras)
+    inner[:, places[:, None], places] = products
+    energy = products.diagonal(dim1=1, dim2=2)
+    if len(spans) == 1:
+        return inner, touched
+    for to, rows in enumerate(spans):
+        root = _root(reads[:, rows, rows])
+        if inputs is None:
+            chance = torch.full((len(inner),), stack.ranks[to] / stack.down.shape[2]).double()
+        else:
+            seen = torch.linalg.solve_triangular(
+                root, inputs[:, CHANCE:][:, rows, :CHANCE], upper=False
+            )
+            chance = seen.square().sum((1, 2)) / inputs.diagonal(dim1=1, dim2=2)[:, :CHANCE].sum(1)
+        # One at weight 0 reads nothing; of one that reads whatever there is, nothing is told.
+        counts = (factors[:, to] != 0) & (chance < 1)
+        for at, own in enumerate(spans):
+            if at == to:
                 continue
-            seen = torch.linalg.solve_triangular(root, reads[j, i], upper=False)
-            kept = (writes[i] * (seen.t() @ seen)).sum() * one.factor**2
-            touched[i, j] = (kept - chance * inner[i, i]).clamp_min(0) / (1 - chance)
+            seen = torch.linalg.solve_triangular(root, reads[:, rows, own], upper=False)
+            alike = (writes[:, own, own] * (seen.transpose(1, 2) @ seen)).sum((1, 2))
+            kept = (alike * factors[:, at].square() - chance * energy[:, at]).clamp_min(0)
+            told = torch.where(counts & (energy[:, at] > 0), kept / (1 - chance), 0.0)
+            touched[:, stack.loras[at], stack.loras[to]] = told
     return inner, touched
 
 
-def _ends(shares: Sequence[Share]) -> Iterator[int]:
-    """Where each share's rows end among the measured ones."""
-    end = CHANCE
-    for one in shares:
-        end += len(one.down)
-        yield end
-
-
-def _root(gram: Tensor) -> Tensor:
-    """A lower-triangular L with L Lᵀ = the Gram matrix, its ridge grown until there is one."""
-    size = gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    root: Tensor
-    for ridge in _RIDGES:
-        shifted = gram + ridge * size * torch.eye(len(gram), dtype=gram.dtype)
-        root, fault = torch.linalg.cholesky_ex(shifted)
-        if not int(fault):
+def _root(grams: Tensor) -> Tensor:
+    """Lower-triangular L with L Lᵀ = each of the Gram matrices, (n, r, r), its ridge grown until
+    there is one."""
+    sizes = grams.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float32).tiny)
+    ones = torch.eye(grams.shape[1], dtype=grams.dtype)
+    least, *rest = _RIDGES
+    roots: Tensor
+    roots, faults = torch.linalg.cholesky_ex(grams + least * sizes[:, None, None] * ones)
+    for ridge in rest:
+        if not bool((bad := faults != 0).any()):
             break
-    return root
+        shifted = grams[bad] + ridge * sizes[bad, None, None] * ones
+        roots[bad], faults[bad] = torch.linalg.cholesky_ex(shifted)
+    return roots

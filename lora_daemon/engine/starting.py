@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from lora_daemon import pictures
+from lora_daemon.engine import upscaling
 from lora_daemon.engine.bases import Base
 from shared.filenames import typed
-from shared.pictures import Upscaler, Variation
+from shared.pictures import UPSCALERS, Variation
 
 
 def noise(shape: tuple[int, ...], own: torch.Generator, variation: Variation | None) -> Tensor:
@@ -40,16 +42,28 @@ def read(base: Base, path: str, size: tuple[int, int]) -> Tensor:
     return base.encode_pixels(_pixels(picture))[0]
 
 
-def enlarged(base: Base, latents: Tensor, size: tuple[int, int], upscaler: Upscaler) -> Tensor:
+def enlarged(
+    base: Base, latents: Tensor, size: tuple[int, int], upscaler: str,
+    check: Callable[[], None] = lambda: None,
+) -> Tensor:  # fmt: skip
     """Latents of pictures of ``size`` pixels: interpolated as they are ("Latent"), or as pictures
-    by a Lanczos filter, which keeps edges and costs the autoencoder's two ways."""
+    by a Lanczos filter, which keeps edges and costs the autoencoder's two ways, or by a network,
+    whose file ``upscaler`` then is. ``check`` may raise to give up. Raises LoraError as
+    ``upscaling.Network``."""
     width, height = (side // base.pixels_per_latent for side in size)
     if upscaler == "Latent":
         return F.interpolate(latents, (height, width), mode="bilinear")
+    network = None
+    if upscaler not in UPSCALERS:
+        network = upscaling.Network(Path(typed(upscaler)), base.device)
     found = []
     for one in latents:
-        pixels = (base.decode_latents(one[None])[0].permute(1, 2, 0) + 1) * 127.5
-        picture = Image.fromarray(np.ascontiguousarray(pixels.round().to(torch.uint8).cpu()))
+        shown = (base.decode_latents(one[None]).float().cpu() + 1) / 2
+        # What is larger in the end than the network makes it goes through it once more.
+        while network is not None and max(shown.shape[2:]) < max(size):
+            shown = network.enlarge(shown, check)
+        pixels = (shown[0].permute(1, 2, 0) * 255).round().to(torch.uint8)
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
         larger = picture.resize(size, Image.Resampling.LANCZOS)
         found.append(base.encode_pixels(_pixels(larger))[0])
     return torch.cat(found)

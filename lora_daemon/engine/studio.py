@@ -30,9 +30,10 @@ from lora_daemon.engine import (
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.captioner import Captioner
 from lora_daemon.engine.device import explained, free_cache
-from lora_daemon.engine.generate import MAX_BATCH, Turn, paint, save_png, sized
+from lora_daemon.engine.generate import MAX_BATCH, Turn, latent_shape, paint, save_png, sized
 from lora_daemon.engine.measuring import Measurer
 from lora_daemon.engine.mix import Mix, Strength
+from lora_daemon.engine.pace import Paces
 from lora_daemon.engine.steering import Tell
 from lora_daemon.pipe import (
     Canvas,
@@ -106,6 +107,7 @@ class Studio:
         self._resident: Base | None = None
         self._precision = ""
         self._mixed: dict[bool, _Mixed] = {}  # a picture's LoRAs; True: a distilled one beside them
+        self._paces = Paces()  # on the resident base
         self._measurer: Measurer | None = None
         self._captioner: tuple[object, Captioner] | None = None  # with what it was asked by
 
@@ -129,6 +131,7 @@ class Studio:
         ):
             return resident
         self._mixed.clear()
+        self._paces = Paces()
         self._measurer = None
         self._resident = resident = None  # let go of it before loading: two might not fit
         free_cache()
@@ -278,7 +281,7 @@ class Studio:
 
         first = ""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(mixed.mix.on())
+            stack.enter_context(mixed.mix.on(fold=self._folded(mixed.mix, job, canvases, base)))
             if job.distilled is not None:
                 beside = self._mix([job.distilled], base, beside=True)
                 stack.enter_context(beside.mix.on())
@@ -286,7 +289,9 @@ class Studio:
             for group in _together(canvases, base):
                 specs = [canvas.spec for canvas in group]
                 turn = _turn(mixed.mix, job.loras, specs[0].steps)
-                pictures = paint(base, specs, partial(progress, len(specs)), turn=turn)
+                pictures = paint(
+                    base, specs, partial(progress, len(specs)), turn=turn, until=job.guided
+                )
                 for canvas, picture in zip(group, pictures, strict=True):
                     text = parameters_text(
                         msgspec.structs.replace(canvas.spec, loras=job.spec.loras),
@@ -309,6 +314,16 @@ class Studio:
             seconds=0.0,
             notes=[*mixed.notes, *mixed.wordless(job.loras)],
         )
+
+    def _folded(self, mix: Mix, job: Paint, canvases: Sequence[Canvas], base: Base) -> bool:
+        """Whether the LoRAs are folded into the weights for a job: by its first picture, so that
+        this one has the same pixels whatever follows it."""
+        if base is not self._resident or any(use.region for use in job.loras):
+            return False
+        spec = canvases[0].spec
+        _, _, height, width = latent_shape(base, spec.width, spec.height)
+        guided = spec.cfg > 1 and not base.distilled
+        return self._paces.pays(mix, spec.work, height, width, guided)
 
     def _mix(self, uses: Sequence[LoraFile], base: Base, *, beside: bool = False) -> _Mixed:
         """The LoRAs on a base at their weights. While only weights change, files are not read and

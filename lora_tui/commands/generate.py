@@ -13,7 +13,7 @@ from lora_tui.commands.common import Invocation, Subparsers, command
 from shared import lora_tags, regions, wire
 from shared.errors import Code, Exit, LoraError, UsageError
 from shared.mixes import MixSpec
-from shared.pictures import LoraUse, PictureSpec, SecondPass, Start, Upscaler, Variation
+from shared.pictures import UPSCALERS, LoraUse, PictureSpec, SecondPass, Start, Variation
 from shared.recipe import Sampler
 
 if TYPE_CHECKING:
@@ -84,8 +84,9 @@ def add_settings(parser: argparse.ArgumentParser, *, again: bool = False) -> Non
             help="enlarge the picture by so much, and draw it anew in part")  # fmt: skip
     add_one("--redraw", type=float, metavar="0…1", help="how much, in that second pass (0.3)")
     add_one("--second-steps", type=int, metavar="N", help="its steps (as the first pass)")
-    add_one("--upscaler", choices=get_args(Upscaler), metavar="NAME",
-            help=f"what enlarges it: {', '.join(get_args(Upscaler))} (Latent)")  # fmt: skip
+    add_one("--upscaler", metavar="NAME_OR_FILE",
+            help=f"what enlarges it: {', '.join(UPSCALERS)} (Latent), or a network such as "
+                 "4x-UltraSharp: a file in LORA_TUI_HOME/upscalers, or a path")  # fmt: skip
     if again:
         add_one(
             "--again",
@@ -171,6 +172,8 @@ def _passes(call: Invocation, spec: PictureSpec) -> PictureSpec:
             Code.BAD_REQUEST,
             "--redraw, --second-steps and --upscaler are of a second pass: --second 2.",
         )
+    if values.get("upscaler", UPSCALERS[0]) not in UPSCALERS:
+        values["upscaler"] = _picture(call, values["upscaler"])
     if second is not None:
         second = msgspec.structs.replace(second, **values)
     return msgspec.structs.replace(spec, start=start, second=second)

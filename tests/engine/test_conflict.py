@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lora_daemon.engine.conflict import compare
-from lora_daemon.engine.overlap import Share, overlaps
+from lora_daemon.engine.overlap import Stack, overlaps
 from shared import regions
 from shared.conflicts import Compared, Conflict, ConflictOrder, Place
 from shared.errors import Code, LoraError
@@ -53,35 +54,62 @@ def _pair(place: Place) -> tuple[float, float]:
     return place.overlap[0][1], place.overlap[1][0]
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one LoRA adds to a module."""
+
+    lora: int
+    factor: float
+    up: Tensor  # (out, r)
+    down: Tensor  # (r, in)
+
+    def dense(self) -> Tensor:
+        return self.factor * self.up.double() @ self.down.double()
+
+
 def _random(seed: int, high: int, wide: int, rank: int, factor: float, number: int) -> Share:
     draw = torch.Generator().manual_seed(seed)
     up, down = torch.randn(high, rank, generator=draw), torch.randn(rank, wide, generator=draw)
     return Share(number, factor, up, down)
 
 
-def _dense(share: Share) -> Tensor:
-    return share.factor * share.up.double() @ share.down.double()
+def _stack(*modules: list[Share]) -> Stack:
+    """Modules of one form."""
+    first = modules[0]
+    return Stack(
+        loras=[one.lora for one in first],
+        ranks=[len(one.down) for one in first],
+        factors=torch.tensor([[one.factor for one in own] for own in modules]).double(),
+        up=torch.stack([torch.cat([one.up for one in own], 1) for own in modules]),
+        down=torch.stack([torch.cat([one.down for one in own]) for own in modules]),
+    )
 
 
 def test_it_is_the_dense_formula() -> None:
-    """Three LoRAs of different ranks, one at a negative weight; the third is not in this module."""
-    shares = [_random(1, 30, 50, 6, 0.7, 0), _random(2, 30, 50, 3, -1.4, 1),
-              _random(3, 30, 50, 8, 0.2, 3)]  # fmt: skip
-    inner, touched = overlaps(shares, 4)
-    assert not inner[2].any() and not touched[:, 2].any()
-    for one in shares:
-        for other in shares:
-            a, b = _dense(one), _dense(other)
-            wanted = torch.trace(a.t() @ b)
-            off = abs(inner[one.lora, other.lora] - wanted) / (a.norm() * b.norm())
-            assert off < 1e-6
-            if one is not other:
-                energy, chance = a.norm() ** 2, len(other.down) / 50
-                seen = (
-                    a @ torch.linalg.pinv(other.down.double()) @ other.down.double()
-                ).norm() ** 2
-                right = max(0.0, float((seen - chance * energy) / (1 - chance)))
-                assert touched[one.lora, other.lora] == pytest.approx(right, rel=1e-4, abs=1e-3)
+    """Three LoRAs of different ranks in two modules, one at a negative weight; the fourth is not in
+    them. One of the modules has a matrix of noughts, as an untrained LoRA has."""
+    several = [
+        [_random(seed, 30, 50, 6, 0.7, 0), _random(seed + 1, 30, 50, 3, -1.4, 1),
+         _random(seed + 2, 30, 50, 8, 0.2, 3)]
+        for seed in (1, 4)
+    ]  # fmt: skip
+    several[1][1].down.zero_()
+    inners, toucheds = overlaps(_stack(*several), 4)
+    for shares, inner, touched in zip(several, inners, toucheds, strict=True):
+        assert not inner[2].any() and not touched[:, 2].any()
+        for one in shares:
+            for other in shares:
+                a, b = one.dense(), other.dense()
+                wanted = torch.trace(a.t() @ b)
+                off = abs(inner[one.lora, other.lora] - wanted)
+                assert off <= 1e-6 * a.norm() * b.norm()
+                if one is not other:
+                    energy, chance = a.norm() ** 2, len(other.down) / 50
+                    seen = (
+                        a @ torch.linalg.pinv(other.down.double()) @ other.down.double()
+                    ).norm() ** 2
+                    right = max(0.0, float((seen - chance * energy) / (1 - chance)))
+                    assert touched[one.lora, other.lora] == pytest.approx(right, rel=1e-4, abs=1e-3)
 
 
 def test_dependent_rows_are_one_direction() -> None:
@@ -91,14 +119,43 @@ def test_dependent_rows_are_one_direction() -> None:
     mixed = torch.cat([one.down[:1] + other.down[:1], other.down[1:]])
     plain = Share(1, 1.0, other.up, mixed)
     doubled = Share(1, 1.0, torch.cat([other.up, other.up], 1), torch.cat([mixed, mixed]))
-    once, twice = (overlaps([one, b], 2)[1][0, 1] for b in (plain, doubled))
-    energy = overlaps([one], 2)[0][0, 0]
+    once, twice = (overlaps(_stack([one, b]), 2)[1][0, 0, 1] for b in (plain, doubled))
+    energy = overlaps(_stack([one]), 2)[0][0, 0, 0]
 
     def plainly(kept: Tensor, rank: int) -> float:
         """Chance put back: it goes by the number of rows."""
         return float(kept / energy) * (1 - rank / 50) + rank / 50
 
     assert plainly(once, 4) == pytest.approx(plainly(twice, 8), abs=1e-3)
+
+
+def test_modules_of_one_form_are_read_together_and_told_apart(tmp_path: Path) -> None:
+    """Beside others or alone, in half precision too: a module's figures are its own."""
+    names = [f"{KEYS[:-4]}{role}" for role in ("to_k", "to_v")] + [f"{KEYS[:-1]}q"]
+    draw = torch.Generator().manual_seed(1)
+    files = [tmp_path / f"{n}.safetensors" for n in range(2)]
+    several = [
+        {
+            f"{name}.{side}.weight": torch.randn(size, generator=draw).half()
+            for name in names
+            for side, size in (("lora_down", (4, 40)), ("lora_up", (24, 4)))
+        }
+        for _ in files
+    ]
+    for file, tensors in zip(files, several, strict=True):
+        save_file(tensors, file)
+    together = _compare((files[0], 1.0), (files[1], 0.5)).modules
+    assert [one.module.rpartition(".")[2] for one in together] == ["to_k", "to_q", "to_v"]
+    for place in together:
+        deltas = []
+        for weight, tensors in zip((1.0, 0.5), several, strict=True):
+            name = f"{KEYS[:-4]}{place.module.rpartition('.')[2]}"
+            up, down = (tensors[f"{name}.lora_{side}.weight"].double() for side in ("up", "down"))
+            deltas.append(weight * up @ down)
+        one, other = deltas
+        assert place.energy == pytest.approx([float(d.square().sum()) for d in deltas], rel=1e-6)
+        wanted = float((one * other).sum() / one.square().sum())
+        assert place.overlap[0][1] == pytest.approx(wanted, abs=1e-6)
 
 
 def test_itself_its_negative_and_a_stranger(tmp_path: Path) -> None:
@@ -231,7 +288,10 @@ def test_bad_files_are_said_by_name(tmp_path: Path) -> None:
     save_file(wide, other)
     with pytest.raises(LoraError, match=r"other.safetensors and .*one.* are for different bases"):
         _compare((one, 1.0), (other, 1.0))
-    broken = {**wide, f"{KEYS}.lora_up.weight": torch.full((24, 2), float("nan"))}
+    broken = {
+        f"{KEYS}.lora_down.weight": torch.ones(2, 40),
+        f"{KEYS}.lora_up.weight": torch.full((24, 2), float("nan")),
+    }
     save_file(broken, other)
     order = ConflictOrder(loras=[
         Compared(path=str(file), use=LoraUse(lora=str(file))) for file in (one, other)

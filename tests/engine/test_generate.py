@@ -48,6 +48,19 @@ def test_without_guidance_the_negative_prompt_is_not_read(base: Base) -> None:
     assert _paint(base, cfg=1.0, negative="a blur") == _paint(base, cfg=1.0)
 
 
+def test_the_later_steps_of_a_preview_are_not_guided(base: Base) -> None:
+    """They cost half, and are as they would be without guidance."""
+    rows: list[int] = []
+    hook = base.unet.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    spec = PictureSpec(prompt="a thing", negative="a blur", steps=4, seed=3)
+    pictures = [
+        paint(base, [spec], lambda _: None, until=until)[0].tobytes() for until in (1.0, 0.5, 0.0)
+    ]
+    hook.remove()
+    assert rows == [2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1]
+    assert len(set(pictures)) == 3 and pictures[2] == _paint(base, cfg=1.0)
+
+
 def test_a_picture_in_a_batch_is_nearly_the_one_made_alone(base: Base) -> None:
     specs = [PictureSpec(prompt=f"thing {n}", steps=3, seed=n, sampler="Euler a") for n in range(3)]
     together = paint(base, specs, lambda _: None)

@@ -250,6 +250,7 @@ async def test_a_distilled_lora_paints_previews_and_nothing_else(
     spec = first.spec
     assert (spec.sampler, spec.steps, spec.cfg, spec.seed) == ("LCM", 1, 1.0, 7)
     assert first.distilled is not None and first.distilled.path == quick
+    assert (first.guided, second.guided) == (0.5, 1.0)
     assert (second.distilled, second.spec.sampler, second.spec.cfg) == (None, "Euler", 3.0)
     _, again = await painted(house, (await change(house, seed=1025)).rev)
     assert again == plain != full  # known: the preview's LoRA decides none of its pixels

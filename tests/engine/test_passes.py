@@ -17,7 +17,7 @@ from lora_daemon.engine.generate import paint
 from lora_daemon.engine.multistep import weights
 from lora_daemon.engine.samplers import timed
 from shared.errors import Code, LoraError
-from shared.pictures import PictureSpec, SecondPass, Start, Upscaler, Variation
+from shared.pictures import UPSCALERS, PictureSpec, SecondPass, Start, Variation
 from shared.recipe import Sampler
 
 
@@ -86,9 +86,9 @@ def test_every_sampler_ends_at_the_clean_picture_wherever_it_begins(
     assert (latents - answer).abs().max() < 0.15
 
 
-@pytest.mark.parametrize("upscaler", get_args(Upscaler))
+@pytest.mark.parametrize("upscaler", UPSCALERS)
 def test_the_second_pass_enlarges_and_draws_as_much_anew_as_it_is_told(
-    base: Base, upscaler: Upscaler
+    base: Base, upscaler: str
 ) -> None:
     counted: list[int] = []
     spec = PictureSpec(prompt="a thing", steps=10, seed=3, second=SecondPass(

@@ -1,0 +1,37 @@
+"""Networks that enlarge pictures: the files in the workspace's ``upscalers`` folder, by name.
+
+They are never entered anywhere: a file that is put there is there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from shared.errors import Code, LoraError
+from shared.filenames import to_text, typed
+from shared.pictures import UPSCALERS, PictureSpec
+
+SUFFIX = ".safetensors"
+
+
+def found(folder: Path, spec: PictureSpec) -> PictureSpec:
+    """The spec with the file of its upscaler in place of a name, if that is a network's.
+
+    Raises LoraError(NOT_FOUND) saying what there is.
+    """
+    if spec.second is None or spec.second.upscaler in UPSCALERS:
+        return spec
+    name = spec.second.upscaler
+    files = sorted(path for path in folder.glob("**/*") if path.suffix == SUFFIX)
+    known = {path.stem.lower(): path for path in reversed(files)}
+    path = known.get(name.removesuffix(SUFFIX).lower(), Path(typed(name)))
+    if not path.is_file():
+        names = ", ".join([*UPSCALERS, *(to_text(file.stem) for file in files)])
+        raise LoraError(
+            Code.NOT_FOUND,
+            f"There is no upscaler {name}. There are {names}; a network's .safetensors file can be "
+            f"put into {to_text(folder)}, or given by its path.",
+        )
+    return replace(spec, second=replace(spec.second, upscaler=to_text(path.absolute())))
