@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import secrets
 import sqlite3
@@ -27,7 +28,8 @@ from shared.errors import Code, LoraError
 from shared.filters import Words
 
 KEPT = 32  # views; of 100 000 pictures each holds 0.8 MB
-MOST_PARTS = 1000
+PARTS = 2  # of the pictures, searched at once
+MOST_PARTS = 1000  # of a strip of states
 MOST_SORTED = 10_000  # rows; more are put in order by going through all names in theirs
 REGEX_WITHIN = 10.0  # seconds until a regular expression is given up
 
@@ -246,11 +248,20 @@ class Views:
             order = f"min(name) OVER (PARTITION BY {GROUP}), name"  # side by side
         if node is None and order == "name":
             return await self._by_name(dataset)
-        in_order = "" if order == "name" else f" ORDER BY {order}"
-        found = await self._search(
-            dataset, node, _listed(f"items {{way}} WHERE dataset = ?1 AND {{where}}{in_order}")
-        )
-        return array("q", found) if in_order else await self._by_name(dataset, found)
+        if order != "name":
+            sql = _listed(f"items {{way}} WHERE dataset = ?1 AND {{where}} ORDER BY {order}")
+            return array("q", await self._search(dataset, node, sql))
+        sql = _listed("items {way} WHERE dataset = ?1 AND {row} BETWEEN ?2 AND ?3 AND {where}")
+        parts = [self._search(dataset, node, sql, *part) for part in self._parts()]
+        found = list(itertools.chain(*await asyncio.gather(*parts)))
+        return await self._by_name(dataset, found)
+
+    def _parts(self) -> list[tuple[int, int]]:
+        """The first and last row of parts that are searched at once."""
+        ((last,),) = self._store.query("SELECT coalesce(max(rowid), 0) FROM items")
+        number = PARTS if last > MOST_SORTED else 1
+        edges = [last * part // number for part in range(number + 1)]
+        return [(before + 1, last) for before, last in itertools.pairwise(edges)]
 
     async def _by_name(self, dataset: str, found: list[int] | None = None) -> array[int]:
         """Rows of a dataset in order of their names: those ``found``, or all of them."""
@@ -265,7 +276,7 @@ class Views:
         return array("q", [row for row in rows if row in passing])
 
     async def _search(
-        self, dataset: str, node: filters.Node | None, sql: str, *more: str
+        self, dataset: str, node: filters.Node | None, sql: str, *more: str | int
     ) -> list[Any]:
         """The list that ``sql`` makes of the pictures that pass, in one cell of JSON. ``?1`` in it
         is the dataset's id; ``more``: the values of ``?2`` and so on, which stand before it."""
@@ -277,7 +288,8 @@ class Views:
         # In order of the names' index each row is looked up by itself: four times as slow as
         # reading the table as it lies, which is so much of it in vain as there are other datasets.
         way = "NOT INDEXED" if share["here"] * 4 > share["everywhere"] else ""
-        sql = sql.format(way=way, where=query.where)
+        row = "rowid" if way else "+rowid"  # in that index's order after all
+        sql = sql.format(way=way, where=query.where, row=row)
         search = _search_in_process if query.regex else _search_in_thread
         found: list[Any] = json.loads(
             await search(self._store.database, sql, [dataset, *more, *query.values])
