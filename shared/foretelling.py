@@ -27,7 +27,7 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
     cache. ``batches``: in all its steps, of ``batch`` pictures each. ``caching``: for ``cached``
     encodings of pictures; ``painting``: for ``painted`` calls of the denoiser in samples.
     ``memory``: the most bytes that the worker was seen to have, of the device's memory, or of the
-    machine's where it trains there.
+    machine's where it trains there; 0 if it ended before it was seen.
     """
 
     like: str
@@ -109,7 +109,7 @@ def foretell(
         seconds += calls * _usual(paid)
     elif calls:  # as the forward half of a step, or so
         seconds += calls * each_batch / size / 3
-    memory = _at(size, [(one.batch, float(one.memory)) for one in same])
+    memory = _at(size, [(one.batch, float(one.memory)) for one in same if one.memory])
     return Foretold(seconds, memory, told)
 
 

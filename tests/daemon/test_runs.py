@@ -281,7 +281,8 @@ async def test_a_run_is_steered_and_ends_in_the_library(trainer: Client, home: P
     spent, started, finished = ended.spent, ended.started, ended.finished
     assert spent is not None and started is not None and finished is not None
     assert (spent.batches, spent.batch, spent.painted) == (ended.step, 1, 2)
-    assert spent.cached and spent.memory > 100 * 2**20 and min(spent.loading, spent.painting) > 0
+    assert spent.cached and min(spent.loading, spent.painting) > 0
+    assert spent.memory == 0 or spent.memory > 100 * 2**20  # it may end before it is seen
     assert 0 < spent.training + spent.loading + spent.caching < finished - started
 
     detail = await trainer.call(wire.GetRun(run=run.id))

@@ -40,6 +40,8 @@ def test_a_run_like_others_takes_as_long_and_as_much() -> None:
     other = msgspec.structs.replace(took(seconds=7.0), device="another")
     assert told([took(), other]) == told([took()])
     assert told([took(batches=4)]).seconds is None  # too short to say anything
+    assert told([took(memory=0)]) == Foretold(68.0, None, True)  # nobody saw it
+    assert told([took(memory=0), took()]).memory == 1100.0
 
 
 def test_other_batches_lie_on_the_line_through_those_that_ran() -> None:
