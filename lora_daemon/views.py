@@ -135,7 +135,7 @@ class Views:
         left, first, there = await self._search(
             dataset, wanted,
             "SELECT json_array(count(*), min(name), min(CASE WHEN name > ?2 THEN name END))"
-            " FROM items {way} WHERE dataset = ?1 AND {where}", name,
+            " FROM items {way} WHERE dataset = ?1 AND {where}", (name,),
         )  # fmt: skip
         if not left:
             return wire.FoundPlace(place=None, left=0)
@@ -252,8 +252,7 @@ class Views:
             sql = _listed(f"items {{way}} WHERE dataset = ?1 AND {{where}} ORDER BY {order}")
             return array("q", await self._search(dataset, node, sql))
         sql = _listed("items {way} WHERE dataset = ?1 AND {row} BETWEEN ?2 AND ?3 AND {where}")
-        parts = [self._search(dataset, node, sql, *part) for part in self._parts()]
-        found = list(itertools.chain(*await asyncio.gather(*parts)))
+        found = await self._search(dataset, node, sql, *self._parts())
         return await self._by_name(dataset, found)
 
     def _parts(self) -> list[tuple[int, int]]:
@@ -276,10 +275,12 @@ class Views:
         return array("q", [row for row in rows if row in passing])
 
     async def _search(
-        self, dataset: str, node: filters.Node | None, sql: str, *more: str | int
-    ) -> list[Any]:
+        self, dataset: str, node: filters.Node | None, sql: str,
+        *parts: tuple[str | int, ...],
+    ) -> list[Any]:  # fmt: skip
         """The list that ``sql`` makes of the pictures that pass, in one cell of JSON. ``?1`` in it
-        is the dataset's id; ``more``: the values of ``?2`` and so on, which stand before it."""
+        is the dataset's id; ``parts``: the values of ``?2`` and so on, which stand before it. For
+        several of them it is asked at once, and the lists are joined."""
         query = await self._query(dataset, node)
         (share,) = self._store.query(
             "SELECT coalesce(sum(items), 0) AS everywhere, coalesce(sum(CASE WHEN dataset = ? THEN"
@@ -291,10 +292,13 @@ class Views:
         row = "rowid" if way else "+rowid"  # in that index's order after all
         sql = sql.format(way=way, where=query.where, row=row)
         search = _search_in_process if query.regex else _search_in_thread
-        found: list[Any] = json.loads(
-            await search(self._store.database, sql, [dataset, *more, *query.values])
+        answers = await asyncio.gather(
+            *(
+                search(self._store.database, sql, [dataset, *part, *query.values])
+                for part in parts or [()]
+            )
         )
-        return found
+        return list(itertools.chain.from_iterable(map(json.loads, answers)))
 
 
 def _listed(rows: str) -> str:
