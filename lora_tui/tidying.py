@@ -24,8 +24,6 @@ DUE = 5  # times that what stayed was looked through, until a rest is used
 
 
 class Tidying(App[int]):
-    _touched = 0.0
-
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._touched = time.monotonic()

@@ -20,6 +20,7 @@ from lora_tui.widgets.grid import Grid, Tile
 from lora_tui.widgets.picture import Fetch
 from lora_tui.widgets.rows import Cell, Rows
 from lora_tui.widgets.state_strip import StateStrip
+from lora_tui.widgets.waiting import anew
 from shared import wire
 from shared.framing import stored
 from shared.wire import CaptionState, Item
@@ -120,9 +121,9 @@ class Browsing(Place):
 
     def show_strip(self, *, now: bool = False) -> None:
         """Ask how the whole list stands, once changes have settled."""
-        if self._strip_timer is not None:
-            self._strip_timer.stop()
-        self._strip_timer = self.set_timer(0.01 if now else _STRIP_AFTER, self._ask_strip)
+        self._strip_timer = anew(
+            self, self._strip_timer, 0.01 if now else _STRIP_AFTER, self._ask_strip
+        )
 
     def _ask_strip(self) -> None:
         roll, strip = self._roll, self.query_one(StateStrip)

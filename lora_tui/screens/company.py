@@ -10,6 +10,7 @@ from textual.widgets import Static
 from lora_tui.core.cells import clean
 from lora_tui.screens.pairing import Pairing
 from lora_tui.widgets.caption import Filmstrip
+from lora_tui.widgets.waiting import anew
 from shared import wire
 from shared.errors import LoraError
 
@@ -26,9 +27,7 @@ class Company(Pairing):
 
     def look(self) -> None:
         """Tell the others, once nobody goes on from this picture."""
-        if self._telling is not None:
-            self._telling.stop()
-        self._telling = self.set_timer(AFTER, self._tell)
+        self._telling = anew(self, self._telling, AFTER, self._tell)
 
     def look_anew(self) -> None:
         """The daemon does not know any more."""

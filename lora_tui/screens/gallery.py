@@ -24,6 +24,7 @@ from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.grid import Grid, Tile
 from lora_tui.widgets.picture import Fetch, PictureView
 from lora_tui.widgets.rows import Cell, Rows
+from lora_tui.widgets.waiting import anew
 from shared import gallery, mixes, wire
 from shared.errors import Code, LoraError
 from shared.gallery import Shown
@@ -90,9 +91,7 @@ class Gallery(Place):
         if isinstance(event, wire.PictureRated) and not self._by_rating:
             self._rated(event)
             return
-        if self._stale is not None:
-            self._stale.stop()
-        self._stale = self.set_timer(_SETTLED if event else 0.01, self._list)
+        self._stale = anew(self, self._stale, _SETTLED if event else 0.01, self._list)
 
     def link_changed(self) -> None:
         self.state_changed(None)

@@ -11,6 +11,7 @@ from lora_tui.core.offers import whose
 from lora_tui.screens.parts import Parts
 from lora_tui.screens.tagging import Tagging
 from lora_tui.widgets.offers import Offers
+from lora_tui.widgets.waiting import anew
 from shared import wire
 from shared.errors import LoraError
 
@@ -39,9 +40,7 @@ class Offering(Tagging):
         self._offered_for = item.id
         if not keep:
             self.offers.show(item.caption.text, [])
-        if self._offering is not None:
-            self._offering.stop()
-        self._offering = self.set_timer(AFTER, lambda: self._ask(item))
+        self._offering = anew(self, self._offering, AFTER, lambda: self._ask(item))
 
     def offer_again(self) -> None:
         """Captions have changed: what they were is a candidate now."""

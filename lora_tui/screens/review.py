@@ -17,6 +17,7 @@ from lora_tui.screens.filtering import Filter
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.caption import MOST_EDITED, CaptionField
 from lora_tui.widgets.steady import Panel
+from lora_tui.widgets.waiting import anew
 from shared import wire
 from shared.wire import CaptionState, Item
 
@@ -209,9 +210,7 @@ class Review(Company):
         self.keep_typed()
 
     def keep_typed(self) -> None:
-        if self._kept is not None:
-            self._kept.stop()
-        self._kept = self.set_timer(0.3, self._keep_draft)
+        self._kept = anew(self, self._kept, 0.3, self._keep_draft)
 
     def _keep_draft(self) -> None:
         if self._edited is not None and (self.field.editing or self.chips.editing):

@@ -25,6 +25,7 @@ from lora_tui.widgets.picture import PictureView
 from lora_tui.widgets.steady import FewLines, Panel
 from lora_tui.widgets.suggestions import Suggestions
 from lora_tui.widgets.tag_entry import TagEntry
+from lora_tui.widgets.waiting import anew
 from shared import wire
 from shared.errors import LoraError
 from shared.tags import is_list
@@ -228,9 +229,7 @@ class Showing(Place):
 
     def count_later(self) -> None:
         """Say how many are left once nobody goes on: each caption accepted makes it one less."""
-        if self._counting is not None:
-            self._counting.stop()
-        self._counting = self.set_timer(COUNTED, self._show_title)
+        self._counting = anew(self, self._counting, COUNTED, self._show_title)
 
     def _show_title(self) -> None:
         panel = self.query_one("#left", Panel)

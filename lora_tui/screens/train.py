@@ -17,6 +17,7 @@ from lora_tui.screens.dialogs import Confirm
 from lora_tui.screens.sweeping import BEGINS_HELP, Sweeping
 from lora_tui.screens.train_field import Field, field_id
 from lora_tui.widgets.bind import bindings
+from lora_tui.widgets.waiting import anew
 from shared import wire
 from shared.errors import LoraError
 from shared.recipe import (
@@ -189,9 +190,7 @@ class Train(Sweeping):
 
     def _sum_up_soon(self) -> None:
         """Once for all fields that change together."""
-        if self._summing is not None:
-            self._summing.stop()
-        self._summing = self.set_timer(0.1, self._sum_up)
+        self._summing = anew(self, self._summing, 0.1, self._sum_up)
 
     def _sum_up(self) -> None:
         tone = self.lora.tone

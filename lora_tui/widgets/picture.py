@@ -24,6 +24,7 @@ from lora_tui.core.cells import fit
 from lora_tui.graphics.canvas import Canvas, Sharp
 from lora_tui.pixels import Depth, Picture
 from lora_tui.widgets.tones import tone_style
+from lora_tui.widgets.waiting import anew
 from shared.errors import LoraError
 
 Fetch = Callable[[int], Awaitable[bytes]]  # side in pixels → PNG or JPEG
@@ -164,17 +165,12 @@ class PictureView(Widget):
         if self._picture is not None or self._said:
             self._said = ""
             self._take(None)
-        self._stop_waiting()
-        self._waiting = self.set_timer(_GONE_ON, self._start)
-
-    def _stop_waiting(self) -> None:
-        if self._waiting is not None:
-            self._waiting.stop()
-            self._waiting = None
+        self._waiting = anew(self, self._waiting, _GONE_ON, self._start)
 
     def clear(self, said: str = "") -> None:
         """Show no picture, but a sentence."""
-        self._stop_waiting()
+        if self._waiting is not None:
+            self._waiting.stop()
         self.workers.cancel_node(self)
         if (self._key, self._picture, self._said) != ("", None, said):
             self._key, self._fetch, self._said = "", None, said
