@@ -1,11 +1,13 @@
 """Steps per second at batch 1: ours against the textbook's, against our loop alone, and against the
 floor: the bare frozen denoiser, forward and back to its input.
 
-    python -m bench.steps [--base FOLDER] [--threads 2] [--pairs 9] [--steps 20]
+    python -m bench.steps [--base FOLDER] [--threads 2] [--pairs 9] [--steps 20] [--compile]
 
 All arms run in one process and take turns, so that whatever else the machine does meets them alike.
 Prints one JSON object: per arm the median speed and milliseconds of processor time a step, per
-ratio of that arm's time to ours the median and an interval (order statistics, about 95 %).
+ratio of that arm's time to ours the median and an interval (order statistics, about 95 %). With
+``--compile`` our loop alone has a second turn with ``training.compile``, with ratios of its own and
+the seconds that compiling took (with kernels that torch has kept from before, if it has any).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.textbook import textbook
-from lora_daemon.engine import bases
+from lora_daemon.engine import bases, compiled
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache
@@ -137,7 +139,10 @@ def freeze_of(base_path: Path, work: Path) -> Freeze:
 
 def prepared(freeze: Freeze, directory: Path) -> tuple[Any, ...]:
     """What ``train`` takes before its session, and what the file of the run is made of."""
-    recipe = convert({"save": {"resume_seconds": 30.0}, "dataset": {"name": "bench"}})
+    recipe = convert(
+        {"save": {"resume_seconds": 30.0}, "dataset": {"name": "bench"},
+         "training": {"compile": True}}
+    )  # fmt: skip
     base = bases.load(Path(freeze.base_path), torch.device("cpu"))
     directory.mkdir()
     cache = LatentsCache(directory.parent / "cache", base, base.resolution)
@@ -150,8 +155,11 @@ def prepared(freeze: Freeze, directory: Path) -> tuple[Any, ...]:
     return recipe, base, adapter, optimizer, feed, made
 
 
-def measure(base_path: Path, work: Path, pairs: int, length: int) -> dict[str, list[Taken]]:
-    """What each arm's turns took, ``length`` steps each."""
+def measure(
+    base_path: Path, work: Path, pairs: int, length: int, compiling: Callable[[float], None] | None
+) -> dict[str, list[Taken]]:
+    """What each arm's turns took, ``length`` steps each. ``compiling``: hears the seconds it took;
+    without it there is no such arm."""
     freeze = freeze_of(base_path, work)
     taken: dict[str, list[Taken]] = {"ours": []}
 
@@ -166,6 +174,13 @@ def measure(base_path: Path, work: Path, pairs: int, length: int) -> dict[str, l
         "alone": lambda steps: train(*bare, Alone(steps)),  # type: ignore[arg-type]
         "floor": floor.steps,
     }
+    if compiling is not None:
+        began = time.perf_counter()
+        *second, _ = prepared(freeze, work / "compiled")
+        parts = second[0], second[1], second[2], second[4]
+        learner = compiled.learner(*parts, lambda *_: None)
+        compiling(time.perf_counter() - began)
+        arms["compiled"] = lambda steps: train(*second, Alone(steps), None, learner)  # type: ignore[arg-type]
     for name, arm in arms.items():
         taken[name] = []
         arm(WARM_UP)
@@ -201,7 +216,7 @@ def _timed(work: Callable[[], object]) -> Taken:
 
 
 def against(ours: list[Taken], others: list[Taken]) -> dict[str, float]:
-    """How much longer by the clock another arm's turns took than those beside them."""
+    """How much longer by the clock another arm's turns took than ours beside them."""
     return summary([other.clock / own.clock for own, other in zip(ours, others, strict=True)])
 
 
@@ -225,12 +240,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--steps", type=int, default=20, help="steps of each arm's turn")
+    parser.add_argument("--compile", action="store_true", help="and our loop alone, compiled")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         base = chosen.base or tiny_base.build(work / "base", "starter")
-        taken = measure(base, work, chosen.pairs, chosen.steps)
+        compiling: list[float] = []
+        taken = measure(
+            base, work, chosen.pairs, chosen.steps, compiling.append if chosen.compile else None
+        )
     steps = chosen.steps
     speeds = {
         arm: round(steps / statistics.median(one.clock for one in turns), 2)
@@ -246,6 +265,11 @@ def main() -> None:
             arm: against(taken["ours"], taken[arm]) for arm in ("textbook", "alone", "floor")
         },
     }  # fmt: skip
+    if compiling:
+        answer["compiled_against"] = {
+            arm: against(taken["compiled"], taken[arm]) for arm in ("textbook", "ours", "floor")
+        }
+        answer["compiling_s"] = round(compiling[0], 1)
     print(json.dumps(answer, indent=2))
 
 

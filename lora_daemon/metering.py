@@ -50,7 +50,7 @@ class Meter:
         steps = self._last - (self._first or 0)
         return Spent(
             like=foretelling.kind(recipe), device=device, dataset=recipe.dataset.name,
-            loading=self._seconds["loading"] + self._seconds["saving"],
+            loading=sum(self._seconds[phase] for phase in ("loading", "compiling", "saving")),
             caching=self._seconds["caching"],
             cached=foretelling.encodings(recipe, self._cached),
             training=self._seconds["training"], batches=steps * recipe.training.accumulation,

@@ -280,10 +280,11 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True, tag="phase"):
-    """What the run is doing. ``done``/``total`` count pictures while caching, else steps."""
+    """What the run is doing. ``done``/``total`` count pictures while caching, shapes while
+    compiling, else steps."""
 
     run: str
-    phase: Literal["loading", "caching", "training", "sampling", "saving", "paused"]
+    phase: Literal["loading", "caching", "compiling", "training", "sampling", "saving", "paused"]
     done: int = 0
     total: int = 0
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lora_daemon import pipe, taken
 from lora_daemon.gpus import VISIBLE, Gpu
@@ -76,8 +77,9 @@ class Seats:
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.devices: Callable[[], list[wire.DeviceUse]] = list  # what is known of them
         logs = workspace.log.parent
+        kept = _kept(workspace.cache)
         self._all = [
-            Seat(Supervisor(self.events, logs / _log(number), _environment(gpu, len(gpus))), gpu)
+            Seat(Supervisor(self.events, logs / _log(number), kept | _own(gpu, len(gpus))), gpu)
             for number, gpu in enumerate(gpus or [None])
         ]
         if len(gpus) > 1:
@@ -127,9 +129,17 @@ def _loras(order: pipe.Serving) -> tuple[str, ...]:
     return tuple(one.path for one in order.loras)
 
 
-def _environment(gpu: Gpu | None, seats: int) -> Mapping[str, str]:
-    """What is otherwise for a worker than for the daemon: it sees its own GPU, and where there are
-    several workers each takes a part of the cores."""
+def _kept(cache: Path) -> dict[str, str]:
+    """Where workers keep what they compile, if nobody said: torch's own choice is /tmp, which a
+    rented box loses."""
+    folders = {"TORCHINDUCTOR": cache / "kernels", "TRITON": cache / "kernels" / "triton"}
+    names = {f"{tool}_CACHE_DIR": str(folder) for tool, folder in folders.items()}
+    return {name: folder for name, folder in names.items() if name not in os.environ}
+
+
+def _own(gpu: Gpu | None, seats: int) -> dict[str, str]:
+    """What is otherwise for a worker than for others: it sees its own GPU, and where there are
+    several each takes a part of the cores."""
     if gpu is None:
         return {}
     if seats == 1 or "LORA_TUI_THREADS" in os.environ:

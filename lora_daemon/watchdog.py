@@ -25,7 +25,8 @@ EVERY = 5.0  # seconds between two looks
 # Seconds of silence, by what the run is doing; paused, it waits for a person. What else the worker
 # is asked for, it is given as long as for a sample, for which it may have to load a base.
 LIMITS: Mapping[str, float] = {
-    "loading": 3600.0, "caching": 1800.0, "training": 1800.0, "sampling": 3600.0, "saving": 1800.0,
+    "loading": 3600.0, "caching": 1800.0, "compiling": 7200.0, "training": 1800.0,
+    "sampling": 3600.0, "saving": 1800.0,
 }  # fmt: skip
 DEAD = 600.0  # seconds without a sign of life
 DONE = (pipe.Painted, pipe.Probed, pipe.Gathered, pipe.Zipped, pipe.Weighed, pipe.Measured, *FAILED)

@@ -14,7 +14,7 @@ from shared.recipe import Recipe
 _SHAPE = (
     "base.name", "base.quantize", "dataset.resolution", "dataset.enable_bucket", "dataset.windows",
     "network.kind", "network.targets", "optimizer.kind", "training.precision",
-    "training.checkpointing", "training.num_processes",
+    "training.checkpointing", "training.compile", "training.num_processes",
 )  # fmt: skip
 NEWEST = 3  # runs of a kind that are asked: the machine may be another by now
 LEAST = 5  # steps that a run must have taken to say something

@@ -209,12 +209,16 @@ def _optimizer(recipe: Recipe) -> str:
             f"training.max_steps = {recipe.training.max_steps}."
         )
     network = recipe.network
-    if recipe.training.checkpointing and (
-        network.dropout or network.rank_dropout or network.module_dropout
-    ):
+    drops = network.dropout or network.rank_dropout or network.module_dropout
+    if recipe.training.checkpointing and drops:
         return (
             "training.checkpointing computes the LoRA a second time, and the network's dropouts "
             "would then draw something else. Take one of them."
+        )
+    if recipe.training.compile and drops:
+        return (
+            "training.compile makes kernels that draw nothing, and the network's dropouts draw at "
+            "each step. Take one of them."
         )
     if optimizer.kind == "schedule_free":
         return _schedule_free(recipe)

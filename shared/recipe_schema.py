@@ -558,6 +558,14 @@ class Training(Table, frozen=True, kw_only=True):
             "the same."
         ),
     ] = False
+    compile: Annotated[
+        bool,
+        Meta(
+            description="torch.compile: make kernels of the denoiser for each size of batch before "
+            "the first step. Minutes the first time, seconds when they are kept from a run before; "
+            "then each step is quicker. Needs a C++ compiler, on a GPU Triton."
+        ),
+    ] = False
     ema: Annotated[
         float,
         Meta(

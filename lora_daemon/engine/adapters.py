@@ -218,6 +218,12 @@ class Adapter:
         if self.average is not None:
             self.average.copy_(self.vector.data)
 
+    def unfuse(self, network: str) -> None:
+        """Let peft compute a network's layers itself: what ``fused`` does no compiler can read."""
+        for (own, _), layer in self._layers.items():
+            if own == network:
+                vars(layer).pop("forward", None)
+
     @contextlib.contextmanager
     def set_aside(self) -> Iterator[None]:
         """The plain base, for as long as the context lasts. Nothing of the adapter is touched."""

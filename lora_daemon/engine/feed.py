@@ -132,6 +132,16 @@ class Feed:
             yield self._batch(step, first, order, of)
             first += len(order)
 
+    def examples(self) -> Iterator[Batch]:
+        """One batch of each shape that the run's have: of each size a full one, and what is left
+        over of an epoch. They are as long in every epoch."""
+        met = set()
+        for step in range(self.steps_per_epoch):
+            for batch in self._wanted(step):
+                if (shape := (self.sizes[batch[0]], len(batch))) not in met:
+                    met.add(shape)
+                    yield self._batch(step, 0, batch, len(batch))
+
     def pictures(self, step: int) -> list[int]:
         """The places in the run's list of a step's pictures, by slot."""
         return [index for order in self._wanted(step) for index in order]

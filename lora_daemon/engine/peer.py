@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from lora_daemon.engine import bases
+from lora_daemon.engine import bases, compiled
 from lora_daemon.engine import device as devices
 from lora_daemon.engine.bases import checkpointed
 from lora_daemon.engine.cache import LatentsCache
@@ -57,7 +57,8 @@ def follow_leader(place: Place, device: torch.device) -> None:
         feed = fed(recipe, base, freeze, choice, moments, run_dir)
         adapter = adapter_for(base, recipe)
         with checkpointed(base, recipe.training.checkpointing):
-            follow(recipe, base, adapter, feed, together)
+            learner = compiled.learner(recipe, base, adapter, feed, lambda *_: None)
+            follow(recipe, base, adapter, feed, together, learner)
 
 
 def _end_with_leader() -> None:

@@ -28,8 +28,11 @@ class Preservation:
         with adapter.set_aside():
             self._text = base.encode_text(self._caption, self._reading).to(base.dtype)
 
-    def loss(self, noisy: Tensor, timesteps: Tensor, views: Tensor | None) -> Tensor:
-        """Weighted, a scalar. ``noisy``: the step's latents with their noise."""
+    def loss(
+        self, learner: Base, noisy: Tensor, timesteps: Tensor, views: Tensor | None
+    ) -> Tensor:  # fmt: skip
+        """Weighted, a scalar. ``learner``: the base as it is trained, compiled or not; ``noisy``:
+        the step's latents with their noise."""
         count = len(noisy)
         known = self._text.expand(count, -1, -1)
         with torch.no_grad(), self._adapter.set_aside():
@@ -38,5 +41,5 @@ class Preservation:
         if self._learns_text:
             text = self._base.encode_texts([self._caption], self._reading)
             text = text.to(self._base.dtype).expand(count, -1, -1)
-        kept = self._base.denoise(noisy, timesteps, text, views)
+        kept = learner.denoise(noisy, timesteps, text, views)
         return self.weight * self._loss_of(kept, taught, timesteps, None)

@@ -39,7 +39,8 @@ _BYTES = "|uint8"  # behind the name of a tensor that is bytes to an 8-bit optim
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
-    """What must be equal for eager arithmetic to repeat bit for bit."""
+    """What must be equal for arithmetic to repeat bit for bit. ``kernels``: torch's own (eager), or
+    compiled for the run."""
 
     build: str
     processor: str
@@ -51,9 +52,10 @@ class Fingerprint(msgspec.Struct, frozen=True):
     base: str
     processes: int = 1
     quantize: str = quantized.NONE
+    kernels: str = "eager"
 
     @classmethod
-    def of(cls, base: Base, processes: int = 1) -> Fingerprint:
+    def of(cls, base: Base, processes: int = 1, kernels: str = "eager") -> Fingerprint:
         """This process's, for training on ``base``, together with others if several."""
         versions = {"torch": torch.__version__, "diffusers": diffusers.__version__,
                     "transformers": transformers.__version__, "peft": peft.__version__}  # fmt: skip
@@ -71,6 +73,7 @@ class Fingerprint(msgspec.Struct, frozen=True):
             base=base.model_hash,
             processes=processes,
             quantize=base.quantize,
+            kernels=kernels,
         )
 
     def differs(self, other: Fingerprint) -> str:
@@ -83,7 +86,7 @@ class Fingerprint(msgspec.Struct, frozen=True):
 
     @property
     def exact(self) -> bool:
-        """Whether this kind of arithmetic repeats at all: eager fp32 on the CPU does."""
+        """Whether this kind of arithmetic repeats at all: fp32 on the CPU does."""
         return self.device == "cpu" and self.dtype == "float32"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from lora_daemon.engine import lora_file, relief
+from lora_daemon.engine import compiled, lora_file, relief
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base, best_precision, checkpointed, ending_in_noise
 from lora_daemon.engine.cache import LatentsCache, Moments
@@ -32,7 +32,7 @@ from lora_daemon.engine.resume import Fingerprint, Progress, States
 from lora_daemon.engine.samples import Samples
 from lora_daemon.engine.session import Session
 from lora_daemon.engine.space import Space
-from lora_daemon.engine.steering import Commands, Leave, Steering, Tell
+from lora_daemon.engine.steering import Commands, Leave, PhaseName, Steering, Tell
 from lora_daemon.engine.studio import Studio
 from lora_daemon.engine.together import led, world_of
 from lora_daemon.engine.train import train
@@ -130,11 +130,11 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
 
     told, stop_at_once = 0.0, False
 
-    def look(done: int, total: int) -> None:
+    def look(phase: PhaseName, done: int, total: int) -> None:
         nonlocal told, stop_at_once
         if done in (0, total) or time.monotonic() - told > CACHING_TELLING:
             told = time.monotonic()
-            steering.enter("caching", (done, total))
+            steering.enter(phase, (done, total))
         try:
             steering.look()
         except Leave as leave:
@@ -142,7 +142,9 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
                 raise
             stop_at_once = True  # what the run had learnt before becomes its LoRA
 
-    choice, moments = choose(freeze, _latents(order, base, resolution, steering), run_dir, look)
+    choice, moments = choose(
+        freeze, _latents(order, base, resolution, steering), run_dir, partial(look, "caching")
+    )
     for path, reason in choice.skipped:
         steering.tell(Skipped(run=order.run, path=path, reason=reason))
     noised = as_trained(recipe, base)
@@ -155,7 +157,11 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     world = world_of(parts, base.device, order.devices)
 
     adapter = adapter_for(base, recipe)
+    _serve(steering, studio, base, adapter.set_aside)
     try:
+        learner = None if stop_at_once else compiled.learner(
+            recipe, noised, adapter, feed, partial(look, "compiling")
+        )  # fmt: skip
         optimizer = optimizer_for(adapter, recipe.optimizer)
         made = Made(
             recipe.output.name or freeze.name,
@@ -172,10 +178,10 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
             freeze.embeddings,
         )  # fmt: skip
         session = Session(
-            recipe, made, run_dir, adapter, optimizer, Fingerprint.of(base, world), steering,
+            recipe, made, run_dir, adapter, optimizer,
+            Fingerprint.of(base, world, "compiled" if learner else "eager"), steering,
             samples.make, total, feed.steps_per_epoch,
         )  # fmt: skip
-        _serve(steering, studio, base, adapter.set_aside)
         progress = session.restore()
         if progress is None:
             _begin_from(recipe.network.start, base, adapter, steering)
@@ -193,7 +199,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
             ),
             led(order, parts, base.device) as together,
         ):
-            train(recipe, noised, adapter, optimizer, feed, session, together)
+            train(recipe, noised, adapter, optimizer, feed, session, together, learner)
     finally:
         adapter.remove()
 
@@ -332,6 +338,8 @@ def _notices(
             f"{long} of {len(captions)} captions are longer than {base.room(windows)} tokens; the "
             "text encoder does not see what is beyond. See dataset.windows."
         )
+    if recipe.training.compile and (why := compiled.hindrance(base.device)):
+        yield f"Nothing can be compiled here ({why}): it is trained eagerly, which is slower."
     if recipe.network.kind == "dora":
         yield DORA
     if recipe.optimizer.kind == "adamw8bit" and (why := no_8bit(base.device)):

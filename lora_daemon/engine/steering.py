@@ -22,7 +22,9 @@ from lora_daemon.pipe import (
 )
 
 Tell = Callable[[Report], None]
-PhaseName = Literal["loading", "caching", "training", "sampling", "saving", "paused"]
+PhaseName = Literal[
+    "loading", "caching", "compiling", "training", "sampling", "saving", "paused"
+]  # fmt: skip
 Outcome = Literal["finished", "stopped", "suspended"]
 
 

@@ -22,17 +22,18 @@ from shared.recipe import Recipe
 
 def train(
     recipe: Recipe, base: Base, adapter: Adapter, optimizer: torch.optim.Optimizer, feed: Feed,
-    session: Session, together: Together | None = None,
+    session: Session, together: Together | None = None, learner: Base | None = None,
 ) -> None:  # fmt: skip
     """Fit the adapter so that the base predicts the noise in the run's pictures.
 
     The objective is L = E ‖ε - ε_θ(√ᾱ_t x₀ + √(1-ᾱ_t) ε, t, c)‖² (Ho et al.,
     https://arxiv.org/abs/2006.11239), in the latents x₀ (https://arxiv.org/abs/2112.10752). A base
     that flows has 1 - σ and σ in the place of √ᾱ and √(1-ᾱ), and predicts ε - x₀.
-    ``together``: the processes that do each step's parts, which this one leads.
+    ``together``: the processes that do each step's parts, which this one leads. ``learner``: the
+    base as it is to be called while it learns, if it was compiled.
     """
     together = together or Together(feed.parts)
-    errors = Errors(recipe, base, adapter)
+    errors = Errors(recipe, base, adapter, learner)
 
     for step in session.steps():
         together.begin(step, adapter.vector.data)
@@ -53,9 +54,12 @@ def train(
     together.begin(OVER, adapter.vector.data)
 
 
-def follow(recipe: Recipe, base: Base, adapter: Adapter, feed: Feed, together: Together) -> None:
+def follow(
+    recipe: Recipe, base: Base, adapter: Adapter, feed: Feed, together: Together,
+    learner: Base | None = None,
+) -> None:  # fmt: skip
     """Do this process's parts of each step that the leader begins, until all is OVER."""
-    errors = Errors(recipe, base, adapter)
+    errors = Errors(recipe, base, adapter, learner)
     while (step := together.begin(OVER, adapter.vector.data)) != OVER:
         errors.of_step(feed, step, together)
         adapter.gradient.zero_()
@@ -64,8 +68,11 @@ def follow(recipe: Recipe, base: Base, adapter: Adapter, feed: Feed, together: T
 class Errors:
     """What the adapter gets wrong in a step, and the gradient of it."""
 
-    def __init__(self, recipe: Recipe, base: Base, adapter: Adapter) -> None:
+    def __init__(
+        self, recipe: Recipe, base: Base, adapter: Adapter, learner: Base | None
+    ) -> None:  # fmt: skip
         self.base, self.adapter = base, adapter
+        self.learner = learner or base
         self.signal = base.signal.to(base.device)[:, None, None, None]  # √ᾱ_t
         self.spread = base.spread.to(base.device)[:, None, None, None]  # √(1-ᾱ_t)
         self.loss_of = loss_of = objective(recipe.loss, base)
@@ -93,11 +100,11 @@ class Errors:
             latents, noise, t = batch.latents, batch.noise, batch.timesteps
 
             noisy = signal[t] * latents + spread[t] * batch.mixed
-            predicted = base.denoise(noisy, t, batch.text, batch.views)
+            predicted = self.learner.denoise(noisy, t, batch.text, batch.views)
             target = wanted(base.objective, latents, noise, signal[t], spread[t])
             loss = self.loss_of(predicted, target, t, batch.counts)
             if self.preserved is not None:
-                loss = loss + self.preserved.loss(noisy, t, batch.views)
+                loss = loss + self.preserved.loss(self.learner, noisy, t, batch.views)
 
             (loss * (base.loss_scale * batch.share)).backward()  # type: ignore[no-untyped-call]
             part_loss += loss.detach() * batch.share

@@ -41,6 +41,9 @@ def progress(run: Run, live: RunProgress | None) -> Said:
     if phase == "caching" and live is not None and live.total:
         said.append((f" {live.done}/{live.total} pictures", ""))
         return said
+    if phase == "compiling" and live is not None and live.total:
+        said.append((f" {live.done}/{live.total} sizes of batch", ""))
+        return said
     if run.steps:
         said.append((f" {100 * step // run.steps} %", "bold" if state == "training" else ""))
     if run.gpus:

@@ -190,9 +190,10 @@ def _reading(left: dict[str, Any], out: Translation) -> None:
         out.take("max_token_length", tokens, "dataset.windows", tokens // 75)
     network, training = out.tree.get("network", {}), out.tree.get("training", {})
     dropouts = ("dropout", "rank_dropout", "module_dropout")
-    if training.get("checkpointing") and any(network.get(name) for name in dropouts):
-        del training["checkpointing"]
-        out.leave("gradient_checkpointing", True, "it contradicts the network's dropouts here")
+    for name, theirs in (("checkpointing", "gradient_checkpointing"), ("compile", "torch_compile")):
+        if training.get(name) and any(network.get(dropout) for dropout in dropouts):
+            del training[name]
+            out.leave(theirs, True, "it contradicts the network's dropouts here")
     if out.tree["optimizer"].get("kind") == "schedule_free" and network.pop("max_norm", 0):
         out.leave("scale_weight_norms", "", "it contradicts schedule-free training")
 

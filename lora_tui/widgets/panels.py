@@ -92,8 +92,8 @@ class RunHead(Vertical):
         if run.gpus:
             left.append((f" on {words.gpus(run.gpus)}", "muted"))
         if phase and phase != run.state and run.state in ("training", "starting"):
-            caching = live is not None and phase == "caching" and live.total
-            left.append((f", {phase}" + (f" {live.done}/{live.total}" if caching else ""), ""))  # type: ignore[union-attr]
+            counts = live is not None and phase in ("caching", "compiling") and live.total
+            left.append((f", {phase}" + (f" {live.done}/{live.total}" if counts else ""), ""))  # type: ignore[union-attr]
         if run.message:
             left.append((f"  {run.message}", "error" if run.state == "failed" else "warning"))
         right: Said = []

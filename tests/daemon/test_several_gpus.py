@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lora_daemon import gpus, pipe, supervisor, taken
+from lora_daemon import gpus, pipe, seats, supervisor, taken
 from lora_daemon.gpus import Card, Gpu, cards
 from lora_daemon.telemetry import Nvml, WorkerUse
 from shared import wire
@@ -117,6 +117,14 @@ def test_each_worker_counts_on_its_own_gpu_and_all_of_one_that_is_lent() -> None
     assert [use.device for use in nvml.read(uses)] == ["GPU-bbbb"]
     nvml.look_at([Gpu(MIG, MIG, MIG)])  # which NVML does not know: as before
     assert [use.device for use in nvml.read(uses)] == ["GPU-bbbb"]
+
+
+def test_what_workers_compile_is_kept_in_the_workspace_unless_somebody_said_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/mine")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    assert seats._kept(tmp_path) == {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels")}
 
 
 # ── runs and pictures on them ───────────────────────────────────────────────────────────────────

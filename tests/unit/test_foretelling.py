@@ -59,6 +59,7 @@ def test_other_batches_lie_on_the_line_through_those_that_ran() -> None:
     "sections",
     [
         {"base": {"quantize": "int8"}}, {"training": {"checkpointing": True}},
+        {"training": {"compile": True}},
         {"dataset": SET | {"resolution": 256}}, {"loss": {
             "preservation": 0.5, "class_caption": "a thing"}},
         {"optimizer": {"text_encoder_rate": 1e-4}}, {"network": {"targets": ["to_q"]}},

@@ -234,7 +234,8 @@ def test_regularisation_masks_and_reading() -> None:
         train_data_dir="/p/10_dog", reg_data_dir="/p/1_dog", prior_loss_weight=0.5,
         masked_loss=True, conditioning_data_dir="/p/masks", alpha_mask=True, clip_skip=2,
         max_token_length=225, enable_wildcard=True, gradient_checkpointing=True,
-        v_parameterization=True, zero_terminal_snr=True,
+        v_parameterization=True, zero_terminal_snr=True, torch_compile=True,
+        dynamo_backend="inductor",
     )  # fmt: skip
     assert not [key for key, line in lines.items() if line.verdict == "left out"]
     dataset = one.dataset
@@ -245,11 +246,14 @@ def test_regularisation_masks_and_reading() -> None:
     )
     assert (dataset.mask_folder, dataset.alpha_mask) == ("/p/masks", False)
     assert (dataset.clip_skip, dataset.windows, dataset.wildcards) == (2, 3, True)
-    assert one.training.checkpointing and one.noise.zero_terminal_snr
+    assert one.training.checkpointing and one.training.compile and one.noise.zero_terminal_snr
     _, lines = of(masked_loss=True, gradient_checkpointing=True, network_dropout=0.1,
-                  optimizer_type="AdamWScheduleFree", lr_scheduler="cosine")  # fmt: skip
+                  torch_compile=True, optimizer_type="AdamWScheduleFree",
+                  lr_scheduler="cosine")  # fmt: skip
     left_out = {key for key, line in lines.items() if line.verdict == "left out"}
-    assert left_out == {"masked_loss", "gradient_checkpointing", "lr_scheduler"}
+    assert left_out == {
+        "masked_loss", "gradient_checkpointing", "lr_scheduler", "torch_compile",
+    }  # fmt: skip
 
 
 def test_ranks_and_rates_of_blocks() -> None:

@@ -105,6 +105,12 @@ def test_warm_up_longer_than_the_run_is_a_contradiction() -> None:
     assert "would last the whole run" in refusal(text)
 
 
+@pytest.mark.parametrize("what", ["compile", "checkpointing"])
+def test_dropouts_that_draw_at_each_forward_are_a_contradiction(what: str) -> None:
+    text = f"[training]\n{what} = true\n[network]\nrank_dropout = 0.1"
+    assert f"training.{what}" in refusal(text) and "Take one of them" in refusal(text)
+
+
 def test_a_long_value_is_shortened_in_the_message() -> None:
     assert len(refusal(f'[sample]\nprompts = ["{"a" * 10_001}"]')) < 400
 
