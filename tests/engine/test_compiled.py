@@ -40,10 +40,10 @@ def flux_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base.build_flux(tmp_path_factory.mktemp("flux") / "dev", blocks=1)
 
 
-def prepared(folder: Path, base: Path, *, compiling: bool, **sections: Any) -> pipe.Train:
+def prepared(folder: Path, base_path: Path, /, *, compiling: bool, **sections: Any) -> pipe.Train:
     training = {"max_steps": 6, "batch_size": 3} | sections.pop("training", {})
     return work.prepare(
-        folder, base, work.pictures(folder.parent / "pictures", 4),
+        folder, base_path, work.pictures(folder.parent / "pictures", 4),
         training={**training, "compile": compiling}, optimizer={"learning_rate": 1e-2},
         save={"every_steps": 3}, **sections,
     )  # fmt: skip
@@ -143,6 +143,7 @@ def test_memory_that_is_not_enough_for_compiling_stays_a_matter_of_memory() -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("network", "training", "rest"),
     [
