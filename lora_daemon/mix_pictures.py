@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 PREVIEW_STEPS = 6
 PREVIEW_GUIDED = 0.5  # of the steps: the later ones are nearer to the whole picture without
+PREVIEW_UNTIL = 0.5  # of the whole picture's steps: before, it is further from its end than that
 PREVIEW_SAMPLER = "DDIM"  # of those there are, in so few steps the nearest to where Euler ends
 KEPT = 24  # tried mixes
 WATCHED = 10.0  # seconds that a client may be away between two looks
@@ -59,6 +60,7 @@ class MixPictures:
         self, daemon: Daemon, library: Library, painting: Painting, mixing: Mixing
     ) -> None:
         self._store = daemon.store
+        self._workspace = daemon.workspace
         self._folder = daemon.workspace.cache / "mix"
         self._library = library
         self._painting = painting
@@ -154,9 +156,10 @@ class MixPictures:
                 return
             spec = order.made.spec
             quick = _quick(spec, mix.spec.preview if order.distilled else None)
-            if spec.steps >= 2 * quick.steps:
-                await self._preview(mix, order, quick, began)
-            picture, painted = await self._make(mix, order, spec, "full")
+            shown = spec.work >= 2 * quick.steps and await self._preview(mix, order, quick, began)
+            picture, painted = await self._make(
+                mix, order, spec, "full", after=PREVIEW_UNTIL if shown else 0.0
+            )
             self._keep(picture, mix, order, painted)
             self._show(picture, **done, stage="done", sharp=True,
                        notes=[*order.notes, *painted.notes],
@@ -171,7 +174,7 @@ class MixPictures:
 
     async def _preview(
         self, mix: wire.Mix, order: _Order, quick: PictureSpec, began: float
-    ) -> None:
+    ) -> bool:
         """Show a first picture. Where a distilled LoRA cannot be used, there is none."""
         try:
             picture, painted = await self._make(mix, order, quick, "preview")
@@ -179,23 +182,34 @@ class MixPictures:
             if order.distilled is None:
                 raise
             order.notes.append(f"There is no preview with {order.distilled.name}. {error.message}")
-            return
+            return False
         self._show(picture, rev=mix.rev, picture_rev=mix.rev, failure=None, stage="full",
-                   sharp=False, step=0, steps=order.made.spec.steps,
+                   sharp=False, step=0, steps=order.made.spec.work,
                    notes=[*order.notes, *painted.notes],
                    seconds=time.monotonic() - began)  # fmt: skip
+        return True
 
     async def _make(
-        self, mix: wire.Mix, order: _Order, spec: PictureSpec, stage: str
+        self, mix: wire.Mix, order: _Order, spec: PictureSpec, stage: str, after: float = 0.0
     ) -> tuple[str, pipe.Painted]:
         picture = f"m{secrets.token_hex(6)}"
-        self._tell(rev=mix.rev, stage=stage, step=0, steps=spec.steps)
+        self._tell(rev=mix.rev, stage=stage, step=0, steps=spec.work)
         self._folder.mkdir(parents=True, exist_ok=True)
         paint = replace(order.made.order(picture, self._path(picture)), spec=spec)
+        decoder = mix.spec.decoder
+        if decoder != "full":
+            previews = pipe.Previews(
+                cache=str(self._workspace.cache / "vae"), folder=str(self._workspace.vae_approx),
+                way=str(self._folder / picture), after=after,
+                decoder=decoder if stage == "preview" else "full",
+            )  # fmt: skip
+            paint = replace(paint, previews=previews)
         if stage == "preview":
             paint = replace(paint, distilled=order.distilled, guided=PREVIEW_GUIDED)
         painted = await self._painting.make(
-            paint, lambda step, steps: self._tell(step=step, steps=steps)
+            paint,
+            lambda step, steps: self._tell(step=step, steps=steps),
+            lambda seen: self._show(Path(seen).stem, picture_rev=mix.rev, sharp=False),
         )
         return picture, painted
 
@@ -303,6 +317,7 @@ class MixPictures:
 
 def _quick(spec: PictureSpec, preview: Preview | None) -> PictureSpec:
     """The preview of a picture."""
+    spec = replace(spec, second=None)
     if preview is None:
         return replace(spec, sampler=PREVIEW_SAMPLER, steps=PREVIEW_STEPS)
     return replace(spec, sampler=preview.sampler, steps=preview.steps, cfg=1.0)

@@ -103,13 +103,18 @@ class Painting:
             self._jobs.end(job, "done", " ".join(painted.notes) or f"{painted.seconds:.1f} s")
         return picture
 
-    async def make(self, paint: pipe.Paint, progress: Progress) -> pipe.Painted:
+    async def make(
+        self, paint: pipe.Paint, progress: Progress, seen: Callable[[str], None] = lambda _: None
+    ) -> pipe.Painted:
         """Have the worker do a picture job; one that dies of it is replaced once. Cancelled, the
-        worker gives the job up within a denoising step. Raises LoraError."""
+        worker gives the job up within a denoising step. ``seen``: told of each file that shows the
+        picture on its way. Raises LoraError."""
 
         def hear(report: pipe.PaintStep | pipe.Painted) -> bool:
             if isinstance(report, pipe.PaintStep):
                 progress(report.step, report.steps)
+                if report.seen:
+                    seen(report.seen)
             return isinstance(report, pipe.Painted)
 
         self._outs.append(paint.out)

@@ -13,6 +13,7 @@ import msgspec
 
 from shared.errors import Failure
 from shared.framing import Framing, Size
+from shared.mixes import Decoder
 from shared.pictures import LoraUse, PictureSpec
 from shared.regions import Region
 from shared.wire import Objective, TagCategory
@@ -103,6 +104,22 @@ class LoraFile(msgspec.Struct, frozen=True, kw_only=True):
     region: Region | None = None
 
 
+class Previews(msgspec.Struct, frozen=True, kw_only=True):
+    """How a picture is shown before it is done (``engine.previews``), by a decoder that is quicker
+    than the base's VAE.
+
+    ``way``: pictures on the way are put at this path, with a number behind it, but none before
+    ``after``, a part of the steps. ``decoder``: what the picture itself is decoded by; anything but
+    "full" makes a preview of it.
+    """
+
+    cache: str  # folder of what is kept of bases' VAEs
+    folder: str  # of networks of TAESD's kind
+    way: str
+    after: float = 0.0
+    decoder: Decoder = "full"
+
+
 class Canvas(msgspec.Struct, frozen=True, kw_only=True):
     """One more picture of a job: ``spec.loras`` is ignored, the job's hold for all."""
 
@@ -119,7 +136,8 @@ class Paint(msgspec.Struct, frozen=True, kw_only=True, tag="paint"):
     name, with their files. ``patient``: one of many; a run goes on between two of them for as long
     as the first took. ``distilled``: a LoRA for few steps, beside the others; it is stacked apart,
     so that pictures without it neither change nor wait for it. ``guided``: the part of the steps,
-    from the first, that guidance is asked for; without it a step costs half.
+    from the first, that guidance is asked for; without it a step costs half. ``previews``: none is
+    shown before the picture is done.
     """
 
     job: str
@@ -133,6 +151,7 @@ class Paint(msgspec.Struct, frozen=True, kw_only=True, tag="paint"):
     patient: bool = False
     distilled: LoraFile | None = None
     guided: float = 1.0
+    previews: Previews | None = None
 
 
 class Manner(msgspec.Struct, frozen=True, kw_only=True):
@@ -386,11 +405,13 @@ class RunFailed(msgspec.Struct, frozen=True, kw_only=True, tag="run_failed"):
 
 
 class PaintStep(msgspec.Struct, frozen=True, kw_only=True, tag="paint_step"):
-    """Denoising steps done, counted over all pictures of the job."""
+    """Denoising steps done, counted over all pictures of the job. ``seen``: a file with what the
+    picture looks like on its way, if there is another one."""
 
     job: str
     step: int
     steps: int
+    seen: str = ""
 
 
 class Painted(msgspec.Struct, frozen=True, kw_only=True, tag="painted"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -11,10 +11,11 @@ from msgspec.structs import replace
 
 from shared import regions
 from shared.distilled import Preview
-from shared.pictures import LoraUse, PictureSpec, tag
+from shared.pictures import LoraUse, PictureSpec, SecondPass, tag
 from shared.recipe import Sampler, Text
 
 MOST = 64  # LoRAs of one mix
+Decoder = Literal["auto", "cheap", "full"]  # of previews
 
 
 class MixLora(LoraUse, frozen=True, kw_only=True):
@@ -37,11 +38,13 @@ class MixSpec(msgspec.Struct, frozen=True, kw_only=True):
     seed: Annotated[int, Meta(ge=0, lt=2**62)] = 1025
     width: Annotated[int, Meta(ge=0, le=8192)] = 0  # pixels, a multiple of 8; 0: the base's own
     height: Annotated[int, Meta(ge=0, le=8192)] = 0
+    second: SecondPass | None = None  # previews are without it
     preview: Preview | None = None  # none: a few steps of a usual sampler
+    decoder: Decoder = "auto"
 
 
 _SETTINGS = [name for name in MixSpec.__struct_fields__ if name != "loras"]
-_PAINTED = [name for name in _SETTINGS if name != "preview"]
+_PAINTED = [name for name in _SETTINGS if name not in ("preview", "decoder")]
 _FIELDS = LoraUse.__struct_fields__
 _OF_USE = [name for name in LoraUse.__struct_fields__ if name != "lora"]
 _OF_LORA = [name for name in MixLora.__struct_fields__ if name != "lora"]
@@ -70,7 +73,7 @@ def picture(spec: MixSpec) -> PictureSpec:
 def of_picture(spec: PictureSpec, live: MixSpec) -> MixSpec:
     """The mix that paints a picture, with previews as they are on the same base. What a mix has not
     is in ``left_of``."""
-    mix = MixSpec(**{name: getattr(spec, name) for name in _PAINTED})
+    mix = MixSpec(**{name: getattr(spec, name) for name in _PAINTED}, decoder=live.decoder)
     if spec.base == live.base:
         mix = replace(mix, preview=live.preview)
     for one in spec.loras:
@@ -80,8 +83,7 @@ def of_picture(spec: PictureSpec, live: MixSpec) -> MixSpec:
 
 def left_of(spec: PictureSpec) -> list[str]:
     """What of a picture a mix has not, in sentences."""
-    names = {"variation": "its variation", "start": "the picture it was begun from",
-             "second": "its second pass"}  # fmt: skip
+    names = {"variation": "its variation", "start": "the picture it was begun from"}
     left = [words for name, words in names.items() if getattr(spec, name) is not None]
     return [f"The Mixer leaves out {' and '.join(left)}."] if left else []
 

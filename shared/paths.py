@@ -79,6 +79,7 @@ class Workspace:
         self.models = root / "models"
         self.embeddings = root / "embeddings"  # textual inversions, by their files' names
         self.upscalers = root / "upscalers"  # networks that enlarge pictures, likewise
+        self.vae_approx = root / "vae_approx"  # quick decoders for previews, likewise
         self.datasets = root / "datasets"  # what was unpacked or copied, not taken by reference
         self.socket = socket_path(root)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from lora_daemon.engine import starting, wording
+from lora_daemon.engine.approximate import Decode
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.encoders import ORDINARY, Reading
+from lora_daemon.engine.objectives import expected
 from lora_daemon.engine.samplers import timed
 from shared.errors import Code, LoraError
 from shared.files import publish
@@ -27,6 +30,7 @@ MAX_BATCH = 8
 RESCALE = 0.7  # φ of the guidance on bases with zero terminal SNR
 Progress = Callable[[int], None]  # called after each denoising step with those done
 Turn = Callable[[int], bool]  # called before each, with those done: is the prompt to be read anew?
+Look = Callable[[Callable[[], Tensor]], None]  # called after each, with what is expected at the end
 
 
 def sized(spec: PictureSpec, base: Base) -> tuple[int, int]:
@@ -49,16 +53,21 @@ def paint(
     reading: Reading = ORDINARY,
     turn: Turn = lambda _: False,
     until: float = 1.0,
+    look: Look = lambda _: None,
+    decode: Decode | None = None,
 ) -> list[Image.Image]:
     """Pictures for specs that share all but their words and seeds; their LoRAs are on the base.
 
     Each picture has its own generator, so it does not depend on its neighbours. ``progress`` may
     raise to give up; ``turn`` may give LoRAs other weights. ``until``: the part of the steps, from
-    the first, that are guided. Raises LoraError: DIVERGED where a
-    picture comes out as NaN, INVALID_FILE for a picture to begin from that cannot be read.
+    the first, that are guided. ``look`` is told at each step but the last how to get the latents
+    that the pictures are on the way to. ``decode``: none is the base's VAE. Raises LoraError:
+    DIVERGED where a picture comes out as NaN, INVALID_FILE for a picture to begin from that cannot
+    be read.
     """
-    latents = paint_latents(base, specs, progress, reading, turn, until)
-    return [_picture(base.decode_latents(one[None])) for one in latents]
+    latents = paint_latents(base, specs, progress, reading, turn, until, look)
+    decode = decode or base.decode_latents
+    return [to_picture(decode(one[None])) for one in latents]
 
 
 @torch.no_grad()
@@ -69,6 +78,7 @@ def paint_latents(
     reading: Reading = ORDINARY,
     turn: Turn = lambda _: False,
     until: float = 1.0,
+    look: Look = lambda _: None,
 ) -> Tensor:
     """As ``paint``, but the pictures' scaled latents: float32 (n, channels, h/8, w/8)."""
     first = specs[0]
@@ -84,7 +94,7 @@ def paint_latents(
         begun = starting.read(base, first.start.picture, size).expand(len(specs), -1, -1, -1)
     strength = first.start.strength if first.start else 1.0
     latents = _denoised(
-        base, specs, size, first.steps, begun, strength, progress, reading, turn, until
+        base, specs, size, first.steps, begun, strength, progress, reading, turn, until, look
     )
     if first.second is not None:
         done = first.work - taken(first.second.steps or first.steps, first.second.strength)
@@ -95,6 +105,7 @@ def paint_latents(
                 base, latents, size, first.second.upscaler, lambda: progress(done)
             ),
             first.second.strength, lambda step: progress(done + step), reading, turn, until,
+            look,
         )  # fmt: skip
     if not bool(torch.isfinite(latents).all()):
         raise LoraError(
@@ -107,7 +118,7 @@ def paint_latents(
 def _denoised(
     base: Base, specs: Sequence[PictureSpec], size: tuple[int, int], count: int,
     begun: Tensor | None, strength: float, progress: Progress, reading: Reading, turn: Turn,
-    until: float,
+    until: float, look: Look,
 ) -> Tensor:  # fmt: skip
     """Latents out of noise, or out of those that are ``begun``, of which the last steps are taken:
     as many of ``count`` as ``strength`` says."""
@@ -152,6 +163,8 @@ def _denoised(
         more = {"generator": generators} if adds_noise else {}
         latents = steps.step(predicted, timestep, latents, **more).prev_sample
         progress((number + 1) * left // len(timesteps))
+        if number + 1 < len(timesteps):
+            look(partial(expected, base, seen, predicted, timestep))
     return latents
 
 
@@ -214,6 +227,7 @@ def guided(base: Base, latents: Tensor, timestep: Tensor, text: Tensor, cfg: flo
     return mixed
 
 
-def _picture(pixels: Tensor) -> Image.Image:
+def to_picture(pixels: Tensor) -> Image.Image:
+    """Pixels (1, 3, h, w) in -1 … 1."""
     array = ((pixels[0] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(np.ascontiguousarray(array))

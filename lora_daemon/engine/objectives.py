@@ -34,6 +34,20 @@ def wanted(
             return noise - latents
 
 
+def expected(base: Base, noisy: Tensor, predicted: Tensor, timestep: Tensor) -> Tensor:
+    """The clean latents that a prediction for ``noisy`` ones at a timestep, all (n, channels, h, w),
+    points to: the other way round to ``wanted``."""
+    at = min(max(round(float(timestep)), 0), len(base.signal) - 1)
+    signal, spread = float(base.signal[at]), float(base.spread[at])
+    match base.objective:
+        case "epsilon":
+            return (noisy - spread * predicted) / signal
+        case "v_prediction":
+            return signal * noisy - spread * predicted
+        case "flow":
+            return noisy - spread * predicted
+
+
 def objective(settings: Loss, base: Base) -> Objective:
     """The recipe's loss on a base, in float32."""
     plain = settings.kind == "l2" and settings.weighting == "none"

@@ -34,6 +34,7 @@ from lora_daemon.engine.generate import MAX_BATCH, Turn, latent_shape, paint, sa
 from lora_daemon.engine.measuring import Measurer
 from lora_daemon.engine.mix import Mix, Strength
 from lora_daemon.engine.pace import Paces
+from lora_daemon.engine.previews import Previewer
 from lora_daemon.engine.steering import Tell
 from lora_daemon.pipe import (
     Canvas,
@@ -109,6 +110,7 @@ class Studio:
         self._mixed: dict[bool, _Mixed] = {}  # a picture's LoRAs; True: a distilled one beside them
         self._paces = Paces()  # on the resident base
         self._measurer: Measurer | None = None
+        self._previewer: Previewer | None = None
         self._captioner: tuple[object, Captioner] | None = None  # with what it was asked by
 
     def base(
@@ -132,7 +134,7 @@ class Studio:
             return resident
         self._mixed.clear()
         self._paces = Paces()
-        self._measurer = None
+        self._measurer = self._previewer = None
         self._resident = resident = None  # let go of it before loading: two might not fit
         free_cache()
         self._precision = precision or "auto"
@@ -270,14 +272,25 @@ class Studio:
         canvases = [_with_size(canvas, base) for canvas in canvases]
         mixed = self._mix(job.loras, base)
         total = sum(canvas.spec.work for canvas in canvases)
-        done, told = 0, 0.0
+        done, at, told = 0, 0, 0.0
 
         def progress(pictures: int, steps: int) -> None:
-            nonlocal told
+            nonlocal at, told
             self._check(job.job)
-            if time.monotonic() - told > STEP_TELLING or done + steps * pictures == total:
+            at = done + steps * pictures
+            if time.monotonic() - told > STEP_TELLING or at == total:
                 told = time.monotonic()
-                self.tell(PaintStep(job=job.job, step=done + steps * pictures, steps=total))
+                self.tell(PaintStep(job=job.job, step=at, steps=total))
+
+        previewer = self._previewing(base)
+        way = job.previews and previewer.way(
+            job.previews,
+            lambda seen: self.tell(PaintStep(job=job.job, step=at, steps=total, seen=seen)),
+        )
+
+        def look(expected: Callable[[], Tensor]) -> None:
+            if way and job.previews and at >= job.previews.after * total:
+                way(expected)
 
         first = ""
         with contextlib.ExitStack() as stack:
@@ -290,8 +303,9 @@ class Studio:
                 specs = [canvas.spec for canvas in group]
                 turn = _turn(mixed.mix, job.loras, specs[0].steps)
                 pictures = paint(
-                    base, specs, partial(progress, len(specs)), turn=turn, until=job.guided
-                )
+                    base, specs, partial(progress, len(specs)), turn=turn, until=job.guided,
+                    look=look, decode=previewer.decoding(job.previews),
+                )  # fmt: skip
                 for canvas, picture in zip(group, pictures, strict=True):
                     text = parameters_text(
                         msgspec.structs.replace(canvas.spec, loras=job.spec.loras),
@@ -312,8 +326,16 @@ class Studio:
             height=height,
             parameters=first,
             seconds=0.0,
-            notes=[*mixed.notes, *mixed.wordless(job.loras)],
+            notes=[*mixed.notes, *mixed.wordless(job.loras), *previewer.told()],
         )
+
+    def _previewing(self, base: Base) -> Previewer:
+        previewer = self._previewer
+        if previewer is None or previewer.base is not base:
+            previewer = Previewer(base)
+        if base is self._resident:  # a guest's would keep the guest
+            self._previewer = previewer
+        return previewer
 
     def _folded(self, mix: Mix, job: Paint, canvases: Sequence[Canvas], base: Base) -> bool:
         """Whether the LoRAs are folded into the weights for a job: by its first picture, so that
