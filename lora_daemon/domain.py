@@ -57,6 +57,7 @@ from lora_daemon.telemetry import Telemetry, WorkerUse, best_probe
 from lora_daemon.thumbnails import Thumbnails
 from lora_daemon.tokens import Tokens
 from lora_daemon.undo import Undo
+from lora_daemon.upscalers import Upscalers
 from lora_daemon.views import Views
 from lora_daemon.watchdog import Watchdog
 from lora_daemon.watching import Watch
@@ -205,6 +206,7 @@ class Domain:
         handlers.add(wire.GetHistory, self._telemetry.history)
         handlers.add(wire.Generate, self._painting.generate)
         handlers.add(wire.ListEmbeddings, Embeddings(self._daemon).list_them)
+        handlers.add(wire.ListUpscalers, Upscalers(self._daemon).list_them)
         handlers.add(wire.PaintGrid, self._grids.paint)
         handlers.add(wire.ChangeMix, self._mixing.change)
         handlers.add(wire.FlipMix, self._mixing.flip)

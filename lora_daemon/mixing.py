@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from lora_daemon import upscalers
 from lora_daemon.catalog import not_found
 from lora_daemon.library import Library
 from lora_daemon.service import Context, Daemon
@@ -29,6 +31,7 @@ class Mixing:
     def __init__(self, daemon: Daemon, library: Library) -> None:
         self._store = daemon.store
         self._library = library
+        self._upscalers = daemon.workspace.upscalers
         self.changed: Callable[[], None] = lambda: None  # called when the live mix is another
 
     def all(self) -> list[wire.Mix]:
@@ -46,8 +49,8 @@ class Mixing:
         return wire.Mix(name=LIVE, spec=MixSpec(base=base), rev=0, by="", at=0.0)
 
     async def change(self, context: Context, request: wire.ChangeMix) -> wire.Mix:
-        """Raises LoraError: CONFLICT, NOT_FOUND (base, an added LoRA), INVALID_FILE (base),
-        ALREADY_EXISTS (a LoRA twice), BAD_REQUEST (size)."""
+        """Raises LoraError: CONFLICT, NOT_FOUND (base, upscaler, an added LoRA), INVALID_FILE
+        (base), ALREADY_EXISTS (a LoRA twice), BAD_REQUEST (size)."""
         if request.after.base != request.before.base:
             await self._library.base(request.after.base)
         live = self.live()
@@ -56,6 +59,8 @@ class Mixing:
         except mixes.Clash as clash:
             raise _conflict(live, clash.what) from None
         self._check(live.spec, spec)
+        if spec.second != live.spec.second:
+            await asyncio.to_thread(upscalers.found, self._upscalers, mixes.picture(spec))
         if spec == live.spec:
             return live
         return self._put(context, replace(live, spec=spec))

@@ -5,15 +5,30 @@ They are never entered anywhere: a file that is put there is there.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from lora_daemon.service import Context, Daemon
+from shared import wire
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
 from shared.pictures import UPSCALERS, PictureSpec
+from shared.safetensors_file import read_header
 
 SUFFIX = ".safetensors"
+
+
+class Upscalers:
+    """Answers ListUpscalers."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._folder = daemon.workspace.upscalers
+
+    async def list_them(self, context: Context, request: wire.ListUpscalers) -> wire.UpscalersFound:
+        found = await asyncio.to_thread(lambda: [_seen(path) for path in _files(self._folder)])
+        return wire.UpscalersFound(folder=to_text(self._folder), upscalers=found)
 
 
 def found(folder: Path, spec: PictureSpec) -> PictureSpec:
@@ -24,7 +39,7 @@ def found(folder: Path, spec: PictureSpec) -> PictureSpec:
     if spec.second is None or spec.second.upscaler in UPSCALERS:
         return spec
     name = spec.second.upscaler
-    files = sorted(path for path in folder.glob("**/*") if path.suffix == SUFFIX)
+    files = _files(folder)
     known = {path.stem.lower(): path for path in reversed(files)}
     path = known.get(name.removesuffix(SUFFIX).lower(), Path(typed(name)))
     if not path.is_file():
@@ -35,3 +50,16 @@ def found(folder: Path, spec: PictureSpec) -> PictureSpec:
             f"put into {to_text(folder)}, or given by its path.",
         )
     return replace(spec, second=replace(spec.second, upscaler=to_text(path.absolute())))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("**/*") if path.suffix == SUFFIX)
+
+
+def _seen(path: Path) -> wire.Upscaler:
+    problem = ""
+    try:
+        read_header(path)
+    except LoraError as error:
+        problem = error.message
+    return wire.Upscaler(name=to_text(path.stem), path=to_text(path), problem=problem)

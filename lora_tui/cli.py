@@ -31,6 +31,7 @@ from lora_tui.commands import (
     status,
     train,
     tui,
+    upscaler,
 )
 from lora_tui.commands.common import Invocation, global_options
 from lora_tui.commands.console import Console
@@ -93,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
         run,
         generate,
         embedding,
+        upscaler,
         grid,
         mix,
         gallery,

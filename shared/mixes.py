@@ -15,7 +15,7 @@ from shared.pictures import LoraUse, PictureSpec, SecondPass, tag
 from shared.recipe import Sampler, Text
 
 MOST = 64  # LoRAs of one mix
-Decoder = Literal["auto", "cheap", "full"]  # of previews
+Decoder = Literal["auto", "cheap", "full"]  # cheap: an approximation; auto: where it is worth it
 
 
 class MixLora(LoraUse, frozen=True, kw_only=True):
@@ -40,7 +40,7 @@ class MixSpec(msgspec.Struct, frozen=True, kw_only=True):
     height: Annotated[int, Meta(ge=0, le=8192)] = 0
     second: SecondPass | None = None  # previews are without it
     preview: Preview | None = None  # none: a few steps of a usual sampler
-    decoder: Decoder = "auto"
+    decoder: Decoder = "auto"  # of previews; the whole picture is always the VAE's
 
 
 _SETTINGS = [name for name in MixSpec.__struct_fields__ if name != "loras"]

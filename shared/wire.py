@@ -1324,6 +1324,24 @@ class ListEmbeddings(Request[EmbeddingsFound], frozen=True, kw_only=True, tag="e
     """The textual inversions that prompts may name. A LoRA file may bring others."""
 
 
+class Upscaler(Record, frozen=True, kw_only=True):
+    """A network's file; its name is what a second pass calls it by."""
+
+    name: str
+    path: str
+    problem: str = ""  # why it cannot be used; empty if it can
+
+
+class UpscalersFound(Record, frozen=True, kw_only=True):
+    folder: str  # where the daemon looks for them
+    upscalers: list[Upscaler]
+
+
+class ListUpscalers(Request[UpscalersFound], frozen=True, kw_only=True, tag="upscaler.list"):
+    """The networks that may enlarge a picture before its second pass. Latent and Lanczos need
+    none."""
+
+
 class Grid(Record, frozen=True, kw_only=True):
     """A grid of pictures in a folder of the daemon's machine, and its labelled sheet."""
 
@@ -1806,6 +1824,7 @@ AnyRequest = (
     | GetHistory
     | Generate
     | ListEmbeddings
+    | ListUpscalers
     | PaintGrid
     | ChangeMix
     | FlipMix

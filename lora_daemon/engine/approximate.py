@@ -1,7 +1,7 @@
-"""Latents to pictures without the base's VAE, quickly and nearly: what is looked at while it is made.
+"""Latents to pictures without the base's VAE, quickly and nearly: for what is still being made.
 
-A linear decoder, fitted to the VAE on the device, is there for every base; a network of TAESD's kind
-(https://github.com/madebyollin/taesd) is taken from a file where it comes nearer to that VAE.
+A linear decoder, fitted to the VAE on the device, is there for every base; a network of TAESD's
+kind (https://github.com/madebyollin/taesd) is taken from a file where it comes nearer to that VAE.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Decoders:
-    """What there is for a base. ``best``: the nearest to its VAE. ``notes``: of files that are of no
-    use, in sentences."""
+    """What there is for a base. ``best``: the nearest to its VAE. ``notes``: of files that are of
+    no use, in sentences."""
 
     linear: Decoder
     best: Decoder
@@ -75,8 +75,8 @@ def decoders(base: Base, cache: Path, folder: Path) -> Decoders:
             (found if one.psnr > linear.psnr else unfit).append(one)
     if unfit and len(found) == 1:
         notes += [
-            f"{one.name} is for another VAE than this base's: previews go without it, as the linear "
-            f"decoder comes nearer ({linear.psnr:.1f} dB, not {one.psnr:.1f})."
+            f"{one.name} is for another VAE than this base's: previews go without it, as the "
+            f"linear decoder comes nearer ({linear.psnr:.1f} dB, not {one.psnr:.1f})."
             for one in unfit
         ]
     return Decoders(linear, max(found, key=lambda one: one.psnr), notes)

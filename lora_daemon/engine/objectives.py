@@ -35,8 +35,8 @@ def wanted(
 
 
 def expected(base: Base, noisy: Tensor, predicted: Tensor, timestep: Tensor) -> Tensor:
-    """The clean latents that a prediction for ``noisy`` ones at a timestep, all (n, channels, h, w),
-    points to: the other way round to ``wanted``."""
+    """The clean latents that a prediction for ``noisy`` ones at a timestep points to, all
+    (n, channels, h, w): the other way round to ``wanted``."""
     at = min(max(round(float(timestep)), 0), len(base.signal) - 1)
     signal, spread = float(base.signal[at]), float(base.spread[at])
     match base.objective:

@@ -80,19 +80,26 @@ def add_settings(parser: argparse.ArgumentParser, *, again: bool = False) -> Non
             help="begin from a picture: a file, or an id of `gallery list`")  # fmt: skip
     add_one("--strength", type=float, metavar="0…1",
             help="how much of it is drawn anew (0.75)")  # fmt: skip
-    add_one("--second", type=float, metavar="SCALE",
-            help="enlarge the picture by so much, and draw it anew in part")  # fmt: skip
-    add_one("--redraw", type=float, metavar="0…1", help="how much, in that second pass (0.3)")
-    add_one("--second-steps", type=int, metavar="N", help="its steps (as the first pass)")
-    add_one("--upscaler", metavar="NAME_OR_FILE",
-            help=f"what enlarges it: {', '.join(UPSCALERS)} (Latent), or a network such as "
-                 "4x-UltraSharp: a file in LORA_TUI_HOME/upscalers, or a path")  # fmt: skip
+    add_second(parser)
     if again:
         add_one(
             "--again",
             metavar="PICTURE",
             help="an id of `gallery list`: what is not given is as in that picture",
         )
+
+
+def add_second(parser: argparse.ArgumentParser) -> None:
+    """What ``second_pass`` reads."""
+    add_one = parser.add_argument
+    add_one("--second", type=float, metavar="SCALE",
+            help="enlarge the picture by so much, draw it anew in part; 1: not at all")  # fmt: skip
+    add_one("--redraw", type=float, metavar="0…1", help="how much, in that second pass (0.3)")
+    add_one("--second-steps", type=int, metavar="N", help="its steps (as the first pass)")
+    add_one("--upscaler", metavar="NAME_OR_FILE",
+            help=f"what enlarges it: {', '.join(UPSCALERS)} (Latent), or a network such as "
+                 "4x-UltraSharp: a file in LORA_TUI_HOME/upscalers (`upscaler list`), or a "
+                 "path")  # fmt: skip
 
 
 async def generate_it(call: Invocation) -> Exit:
@@ -155,13 +162,20 @@ def asked(call: Invocation, before: PictureSpec | None = None) -> PictureSpec:
 def _passes(call: Invocation, spec: PictureSpec) -> PictureSpec:
     """The spec with what it begins from, and its second pass. Raises LoraError(BAD_REQUEST)."""
     args = call.args
-    start, second = spec.start, spec.second
+    start = spec.start
     if args.start is not None:
         start = Start(picture=_picture(call, args.start))
     if args.strength is not None:
         if start is None:
             raise LoraError(Code.BAD_REQUEST, "--strength is of a picture to begin from: --from.")
         start = msgspec.structs.replace(start, strength=args.strength)
+    return msgspec.structs.replace(spec, start=start, second=second_pass(call, spec.second))
+
+
+def second_pass(call: Invocation, second: SecondPass | None) -> SecondPass | None:
+    """The second pass that the arguments of ``add_second`` ask for; what they do not say is as it
+    is. Raises LoraError(BAD_REQUEST)."""
+    args = call.args
     if args.second is not None:
         second = SecondPass(scale=args.second) if args.second != 1 else None
     names = {"redraw": "strength", "second_steps": "steps", "upscaler": "upscaler"}
@@ -174,9 +188,7 @@ def _passes(call: Invocation, spec: PictureSpec) -> PictureSpec:
         )
     if values.get("upscaler", UPSCALERS[0]) not in UPSCALERS:
         values["upscaler"] = _picture(call, values["upscaler"])
-    if second is not None:
-        second = msgspec.structs.replace(second, **values)
-    return msgspec.structs.replace(spec, start=start, second=second)
+    return msgspec.structs.replace(second, **values) if second is not None else None
 
 
 def _picture(call: Invocation, text: str) -> str:

@@ -13,12 +13,21 @@ from msgspec.structs import replace
 from lora_tui.commands import mix_remedy
 from lora_tui.commands.common import Invocation, Subparsers, command, find, noun
 from lora_tui.commands.console import pairs, table
-from lora_tui.commands.generate import checked, found, lora_use, size, write
+from lora_tui.commands.generate import (
+    add_second,
+    checked,
+    found,
+    lora_use,
+    second_pass,
+    size,
+    write,
+)
 from lora_tui.commands.lora_affinity import warn
+from lora_tui.core import words
 from shared import distilled, lora_tags, mixes, wire
 from shared.distilled import Preview
 from shared.errors import Code, Exit, LoraError
-from shared.mixes import MixLora, MixSpec
+from shared.mixes import Decoder, MixLora, MixSpec
 from shared.pictures import LoraUse, stem
 from shared.recipe import Sampler
 
@@ -38,7 +47,8 @@ def add(subparsers: Subparsers) -> None:
         "  lora-tui mix set dragons:0.8 ink:-0.3 --prompt 'a red dragon'\n"
         "  lora-tui mix set '<lora:ink:0.5:lbw=OUTD>' --mute dragons --seed 7\n"
         "  lora-tui mix set dragons:0.8@left ink:0.8@right\n"
-        "  lora-tui mix set --remove ink --steps 30",
+        "  lora-tui mix set --remove ink --steps 30\n"
+        "  lora-tui mix set --second 2 --redraw 0.3 --upscaler Lanczos --decoder cheap",
     )
     _settings(change)
     paint = command(
@@ -82,6 +92,11 @@ def _settings(parser: argparse.ArgumentParser) -> None:
     add_one("--cfg", type=float, help="guidance")
     add_one("--seed", type=int, help="same seed, same picture")
     add_one("--size", type=size, metavar="WxH", help="pixels; 0x0: the base's own")
+    add_second(parser)
+    add_one("--decoder", choices=get_args(Decoder),
+            help="what decodes previews: cheap, an approximation that also shows pictures on their "
+            "way; full, the base's VAE, which shows none; auto, cheap where the VAE would keep one "
+            "waiting. The whole picture is always the VAE's")  # fmt: skip
     add_one("--preview", metavar="'LORA[:WEIGHT] [STEPS [SAMPLER]]'",
             help="a distilled LoRA (LCM, Lightning, DMD2) for previews, at guidance 1: 'lcm-lora', "
             "'lcm-lora:1 4 LCM'; '': none. The whole picture is without it")  # fmt: skip
@@ -108,7 +123,7 @@ async def set_it(call: Invocation) -> Exit:
 def _changed(call: Invocation, spec: MixSpec) -> MixSpec:
     """The mix as the command line wants it. Raises LoraError."""
     args = call.args
-    names = ("prompt", "negative", "base", "sampler", "steps", "cfg", "seed")
+    names = ("prompt", "negative", "base", "sampler", "steps", "cfg", "seed", "decoder")
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     steps = spec.steps if args.steps is None else args.steps
     uses = [lora_use(call, text, steps) for text in args.loras]
@@ -119,6 +134,7 @@ def _changed(call: Invocation, spec: MixSpec) -> MixSpec:
         uses += [found(call, use) for use in tags]
     if args.size is not None:
         settings["width"], settings["height"] = args.size
+    settings["second"] = second_pass(call, spec.second)
     if args.preview is not None:
         settings["preview"] = _preview(call, args.preview) if args.preview.strip() else None
     spec = replace(spec, **settings)
@@ -249,7 +265,9 @@ def _show(call: Invocation, mix: wire.Mix, warnings: list[str]) -> None:
                 ("negative", spec.negative),
                 ("picture", f"seed {spec.seed}, {spec.sampler}, {spec.steps} steps, "
                             f"cfg {spec.cfg:g} {size}".rstrip()),
+                ("second pass", words.second_pass(spec.second) if spec.second else ""),
                 ("preview", "" if spec.preview is None else distilled.said(spec.preview)),
+                ("decoder", "" if spec.decoder == "auto" else spec.decoder),
             ]
         )  # fmt: skip
         if spec.loras:

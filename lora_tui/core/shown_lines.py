@@ -17,7 +17,6 @@ def about(one: Shown) -> list[tuple[str, str]]:
     """Names and values, those that are known."""
     made = one.made
     second = made.second
-    passes = f"{second.scale:g} ×, redraw {second.strength:g}, {second.upscaler}" if second else ""
     variation = made.variation
     rows = [
         ("prompt", made.prompt),
@@ -30,7 +29,7 @@ def about(one: Shown) -> list[tuple[str, str]]:
         ("seed", _said(made.seed)),
         ("variation", f"seed {variation.seed} at {variation.strength:g}" if variation else ""),
         ("begun from", f"a picture, strength {made.strength:g}" if made.strength else ""),
-        ("second pass", passes),
+        ("second pass", words.second_pass(second) if second else ""),
         ("size", f"{one.width} × {one.height} px"),
         ("rating", stars(one.rating) if one.rating else ""),
         ("from", f"{_ORIGINS[one.origin]}{f', {made.tool}' if made.tool else ''}"),

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 
+from shared.pictures import SecondPass, stem
 from shared.wire import CaptionState, RunState
 
 MARKS: dict[CaptionState, str] = {
@@ -117,6 +118,12 @@ def number(value: float | None) -> str:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def second_pass(second: SecondPass) -> str:
+    """2 ×, redraw 0.3, Lanczos; its steps where they are its own."""
+    steps = f", {plural(second.steps, 'step')}" if second.steps else ""
+    return f"{second.scale:g} ×, redraw {second.strength:g}{steps}, {stem(second.upscaler)}"
 
 
 def ago(at: float | None) -> str:

@@ -173,8 +173,9 @@ class MixShowing(Place):
                 field.value = getattr(spec, name)
         self._look_at_fits()
         size = f" · {spec.width}×{spec.height}" if spec.width or spec.height else ""
+        second = f" · then {spec.second.scale:g} ×" if spec.second else ""
         self.query_one("#settings", Static).update(
-            f"seed {spec.seed} · {spec.sampler} · {spec.steps} · cfg {spec.cfg:g}{size}"
+            f"seed {spec.seed} · {spec.sampler} · {spec.steps} · cfg {spec.cfg:g}{size}{second}"
         )
         self._show_said()
 

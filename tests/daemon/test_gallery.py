@@ -186,6 +186,17 @@ async def test_an_exported_picture_overwrites_none_and_says_where_it_cannot_go(
     assert refused.value.code is Code.STORAGE
 
 
+async def test_networks_that_enlarge_are_told_with_what_is_wrong_with_them(house: House) -> None:
+    from shared.safetensors_file import Tensor, write
+
+    folder = house.workspace.upscalers
+    write(folder / "4x-Ultra.safetensors", {"x": Tensor("F32", (2,), bytes(8))}, {})
+    (folder / "old.safetensors").write_bytes(b"PK\x03\x04 a pickle")
+    found = await house.call(wire.ListUpscalers())
+    told = {one.name: one.problem for one in found.upscalers}
+    assert told["4x-Ultra"] == "" and "pickle" in told["old"] and found.folder == str(folder)
+
+
 async def test_embeddings_are_told_by_their_headers(house: House, tmp_path: Path) -> None:
     from shared.safetensors_file import Tensor, write
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,12 +16,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lora_daemon import mix_pictures, pipe
-from lora_daemon.engine import bases, lora_file
+from lora_daemon.engine import bases, lora_file, previews
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.studio import Studio
 from shared import wire
 from shared.distilled import Preview
+from shared.errors import LoraError
 from shared.mixes import MixLora
+from shared.pictures import SecondPass
 from tests.daemon.house import House
 
 
@@ -262,6 +265,55 @@ async def test_a_distilled_lora_paints_previews_and_nothing_else(
         one.unlink()
     _, anew = await painted(house, (await change(house, preview=None)).rev)
     assert anew == turned_full  # painted again, where no such LoRA is on the base
+
+
+async def test_pictures_are_shown_on_their_way_and_the_whole_one_is_the_vaes(
+    house: House, engine: InHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(previews, "EVERY", 0.0)
+    monkeypatch.setattr(previews, "SHARE", 1e9)
+    folder = house.workspace.cache / "mix"
+    mix = await change(house, decoder="cheap", steps=8)
+    sizes, stages = dict[str, tuple[int, int]](), list[str]()
+    view = await house.call(wire.WatchMix())
+    async with asyncio.timeout(60):
+        while (view.rev, view.stage) != (mix.rev, "done"):
+            if view.picture and not view.sharp:
+                with (
+                    contextlib.suppress(FileNotFoundError),
+                    Image.open(  # the next is there
+                        folder / f"{view.picture}.png"
+                    ) as picture,
+                ):
+                    sizes[view.picture] = picture.size
+                stages.append(view.stage)
+            view = await house.call(wire.WatchMix(seen=view.token))
+    assert {"preview", "full"} <= set(stages)
+    assert any("-" in name for name in sizes) and len(set(sizes.values())) == 1
+    first, second = engine.painted
+    assert first.previews and second.previews
+    assert (first.previews.decoder, second.previews.decoder) == ("cheap", "full")
+    assert (first.previews.after, second.previews.after) == (0.0, 0.5)
+    path = folder / f"{view.picture}.png"
+    cheap = Image.open(path).tobytes()
+    assert [one.name for one in folder.iterdir()] == [path.name]  # what was on the way is gone
+    path.unlink()
+    _, whole = await painted(house, (await change(house, decoder="full")).rev)
+    assert whole == cheap and all(one.previews is None for one in engine.painted[2:])
+    with Image.open(next(folder.iterdir())) as picture:
+        assert max(picture.size) > max(*sizes.values())[0]
+
+
+async def test_a_second_pass_is_of_the_whole_picture_alone(house: House, engine: InHouse) -> None:
+    with pytest.raises(LoraError, match="no upscaler 4x-Ultra"):
+        await change(house, second=SecondPass(upscaler="4x-Ultra"))
+    mix = await change(house, second=SecondPass(scale=2, strength=0.5, upscaler="Lanczos"))
+    view, _ = await painted(house, mix.rev)
+    first, second = engine.painted
+    assert first.spec.second is None and second.spec.second == mix.spec.second
+    assert view.steps == 4 + 2
+    (tried,) = house.domain.state().tried
+    assert (tried.width, tried.height) == second.spec.final_size
 
 
 async def test_a_distilled_lora_that_cannot_be_used_costs_the_preview_alone(

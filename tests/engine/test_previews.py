@@ -1,4 +1,4 @@
-"""Pictures shown before they are done: decoders that are quick, near to the VAE, and cost little."""
+"""Pictures shown before they are done: decoders that are quick, near to the VAE, of little cost."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def test_the_linear_decoder_is_near_to_the_vae_that_it_was_fitted_to(
 ) -> None:
     quick = approximate.decoders(starter, tmp_path, tmp_path / "none")
     assert quick.best is quick.linear and not quick.notes
-    other = approximate.collage(128).roll((40, 25, 1), (3, 2, 1)).flip(3)  # not what it was fitted to
+    other = (
+        approximate.collage(128).roll((40, 25, 1), (3, 2, 1)).flip(3)
+    )  # not what it was fitted to
     latents = starter.encode_pixels(other)[0]
     colours = F.avg_pool2d(starter.decode_latents(latents), 4)
     plain = colours.mean((2, 3), keepdim=True).expand_as(colours)
@@ -56,7 +58,9 @@ def test_the_linear_decoder_is_near_to_the_vae_that_it_was_fitted_to(
     (kept,) = tmp_path.iterdir()
     monkeypatch.undo()
     kept.write_bytes(b"\x10")
-    assert approximate.decoders(starter, tmp_path, tmp_path / "none").linear.psnr == quick.linear.psnr
+    assert (
+        approximate.decoders(starter, tmp_path, tmp_path / "none").linear.psnr == quick.linear.psnr
+    )
 
 
 # ── networks of TAESD's kind ────────────────────────────────────────────────────────────────────
@@ -112,8 +116,8 @@ def eight(base: Base, decode: Callable[[Tensor], Tensor] | None = None) -> Base:
     """A base whose VAE makes 8 pixels of a place, by ``decode`` if there is one."""
 
     class Eight(Base):
-        pixels_per_latent = 8  # type: ignore[assignment]
-        vae_hash = "of no interest"  # type: ignore[assignment]
+        pixels_per_latent = 8
+        vae_hash = "of no interest"
 
         def encode_pixels(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
             draw = torch.Generator().manual_seed(5)
@@ -188,13 +192,14 @@ def test_showing_the_way_takes_a_small_share_of_the_time(
         def decode(latents: Tensor) -> Tensor:
             clock.now += seconds
             used.append(name)
-            return torch.zeros(1, 3, 1024, 512)
+            return torch.zeros(1, 3, 640, 320)
 
         return Decoder(name, decode, 20.0, seconds / 64)
 
     def shown(best: float, step: float, steps: int, linear: float = 0.001) -> float:
         """The share of a picture's time that went into showing it."""
-        used.clear(), told.clear()
+        used.clear()
+        told.clear()
         quick = Decoders(decoder("linear", linear), decoder("best", best), [])
         way = previews.Way(lambda: quick, tmp_path / "way", told.append, lambda: None)
         began = clock.now

@@ -573,6 +573,11 @@ class Daemon:
     def on_GetTried(self, request: wire.GetTried, by: str) -> Any:
         return wire.Thumbnail(width=64, height=64, media_type="image/png"), [png(40, 200, 40)]
 
+    def on_ListUpscalers(self, request: wire.ListUpscalers, by: str) -> Any:
+        torn = wire.Upscaler(name="torn", path="/u/torn.safetensors", problem="It is cut off.")
+        sharp = wire.Upscaler(name="4x-Sharp", path="/u/4x-Sharp.safetensors")
+        return wire.UpscalersFound(folder="/u", upscalers=[sharp, torn]), []
+
     def on_CompareLoras(self, request: wire.CompareLoras, by: str) -> Any:
         whole = Place(
             met=1, energy=[1.0, 1.0], overlap=[[1.0, -0.7], [-0.7, 1.0]],

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 from textual.geometry import Offset
-from textual.widgets import Input
+from textual.widgets import Input, Select
 
 from lora_tui.app import LoraApp
 from lora_tui.core.mix_desk import MixDesk
@@ -20,6 +20,7 @@ from lora_tui.widgets.picture import PictureView
 from shared import mixes, wire
 from shared.errors import Code, LoraError
 from shared.mixes import MixLora, MixSpec
+from shared.pictures import SecondPass
 from tests.tui import standin
 from tests.tui.driving import opened, text_of, until
 
@@ -142,8 +143,37 @@ async def test_words_settings_and_seeds(mixed: standin.Daemon) -> None:
         app.screen.query_one("#preview", Input).value = "sd_lightning_2step"
         await pilot.press("ctrl+s")
         await until(pilot, lambda: (spec(mixed).steps, spec(mixed).width) == (8, 128))
+        assert spec(mixed).second is None and spec(mixed).decoder == "auto"
         preview = spec(mixed).preview
         assert preview and (preview.steps, preview.sampler) == (2, "Euler SGM Uniform")
+
+
+async def test_a_second_pass_by_a_network_that_the_daemon_has(mixed: standin.Daemon) -> None:
+    async with opened(mixed, "g", "m", "p") as (app, pilot, _):
+        await until(pilot, lambda: isinstance(app.screen, MixSettings))
+        window = app.screen
+        names = window.query_one("#upscaler", Select)
+        await until(pilot, lambda: len(names._options) == 3)
+        assert [name for _, name in names._options] == ["Latent", "Lanczos", "4x-Sharp"]
+        window.query_one("#second", Input).value = "2"
+        window.query_one("#redraw", Input).value = "7"
+        names.value = "4x-Sharp"
+        window.query_one("#decoder", Select).value = "cheap"
+        await pilot.press("ctrl+s")
+        await until(pilot, shows(app, "second.strength"))
+        window.query_one("#redraw", Input).value = "0.4"
+        await pilot.press("ctrl+s")
+        wanted = SecondPass(scale=2, strength=0.4, upscaler="4x-Sharp")
+        await until(pilot, lambda: spec(mixed).second == wanted)
+        assert spec(mixed).decoder == "cheap"
+        await until(pilot, shows(app, "then 2 ×"))
+        await pilot.press("p")
+        await until(pilot, lambda: isinstance(app.screen, MixSettings))
+        again = app.screen.query_one("#upscaler", Select)
+        assert again.value == "4x-Sharp"
+        app.screen.query_one("#second", Input).value = ""
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: spec(mixed).second is None)
 
 
 async def test_the_mix_is_painted_along_axes_and_the_sheet_is_shown(mixed: standin.Daemon) -> None:

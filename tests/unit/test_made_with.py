@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from shared import mixes
 from shared.distilled import Preview
@@ -177,4 +178,7 @@ def test_a_picture_becomes_a_mix_and_what_it_has_not_is_said() -> None:
     assert mixes.of_picture(spec, MixSpec(base="c", preview=live.preview)).preview is None
     assert mixes.picture(mix) == PictureSpec(base="b", prompt="x", seed=3, loras=spec.loras)
     (left,) = mixes.left_of(spec)
-    assert "variation" in left and "begun from" in left and "second" not in left
+    assert "variation" in left and "begun from" in left
+    second = SecondPass(scale=1.5, upscaler="4x-Ultra")
+    large = mixes.of_picture(PictureSpec(second=second), replace(live, decoder="full"))
+    assert (large.second, large.decoder) == (second, "full")
