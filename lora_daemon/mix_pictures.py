@@ -196,12 +196,11 @@ class MixPictures:
         self._tell(rev=mix.rev, stage=stage, step=0, steps=spec.work)
         self._folder.mkdir(parents=True, exist_ok=True)
         paint = replace(order.made.order(picture, self._path(picture)), spec=spec)
-        decoder = mix.spec.decoder
-        if decoder != "full":
+        if mix.spec.decoder != "full":
             previews = pipe.Previews(
                 cache=str(self._workspace.cache / "vae"), folder=str(self._workspace.vae_approx),
                 way=str(self._folder / picture), after=after,
-                decoder=decoder if stage == "preview" else "full",
+                itself=stage == "preview", decoder=mix.spec.decoder,
             )  # fmt: skip
             paint = replace(paint, previews=previews)
         if stage == "preview":

@@ -109,15 +109,15 @@ class Previews(msgspec.Struct, frozen=True, kw_only=True):
     than the base's VAE.
 
     ``way``: pictures on the way are put at this path, with a number behind it, but none before
-    ``after``, a part of the steps. ``decoder``: what the picture itself is decoded by; anything but
-    "full" makes a preview of it.
+    ``after``, a part of the steps. ``itself``: the picture is no more than a preview.
     """
 
     cache: str  # folder of what is kept of bases' VAEs
     folder: str  # of networks of TAESD's kind
     way: str
     after: float = 0.0
-    decoder: Decoder = "full"
+    itself: bool = False
+    decoder: Decoder = "auto"
 
 
 class Canvas(msgspec.Struct, frozen=True, kw_only=True):

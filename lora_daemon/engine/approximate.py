@@ -50,18 +50,20 @@ class Decoder:
 @dataclass(frozen=True)
 class Decoders:
     """What there is for a base. ``best``: the nearest to its VAE. ``notes``: of files that are of
-    no use, in sentences."""
+    no use, in sentences. ``whole``: seconds of the VAE for a place of the latents when it was
+    asked, maybe on another device."""
 
     linear: Decoder
     best: Decoder
     notes: list[str]
+    whole: float = 0.0
 
 
 @torch.no_grad()
 def decoders(base: Base, cache: Path, folder: Path) -> Decoders:
     """The quick decoders of a base. ``cache``: where the VAE's part of a fit is kept by its hash.
     ``folder``: where networks of TAESD's kind are put. Raises LoraError(STORAGE)."""
-    latents, colours = _sample(base, cache)
+    latents, colours, whole = _sample(base, cache)
     linear = _measured("linear", _fitted(latents, colours), latents, colours)
     found, notes, unfit = [linear], list[str](), list[Decoder]()
     for path in sorted(folder.glob("**/*.safetensors")):
@@ -79,7 +81,7 @@ def decoders(base: Base, cache: Path, folder: Path) -> Decoders:
             f"linear decoder comes nearer ({linear.psnr:.1f} dB, not {one.psnr:.1f})."
             for one in unfit
         ]
-    return Decoders(linear, max(found, key=lambda one: one.psnr), notes)
+    return Decoders(linear, max(found, key=lambda one: one.psnr), notes, whole)
 
 
 def _measured(name: str, decode: Decode, latents: Tensor, colours: Tensor) -> Decoder:
@@ -117,27 +119,30 @@ def _neighbours(latents: Tensor) -> Tensor:
     return torch.cat([around, torch.ones_like(around[:, :1])], 1)
 
 
-def _sample(base: Base, cache: Path) -> tuple[Tensor, Tensor]:
-    """Latents (1, channels, SIDE, SIDE) of a made-up picture, and the colours that the VAE makes of
-    them, (1, 3, FINE · SIDE, FINE · SIDE). The VAE is asked once and never again."""
+def _sample(base: Base, cache: Path) -> tuple[Tensor, Tensor, float]:
+    """Latents (1, channels, SIDE, SIDE) of a made-up picture, the colours that the VAE makes of
+    them, (1, 3, FINE · SIDE, FINE · SIDE), and how long that took it for each place. It is asked
+    once and never again."""
     path = cache / f"{base.vae_hash[:32]}.safetensors"
     shape = (1, base.latent_channels, SIDE, SIDE)
     try:
         kept = load_file(path)
         latents, colours = kept["latents"], kept["colours"]
         if (latents.shape, colours.shape) == (shape, (1, 3, FINE * SIDE, FINE * SIDE)):
-            return latents.to(base.device), colours.to(base.device)
-    except (OSError, SafetensorError, KeyError):
+            return latents.to(base.device), colours.to(base.device), float(kept["seconds"])
+    except (OSError, SafetensorError, KeyError, RuntimeError):
         pass
     latents = base.encode_pixels(collage(SIDE * base.pixels_per_latent))[0]
-    colours = _shrunk(base.decode_latents(latents), FINE * SIDE)
+    began = time.perf_counter()
+    colours = _shrunk(base.decode_latents(latents).float().cpu(), FINE * SIDE).to(base.device)
+    seconds = (time.perf_counter() - began) / SIDE**2
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LoraError.storage("make", cache, error) from None
-    kept = {"latents": latents, "colours": colours}
+    kept = {"latents": latents, "colours": colours, "seconds": torch.tensor(seconds)}
     publish(path, save({name: one.float().cpu().contiguous() for name, one in kept.items()}))
-    return latents, colours
+    return latents, colours, seconds
 
 
 def collage(side: int) -> Tensor:

@@ -4,9 +4,9 @@ the VAE. What either costs is measured on this device, picture by picture."""
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -66,15 +66,16 @@ class Previewer:
 
     def decoding(self, previews: Previews | None) -> Decode:
         """How a picture is decoded that begins now: one that is a preview by the nearest of the
-        quick decoders, if it asks for that, or if the VAE would make it noticeably later."""
-        if previews is None or previews.decoder == "full":
+        quick decoders, if that is asked for, or if the VAE would make it noticeably later."""
+        if previews is None or not previews.itself:
             return self.whole
         began = time.perf_counter()
 
         def decode(latents: Tensor) -> Tensor:
             self._settle()
             took = time.perf_counter() - began
-            wait = self._whole * _places(latents)
+            known = self._whole or (self.quick(previews).whole if took > EVERY else 0.0)
+            wait = known * _places(latents)
             if previews.decoder == "cheap" or wait > max(SLOW, NOTICEABLE * took):
                 return self.quick(previews).best.decode(latents)
             return self.whole(latents)
@@ -82,9 +83,15 @@ class Previewer:
         return decode
 
     def way(self, previews: Previews, tell: Tell) -> Way:
-        """What is shown of a picture that begins now."""
-        quick = partial(self.quick, previews)
-        return Way(quick, Path(typed(previews.way)), tell, self._settle)
+        """What is shown of a picture that begins now: where the VAE is quick, what it makes."""
+
+        def decoders(latents: Tensor) -> Decoders:
+            if previews.decoder == "auto" and 0 < self._whole * _places(latents) <= SLOW:
+                own = Decoder("VAE", self.base.decode_latents, math.inf, self._whole)
+                return Decoders(own, own, [])
+            return self.quick(previews)
+
+        return Way(decoders, Path(typed(previews.way)), tell, self._settle)
 
     def _settle(self) -> None:
         """Wait for the device, whose work goes on behind the calls."""
@@ -96,9 +103,10 @@ class Way:
     """Shows one picture on its way, for a small share of the time that it takes."""
 
     def __init__(
-        self, quick: Callable[[], Decoders], out: Path, tell: Tell, settle: Callable[[], None]
-    ) -> None:
-        self._quick, self._out, self._tell, self._settle = quick, out, tell, settle
+        self, decoders: Callable[[Tensor], Decoders], out: Path, tell: Tell,
+        settle: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._decoders, self._out, self._tell, self._settle = decoders, out, tell, settle
         self._began = self._shown = self._step = time.perf_counter()
         self._spent = 0.0
         self._beside = 0.0  # seconds of showing one besides decoding it
@@ -111,12 +119,13 @@ class Way:
         step, self._step = now - self._step, now
         if now - self._shown < EVERY:
             return
-        latents, quick = expected()[:1], self._quick()
+        latents = expected()[:1]
+        there = self._decoders(latents)
         self._settle()
         now = time.perf_counter()
-        decoder = quick.best
+        decoder = there.best
         if self._cost(decoder, latents) > SHARE * max(EVERY, step):
-            decoder = quick.linear
+            decoder = there.linear
         if self._spent + self._cost(decoder, latents) > SHARE * (now - self._began):
             return
         self._show(decoder, latents)

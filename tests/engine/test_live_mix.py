@@ -292,7 +292,7 @@ async def test_pictures_are_shown_on_their_way_and_the_whole_one_is_the_vaes(
     assert any("-" in name for name in sizes) and len(set(sizes.values())) == 1
     first, second = engine.painted
     assert first.previews and second.previews
-    assert (first.previews.decoder, second.previews.decoder) == ("cheap", "full")
+    assert (first.previews.itself, second.previews.itself) == (True, False)
     assert (first.previews.after, second.previews.after) == (0.0, 0.5)
     path = folder / f"{view.picture}.png"
     cheap = Image.open(path).tobytes()

@@ -201,7 +201,7 @@ def test_showing_the_way_takes_a_small_share_of_the_time(
         used.clear()
         told.clear()
         quick = Decoders(decoder("linear", linear), decoder("best", best), [])
-        way = previews.Way(lambda: quick, tmp_path / "way", told.append, lambda: None)
+        way = previews.Way(lambda _: quick, tmp_path / "way", told.append, lambda: None)
         began = clock.now
         for _ in range(steps):
             clock.now += step
@@ -242,7 +242,7 @@ def test_a_preview_waits_for_the_vae_only_where_nobody_notices(
 
     class Slow(Previewer):
         def quick(self, _: Any) -> Any:
-            return Decoders(cheap, cheap, [])
+            return Decoders(cheap, cheap, [], whole=2.0 / 64)
 
     cheap = Decoder("linear", lambda latents: torch.zeros(1, 3, 2, 2), 20.0, 0.0)
     own = Slow(base)
@@ -256,16 +256,38 @@ def test_a_preview_waits_for_the_vae_only_where_nobody_notices(
 
     def taken(decoder: Any, steps: float) -> int:
         """Pixels of a side of what a preview comes out as, whose steps take so many seconds."""
-        order = Previews(cache="", folder="", way="", decoder=decoder)
-        decode = own.decoding(order if decoder else None)
+        order = Previews(cache="", folder="", way="", itself=decoder != "full", decoder=decoder)
+        decode = own.decoding(order)
         clock.now += steps
         return decode(latents).shape[-1]
 
     assert taken("cheap", 0.3) == 2  # always
-    assert taken("auto", 0.3) == 8  # not known yet what the VAE takes
+    assert taken("auto", 5) == 2  # the VAE has told when it was asked for the fit
+    assert taken("auto", 0.3) == 8  # not known here, and everything is quick
     assert taken("auto", 0.1) == 8  # a tenth of a second is nothing
     cost = itertools.repeat(3.0)
     assert taken("auto", 30) == 8
     assert taken("auto", 30) == 8  # a tenth of what the steps took
     assert taken("auto", 5) == 2
-    assert (taken("full", 5), taken(None, 5)) == (8, 8)
+    assert taken("full", 5) == 8 == own.decoding(None)(latents).shape[-1]
+
+
+def test_the_way_is_the_vaes_where_that_is_quick(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(previews, "EVERY", 0.0)
+    monkeypatch.setattr(previews, "SHARE", 1e9)
+
+    def size(previewer: Previewer, decoder: Any) -> int:
+        told = list[str]()
+        order = Previews(cache=str(tmp_path), folder="", way=str(tmp_path / "w"), decoder=decoder)
+        previewer.way(order, told.append)(lambda: torch.zeros(1, base.latent_channels, 8, 8))
+        with Image.open(told[0]) as picture:
+            return picture.width
+
+    previewer = Previewer(base)
+    assert size(previewer, "auto") == 16  # not known yet
+    previewer.whole(torch.zeros(1, base.latent_channels, 8, 8))
+    assert (size(previewer, "auto"), size(previewer, "cheap")) == (8 * base.pixels_per_latent, 16)
+    monkeypatch.setattr(previews, "SLOW", 1e-9)
+    assert size(previewer, "auto") == 16
