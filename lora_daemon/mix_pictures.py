@@ -162,7 +162,7 @@ class MixPictures:
             )
             self._keep(picture, mix, order, painted)
             self._show(picture, **done, stage="done", sharp=True,
-                       notes=[*order.notes, *painted.notes],
+                       notes=_once(order.notes, painted.notes),
                        seconds=time.monotonic() - began)  # fmt: skip
         except LoraError as error:
             self._tell(rev=mix.rev, stage="failed", failure=error.failure())
@@ -183,9 +183,11 @@ class MixPictures:
                 raise
             order.notes.append(f"There is no preview with {order.distilled.name}. {error.message}")
             return False
+        order.notes[:] = _once(
+            order.notes, painted.notes
+        )  # some are said once, by whoever is first
         self._show(picture, rev=mix.rev, picture_rev=mix.rev, failure=None, stage="full",
-                   sharp=False, step=0, steps=order.made.spec.work,
-                   notes=[*order.notes, *painted.notes],
+                   sharp=False, step=0, steps=order.made.spec.work, notes=[*order.notes],
                    seconds=time.monotonic() - began)  # fmt: skip
         return True
 
@@ -320,6 +322,11 @@ def _quick(spec: PictureSpec, preview: Preview | None) -> PictureSpec:
     if preview is None:
         return replace(spec, sampler=PREVIEW_SAMPLER, steps=PREVIEW_STEPS)
     return replace(spec, sampler=preview.sampler, steps=preview.steps, cfg=1.0)
+
+
+def _once(*notes: list[str]) -> list[str]:
+    """All of them in their order, each one time."""
+    return list(dict.fromkeys(itertools.chain(*notes)))
 
 
 def _read(path: Path, side: int) -> bytes:

@@ -23,9 +23,9 @@ _SAMPLERS: tuple[str, ...] = Sampler.__args__  # type: ignore[attr-defined]
 _NUMBERS = {"steps": "", "cfg": "", "seed": "", "width": "0: the base's", "height": "0: the base's"}
 _PREVIEW = "a distilled LoRA: lcm-lora:1 4 LCM"
 _SECOND = {  # id → of SecondPass, name on the screen, hint
-    "second": ("scale", "then ×", "2: twice as large, drawn anew in part; empty: no second pass"),
+    "second": ("scale", "second ×", "2: twice as large, drawn anew in part; empty: none"),
     "redraw": ("strength", "redraw", "how much, 0 to 1; 0.3"),
-    "second_steps": ("steps", "in steps", "0: as many as the first pass"),
+    "second_steps": ("steps", "its steps", "0: as many as the first pass"),
 }
 _DECODERS = {
     "auto": "auto: an approximation where the VAE takes long",
@@ -63,7 +63,7 @@ class MixSettings(Dialog[MixSpec | None]):
             yield from _choice("upscaler", "upscaler", _upscalers(upscaler, []), upscaler)
             yield from _field("preview", "preview", preview, _PREVIEW)
             decoders = [(_DECODERS[name], name) for name in get_args(Decoder)]
-            yield from _choice("decoder", "decoded", decoders, spec.decoder)
+            yield from _choice("decoder", "decoder", decoders, spec.decoder)
             yield Static("", id="wrong", markup=False)
             yield self.keys_line("mix_settings.take", "mix_settings.leave")
 

@@ -273,6 +273,8 @@ async def test_pictures_are_shown_on_their_way_and_the_whole_one_is_the_vaes(
     monkeypatch.setattr(previews, "EVERY", 0.0)
     monkeypatch.setattr(previews, "SHARE", 1e9)
     folder = house.workspace.cache / "mix"
+    house.workspace.vae_approx.mkdir()
+    (house.workspace.vae_approx / "torn.safetensors").write_bytes(b"\x10")
     mix = await change(house, decoder="cheap", steps=8)
     sizes, stages = dict[str, tuple[int, int]](), list[str]()
     view = await house.call(wire.WatchMix())
@@ -294,6 +296,7 @@ async def test_pictures_are_shown_on_their_way_and_the_whole_one_is_the_vaes(
     assert first.previews and second.previews
     assert (first.previews.itself, second.previews.itself) == (True, False)
     assert (first.previews.after, second.previews.after) == (0.0, 0.5)
+    assert sum("torn.safetensors" in note for note in view.notes) == 1  # said once, also then
     path = folder / f"{view.picture}.png"
     cheap = Image.open(path).tobytes()
     assert [one.name for one in folder.iterdir()] == [path.name]  # what was on the way is gone
