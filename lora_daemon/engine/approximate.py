@@ -6,6 +6,7 @@ kind (https://github.com/madebyollin/taesd) is taken from a file where it comes 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -62,11 +63,11 @@ class Decoders:
 @torch.no_grad()
 def decoders(base: Base, cache: Path, folder: Path) -> Decoders:
     """The quick decoders of a base. ``cache``: where the VAE's part of a fit is kept by its hash.
-    ``folder``: where networks of TAESD's kind are put. Raises LoraError(STORAGE)."""
+    ``folder``: where networks of TAESD's kind are put."""
     latents, colours, whole = _sample(base, cache)
     linear = _measured("linear", _fitted(latents, colours), latents, colours)
     found, notes, unfit = [linear], list[str](), list[Decoder]()
-    for path in sorted(folder.glob("**/*.safetensors")):
+    for path in files(folder):
         try:
             decode = tiny(path, base)
         except LoraError as error:
@@ -82,6 +83,11 @@ def decoders(base: Base, cache: Path, folder: Path) -> Decoders:
             for one in unfit
         ]
     return Decoders(linear, max(found, key=lambda one: one.psnr), notes, whole)
+
+
+def files(folder: Path) -> list[Path]:
+    """Those that may hold such a network."""
+    return sorted(folder.glob("**/*.safetensors"))
 
 
 def _measured(name: str, decode: Decode, latents: Tensor, colours: Tensor) -> Decoder:
@@ -136,12 +142,11 @@ def _sample(base: Base, cache: Path) -> tuple[Tensor, Tensor, float]:
     began = time.perf_counter()
     colours = _shrunk(base.decode_latents(latents).float().cpu(), FINE * SIDE).to(base.device)
     seconds = (time.perf_counter() - began) / SIDE**2
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LoraError.storage("make", cache, error) from None
     kept = {"latents": latents, "colours": colours, "seconds": torch.tensor(seconds)}
-    publish(path, save({name: one.float().cpu().contiguous() for name, one in kept.items()}))
+    content = save({name: one.float().cpu().contiguous() for name, one in kept.items()})
+    with contextlib.suppress(OSError, LoraError):  # not kept: it is asked again the next time
+        cache.mkdir(parents=True, exist_ok=True)
+        publish(path, content)
     return latents, colours, seconds
 
 
@@ -195,7 +200,9 @@ def tiny(path: Path, base: Base) -> Decode | None:
         network.decoder.load_state_dict(
             {ours: tensors[theirs].float() for theirs, ours in names.items()}
         )
-    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError):
+    except (
+        OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError, AttributeError
+    ):  # fmt: skip
         raise _wrong(path, "holds no decoder of TAESD's kind") from None
     decoder = network.decoder.requires_grad_(False).eval().to(base.device)
     told = torch.zeros(1, base.latent_channels, 1, 1, device=base.device)

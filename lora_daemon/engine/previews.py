@@ -40,10 +40,10 @@ class Previewer:
     def quick(self, previews: Previews) -> Decoders:
         """The quick decoders: made when they are first needed, and when other files are there."""
         folder = Path(typed(previews.folder))
-        stamps = [
-            (path, path.stat().st_size, path.stat().st_mtime_ns)
-            for path in sorted(folder.glob("**/*.safetensors"))
-        ]
+        stamps = []
+        for path in approximate.files(folder):
+            with contextlib.suppress(OSError):  # it has just gone
+                stamps.append((path, path.stat().st_size, path.stat().st_mtime_ns))
         if self._known is None or self._known[0] != stamps:
             found = approximate.decoders(self.base, Path(typed(previews.cache)), folder)
             self._known = (stamps, found)
@@ -107,7 +107,8 @@ class Way:
         settle: Callable[[], None],
     ) -> None:  # fmt: skip
         self._decoders, self._out, self._tell, self._settle = decoders, out, tell, settle
-        self._began = self._shown = self._step = time.perf_counter()
+        self._began = self._step = time.perf_counter()
+        self._due = self._began + EVERY
         self._spent = 0.0
         self._beside = 0.0  # seconds of showing one besides decoding it
         self._number = 0
@@ -117,7 +118,7 @@ class Way:
         for that."""
         now = time.perf_counter()
         step, self._step = now - self._step, now
-        if now - self._shown < EVERY:
+        if now < self._due:
             return
         latents = expected()[:1]
         there = self._decoders(latents)
@@ -126,12 +127,14 @@ class Way:
         decoder = there.best
         if self._cost(decoder, latents) > SHARE * max(EVERY, step):
             decoder = there.linear
-        if self._spent + self._cost(decoder, latents) > SHARE * (now - self._began):
+        self._due = self._began + (self._spent + self._cost(decoder, latents)) / SHARE
+        if now < self._due:
             return
         self._show(decoder, latents)
-        self._step = self._shown = time.perf_counter()
-        self._spent += self._shown - now
-        self._beside = max(self._shown - now - decoder.seconds * _places(latents), 0.0)
+        self._step = time.perf_counter()
+        self._due = self._step + EVERY
+        self._spent += self._step - now
+        self._beside = max(self._step - now - decoder.seconds * _places(latents), 0.0)
 
     def _cost(self, decoder: Decoder, latents: Tensor) -> float:
         return decoder.seconds * _places(latents) + self._beside

@@ -149,8 +149,9 @@ def test_a_mix_is_turned_and_painted_as_generate_would(
     ready: CommandLine, lora: str, tmp_path: Path
 ) -> None:
     mixed, generated = tmp_path / "mixed.png", tmp_path / "generated.png"
-    settings = ("--base", "tiny", "--prompt", "a dragon", "--steps", "4", "--seed", "7")
-    turned = ready.data("mix", "set", f"{lora}:0.3", *settings)
+    settings = ("--base", "tiny", "--prompt", "a dragon", "--steps", "12", "--seed", "7",
+                "--second", "1.5", "--redraw", "0.5", "--upscaler", "Lanczos")  # fmt: skip
+    turned = ready.data("mix", "set", f"{lora}:0.3", "--decoder", "cheap", *settings)
     assert turned["webui"] == "a dragon <lora:drake:0.3>"
     ready.ok("mix", "set", f"<lora:{lora}:0.7:0.6>")  # what is not named stays
     ready.ok("mix", "paint", "--out", str(mixed))
@@ -158,7 +159,10 @@ def test_a_mix_is_turned_and_painted_as_generate_would(
     assert mixed.read_bytes() == generated.read_bytes()
     assert ready.ok("mix", "prompt").strip() == "a dragon <lora:drake:0.7:0.6>"
     assert ready.data("mix", "set", "--mute", lora)["webui"] == "a dragon"
-    assert "muted" in ready.ok("mix", "show")
+    shown = ready.ok("mix", "show")
+    assert "muted" in shown and "1.5 ×, redraw 0.5, Lanczos" in shown and "cheap" in shown
+    assert ready.data("mix", "set", "--second", "1")["spec"]["second"] is None
+    assert ready.ok("upscaler", "list").startswith("There are no networks; Latent and Lanczos")
 
 
 def test_mixes_are_kept_by_name(ready: CommandLine, lora: str) -> None:
