@@ -26,7 +26,7 @@ from lora_daemon.service import Context, Daemon
 from shared import mixes, wire
 from shared.distilled import Preview
 from shared.errors import Code, LoraError
-from shared.filenames import typed
+from shared.filenames import to_text, typed
 from shared.mixes import MixSpec
 from shared.pictures import LoraUse, PictureSpec
 
@@ -183,9 +183,8 @@ class MixPictures:
                 raise
             order.notes.append(f"There is no preview with {order.distilled.name}. {error.message}")
             return False
-        order.notes[:] = _once(
-            order.notes, painted.notes
-        )  # some are said once, by whoever is first
+        # Some are said once, by whoever is first.
+        order.notes[:] = _once(order.notes, painted.notes)
         self._show(picture, rev=mix.rev, picture_rev=mix.rev, failure=None, stage="full",
                    sharp=False, step=0, steps=order.made.spec.work, notes=[*order.notes],
                    seconds=time.monotonic() - began)  # fmt: skip
@@ -200,8 +199,9 @@ class MixPictures:
         paint = replace(order.made.order(picture, self._path(picture)), spec=spec)
         if mix.spec.decoder != "full":
             previews = pipe.Previews(
-                cache=str(self._workspace.cache / "vae"), folder=str(self._workspace.vae_approx),
-                way=str(self._folder / picture), after=after,
+                cache=to_text(self._workspace.cache / "vae"),
+                folder=to_text(self._workspace.vae_approx),
+                way=to_text(self._folder / picture), after=after,
                 itself=stage == "preview", decoder=mix.spec.decoder,
             )  # fmt: skip
             paint = replace(paint, previews=previews)

@@ -17,7 +17,7 @@ from lora_daemon.engine.approximate import Decode, Decoder, Decoders
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.generate import to_picture
 from lora_daemon.pipe import Previews
-from shared.filenames import typed
+from shared.filenames import to_text, typed
 
 EVERY = 1.0  # seconds between two pictures on the way, at least
 SHARE = 0.03  # of the time that a picture takes, for showing it on the way
@@ -146,7 +146,7 @@ class Way:
         path = self._out.with_name(f"{self._out.name}-{self._number}.png")
         with contextlib.suppress(OSError):  # a full disk: the picture itself will say so
             picture.save(path, compress_level=1)
-            self._tell(str(path))
+            self._tell(to_text(path))
 
 
 def _places(latents: Tensor) -> int:
