@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from lora_daemon import picture_texts, pictures, privacy
+from lora_daemon import picture_texts, pictures, privacy, upscalers
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
 from lora_daemon.service import Context, Daemon
@@ -42,6 +42,7 @@ class Gallery:
     ) -> None:
         self._store = daemon.store
         self._grids = str(daemon.workspace.outputs / "grids")
+        self._upscalers = daemon.workspace.upscalers
         self._library = library
         self._thumbnails = thumbnails
         self._jobs = jobs
@@ -130,7 +131,8 @@ class Gallery:
             return _spec(rows[0]["spec"]), []
         bases = [base.name for base in self._library.bases() if not base.problem]
         loras = [lora.name for lora in self._library.loras() if not lora.problem]
-        spec, left = made_with.again(one.made, bases, loras)
+        networks = upscalers.names(self._upscalers)
+        spec, left = made_with.again(one.made, bases, loras, networks)
         if one.run:
             left.append(f"It is a sample of run {one.run}, whose own LoRA is not in it.")
         return spec, left

@@ -39,17 +39,21 @@ def found(folder: Path, spec: PictureSpec) -> PictureSpec:
     if spec.second is None or spec.second.upscaler in UPSCALERS:
         return spec
     name = spec.second.upscaler
-    files = _files(folder)
-    known = {path.stem.lower(): path for path in reversed(files)}
+    known = {path.stem.lower(): path for path in reversed(_files(folder))}
     path = known.get(name.removesuffix(SUFFIX).lower(), Path(typed(name)))
     if not path.is_file():
-        names = ", ".join([*UPSCALERS, *(to_text(file.stem) for file in files)])
+        there = ", ".join([*UPSCALERS, *names(folder)])
         raise LoraError(
             Code.NOT_FOUND,
-            f"There is no upscaler {name}. There are {names}; a network's .safetensors file can be "
+            f"There is no upscaler {name}. There are {there}; a network's .safetensors file can be "
             f"put into {to_text(folder)}, or given by its path.",
         )
     return replace(spec, second=replace(spec.second, upscaler=to_text(path.absolute())))
+
+
+def names(folder: Path) -> list[str]:
+    """Of the networks in the folder."""
+    return [to_text(path.stem) for path in _files(folder)]
 
 
 def _files(folder: Path) -> list[Path]:

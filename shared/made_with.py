@@ -148,11 +148,15 @@ def sampler(name: str, schedule: str = "") -> str:
 
 
 def again(
-    made: Made, bases: Collection[str], loras: Collection[str]
+    made: Made, bases: Collection[str], loras: Collection[str], upscalers: Collection[str] = ()
 ) -> tuple[PictureSpec, list[str]]:
-    """The picture to ask for to have it once more, with the bases and LoRAs that there are, and
-    what of it cannot be had, in sentences."""
+    """The picture to ask for to have it once more, with the bases, LoRAs and networks that enlarge
+    that there are, and what of it cannot be had, in sentences."""
     left = []
+    network = made.rest.get("Hires upscaler", "")
+    if made.second and (name := next((one for one in upscalers if _same(one, network)), "")):
+        rest = {key: value for key, value in made.rest.items() if key != "Hires upscaler"}
+        made = replace(made, second=replace(made.second, upscaler=name), rest=rest)
     base = next((name for name in bases if _same(name, made.model)), "")
     if not base:
         base = "starter" if "starter" in bases or not bases else next(iter(bases))
@@ -202,8 +206,9 @@ def _not_said(made: Made) -> list[str]:
         )
     if made.second is not None and (upscaler := made.rest.get("Hires upscaler")):
         left.append(
-            f"Its upscaler, {upscaler}, is a network: {made.second.upscaler} takes its place. If "
-            "you have it, give it with --upscaler."
+            f"Its upscaler, {upscaler}, is a network that is not here: {made.second.upscaler} "
+            "takes its place. If you have it, put it into the upscalers folder, or give it with "
+            "--upscaler."
         )
     return left
 

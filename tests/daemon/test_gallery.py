@@ -17,7 +17,7 @@ from lora_daemon.service import Context
 from lora_tui.core.exported import put
 from shared import wire
 from shared.errors import Code, LoraError
-from shared.pictures import LoraUse, PictureSpec, Start, Variation
+from shared.pictures import LoraUse, PictureSpec, SecondPass, Start, Variation
 from tests.daemon.house import House, opened, with_fake_worker
 
 TEXT = "a {} house\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 8, Size: 64x64, Model: base"
@@ -186,7 +186,9 @@ async def test_an_exported_picture_overwrites_none_and_says_where_it_cannot_go(
     assert refused.value.code is Code.STORAGE
 
 
-async def test_networks_that_enlarge_are_told_with_what_is_wrong_with_them(house: House) -> None:
+async def test_networks_that_enlarge_are_told_and_known_from_others_pictures(
+    house: House, tmp_path: Path
+) -> None:
     from shared.safetensors_file import Tensor, write
 
     folder = house.workspace.upscalers
@@ -195,6 +197,12 @@ async def test_networks_that_enlarge_are_told_with_what_is_wrong_with_them(house
     found = await house.call(wire.ListUpscalers())
     told = {one.name: one.problem for one in found.upscalers}
     assert told["4x-Ultra"] == "" and "pickle" in told["old"] and found.folder == str(folder)
+    passes = ", Denoising strength: 0.4, Hires upscale: 2, Hires upscaler: 4x-ULTRA"
+    path = png(tmp_path / "other" / "large.png", TEXT.format("large") + passes)
+    await house.call(wire.ImportPictures(paths=[str(path)]))
+    (large,) = await listed(house)
+    again = await house.call(wire.GetGalleryPicture(picture=large.id))
+    assert again.spec.second == SecondPass(strength=0.4, upscaler="4x-Ultra") and not again.left
 
 
 async def test_embeddings_are_told_by_their_headers(house: House, tmp_path: Path) -> None:

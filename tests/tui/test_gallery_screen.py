@@ -81,7 +81,8 @@ async def test_pictures_are_rated_filtered_compared_and_put_to_use_again(
         (change,) = asked(daemon, wire.ChangeMix)
         assert (change.after.prompt, change.after.seed) == ("a green tree", 42)
         assert [one.lora for one in change.after.loras] == ["creatures"]
-        for words in ("lost-xl", "no LoRA ink", "second pass"):
+        assert change.after.second == SecondPass()
+        for words in ("lost-xl", "no LoRA ink"):
             assert words in " ".join(said)
 
 

@@ -109,6 +109,8 @@ def test_what_cannot_be_had_again_is_said() -> None:
     for words in ("gone", "lost", "Restart", "begun from", "of 8 pixels", "5000", "4x-Ultra",
                   "seed"):  # fmt: skip
         assert words in said
+    spec, left = again(made, ["starter"], [], ["Soft", "4x-ultra"])  # the network is here
+    assert spec.second == SecondPass(upscaler="4x-ultra") and "4x-Ultra" not in " ".join(left)
 
 
 def test_comfyui_graphs_are_followed_back_from_the_first_sampler() -> None:
