@@ -178,7 +178,7 @@ def measure(
         began = time.perf_counter()
         *second, _ = prepared(freeze, work / "compiled")
         parts = second[0], second[1], second[2], second[4]
-        learner = compiled.learner(*parts, lambda *_: None)
+        learner = compiled.learner(*parts, lambda *_: None, print)
         compiling(time.perf_counter() - began)
         arms["compiled"] = lambda steps: train(*second, Alone(steps), None, learner)  # type: ignore[arg-type]
     for name, arm in arms.items():

@@ -218,11 +218,17 @@ class Adapter:
         if self.average is not None:
             self.average.copy_(self.vector.data)
 
-    def unfuse(self, network: str) -> None:
-        """Let peft compute a network's layers itself: what ``fused`` does no compiler can read."""
-        for (own, _), layer in self._layers.items():
-            if own == network:
-                vars(layer).pop("forward", None)
+    def unfuse(self, network: str) -> Callable[[], None]:
+        """Let peft compute a network's layers itself: what ``fused`` does no compiler can read.
+        Returns what takes that back."""
+        own = [layer for (part, _), layer in self._layers.items() if part == network]
+        fused = [(layer, vars(layer).pop("forward")) for layer in own if "forward" in vars(layer)]
+
+        def again() -> None:
+            for layer, forward in fused:
+                layer.forward = forward
+
+        return again
 
     @contextlib.contextmanager
     def set_aside(self) -> Iterator[None]:

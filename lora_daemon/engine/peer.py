@@ -57,7 +57,7 @@ def follow_leader(place: Place, device: torch.device) -> None:
         feed = fed(recipe, base, freeze, choice, moments, run_dir)
         adapter = adapter_for(base, recipe)
         with checkpointed(base, recipe.training.checkpointing):
-            learner = compiled.learner(recipe, base, adapter, feed, lambda *_: None)
+            learner = compiled.learner(recipe, base, adapter, feed, lambda *_: None, print)
             follow(recipe, base, adapter, feed, together, learner)
 
 

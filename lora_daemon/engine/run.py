@@ -160,7 +160,8 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     _serve(steering, studio, base, adapter.set_aside)
     try:
         learner = None if stop_at_once else compiled.learner(
-            recipe, noised, adapter, feed, partial(look, "compiling")
+            recipe, noised, adapter, feed, partial(look, "compiling"),
+            lambda why: steering.tell(Notice(run=order.run, message=why)),
         )  # fmt: skip
         optimizer = optimizer_for(adapter, recipe.optimizer)
         made = Made(
@@ -338,8 +339,6 @@ def _notices(
             f"{long} of {len(captions)} captions are longer than {base.room(windows)} tokens; the "
             "text encoder does not see what is beyond. See dataset.windows."
         )
-    if recipe.training.compile and (why := compiled.hindrance(base.device)):
-        yield f"Nothing can be compiled here ({why}): it is trained eagerly, which is slower."
     if recipe.network.kind == "dora":
         yield DORA
     if recipe.optimizer.kind == "adamw8bit" and (why := no_8bit(base.device)):
