@@ -167,7 +167,7 @@ def test_memory_that_is_not_enough_for_compiling_stays_a_matter_of_memory(
 @pytest.mark.parametrize(
     ("network", "training", "rest"),
     [
-        ({"targets": ["to_q", "ff", "conv"]}, {}, {}),
+        ({"targets": ["to_q", "to_k", "ff", "conv"]}, {}, {}),
         ({"kind": "dora"}, {}, {}),
         ({"kind": "lokr"}, {"checkpointing": True}, {}),
         ({"kind": "loha"}, {}, {"base": {"quantize": "int8"}}),
@@ -176,24 +176,24 @@ def test_memory_that_is_not_enough_for_compiling_stays_a_matter_of_memory(
     ids=["lora", "dora", "lokr-checkpointing", "loha-int8", "preservation"],
 )
 def test_killed_and_taken_up_it_ends_with_the_bytes_of_an_unbroken_run(
-    network: Any, training: Any, rest: Any, base_path: Path, tmp_path: Path
+    network: Any, training: Any, rest: Any, tmp_path: Path
 ) -> None:
-    """With real kernels, and a worker that is killed when it has saved."""
+    """With real kernels, and a worker that is killed when it has saved. Of the starter's shape: of
+    a tiny one torch 2.13 makes wrong ones, which is noticed."""
+    base_path = tiny_base.build(tmp_path / "base", "starter")
 
-    def order(name: str, *, compiling: bool = True) -> pipe.Train:
-        sections = {key: dict(value) for key, value in rest.items()}
-        network_ = {"rank": 4, "alpha": 2.0} | network
+    def order(name: str) -> pipe.Train:
         return prepared(
-            tmp_path / name, base_path, compiling=compiling, network=network_,
-            training=training, **sections,
+            tmp_path / name, base_path, compiling=True, training={"batch_size": 2} | training,
+            network={"rank": 4, "alpha": 2.0} | network,
+            **{key: dict(value) for key, value in rest.items()},
         )  # fmt: skip
 
-    plain, unbroken, broken = order("plain", compiling=False), order("unbroken"), order("broken")
-    for one in (plain, unbroken):
-        with work.worker() as worker:
-            worker.send(one)
-            worker.until(pipe.Finished)
-    assert torch.dist(weights(unbroken), weights(plain)) < 1e-3 * weights(plain).norm()
+    unbroken, broken = order("unbroken"), order("broken")
+    with work.worker() as worker:
+        worker.send(unbroken)
+        worker.until(pipe.Finished)
+        assert not [one for one in notices(worker.of(pipe.Notice)) if "training.compile" in one]
     with work.worker() as worker:
         worker.send(broken)
         worker.until(pipe.CheckpointSaved)
