@@ -264,9 +264,9 @@ class Scheduler:
         elif report.phase == "loading":
             state = "starting"
         if (state, report.phase) != (run.state, run.phase):
-            fields: dict[str, Any] = {"speed": one.speed}
-            if report.total:
-                fields |= {"done": report.done, "total": report.total}
+            fields: dict[str, Any] = {
+                "speed": one.speed, "done": report.done, "total": report.total,
+            }  # fmt: skip
             if report.total and report.phase in ("training", "paused", "saving"):
                 fields |= {"step": report.done}
             self._runs.update(report.run, state=state, phase=report.phase, **fields)
