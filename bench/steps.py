@@ -18,6 +18,7 @@ import lora_daemon.engine  # noqa: F401  first: it settles how OpenMP's threads 
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -137,11 +138,11 @@ def freeze_of(base_path: Path, work: Path) -> Freeze:
     )  # fmt: skip
 
 
-def prepared(freeze: Freeze, directory: Path) -> tuple[Any, ...]:
+def prepared(freeze: Freeze, directory: Path, *, compiling: bool = False) -> tuple[Any, ...]:
     """What ``train`` takes before its session, and what the file of the run is made of."""
     recipe = convert(
         {"save": {"resume_seconds": 30.0}, "dataset": {"name": "bench"},
-         "training": {"compile": True}}
+         "training": {"compile": compiling}}
     )  # fmt: skip
     base = bases.load(Path(freeze.base_path), torch.device("cpu"))
     directory.mkdir()
@@ -176,9 +177,9 @@ def measure(
     }
     if compiling is not None:
         began = time.perf_counter()
-        *second, _ = prepared(freeze, work / "compiled")
+        *second, _ = prepared(freeze, work / "compiled", compiling=True)
         parts = second[0], second[1], second[2], second[4]
-        learner = compiled.learner(*parts, lambda *_: None, print)
+        learner = compiled.learner(*parts, lambda *_: None, sys.exit)  # or why there is none
         compiling(time.perf_counter() - began)
         arms["compiled"] = lambda steps: train(*second, Alone(steps), None, learner)  # type: ignore[arg-type]
     for name, arm in arms.items():

@@ -38,11 +38,8 @@ def progress(run: Run, live: RunProgress | None) -> Said:
         step, phase = max(step, live.step), live.phase or phase
     word = phase if state in ("training", "starting") and phase else state
     said.append((word, tone))
-    if phase == "caching" and live is not None and live.total:
-        said.append((f" {live.done}/{live.total} pictures", ""))
-        return said
-    if phase == "compiling" and live is not None and live.total:
-        said.append((f" {live.done}/{live.total} sizes of batch", ""))
+    if phase in words.COUNTED and live is not None and live.total:
+        said.append((f" {live.done}/{live.total} {words.COUNTED[phase]}", ""))
         return said
     if run.steps:
         said.append((f" {100 * step // run.steps} %", "bold" if state == "training" else ""))

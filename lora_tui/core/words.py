@@ -34,6 +34,8 @@ RUN_MARKS: dict[RunState, str] = {
     "failed": "✗",
     "interrupted": "◌",
 }
+# What is counted in a phase that does not count steps.
+COUNTED = {"caching": "pictures", "compiling": "sizes of batch"}
 RUN_TONES: dict[RunState, str] = {
     "queued": "muted",
     "starting": "primary",

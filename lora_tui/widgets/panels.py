@@ -92,7 +92,7 @@ class RunHead(Vertical):
         if run.gpus:
             left.append((f" on {words.gpus(run.gpus)}", "muted"))
         if phase and phase != run.state and run.state in ("training", "starting"):
-            counts = live is not None and phase in ("caching", "compiling") and live.total
+            counts = live is not None and phase in words.COUNTED and live.total
             left.append((f", {phase}" + (f" {live.done}/{live.total}" if counts else ""), ""))  # type: ignore[union-attr]
         if run.message:
             left.append((f"  {run.message}", "error" if run.state == "failed" else "warning"))
