@@ -31,7 +31,7 @@ from PIL import Image
 from bench.pairs.painting import BATCH, CFG, SAMPLER, STEPS, folded
 from lora_daemon import pipe
 from lora_daemon.engine import lora_file
-from lora_daemon.engine.bases import Base, load
+from lora_daemon.engine.bases import Base, best_device, load
 from lora_daemon.engine.device import use_threads
 from lora_daemon.engine.generate import paint
 from lora_daemon.engine.measuring import Measurer
@@ -87,10 +87,9 @@ def main() -> None:
     parser.add_argument("--known", action="store_true", help="only sum up what is there")
     options = parser.parse_args()
     use_threads()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     told = []
     if not options.known:
-        base = load(base_dir(), device)
+        base = load(base_dir(), best_device(), "fp32")
         for number in range(ROUND, options.pictures + ROUND, ROUND):
             for name in options.recipes:
                 campaign(base, options.out / name, name, min(number, options.pictures))
@@ -149,7 +148,12 @@ def prepared(folder: Path, name: str) -> tuple[pipe.Freeze, recipes.Recipe]:
         "network": {"rank": rank, "alpha": float(rank)},
         "optimizer": {"learning_rate": rate},
         "schedule": {"kind": schedule, "warmup_steps": 20},
-        "training": {"batch_size": 4, "epochs": 1000, "max_steps": steps},
+        "training": {
+            "batch_size": 4,
+            "epochs": 1000,
+            "max_steps": steps,
+            "precision": "fp32",
+        },
         "save": {"every_steps": steps // CHECKPOINTS},
         "evaluation": {"held_out": 0.2, "unrelated": UNRELATED},
         "output": {"name": name, "trigger": "creature"},
@@ -202,7 +206,7 @@ def painted(base: Base, folder: Path, one: Measurable, freeze: pipe.Freeze, numb
     mix = Mix(base, [lora_file.load(file, base).modules for file in one.files])
     mix.set([Strength(1.0)])
     while done < number:
-        group = asked[done : min(done + BATCH, number)]
+        group = asked[done : min(done + BATCH[base.device.type], number)]
         specs = [
             PictureSpec(
                 prompt=world.prompt(wanted), seed=5000 + done + place, sampler=SAMPLER,

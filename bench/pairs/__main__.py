@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.pairs.plan import ENOUGH, LORAS, ROUND, Part
+from bench.pairs.plan import LORAS, ROUND, Part
 
 
 def main() -> None:
@@ -20,21 +20,27 @@ def main() -> None:
         verb.add_argument("--work", type=Path, required=True, help="a folder, outside the tree")
         verb.add_argument("--part", choices=[*LORAS], action="append", dest="parts")
         if name == "run":
+            verb.add_argument("--pictures", type=int, default=200, help="of each arm")
             verb.add_argument(
-                "--pictures", type=int, default=200, help=f"of each arm, in rounds of {ROUND}"
+                "--round", type=int, default=ROUND, help="of each before any has more"
             )
+            verb.add_argument(
+                "--share", type=share, default=(0, 1), metavar="K/N",
+                help="this process's part of the work, the Kth of N that are at it at once",
+            )  # fmt: skip
         else:
             verb.add_argument("--json", action="store_true")
     options = parser.parse_args()
     parts: list[Part] = options.parts or list(LORAS)
     if options.verb == "run":
         options.work.mkdir(parents=True, exist_ok=True)
-        with (options.work / "lock").open("w") as lock:
+        mine, of = options.share
+        with (options.work / f"lock-{mine}-{of}").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise SystemExit(f"A campaign is at work in {options.work} already.") from None
-            work(options.work, parts, options.pictures)
+            work(options.work, parts, options.pictures, options.round, options.share)
         return
     from bench.pairs import table
 
@@ -42,15 +48,22 @@ def main() -> None:
     print(json.dumps(found) if options.json else table.lines(found))
 
 
-def work(folder: Path, parts: list[Part], pictures: int) -> None:
-    """Rounds: every arm has as many pictures before any has more."""
+def share(text: str) -> tuple[int, int]:
+    """``K/N`` as (K - 1, N)."""
+    mine, of = map(int, text.split("/"))
+    if not 0 < mine <= of:
+        raise ValueError
+    return mine - 1, of
+
+
+def work(folder: Path, parts: list[Part], pictures: int, size: int, share: tuple[int, int]) -> None:
+    """Rounds of a size: every arm has as many pictures before any has more."""
     from bench.pairs.campaign import Campaign
 
-    campaign = Campaign(folder, say)
-    for number in range(ROUND, pictures + ROUND, ROUND):
+    campaign = Campaign(folder, say, share)
+    for number in range(size, pictures + size, size):
         for part in parts:
-            most = min(pictures, ENOUGH) if part == "development" else pictures
-            campaign.go(part, min(number, most))
+            campaign.go(part, min(number, pictures))
 
 
 def say(text: str) -> None:

@@ -9,14 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import torch
-
 from bench.pairs.painting import Arms, Painter
 from bench.pairs.plan import PLAIN, STRENGTHS, Group, Pair, Part, Taught, pairs
 from bench.pairs.product import Product
 from bench.pairs.reading import Reading, uses
 from bench.pairs.training import train
-from lora_daemon.engine.bases import load
+from lora_daemon.engine.bases import best_device, load
 from lora_daemon.engine.device import use_threads
 from lora_daemon.starter import base_dir
 from shared.pictures import LoraUse
@@ -25,19 +23,24 @@ Arm = tuple[Group, Sequence[LoraUse]]
 
 
 class Campaign:
-    """One work folder. ``say``: hears what is being done."""
+    """One work folder. ``say``: hears what is being done. ``share``: (k, n): the kth of n processes
+    does every nth group of prompts, for pairs of the same group share the pictures of the base."""
 
-    def __init__(self, work: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, work: Path, say: Callable[[str], None], share: tuple[int, int] = (0, 1)
+    ) -> None:
         use_threads()
-        self._work, self._say = work, say
-        base = load(base_dir(), torch.device("cpu"))
+        self._work, self._say, self._share = work, say, share
+        base = load(base_dir(), best_device(), "fp32")
         self._painter = Painter(base, Arms(work))
         self._product = Product(work, self._painter)
 
     def go(self, part: Part, number: int) -> None:
         """Whatever is missing of a part, up to so many pictures an arm: pair by pair, so that the
         first has its losses while LoRAs of the last are not trained yet."""
-        every = pairs(part)
+        groups = list(dict.fromkeys(pair.group for pair in pairs(part)))
+        mine, of = self._share
+        every = [pair for pair in pairs(part) if groups.index(pair.group) % of == mine]
         for at, strength in enumerate(STRENGTHS):
             for pair in every:
                 for taught in pair.both:

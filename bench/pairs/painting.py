@@ -29,7 +29,8 @@ from shared.recipe import Sampler
 # these eight steps, 60 % with ten and 62 % with 20 of Euler; margins 0.4, 0.7 and 0.7 (± 0.4).
 SAMPLER: Sampler = "DDIM"
 STEPS, CFG = 8, 5.0
-FIRST_SEED, BATCH = 7000, 20
+FIRST_SEED = 7000
+BATCH = {"cpu": 20, "cuda": 200}  # pictures at once
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +96,8 @@ class Painter:
     def __init__(self, base: Base, arms: Arms) -> None:
         self.base = base
         self.arms = arms
-        self._judge = Judge.load()
+        self._judge = Judge.load().network.to(base.device)
+        self._batch = BATCH[base.device.type]
         self._read = cache(lambda path: lora_file.load(Path(path), base).modules)
 
     def modules(self, path: str) -> Sequence[Placed]:
@@ -117,7 +119,7 @@ class Painter:
                     prompt=words, seed=FIRST_SEED + done + place, sampler=SAMPLER, steps=STEPS,
                     cfg=CFG, width=PICTURE, height=PICTURE,
                 )
-                for place, (words, _) in enumerate(asked[done : done + BATCH])
+                for place, (words, _) in enumerate(asked[done : done + self._batch])
             ]  # fmt: skip
             rows = self._judged(self._painted(specs, mix, uses))
             with file.open("ab") as opened:
@@ -141,7 +143,7 @@ class Painter:
 
     @torch.inference_mode()
     def _judged(self, pixels: Tensor) -> list[Row]:
-        logits = self._judge.network(shrink(pixels / 127.5 - 1))
+        logits = self._judge(shrink(pixels / 127.5 - 1))
         return [
             Row(
                 seen={name: LABELS[name][int(of[row].argmax())] for name, of in logits.items()},

@@ -21,7 +21,6 @@ LINEAR = (*ATTENTION, "ff", "proj")
 LOCON = (*LINEAR, "conv")
 
 ROUND = 40  # pictures that every arm is given before any is given more
-ENOUGH = 80  # for an arm of the development part
 STRENGTHS = ((1.0, 1.0), (0.7, 0.7), (1.0, 0.7), (0.7, 1.0))
 """At which a pair's losses are measured: of the content, of the style."""
 PLAIN = (*STRENGTHS, (1.3, 1.0), (1.0, 1.3), (1.3, 1.3))

@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any, cast
 
 import msgspec
-import torch
 
 from bench.pairs.painting import CFG, Painter
 from bench.pairs.plan import Group
@@ -172,7 +171,7 @@ class _Worker:
     def __init__(self, base: Base) -> None:
         self._base = base
         self._reports: list[Any] = []
-        self._studio = Studio(torch.device("cpu"), self._reports.append, lambda _: False)
+        self._studio = Studio(base.device, self._reports.append, lambda _: False)
 
     async def ask(
         self, order: pipe.Serving, unfinished: str, hear: Callable[[Any], bool] = bool

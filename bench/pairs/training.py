@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 
 from bench.pairs.plan import Taught
 from bench.which_checkpoint import Nobody
 from lora_daemon import pipe
+from lora_daemon.engine.bases import best_device
 from lora_daemon.engine.run import run
 from lora_daemon.engine.studio import Studio
 from lora_daemon.starter import base_dir, world
@@ -25,11 +26,19 @@ def file_of(work: Path, taught: Taught) -> Path:
 
 
 def train(work: Path, taught: Taught) -> Path:
-    """The LoRA's file; trained, or trained on, if it is not there."""
+    """The LoRA's file; trained, or trained on, if it is not there. Waits for a process that is at
+    it."""
     file = file_of(work, taught)
     folder = file.parent.parent
-    if (folder / "done").exists():
-        return file
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "trained-by").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            _train(folder, taught)
+    return file
+
+
+def _train(folder: Path, taught: Taught) -> None:
     _prepare(folder, taught)
     failures: list[Any] = []
 
@@ -38,11 +47,10 @@ def train(work: Path, taught: Taught) -> Path:
             failures.append(report.failure)
 
     order = pipe.Train(run=taught.name, run_dir=str(folder), cache_dir=str(folder / "cache"))
-    run(order, Studio(torch.device("cpu"), tell, lambda _: False), Nobody(), tell)
+    run(order, Studio(best_device(), tell, lambda _: False), Nobody(), tell)
     if failures:
         raise SystemExit(f"{taught.name}: {failures[0].message}")
     (folder / "done").touch()
-    return file
 
 
 def _prepare(folder: Path, taught: Taught) -> None:
@@ -69,7 +77,9 @@ def _prepare(folder: Path, taught: Taught) -> None:
             "optimizer": {"learning_rate": taught.rate, "text_encoder_rate": taught.text_rate},
             "schedule": {"kind": "cosine", "warmup_steps": 20},
             "loss": {"weighting": "min_snr"},
-            "training": {"batch_size": 4, "epochs": 1000, "max_steps": taught.steps},
+            "training": {
+                "batch_size": 4, "epochs": 1000, "max_steps": taught.steps, "precision": "fp32",
+            },
             "output": {"name": taught.name, "trigger": taught.shows},
         }
     )  # fmt: skip
