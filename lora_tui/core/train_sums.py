@@ -20,7 +20,7 @@ class Sums(msgspec.Struct, frozen=True):
     steps: int
     shortest: int  # steps of the shortest run
     longest: int
-    seconds: float | None  # None: no run on this base yet
+    seconds: float | None  # by the clock, on all GPUs; None: no run on this base yet
     memory: float | None  # bytes, of the run that takes most; None: no run like it yet
     alike: bool  # whether runs of the same kind say so, not only on the same base
     bytes: float | None  # of all LoRA files; None: no LoRA of this base yet
@@ -28,10 +28,10 @@ class Sums(msgspec.Struct, frozen=True):
 
 def sums(
     recipes: Sequence[Recipe], pictures: int, shown: Sequence[int], runs: Iterable[Run],
-    loras: Iterable[Lora], bases: Iterable[BaseModel],
+    loras: Iterable[Lora], bases: Iterable[BaseModel], gpus: int = 1,
 ) -> Sums:  # fmt: skip
     """``pictures``: of the dataset, those to be kept back among them. ``shown``: samples of each
-    bucket, where they are known."""
+    bucket, where they are known. ``gpus``: what trains at once."""
     runs, loras, bases = list(runs), list(loras), list(bases)
     past = took(runs)
     steps, size, foretold = [], [0.0], []
@@ -45,14 +45,29 @@ def sums(
         each = lora_size(recipe, loras)
         known_size &= each is not None
         size.append((each or 0) * files(recipe, total, epoch))
-    seconds = [one.seconds for one in foretold if one.seconds is not None]
+    seconds = [
+        (one.seconds, recipe.training.num_processes)
+        for one, recipe in zip(foretold, recipes, strict=True)
+        if one.seconds is not None
+    ]
     memory = [one.memory for one in foretold if one.memory is not None]
     return Sums(
         len(recipes), sum(steps), min(steps, default=0), max(steps, default=0),
-        sum(seconds) if len(seconds) == len(recipes) else None,
+        by_the_clock(seconds, gpus) if len(seconds) == len(recipes) else None,
         max(memory) if memory and len(memory) == len(recipes) else None,
         all(one.alike for one in foretold), sum(size) if known_size else None,
     )  # fmt: skip
+
+
+def by_the_clock(runs: Iterable[tuple[float, int]], gpus: int) -> float:
+    """Seconds until the last run is over: each takes so many, on so many GPUs (or on all, if there
+    are fewer), and begins in its turn when these are free."""
+    free = [0.0] * gpus
+    for seconds, wanted in runs:
+        free.sort()
+        taken = min(wanted, gpus)
+        free[:taken] = [free[taken - 1] + seconds] * taken
+    return max(free)
 
 
 def took(runs: Iterable[Run]) -> list[Spent]:

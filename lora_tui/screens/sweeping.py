@@ -147,9 +147,10 @@ class Sweeping(Place):
         kept back among them."""
         tone = self.lora.tone
         alike = not any(key.startswith("dataset.") for key in self._axes.texts)
+        gpus = max(1, len(self.lora.known.workers))
         found = sums(
             recipes, pictures, shown if alike else (), self.state.runs, self.state.loras,
-            self.state.bases,
+            self.state.bases, gpus,
         )  # fmt: skip
         if self._axes:
             number = words.plural(found.runs, "run")
@@ -160,7 +161,8 @@ class Sweeping(Place):
             said.append(f" of {each} steps = ")
             said.append(f"{words.count(found.steps)} steps", style=tone("primary bold"))
         if foretold := in_words(found):
-            said.append(f"\n{foretold}", style=tone("bold"))
+            at_once = f", {gpus} GPUs at work" if gpus > 1 and found.runs > 1 else ""
+            said.append(f"\n{foretold}{at_once}", style=tone("bold"))
         if found.bytes is not None:
             said.append(f"\nabout {words.size(found.bytes)} of LoRA files", style=tone("muted"))
 

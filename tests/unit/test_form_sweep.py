@@ -9,7 +9,7 @@ import pytest
 
 from lora_tui.core.form import Form
 from lora_tui.core.form_sweep import Axes, toml
-from lora_tui.core.train_sums import files, resolved, sums
+from lora_tui.core.train_sums import by_the_clock, files, resolved, sums
 from shared import recipe as recipes
 from shared import sweeps, wire
 from shared.foretelling import Spent, kind
@@ -87,10 +87,18 @@ def test_minutes_and_megabytes_are_summed_over_all_runs() -> None:
     found = sums(made, 100, (), past, [lora], [BASE])
     assert (found.runs, found.steps, found.shortest, found.longest) == (4, 120, 20, 40)
     assert found.seconds == 4 * 5.0 + 120 * 0.25 and found.alike
+    two = sums(made, 100, (), past, [lora], [BASE], gpus=2)
+    assert two.seconds == 25.0  # 15 and then 10; 10 and then 15
     assert found.memory == 700
     assert found.bytes == 2 * 500 + 2 * 1000
     unknown = sums(made, 100, (), [], [], [])
     assert unknown.seconds is None and unknown.bytes is None
+
+
+def test_by_the_clock_a_run_waits_for_as_many_gpus_as_it_takes() -> None:
+    assert by_the_clock([(10, 1), (4, 1), (4, 1), (3, 1)], 2) == 11  # 10; 4, 4, 3
+    assert by_the_clock([(10, 1), (4, 2), (1, 1)], 2) == 15  # the second waits for both
+    assert by_the_clock([(10, 8)], 2) == 10  # more than there are: all
 
 
 def test_kept_files_are_counted_as_the_run_keeps_them() -> None:
