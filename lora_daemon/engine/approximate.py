@@ -139,6 +139,8 @@ def _sample(base: Base, cache: Path) -> tuple[Tensor, Tensor, float]:
     except (OSError, SafetensorError, KeyError, RuntimeError):
         pass
     latents = base.encode_pixels(collage(SIDE * base.pixels_per_latent))[0]
+    if base.device.type == "cuda":  # the first time it loads its kernels
+        base.decode_latents(latents).cpu()
     began = time.perf_counter()
     colours = _shrunk(base.decode_latents(latents).float().cpu(), FINE * SIDE).to(base.device)
     seconds = (time.perf_counter() - began) / SIDE**2

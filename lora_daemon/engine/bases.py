@@ -19,6 +19,7 @@ from lora_daemon import base_file
 from lora_daemon.base_folder import STEMS, weight_files
 from lora_daemon.engine import quantized, single_file
 from lora_daemon.engine.denoisers import CALLS, Given
+from lora_daemon.engine.device import roughly
 from lora_daemon.engine.encoders import ORDINARY, Encoder, Reading, together
 from lora_daemon.engine.names import denoiser_names, text_names
 from lora_daemon.engine.sources import opened, wrong
@@ -32,7 +33,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 @dataclass(eq=False)
 class Base:
     """A loaded base. The denoiser, and a T5, are in ``dtype``; CLIP and the VAE stay in fp32: they
-    run seldom, and a half-precision VAE overflows on some pictures.
+    run seldom, and a half-precision VAE overflows on some pictures. (On a GPU its convolutions are
+    in TF32, which has fp32's range.)
 
     ``alphas_cumprod``: ᾱ of the noise schedule, float32 (timesteps,), on the CPU; of flow matching
     the ᾱ of the same signal-to-noise ratio. ``unet_names``: module path → name in LoRA files of the
@@ -238,7 +240,8 @@ class Base:
     def encode_pixels(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels (n, 3, h, w) in -1 … 1 to mean and deviation of their latents, each float32
         (n, channels, h/8, w/8), scaled to the denoiser's unit variance."""
-        posterior = self.vae.encode(pixels.to(self.device)).latent_dist
+        with roughly():
+            posterior = self.vae.encode(pixels.to(self.device)).latent_dist
         scale = self.vae.config.scaling_factor
         mean = posterior.mean
         if offset := self.vae.config.get("shift_factor"):
@@ -251,7 +254,8 @@ class Base:
         plain = latents / self.vae.config.scaling_factor
         if offset := self.vae.config.get("shift_factor"):
             plain = plain + offset
-        pixels: Tensor = self.vae.decode(plain).sample
+        with roughly():
+            pixels: Tensor = self.vae.decode(plain).sample
         return pixels.clamp(-1, 1)
 
 

@@ -30,7 +30,8 @@ from lora_daemon.engine.parts import low_rank
 
 class Stacked:
     """One module under all its LoRAs, each a low-rank pair: ``down`` (Σr, in, *kernel), ``up``
-    (out, Σr), ``factors`` (Σr,), weight and scale, and in ``which`` (Σr,) the LoRA of each row."""
+    (out, Σr), ``factors`` (Σr,), weight and scale, and in ``which`` (Σr,) the LoRA of each row;
+    ``there``: those that there are."""
 
     def __init__(self, site: Site) -> None:
         self.target = site.target
@@ -51,6 +52,7 @@ class Stacked:
         self.down, self.up = torch.cat(downs), torch.cat(ups, dim=1)
         self.factors = torch.cat(factors)
         self.which = torch.tensor(whose, device=self.down.device)
+        self.there = sorted(set(whose))
 
     def add(self, columns: Tensor, x: Tensor, output: Tensor) -> Tensor:
         """The module's ``output`` with Σᵢ wᵢ ΔWᵢ diag(mᵢ) x. ``columns``: m, (LoRAs, in)."""
@@ -152,8 +154,7 @@ def overlap(columns: dict[str, Tensor], modules: dict[str, Stacked]) -> Tensor:
     where no two change the same module."""
     terms, count = [], 0
     for name, one in columns.items():
-        there = sorted(set(modules[name].which.tolist()))
-        for first, second in itertools.combinations(there, 2):
+        for first, second in itertools.combinations(modules[name].there, 2):
             terms.append((one[first] * one[second]).abs().sum())
             count += one.shape[1]
     return torch.stack(terms).sum() / count if terms else next(iter(columns.values())).sum() * 0

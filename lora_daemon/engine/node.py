@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     devices.use_threads()
+    devices.settle()
     if rank:
         place = Place(order=order, rank=rank, world=world, meeting=BY_ENVIRONMENT)
         try:

@@ -28,6 +28,7 @@ def main() -> None:
     place = msgspec.json.decode(sys.stdin.buffer.readline(), type=Place)
     threading.Thread(target=_end_with_leader, name="leader", daemon=True).start()
     devices.use_threads()
+    devices.settle()
     device = bases.best_device()
     if device.type == "cuda":
         device = torch.device("cuda", 0 if place.order.devices else place.rank)

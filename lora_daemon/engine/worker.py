@@ -134,6 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
     threading.Thread(target=pipe.listen, name="pipe", daemon=True).start()
     device = best_device()
     threads = devices.use_threads()
+    devices.settle()
     pipe.tell(
         Ready(
             pid=os.getpid(),

@@ -42,17 +42,18 @@ def flux_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepared(folder: Path, base_path: Path, /, *, compiling: bool, **sections: Any) -> pipe.Train:
     training = {"max_steps": 6, "batch_size": 3} | sections.pop("training", {})
+    optimizer = {"learning_rate": 1e-2} | sections.pop("optimizer", {})
     return work.prepare(
         folder, base_path, work.pictures(folder.parent / "pictures", 4),
-        training={**training, "compile": compiling}, optimizer={"learning_rate": 1e-2},
+        training={**training, "compile": compiling}, optimizer=optimizer,
         save={"every_steps": 3}, **sections,
     )  # fmt: skip
 
 
-def ran(order: pipe.Train, *, leave: bool = False) -> list[Any]:
+def ran(order: pipe.Train, *, leave: bool = False, device: torch.device = CPU) -> list[Any]:
     torch.set_num_threads(1)
     told: list[Any] = []
-    run(order, Studio(CPU, told.append, lambda job: False), LeaveAt(told, leave), told.append)
+    run(order, Studio(device, told.append, lambda job: False), LeaveAt(told, leave), told.append)
     return told
 
 

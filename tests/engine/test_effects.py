@@ -48,7 +48,7 @@ def test_they_are_the_predictions_less_the_plain_ones(base: Base, files: list[Pa
     steps = scheduler("DDIM", base.scheduler_config)
     steps.set_timesteps(4)
     shape = (1, 4, base.unet.config.sample_size, base.unet.config.sample_size)
-    latents = torch.randn(shape, generator=torch.Generator().manual_seed(5))
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(5)).to(base.device)
     with torch.no_grad():
         text = conditioning(base, [SPEC], guided=True)
         for timestep in steps.timesteps[:2]:
@@ -61,7 +61,7 @@ def test_they_are_the_predictions_less_the_plain_ones(base: Base, files: list[Pa
             with applied(base, [(p, s) for p, s in zip(placed, row, strict=True)]):
                 said = conditioning(base, [SPEC], guided=True)
                 now = guided(base, latents, steps.timesteps[2], said, 3.0)
-            deltas.append((now - plain).double().flatten())
+            deltas.append((now - plain).double().flatten().cpu())
     kept = [float(base.alphas_cumprod[t]) for t in steps.timesteps[2:4]]
     levels = [((1 - one) / one) ** 0.5 for one in kept]
     together = torch.stack(deltas) * (levels[0] - levels[1])
@@ -193,7 +193,8 @@ def test_the_effect_in_a_picture_is_what_the_lora_takes_off_the_error(
     shares = []
     for stretch in range(weighing.STRATA):
         at = int((stretch + 0.5) * 1000 / weighing.STRATA)
-        noise = torch.randn(latents.shape, generator=generator(spec.seed, "weighed", stretch))
+        draw = generator(spec.seed, "weighed", stretch)
+        noise = torch.randn(latents.shape, generator=draw).to(latents)
         kept = float(base.alphas_cumprod[at])
         errors = []
         for weight in (0.0, 1.0):
@@ -202,7 +203,7 @@ def test_the_effect_in_a_picture_is_what_the_lora_takes_off_the_error(
                 text = conditioning(base, [spec], guided=False)
                 for own in (noise, -noise):
                     seen = kept**0.5 * latents + (1 - kept) ** 0.5 * own
-                    predicted = base.denoise(seen, torch.tensor(at), text)
+                    predicted = base.denoise(seen, torch.tensor(at, device=base.device), text)
                     error += float((predicted - own).square().sum())
             errors.append(error)
         shares.append((errors[0] - errors[1]) / errors[0])

@@ -7,21 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from lora_daemon.engine import folded, lora_file, pace
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.mix import Mix, Strength
 from lora_daemon.engine.pace import Pace, Paces
 from shared import regions
-from tests.engine.test_mix import CONV, CONVOLVED, EXACT, KINDS, LINEAR, POINT, STRIDED
+from tests.engine.test_mix import CONV, CONVOLVED, EXACT, KINDS, LINEAR, POINT, STRIDED, _predict
 from tests.engine.test_mix import _file as written
-
-
-@torch.no_grad()
-def _predict(base: Base) -> Tensor:
-    noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return base.denoise(noisy, torch.tensor([500]), base.encode_text("a thing"))
 
 
 def _mix(base: Base, folder: Path) -> Mix:

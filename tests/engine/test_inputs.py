@@ -65,7 +65,7 @@ def given(base: Base, name: str) -> Tensor:
             text = conditioning(base, [spec], guided=spec.cfg > 1)
             assert len(list(along(base, spec, text, lambda: None))) == spec.steps
     hook.remove()
-    return torch.cat(seen)
+    return torch.cat(seen).cpu()
 
 
 def test_the_overlap_is_that_of_the_outputs(base: Base, tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ def test_the_loss_is_over_fixed_noise_and_its_negative(
     for sign in (noise, -noise):
         noisy = alpha.sqrt() * moments.mean + (1 - alpha).sqrt() * sign
         with torch.no_grad():
-            errors.append(float(((base.denoise(noisy, t[:1], text) - sign) ** 2).mean()))
+            found = base.denoise(noisy.to(base.device), t[:1].to(base.device), text).cpu()
+            errors.append(float(((found - sign) ** 2).mean()))
     assert bare[0][0] == pytest.approx(sum(errors) / 2, rel=1e-4)
 
 

@@ -160,7 +160,7 @@ def _file(path: Path, tensors: dict[str, Tensor], module: str = LINEAR, **more: 
 
 def _dense(target: Any, x: Tensor, delta: Tensor) -> Tensor:
     """(W + ΔW) x in float64."""
-    weight = target.weight.double() + delta
+    weight = target.weight.double() + delta.to(target.weight.device)
     bias = None if target.bias is None else target.bias.double()
     if isinstance(target, nn.Conv2d):
         return F.conv2d(x.double(), weight, bias, target.stride, target.padding)
@@ -170,8 +170,8 @@ def _dense(target: Any, x: Tensor, delta: Tensor) -> Tensor:
 def _input(target: Any) -> Tensor:
     seed = torch.Generator().manual_seed(5)
     if isinstance(target, nn.Conv2d):
-        return _random(seed, 2, target.in_channels, 8, 8)
-    return _random(seed, 2, 7, target.in_features)
+        return _random(seed, 2, target.in_channels, 8, 8).to(target.weight.device)
+    return _random(seed, 2, 7, target.in_features).to(target.weight.device)
 
 
 def _error(got: Tensor, wanted: Tensor) -> float:
@@ -228,7 +228,7 @@ def test_dora_has_its_norm_from_the_clean_base_at_weight_one(
 ) -> None:
     """W' = m (W + ΔW) / ‖W + ΔW‖ by rows or columns; the weight is on W' − W, also in a mix."""
     target: Any = base.unet.get_submodule(where)
-    weight = target.weight.double()
+    weight = target.weight.double().cpu()
     seed = torch.Generator().manual_seed(2)
     tensors, delta = KINDS[inner](seed, tuple(weight.shape))
     changed = weight + delta
@@ -258,7 +258,7 @@ def test_a_bias_of_a_full_adapter_is_added_too(base: Base, tmp_path: Path) -> No
     bias = _random(seed, 32)
     path = _file(tmp_path / "a.safetensors", tensors, CONV, diff_b=bias)
     x = _input(target)
-    wanted = _dense(target, x, 0.5 * delta) + 0.5 * bias.double()[:, None, None]
+    wanted = _dense(target, x, 0.5 * delta) + 0.5 * bias.to(x).double()[:, None, None]
     with applied(base, [(lora_file.load(path, base).modules, 0.5)]):
         assert _error(target(x), wanted) < EXACT
 
@@ -271,14 +271,15 @@ def test_what_peft_trained_is_what_peft_computes(kind: str, base: Base, tmp_path
         **({"use_effective_conv2d": True} if kind == "loha" else {"decompose_factor": 4}),
     )  # fmt: skip
     torch.manual_seed(0)
-    x = torch.randn(1, 4, 8, 8)
+    x = torch.randn(1, 4, 8, 8).to(base.device)
+    late = torch.tensor([500], device=base.device)
     text = base.encode_text("a thing")
     inject_adapter_in_model(config, base.unet, "default")
     for name, parameter in base.unet.named_parameters():
         if "hada_" in name or "lokr_" in name:
             parameter.copy_(torch.randn(parameter.shape) * 0.3)
     try:
-        trained = base.denoise(x, torch.tensor([500]), text)
+        trained = base.denoise(x, late, text)
         tensors = {}
         for path in (LINEAR, CONV):
             layer = base.unet.get_submodule(path)
@@ -295,9 +296,9 @@ def test_what_peft_trained_is_what_peft_computes(kind: str, base: Base, tmp_path
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "alpha": 3}))
     weights = lora_file.load(tmp_path / "adapter_model.safetensors", base)
-    plain = base.denoise(x, torch.tensor([500]), text)
+    plain = base.denoise(x, late, text)
     with applied(base, [(weights.modules, 1.0)]):
-        ours = base.denoise(x, torch.tensor([500]), text)
+        ours = base.denoise(x, late, text)
     assert _error(ours - plain, (trained - plain).double()) < 1e-4
 
 
@@ -325,8 +326,9 @@ def _loras(base: Base, tmp_path: Path, count: int) -> list[list[Placed]]:
 
 @torch.no_grad()
 def _predict(base: Base) -> Tensor:
-    noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return base.denoise(noisy, torch.tensor([500]), base.encode_text("a thing"))
+    noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).to(base.device)
+    late = torch.tensor([500], device=base.device)
+    return base.denoise(noisy, late, base.encode_text("a thing"))
 
 
 def test_a_thousand_changes_end_where_they_began(base: Base, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_the_more_is_drawn_anew_the_farther_it_is_from_where_it_began(
     assert [picture.size for picture in found] == [(64, 64)] * 3
     through = starting.read(base, drawing, (64, 64))
     pixels = ((base.decode_latents(through)[0] + 1) * 127.5).round().to(torch.uint8)
-    assert found[0].tobytes() == pixels.permute(1, 2, 0).numpy().tobytes()  # nothing drawn
+    assert found[0].tobytes() == pixels.permute(1, 2, 0).cpu().numpy().tobytes()  # nothing drawn
     assert 0 < far(found[0], found[1]) < far(found[0], found[2])
 
 
@@ -61,9 +61,9 @@ def test_every_sampler_ends_at_the_clean_picture_wherever_it_begins(
     sampler: Sampler, begin: int, base: Base
 ) -> None:
     """With a denoiser that knows the answer: the check of each one's options."""
-    answer = torch.linspace(-3, 3, 4 * 64).reshape(1, 4, 8, 8)
-    noise = torch.randn(answer.shape, generator=torch.Generator().manual_seed(0))
-    steps = timed(sampler, base.scheduler_config, 12, torch.device("cpu"))
+    answer = torch.linspace(-3, 3, 4 * 64).reshape(1, 4, 8, 8).to(base.device)
+    noise = torch.randn(answer.shape, generator=torch.Generator().manual_seed(0)).to(base.device)
+    steps = timed(sampler, base.scheduler_config, 12, base.device)
     timesteps = steps.timesteps[begin * steps.order :]
     latents = noise * steps.init_noise_sigma
     if begin:

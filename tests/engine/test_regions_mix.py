@@ -60,7 +60,7 @@ class Dense:
             for module in modules:
                 if module.network == "unet":
                     weight: Any = base.unet.get_submodule(module.path).weight
-                    found = whole_delta(module, weight.detach())
+                    found = whole_delta(module, weight.detach().cpu()).to(weight.device)
                     deltas.setdefault(module.path, []).append((number, found))
         for path, members in deltas.items():
             target = self.unet.get_submodule(path)
@@ -77,7 +77,8 @@ class Dense:
         key = (number, side)
         if key not in self._masks:
             weight, region = self._strengths[number]
-            self._masks[key] = weight * mask(region, side, self._pixels)
+            at = mask(region, side, self._pixels).to(self.unet.device)
+            self._masks[key] = weight * at
         return self._masks[key]
 
     def _hook(self, members: list[tuple[int, Tensor]]) -> Any:
@@ -124,14 +125,15 @@ def test_every_place_has_its_own_weights(base: Base, tmp_path: Path) -> None:
     loras = _loras(base, tmp_path, 3)  # the last one has LoKr's Kronecker products
     strengths = [(0.7, LEFT), (-0.4, None), (0.5, SPOT)]
     noisy = torch.randn(2, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    noisy, late = noisy.to(base.device), torch.tensor([500], device=base.device)
     text = base.encode_text("a thing").expand(2, -1, -1)
-    plain = base.denoise(noisy, torch.tensor([500]), text)
+    plain = base.denoise(noisy, late, text)
     mix = Mix(base, loras)
     mix.set([Strength(weight, region=region) for weight, region in strengths])
     with mix.on():
-        ours = base.denoise(noisy, torch.tensor([500]), text)
+        ours = base.denoise(noisy, late, text)
     dense = Dense(base, loras, strengths)
-    wanted = dense.unet(noisy.double(), torch.tensor([500]), text.double()).sample
+    wanted = dense.unet(noisy.double(), late, text.double()).sample
     assert _error(ours, wanted) < 1e-5
     assert _error(plain, wanted) > 0.1  # they do something
 
