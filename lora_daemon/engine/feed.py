@@ -160,16 +160,15 @@ class Feed:
             for slot, index in enumerate(order)
         ]
         latents, noise, mixed, timesteps, views, mirrored = zip(*drawn, strict=True)
-        device = self.base.device
-        noises = torch.stack(noise).to(device, non_blocking=True)
+        noises = self._sent(torch.stack(noise))
         return Batch(
-            latents=torch.stack(latents).to(device, non_blocking=True),
+            latents=self._sent(torch.stack(latents)),
             noise=noises,
-            mixed=torch.stack(mixed).to(device) if self.noise.input_perturbation else noises,
-            timesteps=torch.cat(timesteps).to(device, non_blocking=True),
-            text=self._text(captions).to(device, non_blocking=True),
+            mixed=self._sent(torch.stack(mixed)) if self.noise.input_perturbation else noises,
+            timesteps=self._sent(torch.cat(timesteps)),
+            text=self._sent(self._text(captions)),
             share=len(order) / of,
-            views=torch.tensor(views, device=device) if self.base.takes_views else None,
+            views=self._sent(torch.tensor(views)) if self.base.takes_views else None,
             pictures=tuple(order),
             first=first,
             counts=self._counts(order, mirrored),
@@ -186,7 +185,15 @@ class Feed:
                 for index, turned in zip(order, mirrored, strict=True)
             ]
             counts = counts * torch.stack(masks)[:, None]
-        return counts.to(self.base.device, non_blocking=True)
+        return self._sent(counts)
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """The same on the base's device. Out of pinned memory: from any other a copy waits for all
+        that the GPU has still to do."""
+        device = self.base.device
+        if device.type != "cuda" or tensor.device.type == "cuda":
+            return tensor.to(device)
+        return tensor.pin_memory().to(device, non_blocking=True)
 
     def _text(self, captions: list[str]) -> Tensor:
         if self.learns_text:
