@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from lora_daemon.engine.ahead import entries
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache, Moments, PictureError
 from lora_daemon.engine.captions import reading, shown, varies
@@ -289,14 +291,15 @@ def choose(
     moments: list[Moments] = []
     skipped: list[tuple[str, str]] = []
     every = freeze.every
-    for index, picture in enumerate(every):
-        look(index, len(every))
-        key = cache.key(picture)
-        try:
-            moments.append(cached(cache, key, picture))
-            used.append(Used(index, key))
-        except PictureError as error:
-            skipped.append((picture.path, str(error)))
+    keys = [cache.key(picture) for picture in every]
+    with closing(entries(cache, list(zip(keys, every, strict=True)))) as coming:
+        for index, entry in enumerate(coming):
+            look(index, len(every))
+            try:
+                moments.append(entry())
+                used.append(Used(index, keys[index]))
+            except PictureError as error:
+                skipped.append((every[index].path, str(error)))
     look(len(every), len(every))
     choice = Choice(used, skipped)
     if not any(one.index < len(freeze.pictures) for one in used):
@@ -327,17 +330,19 @@ def _chosen_before(
     except (msgspec.MsgspecError, IndexError) as error:
         raise LoraError(Code.INVALID_FILE, f"{path} is damaged ({error}).") from None
     moments = []
-    for number, (one, picture) in enumerate(zip(choice.used, pictures, strict=True)):
-        look(number, len(pictures))
-        try:
-            moments.append(cached(cache, one.key, picture))
-        except PictureError as error:
-            raise LoraError(
-                Code.INVALID_FILE,
-                f"{picture.path}: {error}. This run has begun with it, and its cached latents are "
-                "gone: put the picture back, or start a new run.",
-                data={"path": picture.path},
-            ) from None
+    wanted = [(one.key, picture) for one, picture in zip(choice.used, pictures, strict=True)]
+    with closing(entries(cache, wanted)) as coming:
+        for number, entry in enumerate(coming):
+            look(number, len(pictures))
+            try:
+                moments.append(entry())
+            except PictureError as error:
+                raise LoraError(
+                    Code.INVALID_FILE,
+                    f"{pictures[number].path}: {error}. This run has begun with it, and its cached "
+                    "latents are gone: put the picture back, or start a new run.",
+                    data={"path": pictures[number].path},
+                ) from None
     look(len(pictures), len(pictures))
     return choice, moments
 
