@@ -1,12 +1,15 @@
 """Mixing at SD 1.5's shape: what a change of weight costs, and what a step costs more.
 
-    python -m bench.mixing [--shape sd15|starter] [--size 8] [--rounds 9]
+    python -m bench.mixing [--shape sd15|starter] [--size 8] [--rounds 9] [--device cuda:0]
                            [--only change|step|conflict]
 
 ``change``: 5 LoRAs of rank 32 on every module, one weight vector against peft's ``set_adapters``
 on a model with the same five. ``step``: the UNet without LoRAs, with 3 and with 10 of rank 16; the
-arms take turns, so that whatever else the machine does meets them alike. One JSON object: medians
-in ms, and ratios as medians of the rounds' own ratios. ``conflict`` is ``bench.conflict``.
+arms take turns, so that whatever else the machine does meets them alike; ``refold`` is what folding
+three or ten into second weights from the clean ones takes instead, after which a step is a bare
+one. One JSON object: medians in ms, and ratios as medians of the rounds' own ratios. On a GPU,
+where there is one, in the precision that the product paints with there, at latents of 64 × 64, and
+each turn is waited for. ``conflict`` is ``bench.conflict``.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ from torch import Tensor
 from bench import conflict
 from lora_daemon.engine import bases
 from lora_daemon.engine.bases import Base
+from lora_daemon.engine.device import name as name_of
 from lora_daemon.engine.device import use_threads
+from lora_daemon.engine.folded import Folds
 from lora_daemon.engine.mix import Mix, Placed, Strength
 from lora_daemon.engine.names import unet_names
 from lora_daemon.engine.parts import LowRank
@@ -43,7 +48,11 @@ from tests.engine import tiny_base
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=("sd15", "starter"), default="sd15")
-    parser.add_argument("--size", type=int, default=8, help="side of the latents in a step")
+    parser.add_argument(
+        "--size", type=int, help="side of the latents in a step; default: 64 on a GPU, else 8"
+    )
+    parser.add_argument("--device", type=torch.device, default=bases.best_device())
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", choices=("change", "step", "conflict"), default="")
     options = parser.parse_args()
@@ -51,16 +60,21 @@ def main() -> None:
         print(json.dumps({"conflict": conflict.figures(rank=32, rounds=options.rounds)}))
         return
     threads = use_threads()
-    found: dict[str, Any] = {"shape": options.shape, "threads": threads, "size": options.size}
+    size = options.size or (8 if options.device.type == "cpu" else 64)
+    found: dict[str, Any] = {
+        "shape": options.shape, "device": name_of(options.device), "threads": threads, "size": size,
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        base = bases.load(tiny_base.build(Path(folder) / "base", "starter"), torch.device("cpu"))
+        path = tiny_base.build(Path(folder) / "base", "starter")
+        base = bases.load(path, options.device, options.precision)
+        found["dtype"] = str(base.dtype).removeprefix("torch.")
         if options.shape == "sd15":
-            base.unet = _sd15()
+            base.denoiser = _sd15().to(base.device, base.dtype)
             base.unet_names = unet_names(base.unet.config)
+        if options.only != "change":  # first: peft's layers of the other stay in the model
+            found["step"] = step(base, size, options.rounds)
         if options.only != "step":
             found["change"] = change(base, options.rounds)
-        if options.only != "change":
-            found["step"] = step(base, options.size, options.rounds)
     print(json.dumps(found))
 
 
@@ -69,10 +83,10 @@ def change(base: Base, rounds: int) -> dict[str, float]:
     mix = Mix(base, [_lora(base, 32, number) for number in range(5)])
     draw = torch.Generator().manual_seed(0)
     weights = [torch.rand(5, generator=draw).tolist() for _ in range(rounds)]
-    ours = [_timed(partial(mix.set, [Strength(one) for one in w])) for w in weights]
+    ours = [_timed(base, partial(mix.set, [Strength(one) for one in w])) for w in weights]
     for number in range(5):
         _inject(base, 32, f"a{number}")
-    theirs = [_timed(partial(_set_adapters, base, w)) for w in weights]
+    theirs = [_timed(base, partial(_set_adapters, base, w)) for w in weights]
     return _compared(ours=ours, peft=theirs)
 
 
@@ -82,11 +96,14 @@ def step(base: Base, size: int, rounds: int) -> dict[str, float]:
     ten = Mix(base, [_lora(base, 16, number) for number in range(10)])
     for mix in (three, ten):
         mix.set([Strength(0.5)] * mix.count)
-    x = torch.randn(2, 4, size, size)
-    text = torch.randn(2, 77, int(base.unet.config.cross_attention_dim))
+    kind: Any = {"device": base.device}
+    x = torch.randn(2, 4, size, size, **kind)
+    wide = int(base.unet.config.cross_attention_dim)
+    text = torch.randn(2, 77, wide, dtype=base.dtype, **kind)
+    timestep = torch.tensor([500], **kind)
 
     def bare() -> Tensor:
-        return base.denoise(x, torch.tensor([500]), text)
+        return base.denoise(x, timestep, text)
 
     def mixed(mix: Mix) -> Callable[[], Tensor]:
         def once() -> Tensor:
@@ -99,10 +116,25 @@ def step(base: Base, size: int, rounds: int) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(rounds + 1):
         for name, arm in arms.items():
-            took = _timed(arm)
+            took = _timed(base, arm)
             if number:  # the first round warms up
                 times[name].append(took)
-    return _compared(**times)
+    return _compared(**times) | {
+        f"{name}_refold_ms": _refolding(base, mix, rounds)
+        for name, mix in (("three", three), ("ten", ten))
+    }
+
+
+def _refolding(base: Base, mix: Mix, rounds: int) -> float:
+    """ms of folding a mix into second weights; the product does it in fp32 alone, where nothing is
+    lost."""
+    folds = Folds(mix.sites)
+    took = []
+    for _ in range(rounds + 1):
+        folds.stale = True
+        took.append(_timed(base, folds.put))
+    folds.take_off()
+    return round(statistics.median(took[1:]), 3)
 
 
 def _compared(**times: Sequence[float]) -> dict[str, float]:
@@ -118,9 +150,11 @@ def _compared(**times: Sequence[float]) -> dict[str, float]:
     return medians | ratios
 
 
-def _timed(act: Callable[[], Any]) -> float:
+def _timed(base: Base, act: Callable[[], Any]) -> float:
     began = time.perf_counter()
     act()
+    if base.device.type == "cuda":
+        torch.cuda.synchronize(base.device)
     return 1000 * (time.perf_counter() - began)
 
 

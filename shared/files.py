@@ -12,8 +12,10 @@ from pathlib import Path
 from shared.errors import LoraError
 
 
-def publish(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+def publish(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
     """Write to a temporary file, fsync, rename to ``path``, fsync the directory.
+
+    Not ``durable``, it is without the fsyncs.
 
     Raises LoraError(STORAGE); then ``path`` is as it was and no temporary file is left.
     """
@@ -24,9 +26,11 @@ def publish(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             file.write(data)
             file.flush()
             os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         Path(temporary).replace(path)
-        sync_directory(path.parent)
+        if durable:
+            sync_directory(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()

@@ -102,17 +102,20 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     return b"".join([struct.pack("<Q", len(text)), text, *(tensors[n].data for n in names)])
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+def write(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, durable: bool = True
+) -> int:
     """Publish a file at ``path`` and return its size. Raises LoraError(STORAGE).
 
-    At every moment, a power cut included, ``path`` is the old file or the new one, whole.
+    At every moment, a power cut included, ``path`` is the old file or the new one, whole; unless
+    ``durable``, a power cut may tear it.
     """
     content = encode(tensors, metadata)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LoraError.storage("make", path.parent, error) from None
-    publish(path, content)
+    publish(path, content, durable=durable)
     return len(content)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lora_daemon.engine import kinds
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.dropout import Dropout
-from lora_daemon.engine.fused import fuse
+from lora_daemon.engine.fused import fuse, in_16_bits
 from lora_daemon.engine.kinds import ADAPTER, MAGNITUDE
 from lora_daemon.engine.mix import TEXT, Placed
 from lora_daemon.engine.names import GROUPS, targeted
@@ -219,10 +219,12 @@ class Adapter:
             self.average.copy_(self.vector.data)
 
     def unfuse(self, network: str) -> Callable[[], None]:
-        """Let peft compute a network's layers itself: what ``fused`` does no compiler can read.
+        """Let a network's layers compute in a way that a compiler can read, which is not ``fused``.
         Returns what takes that back."""
         own = [layer for (part, _), layer in self._layers.items() if part == network]
         fused = [(layer, vars(layer).pop("forward")) for layer in own if "forward" in vars(layer)]
+        for layer, _ in fused:
+            in_16_bits(layer, ADAPTER)
 
         def again() -> None:
             for layer, forward in fused:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -51,6 +52,14 @@ class Moments:
         if mirrored:
             return self.mirrored_mean + self.mirrored_deviation * noise
         return self.mean + self.deviation * noise
+
+
+class Seen(NamedTuple):
+    """``pixels``: float32 (3, height, width) in -1 … 1; ``whole``: height and width of the picture
+    before it was resized and cropped for training."""
+
+    pixels: Tensor
+    whole: tuple[int, int]
 
 
 class PictureError(Exception):
@@ -118,15 +127,23 @@ class LatentsCache:
         except (LoraError, KeyError, OSError, ValueError):
             return None
 
-    def make(self, key: str, picture: FrozenPicture) -> Moments:
-        """Encode a picture, publish its entry, and read it back.
-
-        Encoded at batch shape 1, so that an entry made again has the same bytes. Raises
-        PictureError if the file is not the picture it was, LoraError(STORAGE).
-        """
+    def read(self, picture: FrozenPicture) -> Seen:
+        """What is encoded of a picture; any thread may ask. Raises PictureError if the file is not
+        the picture it was."""
         path = Path(from_text(picture.path))
-        seen = load_picture(path, picture.framing, picture.content)
-        pixels = pixels_of(seen, self.size(picture))
+        whole = load_picture(path, picture.framing, picture.content)
+        return Seen(pixels_of(whole, self.size(picture)), (whole.height, whole.width))
+
+    def make(self, key: str, picture: FrozenPicture, seen: Seen | None = None) -> Moments:
+        """Encode a picture, publish its entry, and read it back. ``seen``: as ``read`` gives it, if
+        it was asked before.
+
+        Encoded at batch shape 1, so that an entry made again has the same bytes. Not waited for
+        until it is on the disk: what a power cut tears is made again. Raises PictureError if the
+        file is not the picture it was, LoraError(STORAGE).
+        """
+        seen = seen or self.read(picture)
+        pixels = seen.pixels
         straight = self.base.encode_pixels(pixels[None])
         mirrored = self.base.encode_pixels(pixels.flip(-1).contiguous()[None])
         moments = [one[0].float().cpu().contiguous() for one in (*straight, *mirrored)]
@@ -136,9 +153,11 @@ class LatentsCache:
         sweep(self._path(key).parent, older=3600)  # another worker may be caching beside us
         shape = tuple(moments[0].shape)
         tensors = {name: RawTensor("F32", shape, data) for name, data in raw.items()}
-        size = f"{seen.height}×{seen.width}"
-        metadata = {"checksum": _checksum(raw), "size": size}
-        self._insist(lambda: write(self._path(key), tensors, metadata), sum(map(len, raw.values())))
+        metadata = {"checksum": _checksum(raw), "size": "{}×{}".format(*seen.whole)}
+        self._insist(
+            lambda: write(self._path(key), tensors, metadata, durable=False),
+            sum(map(len, raw.values())),
+        )
         found = self.find(key, self.size(picture))
         if found is None:
             raise LoraError(

@@ -46,8 +46,8 @@ def learner(
     """The base as training is to call it, compiled for every shape of the run's batches, forward
     and back; None if the recipe does not ask for it, or if it cannot be had: ``warn`` is told why.
 
-    Its layers stay those of ``base``. On a GPU a forward is one CUDA graph, and its backward
-    another. Raises what ``look`` raises, and where memory is not enough.
+    Its layers stay those of ``base``. On a GPU the kernels of a step are started as one CUDA graph,
+    compiled or not (``replayed``). Raises what ``look`` raises, and where memory is not enough.
     """
     if not recipe.training.compile:
         return None
@@ -56,8 +56,7 @@ def learner(
         # Beyond its limits dynamo runs eagerly without a word.
         limits = torch._dynamo.config
         limits.recompile_limit = limits.accumulated_recompile_limit = 4096
-        mode = "reduce-overhead" if base.device.type == "cuda" else None
-        denoiser = torch.compile(base.denoiser, backend=BACKEND, mode=mode, dynamic=False)
+        denoiser = torch.compile(base.denoiser, backend=BACKEND, dynamic=False)
         ready = replace(base, denoiser=denoiser)
         with checkpointed(base, recipe.training.checkpointing):
             why = _tried(base, ready, adapter, list(feed.examples()), look)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from lora_daemon.engine.ahead import entries
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache, Moments, PictureError
 from lora_daemon.engine.captions import reading, shown, varies
@@ -160,16 +162,15 @@ class Feed:
             for slot, index in enumerate(order)
         ]
         latents, noise, mixed, timesteps, views, mirrored = zip(*drawn, strict=True)
-        device = self.base.device
-        noises = torch.stack(noise).to(device, non_blocking=True)
+        noises = self._sent(torch.stack(noise))
         return Batch(
-            latents=torch.stack(latents).to(device, non_blocking=True),
+            latents=self._sent(torch.stack(latents)),
             noise=noises,
-            mixed=torch.stack(mixed).to(device) if self.noise.input_perturbation else noises,
-            timesteps=torch.cat(timesteps).to(device, non_blocking=True),
-            text=self._text(captions).to(device, non_blocking=True),
+            mixed=self._sent(torch.stack(mixed)) if self.noise.input_perturbation else noises,
+            timesteps=self._sent(torch.cat(timesteps)),
+            text=self._sent(self._text(captions)),
             share=len(order) / of,
-            views=torch.tensor(views, device=device) if self.base.takes_views else None,
+            views=self._sent(torch.tensor(views)) if self.base.takes_views else None,
             pictures=tuple(order),
             first=first,
             counts=self._counts(order, mirrored),
@@ -186,7 +187,15 @@ class Feed:
                 for index, turned in zip(order, mirrored, strict=True)
             ]
             counts = counts * torch.stack(masks)[:, None]
-        return counts.to(self.base.device, non_blocking=True)
+        return self._sent(counts)
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """The same on the base's device. Out of pinned memory: from any other a copy waits for all
+        that the GPU has still to do."""
+        device = self.base.device
+        if device.type != "cuda" or tensor.device.type == "cuda":
+            return tensor.to(device)
+        return tensor.pin_memory().to(device, non_blocking=True)
 
     def _text(self, captions: list[str]) -> Tensor:
         if self.learns_text:
@@ -282,14 +291,15 @@ def choose(
     moments: list[Moments] = []
     skipped: list[tuple[str, str]] = []
     every = freeze.every
-    for index, picture in enumerate(every):
-        look(index, len(every))
-        key = cache.key(picture)
-        try:
-            moments.append(cached(cache, key, picture))
-            used.append(Used(index, key))
-        except PictureError as error:
-            skipped.append((picture.path, str(error)))
+    keys = [cache.key(picture) for picture in every]
+    with closing(entries(cache, list(zip(keys, every, strict=True)))) as coming:
+        for index, entry in enumerate(coming):
+            look(index, len(every))
+            try:
+                moments.append(entry())
+                used.append(Used(index, keys[index]))
+            except PictureError as error:
+                skipped.append((every[index].path, str(error)))
     look(len(every), len(every))
     choice = Choice(used, skipped)
     if not any(one.index < len(freeze.pictures) for one in used):
@@ -320,17 +330,19 @@ def _chosen_before(
     except (msgspec.MsgspecError, IndexError) as error:
         raise LoraError(Code.INVALID_FILE, f"{path} is damaged ({error}).") from None
     moments = []
-    for number, (one, picture) in enumerate(zip(choice.used, pictures, strict=True)):
-        look(number, len(pictures))
-        try:
-            moments.append(cached(cache, one.key, picture))
-        except PictureError as error:
-            raise LoraError(
-                Code.INVALID_FILE,
-                f"{picture.path}: {error}. This run has begun with it, and its cached latents are "
-                "gone: put the picture back, or start a new run.",
-                data={"path": picture.path},
-            ) from None
+    wanted = [(one.key, picture) for one, picture in zip(choice.used, pictures, strict=True)]
+    with closing(entries(cache, wanted)) as coming:
+        for number, entry in enumerate(coming):
+            look(number, len(pictures))
+            try:
+                moments.append(entry())
+            except PictureError as error:
+                raise LoraError(
+                    Code.INVALID_FILE,
+                    f"{pictures[number].path}: {error}. This run has begun with it, and its cached "
+                    "latents are gone: put the picture back, or start a new run.",
+                    data={"path": pictures[number].path},
+                ) from None
     look(len(pictures), len(pictures))
     return choice, moments
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -122,9 +123,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
         sweep(run_dir / folder)
     recipe, freeze = read(run_dir)
     steering.enter("loading")
-    base = studio.base(
-        freeze.base_path, recipe.training.precision, freeze.base_predicts, recipe.base.quantize
-    )
+    base = _loaded(studio, recipe, freeze)
     resolution = recipe.dataset.resolution or base.resolution
     _serve(steering, studio, base, contextlib.nullcontext)
 
@@ -203,6 +202,21 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
             train(recipe, noised, adapter, optimizer, feed, session, together, learner)
     finally:
         adapter.remove()
+
+
+def _loaded(studio: Studio, recipe: Recipe, freeze: Freeze) -> Base:
+    """The run's base. Its hash, of gigabytes of weights, is wanted before the first step, so it is
+    worked out while pictures are cached, and kept."""
+    base = studio.base(
+        freeze.base_path, recipe.training.precision, freeze.base_predicts, recipe.base.quantize
+    )
+
+    def hash_it() -> None:
+        with contextlib.suppress(Exception):  # met again, and told, where it is wanted
+            _ = base.model_hash
+
+    threading.Thread(target=hash_it, daemon=True).start()
+    return base
 
 
 def _latents(order: Train, base: Base, resolution: int, steering: Steering) -> LatentsCache:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
-from lora_daemon.engine.feed import Feed
+from lora_daemon.engine.feed import Batch, Feed
 from lora_daemon.engine.objectives import objective, wanted
 from lora_daemon.engine.preservation import Preservation
+from lora_daemon.engine.replayed import Learn, Replayed, recorder
 from lora_daemon.engine.schedules import learning_rate
 from lora_daemon.engine.session import Session
 from lora_daemon.engine.together import OVER, Together
@@ -72,12 +73,16 @@ class Errors:
         self, recipe: Recipe, base: Base, adapter: Adapter, learner: Base | None
     ) -> None:  # fmt: skip
         self.base, self.adapter = base, adapter
-        self.learner = learner or base
-        self.signal = base.signal.to(base.device)[:, None, None, None]  # √ᾱ_t
-        self.spread = base.spread.to(base.device)[:, None, None, None]  # √(1-ᾱ_t)
-        self.loss_of = loss_of = objective(recipe.loss, base)
-        preserves = recipe.loss.preservation
-        self.preserved = Preservation(recipe, base, adapter, loss_of) if preserves else None
+        self.learn = _learning(recipe, base, adapter, learner or base)
+        record = recorder(base.device)
+        # What draws on the way, reads words, or computes twice to save memory is not recorded.
+        if record and not (
+            adapter.dropout.on
+            or recipe.training.checkpointing
+            or recipe.loss.preservation
+            or recipe.optimizer.text_encoder_rate
+        ):
+            self.learn = Replayed(self.learn, adapter.gradient, record)
 
     def of_step(self, feed: Feed, step: int, together: Together) -> tuple[Tensor, Tensor]:
         """Do this process's parts of a step. The leader's gradient becomes the step's; returned are
@@ -93,24 +98,40 @@ class Errors:
     def _learnt_from(self, feed: Feed, step: int, part: int, seen: Tensor) -> Tensor:
         """Add the part's share of the step's gradient to the adapter's; returns its share of the
         loss, a scalar. ``seen`` is given each picture's timestep and plain error."""
-        base, signal, spread = self.base, self.signal, self.spread
-        part_loss = torch.zeros((), device=base.device)
+        part_loss = torch.zeros((), device=self.base.device)
         self.adapter.dropout.begin(step, part)
         for batch in feed.batches(step, part):
-            latents, noise, t = batch.latents, batch.noise, batch.timesteps
-
-            noisy = signal[t] * latents + spread[t] * batch.mixed
-            predicted = self.learner.denoise(noisy, t, batch.text, batch.views)
-            target = wanted(base.objective, latents, noise, signal[t], spread[t])
-            loss = self.loss_of(predicted, target, t, batch.counts)
-            if self.preserved is not None:
-                loss = loss + self.preserved.loss(self.learner, noisy, t, batch.views)
-
-            (loss * (base.loss_scale * batch.share)).backward()  # type: ignore[no-untyped-call]
-            part_loss += loss.detach() * batch.share
-            each = ((predicted.detach() - target) ** 2).mean(dim=(1, 2, 3))
-            seen[:, batch.first : batch.first + len(t)] = torch.stack((t.to(each.dtype), each))
+            loss, each = self.learn(batch)
+            part_loss += loss
+            seen[:, batch.first : batch.first + len(each)] = torch.stack(
+                (batch.timesteps.to(each.dtype), each)
+            )
         return part_loss
+
+
+def _learning(recipe: Recipe, base: Base, adapter: Adapter, learner: Base) -> Learn:
+    """What adds a batch's share of the step's gradient to the adapter's."""
+    signal = base.signal.to(base.device)[:, None, None, None]  # √ᾱ_t
+    spread = base.spread.to(base.device)[:, None, None, None]  # √(1-ᾱ_t)
+    loss_of = objective(recipe.loss, base)
+    preserves = recipe.loss.preservation
+    preserved = Preservation(recipe, base, adapter, loss_of) if preserves else None
+
+    def learn(batch: Batch) -> tuple[Tensor, Tensor]:
+        latents, noise, t = batch.latents, batch.noise, batch.timesteps
+
+        noisy = signal[t] * latents + spread[t] * batch.mixed
+        predicted = learner.denoise(noisy, t, batch.text, batch.views)
+        target = wanted(base.objective, latents, noise, signal[t], spread[t])
+        loss = loss_of(predicted, target, t, batch.counts)
+        if preserved is not None:
+            loss = loss + preserved.loss(learner, noisy, t, batch.views)
+
+        (loss * (base.loss_scale * batch.share)).backward()  # type: ignore[no-untyped-call]
+        each = ((predicted.detach() - target) ** 2).mean(dim=(1, 2, 3))
+        return loss.detach() * batch.share, each
+
+    return learn
 
 
 def clip(gradient: Tensor, longest: float, scale: float = 1.0) -> Tensor:
