@@ -40,7 +40,11 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     use_threads()
-    print(json.dumps({"verb": options.verb, **VERBS[options.verb][0](options)}, indent=1))
+    print(
+        json.dumps(
+            {"verb": options.verb, **VERBS[options.verb][0](options)}, indent=1, ensure_ascii=False
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from lora_daemon import pipe
 from lora_daemon.engine.memory import Counted
 from shared.recipe import total_steps
 
+CONTEXT = 0.6  # GiB of a card that are not torch's to give
 # By shape: the recipe whose memory is measured, and the GiB that it is for.
 RECIPES = {"sd15": ("sd15-4gb", 4.0), "sdxl": ("sdxl-8gb", 8.0)}
 
@@ -72,7 +73,8 @@ def job(options: Namespace) -> dict[str, Any]:
 
 
 def memory(options: Namespace) -> dict[str, Any]:
-    """The recipe for a small card: caching, some steps, samples on the way, and some steps."""
+    """The recipe for a small card: caching, some steps, samples on the way, and some steps. Torch
+    may reserve no more than such a card has for it, unless ``limit`` says how much."""
     name, card = RECIPES.get(options.shape, ("sd15-4gb", 4.0))
     frozen = inputs.pictures(options.work, 4, inputs.SIDE[options.shape])
     steps = options.steps or 10
@@ -85,16 +87,16 @@ def memory(options: Namespace) -> dict[str, Any]:
     folder = _fresh(options.work / "memory")
     order = inputs.run(folder / "run", base, own, frozen, folder / "cache")
     began = time.monotonic()
-    with watched(options.limit, options.cache) as worker:
+    limit = options.limit or card - CONTEXT
+    with watched(limit, options.cache) as worker:
         worker.train(order)
         took = time.monotonic() - began
         found = _told(worker)
-    precision = own.training.precision if worker.nvml.name else "fp32"
-    need = Counted(base).need(own, "bf16" if precision == "auto" else precision, len(frozen))
-    most = max(worker.nvml.most.values(), default=0)
+    need = Counted(base).need(own, own.training.precision, len(frozen))  # both say one
+    most = max(worker.nvml.most.values(), default=found["own_most_mib"] * 2**20)
     found |= {
         "shape": options.shape, "recipe": name, "steps": steps, "seconds": round(took, 1),
-        "limit_gib": options.limit, "card_gib": card,
+        "limit_gib": limit, "card_gib": card,
         "total_steps_of_recipe": total_steps(own, len(frozen)),
         "counted_mib": {key: value // 2**20 for key, value in need._asdict().items()},
         "counted_most_mib": need.most // 2**20, "measured_most_gib": round(most / 2**30, 3),

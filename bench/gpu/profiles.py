@@ -102,7 +102,12 @@ def profiled(options: Namespace) -> dict[str, Any]:
         own.steps(count)
         own.wait()
     rows = found.key_averages()
-    ran = [one for one in rows if on_gpu == (str(one.device_type) != "DeviceType.CPU")]
+    ran = [
+        one
+        for one in rows
+        if on_gpu == (str(one.device_type) != "DeviceType.CPU")
+        and not one.key.startswith("Optimizer.")  # a mark around kernels
+    ]
 
     def spent(one: Any) -> float:
         return float(one.self_device_time_total if on_gpu else one.self_cpu_time_total)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -63,8 +65,11 @@ class Watched:
         if cache is not None:
             folders = {"TORCHINDUCTOR": cache.absolute(), "TRITON": cache.absolute() / "triton"}
             kernels = {f"{tool}_CACHE_DIR": str(folder) for tool, folder in folders.items()}
+        self._folder = tempfile.TemporaryDirectory()
+        self._account = Path(self._folder.name) / "account.json"
         with theirs:
-            arguments = ["--limit", str(limit), "--fd", str(theirs.fileno())]
+            arguments = ["--limit", str(limit), "--account", str(self._account)]
+            arguments += ["--fd", str(theirs.fileno())]
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "bench.gpu.worker", *arguments],
                 pass_fds=[theirs.fileno()], cwd=REPOSITORY, env={**os.environ, **kernels},
@@ -112,6 +117,7 @@ class Watched:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
+        self._folder.cleanup()
 
     def of(self, kind: Any) -> list[tuple[float, Any]]:
         return [(at, one) for at, one in self.told if isinstance(one, kind)]
@@ -135,13 +141,14 @@ class Watched:
         return (last - first) / max(1e-9, times[last] - times[first])
 
     def memory(self) -> dict[str, Any]:
-        """MiB: torch's own account of the worker, as it tells it each second, and NVML's of the
-        device less what was in use before."""
-        own = [one for _, one in self.of(pipe.Memory)]
+        """MiB: the worker's own account, and NVML's of the device less what was in use before."""
         mib = 2**20
+        own = {"reserved": 0, "beyond": 0, "allocated": 0}
+        with contextlib.suppress(OSError, ValueError):  # none on a CPU
+            own = json.loads(self._account.read_text())
         return {
-            "allocated_peak_mib": max((one.peak for one in own), default=0) // mib,
-            "reserved_seen_mib": max((one.allocated + one.cached for one in own), default=0) // mib,
+            **{f"{name}_mib": value // mib for name, value in own.items()},
+            "own_most_mib": (own["reserved"] + own["beyond"]) // mib,
             "nvml_mib": {name: most // mib for name, most in self.nvml.most.items()},
             "nvml_before_mib": self.nvml.before // mib,
         }
