@@ -8,9 +8,10 @@ of a step for itself, so it is made where there is plenty.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -82,19 +83,16 @@ def recorder(device: torch.device) -> Record | None:
         act: Callable[[], tuple[Tensor, Tensor]],
     ) -> Callable[[], tuple[Tensor, Tensor]] | None:
         nonlocal pool
-        side: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                act()
-        torch.cuda.current_stream(device).wait_stream(side)
+        _run(device, act, WARM_UP - 1)
         if not _roomy(device):
             _say("the device has too little memory")
             return None
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                given = act()
+            with _quickest():
+                _run(device, act, 1)
+                with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                    given = act()
         except RuntimeError as error:
             if poisoned(error):
                 raise
@@ -109,6 +107,28 @@ def recorder(device: torch.device) -> Record | None:
         return replay
 
     return record
+
+
+def _run(device: torch.device, act: Callable[[], object], times: int) -> None:
+    """On a stream of its own, as it is recorded: what a library sets up at first is set up then."""
+    side: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(times):
+            act()
+    torch.cuda.current_stream(device).wait_stream(side)
+
+
+@contextlib.contextmanager
+def _quickest() -> Iterator[None]:
+    """Convolutions are tried in several ways, and the quickest is taken: it is worth it for what is
+    done thousands of times."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _roomy(device: torch.device) -> bool:
