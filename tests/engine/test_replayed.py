@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lora_daemon.engine import adapters, bases, fused
+from lora_daemon.engine import feed as feed_module
 from lora_daemon.engine import train as training
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
@@ -129,3 +131,16 @@ def test_in_16_bits_the_fused_layer_learns_what_peft_s_own_does(
         for found in (one[2], other[2]):
             assert expected[2].any()
             assert torch.dist(found, expected[2]) < 0.03 * expected[2].norm()
+
+
+def test_captions_read_several_at_once_say_what_each_says_alone(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(dataset={"caption_dropout": 0.1})
+    alone, _ = fed(base, tmp_path, recipe)
+    monkeypatch.setattr(feed_module, "TEXTS_AT_ONCE", 3)
+    several = replace(base, device=torch.device("meta"))  # where it is not one by one
+    together = feed_module.Feed(recipe, several, alone.moments, alone.captions)
+    assert len(alone._texts) == len(together._texts) == 8
+    for text, rows in alone._texts.items():
+        assert torch.allclose(together._texts[text], rows, atol=1e-5), text
