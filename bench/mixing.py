@@ -119,10 +119,31 @@ def step(base: Base, size: int, rounds: int) -> dict[str, float]:
             took = _timed(base, arm)
             if number:  # the first round warms up
                 times[name].append(took)
-    return _compared(**times) | {
-        f"{name}_refold_ms": _refolding(base, mix, rounds)
-        for name, mix in (("three", three), ("ten", ten))
-    }
+    graphs: dict[str, float] = {}
+    if base.device.type == "cuda":
+        taken = {name: _replayed_ms(base, arm, rounds) for name, arm in arms.items()}
+        graphs = {f"{name}_graph_ms": ms for name, ms in taken.items()}
+        graphs |= {
+            f"{name}_graph/bare_graph": round(taken[name] / taken["bare"], 3)
+            for name in ("three", "ten")
+        }
+    return (
+        _compared(**times)
+        | graphs
+        | {
+            f"{name}_refold_ms": _refolding(base, mix, rounds)
+            for name, mix in (("three", three), ("ten", ten))
+        }
+    )
+
+
+def _replayed_ms(base: Base, arm: Callable[[], Tensor], rounds: int) -> float:
+    """ms of a pass whose kernels are all started at once: what they take by themselves."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        arm()
+    took = [_timed(base, graph.replay) for _ in range(rounds + 1)]
+    return round(statistics.median(took[1:]), 3)
 
 
 def _refolding(base: Base, mix: Mix, rounds: int) -> float:
