@@ -30,9 +30,8 @@ from PIL import Image
 
 from bench.pairs.painting import BATCH, CFG, SAMPLER, STEPS, folded
 from lora_daemon import pipe
-from lora_daemon.engine import lora_file
+from lora_daemon.engine import device, lora_file
 from lora_daemon.engine.bases import Base, best_device, load
-from lora_daemon.engine.device import use_threads
 from lora_daemon.engine.generate import paint
 from lora_daemon.engine.measuring import Measurer
 from lora_daemon.engine.mix import Mix, Strength
@@ -86,7 +85,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=600, help="painted of each checkpoint")
     parser.add_argument("--known", action="store_true", help="only sum up what is there")
     options = parser.parse_args()
-    use_threads()
+    device.use_threads()
+    device.settle()
     told = []
     if not options.known:
         base = load(base_dir(), best_device(), "fp32")

@@ -24,6 +24,7 @@ def main() -> None:
             verb.add_argument(
                 "--round", type=int, default=ROUND, help="of each before any has more"
             )
+            verb.add_argument("--losses", action="store_true", help="nothing asked, no remedies")
             verb.add_argument(
                 "--share", type=share, default=(0, 1), metavar="K/N",
                 help="this process's part of the work, the Kth of N that are at it at once",
@@ -40,7 +41,7 @@ def main() -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise SystemExit(f"A campaign is at work in {options.work} already.") from None
-            work(options.work, parts, options.pictures, options.round, options.share)
+            work(options, parts)
         return
     from bench.pairs import table
 
@@ -56,14 +57,14 @@ def share(text: str) -> tuple[int, int]:
     return mine - 1, of
 
 
-def work(folder: Path, parts: list[Part], pictures: int, size: int, share: tuple[int, int]) -> None:
-    """Rounds of a size: every arm has as many pictures before any has more."""
+def work(options: argparse.Namespace, parts: list[Part]) -> None:
+    """Rounds: every arm has as many pictures before any has more."""
     from bench.pairs.campaign import Campaign
 
-    campaign = Campaign(folder, say, share)
-    for number in range(size, pictures + size, size):
+    campaign = Campaign(options.work, say, options.share)
+    for number in range(options.round, options.pictures + options.round, options.round):
         for part in parts:
-            campaign.go(part, min(number, pictures))
+            campaign.go(part, min(number, options.pictures), ask=not options.losses)
 
 
 def say(text: str) -> None:

@@ -14,8 +14,8 @@ from bench.pairs.plan import PLAIN, STRENGTHS, Group, Pair, Part, Taught, pairs
 from bench.pairs.product import Product
 from bench.pairs.reading import Reading, uses
 from bench.pairs.training import train
+from lora_daemon.engine import device
 from lora_daemon.engine.bases import best_device, load
-from lora_daemon.engine.device import use_threads
 from lora_daemon.starter import base_dir
 from shared.pictures import LoraUse
 
@@ -29,15 +29,17 @@ class Campaign:
     def __init__(
         self, work: Path, say: Callable[[str], None], share: tuple[int, int] = (0, 1)
     ) -> None:
-        use_threads()
+        device.use_threads()
+        device.settle()
         self._work, self._say, self._share = work, say, share
         base = load(base_dir(), best_device(), "fp32")
         self._painter = Painter(base, Arms(work))
         self._product = Product(work, self._painter)
 
-    def go(self, part: Part, number: int) -> None:
+    def go(self, part: Part, number: int, *, ask: bool = True) -> None:
         """Whatever is missing of a part, up to so many pictures an arm: pair by pair, so that the
-        first has its losses while LoRAs of the last are not trained yet."""
+        first has its losses while LoRAs of the last are not trained yet. ``ask``: what the product
+        says of them and recommends."""
         groups = list(dict.fromkeys(pair.group for pair in pairs(part)))
         mine, of = self._share
         every = [pair for pair in pairs(part) if groups.index(pair.group) % of == mine]
@@ -46,8 +48,9 @@ class Campaign:
                 for taught in pair.both:
                     self._train(taught)
                 self._paint(f"{part}, {pair.name} at {strength}", number, self._arms(pair, at))
-                self._ask(pair, strength, remedies=at == 0)
-            if at == 0:
+                if ask:
+                    self._ask(pair, strength, remedies=at == 0)
+            if ask and at == 0:
                 self._remedies(part, every, number)
 
     def _train(self, taught: Taught) -> None:
