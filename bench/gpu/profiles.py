@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -30,6 +30,22 @@ from shared.recipe import Recipe
 PICTURES = 12
 WARM_UP = 5
 LARGEST = 25
+
+
+class Between(Alone):
+    """Steps of which the first ones, in which kernels are chosen and graphs recorded, are before
+    ``begin``, and the others between it and ``end``."""
+
+    def __init__(self, steps: int, begin: Callable[[], None], end: Callable[[], None]) -> None:
+        super().__init__(WARM_UP + steps)
+        self._begin, self._end = begin, end
+
+    def steps(self) -> Iterator[int]:
+        for step in super().steps():
+            if step == WARM_UP:
+                self._begin()
+            yield step
+        self._end()
 
 
 class Prepared:
@@ -65,12 +81,30 @@ class Prepared:
             )
         self.compiling = time.perf_counter() - began
 
-    def steps(self, count: int) -> None:
-        session: Any = Alone(count)
+    def steps(self, count: int, begin: Callable[[], None], end: Callable[[], None]) -> None:
+        session: Any = Between(count, begin, end)
         train(
             self.recipe, self.base, self.adapter, self.optimizer, self.feed, session, None,
             self.learner,
         )  # fmt: skip
+
+    def timed(self, count: int) -> dict[str, float]:
+        """ms a step: by the clock, until all was given to the device, and of processors."""
+        began: list[float] = []
+        found: dict[str, float] = {}
+
+        def begin() -> None:
+            self.wait()
+            began.extend((time.perf_counter(), time.process_time()))
+
+        def end() -> None:
+            found["ms_until_queued"] = time.perf_counter() - began[0]
+            self.wait()
+            found["ms_a_step"] = time.perf_counter() - began[0]
+            found["ms_of_processors"] = time.process_time() - began[1]
+
+        self.steps(count, begin, end)
+        return {name: round(1000 * seconds / count, 3) for name, seconds in found.items()}
 
     def wait(self) -> None:
         if self.device.type == "cuda":
@@ -81,14 +115,7 @@ def profiled(options: Namespace) -> dict[str, Any]:
     """Some steps of the product's loop: by the clock, then by kernel."""
     own = Prepared(options, compiling=options.compile)
     count = options.steps or 20
-    own.steps(WARM_UP)
-    own.wait()
-    began, processor = time.perf_counter(), time.process_time()
-    own.steps(count)
-    queued = time.perf_counter() - began
-    own.wait()
-    wall = time.perf_counter() - began
-    processor = time.process_time() - processor
+    took = own.timed(count)
     began = time.perf_counter()
     for step in range(count):
         for _ in own.feed.batches(step):
@@ -98,9 +125,17 @@ def profiled(options: Namespace) -> dict[str, Any]:
 
     on_gpu = own.device.type == "cuda"
     kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
-    with profile(activities=kinds) as found:
-        own.steps(count)
+    found: Any = profile(activities=kinds)
+
+    def begin() -> None:
         own.wait()
+        found.start()
+
+    def end() -> None:
+        own.wait()
+        found.stop()
+
+    own.steps(count, begin, end)
     rows = found.key_averages()
     ran = [
         one
@@ -118,12 +153,10 @@ def profiled(options: Namespace) -> dict[str, Any]:
     return {
         "device": str(own.device), "shape": options.shape, "batch": options.batch,
         "compile": options.compile, "compiling_s": round(own.compiling, 1), "steps": count,
-        "ms_a_step": round(1000 * wall / count, 3),
-        "ms_until_queued": round(1000 * queued / count, 3),
-        "ms_of_processors": round(1000 * processor / count, 3),
+        **took,
         "ms_of_feeding": round(1000 * feeding / count, 3),
         "ms_of_kernels": round(total, 3),
-        "share_of_kernels": round(total / (1000 * wall / count), 3),
+        "share_of_kernels": round(total / took["ms_a_step"], 3),
         "kernels_a_step": round(sum(one.count for one in ran) / count, 1),
         "cuda_calls_a_step": {
             key: round(number, 1)
@@ -145,8 +178,7 @@ def floor(options: Namespace) -> dict[str, Any]:
         "device": str(own.device), "shape": options.shape, "batch": options.batch,
         "compile": options.compile,
     }  # fmt: skip
-    own.steps(WARM_UP)
-    found["ours_ms"] = _timed(own, lambda: own.steps(count)) / count
+    found["ours_ms"] = own.timed(count)["ms_a_step"]
     own.adapter.remove()
     batch = next(iter(own.feed.batches(0)))
     noisy = batch.latents.clone().requires_grad_()

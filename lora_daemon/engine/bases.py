@@ -19,7 +19,7 @@ from lora_daemon import base_file
 from lora_daemon.base_folder import STEMS, weight_files
 from lora_daemon.engine import quantized, single_file
 from lora_daemon.engine.denoisers import CALLS, Given
-from lora_daemon.engine.device import roughly
+from lora_daemon.engine.device import free_cache, out_of_memory, roughly
 from lora_daemon.engine.encoders import ORDINARY, Encoder, Reading, together
 from lora_daemon.engine.names import denoiser_names, text_names
 from lora_daemon.engine.sources import opened, wrong
@@ -250,13 +250,35 @@ class Base:
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Scaled latents (n, channels, h, w) to pixels (n, 3, 8h, 8w) in -1 … 1."""
+        """Scaled latents (n, channels, h, w) to pixels (n, 3, 8h, 8w) in -1 … 1. Where the memory
+        is not enough for the whole, tile by tile, with soft seams."""
         plain = latents / self.vae.config.scaling_factor
         if offset := self.vae.config.get("shift_factor"):
             plain = plain + offset
+        pixels: Tensor
         with roughly():
-            pixels: Tensor = self.vae.decode(plain).sample
+            try:
+                pixels = self.vae.decode(plain).sample
+                return pixels.clamp(-1, 1)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+            free_cache()  # only here: the error's frames held on to what they had allocated
+            with _tiled(self.vae, max(16, max(plain.shape[2:]) // 2)):
+                pixels = self.vae.decode(plain).sample
         return pixels.clamp(-1, 1)
+
+
+@contextlib.contextmanager
+def _tiled(vae: Any, side: int) -> Iterator[None]:
+    """The VAE decodes in tiles of so many latents, for as long as the context lasts."""
+    before = vae.use_tiling, vae.tile_latent_min_size, vae.tile_sample_min_size
+    scale = 1 << (len(vae.config.block_out_channels) - 1)
+    vae.use_tiling, vae.tile_latent_min_size, vae.tile_sample_min_size = True, side, side * scale
+    try:
+        yield
+    finally:
+        vae.use_tiling, vae.tile_latent_min_size, vae.tile_sample_min_size = before
 
 
 def ending_in_noise(base: Base) -> Base:

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from peft.tuners.lora import Linear
 from torch import Tensor
 
+HALVES = (torch.bfloat16, torch.float16)
+
 
 class _AdaptedLinear(torch.autograd.Function):
     """Rows (…, in) to rows (…, out). A is ``down`` (rank, in), B is ``up`` (out, rank)."""
@@ -66,6 +68,8 @@ def fuse(layer: Linear, adapter: str) -> None:
     plain = layer.get_base_layer()
     down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
     scale = layer.scaling[adapter]
+    if plain.weight.dtype not in (down.dtype, *HALVES):
+        return
 
     def forward(x: Tensor) -> Tensor:
         run: Any = _AdaptedLinear.apply
@@ -80,7 +84,7 @@ def in_16_bits(layer: Linear, adapter: str) -> None:
     plain = layer.get_base_layer()
     down, up = layer.lora_A[adapter], layer.lora_B[adapter]
     scale = layer.scaling[adapter]
-    if plain.weight.dtype == down.weight.dtype:
+    if plain.weight.dtype not in HALVES:
         return
 
     def forward(x: Tensor) -> Tensor:

@@ -113,3 +113,30 @@ def test_a_half_precision_variant_is_loaded(copied: Path) -> None:
 
 def test_long_texts_are_known(base: Base) -> None:
     assert base.fits("x" * 75) and not base.fits("x" * 76)
+
+
+def test_a_picture_that_does_not_fit_the_memory_is_decoded_in_tiles(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 4, 40, 32, generator=draw)
+    whole = base.decode_latents(latents)
+    decoder, sizes = base.vae.decoder.forward, []
+
+    def of_little_memory(sample: torch.Tensor, *more: object) -> torch.Tensor:
+        sizes.append(tuple(sample.shape[2:]))
+        if sample.shape[2] > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decoder(sample, *more)
+
+    monkeypatch.setattr(base.vae.decoder, "forward", of_little_memory)
+    tiles = base.decode_latents(latents)
+    assert tiles.shape == whole.shape and sizes[0] == (40, 32) and len(sizes) > 4
+    assert (tiles - whole).abs().mean() < 0.2 * whole.abs().mean()  # norms are a tile's
+    assert not base.vae.use_tiling
+
+    monkeypatch.setattr(
+        base.vae.decoder, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("broken"))
+    )
+    with pytest.raises(RuntimeError, match="broken"):
+        base.decode_latents(latents)
