@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ LOOKING = 0.01  # seconds between two looks at the device's memory
 
 
 class Nvml:
-    """All that is in use of one GPU, looked at all the time; the most of it by what went on."""
+    """What a process holds of one GPU, its context included, looked at all the time; the most of it
+    by what went on. Where the driver does not tell processes apart: what is in use of the GPU, less
+    what was before."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: Callable[[], int]) -> None:
         self.most: dict[str, int] = {}
         self.during = "starting"
         self.name = ""
@@ -40,13 +42,21 @@ class Nvml:
             handle = pynvml.nvmlDeviceGetHandleByIndex(int(number) if number.isdecimal() else 0)
             name = pynvml.nvmlDeviceGetName(handle)
             self.name = name.decode() if isinstance(name, bytes) else name
-            self._used = lambda: int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
-            self.before = self._used()
+
+            def used() -> int:
+                every = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+                own = [one.usedGpuMemory for one in every if one.pid == process()]
+                if own and own[0] is not None:
+                    return int(own[0])
+                return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) - self.before
+
+            self.before = used()
+            self._used = used
             threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self) -> None:
         while not self._over.wait(LOOKING):
-            during, used = self.during, self._used() - self.before
+            during, used = self.during, self._used()
             self.most[during] = max(self.most.get(during, 0), used)
 
     def close(self) -> None:
@@ -59,7 +69,8 @@ class Watched:
     def __init__(self, limit: float = 0.0, cache: Path | None = None) -> None:
         self.began = time.time()
         self.told: list[tuple[float, Any]] = []  # seconds since it began, and the report
-        self.nvml = Nvml()
+        self._said = 0.0
+        self.nvml = Nvml(lambda: self._process.pid)
         ours, theirs = socket.socketpair()
         kernels = {}
         if cache is not None:
@@ -81,6 +92,7 @@ class Watched:
         """To its end. Raises SystemExit: why it failed."""
         self._socket.sendall(pipe.frame(order))
         for report in self._reports():
+            self._progress(report)
             if isinstance(report, pipe.Phase):
                 self.nvml.during = report.phase
             if isinstance(report, pipe.Notice):
@@ -89,6 +101,16 @@ class Watched:
                 raise SystemExit(f"The run failed: {report.failure.message}")
             if isinstance(report, pipe.Finished):
                 return
+
+    def _progress(self, report: Any) -> None:
+        """So that one that is killed has said how far it came."""
+        at = time.time() - self.began
+        if isinstance(report, pipe.Phase) and report.phase != self.nvml.during:
+            print(f"{at:.1f} s: {report.phase}", file=sys.stderr, flush=True)
+        elif isinstance(report, pipe.Tick) and report.points and at > self._said + 5:
+            self._said = at
+            said = f"step {report.points[-1].step}, {self.speed():.2f} steps/s"
+            print(f"{at:.1f} s: {said}", file=sys.stderr, flush=True)
 
     def _reports(self) -> Iterator[Any]:
         while True:
