@@ -176,5 +176,6 @@ def test_no_step_waits_for_the_device(
     try:
         train(recipe, base, adapter, optimizer_for(adapter, recipe.optimizer), feed, session)  # type: ignore[arg-type]
     finally:
+        torch.cuda.set_sync_debug_mode("default")
         adapter.remove()
     assert len(session.kept) == 12 and all(math.isfinite(float(one)) for one in session.kept)
