@@ -63,7 +63,7 @@ def both(
     precise = device.type == "cpu" or sections.get("training", {}).get("precision") == "fp32"
     near(losses(told), losses(eager), 1e-3 if precise else 0.05)
     ours, theirs = weights(found[1][0]), weights(found[0][0])
-    assert torch.dist(ours, theirs) < (0.03 if precise else 0.5) * theirs.norm()
+    assert torch.dist(ours, theirs) < (0.1 if precise else 0.5) * theirs.norm()
     print(f"losses {losses(eager)} eager, {losses(told)} compiled")
     if device.type == "cuda":
         print(dict(counters["inductor"]))

@@ -72,7 +72,7 @@ def test_in_fp32_the_losses_are_the_cpus(
         found.append((losses(told), weights(order)))
     (theirs, their_weights), (ours, our_weights) = found
     near(ours, theirs, 1e-3)
-    assert torch.dist(our_weights, their_weights) < 0.02 * their_weights.norm()
+    assert torch.dist(our_weights, their_weights) < 0.1 * their_weights.norm()
 
 
 def test_in_the_precision_of_auto_they_are_close(
