@@ -32,6 +32,13 @@ def test_a_poisoned_device_is_not_explained_but_raised() -> None:
         device.explained(error)
 
 
+def test_what_cannot_be_recorded_poisons_nothing() -> None:
+    for words in ("operation not permitted when stream is capturing",
+                  "operation failed due to a previous error during capture"):  # fmt: skip
+        assert not device.poisoned(torch.AcceleratorError(f"CUDA error: {words}"))
+    assert device.poisoned(torch.AcceleratorError("CUDA error: device-side assert triggered"))
+
+
 def test_fp32_is_fp32_but_for_what_is_told_roughly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     device.settle()
