@@ -91,8 +91,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def poisoned(error: BaseException) -> bool:
-    """Whether the CUDA context is beyond use: every later call would fail the same way."""
-    if out_of_memory(error):
+    """Whether the CUDA context is beyond use: every later call would fail the same way. What cannot
+    be recorded as a CUDA graph ends the recording alone."""
+    if out_of_memory(error) or "captur" in str(error):
         return False
     if isinstance(error, torch.AcceleratorError):
         return True

@@ -78,10 +78,10 @@ class Counted:
 
     def need(self, recipe: Recipe, precision: str, pictures: int) -> Need:
         """What a recipe takes. ``precision``: fp32, bf16 or fp16; ``pictures``: in the dataset, for
-        no batch is larger than that."""
+        no batch is larger than an epoch."""
         base = self._hollow(DTYPES[precision], recipe.base.quantize)
         side = recipe.dataset.resolution or self.resolution
-        batch = min(recipe.training.batch_size, max(1, pictures))
+        batch = min(recipe.training.batch_size, max(1, pictures * recipe.dataset.repeats))
         adapter = _adapter(base, recipe)
         try:
             numbers = adapter.vector.numel()

@@ -46,7 +46,7 @@ def prepared(folder: Path, base_path: Path, /, *, compiling: bool, **sections: A
     return work.prepare(
         folder, base_path, work.pictures(folder.parent / "pictures", 4),
         training={**training, "compile": compiling}, optimizer=optimizer,
-        save={"every_steps": 3}, **sections,
+        save={"every_steps": 3} | sections.pop("save", {}), **sections,
     )  # fmt: skip
 
 

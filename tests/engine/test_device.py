@@ -15,6 +15,9 @@ from shared.errors import Code, LoraError
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         MemoryError(),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        # What the driver and its libraries take beside torch's own blocks: nothing is poisoned.
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_too_little_memory_is_said_and_can_be_tried_again(error: Exception) -> None:
@@ -27,6 +30,23 @@ def test_a_poisoned_device_is_not_explained_but_raised() -> None:
     assert device.poisoned(error)
     with pytest.raises(RuntimeError, match="illegal memory"):
         device.explained(error)
+
+
+def test_what_cannot_be_recorded_poisons_nothing() -> None:
+    for words in ("operation not permitted when stream is capturing",
+                  "operation failed due to a previous error during capture"):  # fmt: skip
+        assert not device.poisoned(torch.AcceleratorError(f"CUDA error: {words}"))
+    assert device.poisoned(torch.AcceleratorError("CUDA error: device-side assert triggered"))
+
+
+def test_fp32_is_fp32_but_for_what_is_told_roughly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    device.settle()
+    assert not torch.backends.cudnn.allow_tf32
+    with pytest.raises(ZeroDivisionError), device.roughly():
+        assert torch.backends.cudnn.allow_tf32
+        raise ZeroDivisionError
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_other_errors_are_told_without_ending_the_worker() -> None:

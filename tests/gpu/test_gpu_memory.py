@@ -31,9 +31,17 @@ def told() -> list[Any]:
 
 
 @pytest.fixture
-def studio(cuda: torch.device, told: list[Any]) -> Iterator[Studio]:
-    yield Studio(cuda, told.append, lambda job: False)
+def studio(device: torch.device, told: list[Any]) -> Iterator[Studio]:
+    yield Studio(device, told.append, lambda job: False)
     free_cache()
+
+
+def exhaust(device: torch.device) -> None:
+    """Ask for twice as much as there is; without a GPU, as if."""
+    if device.type == "cpu":
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.empty(2 * total, dtype=torch.uint8, device=device)
 
 
 @contextlib.contextmanager
@@ -65,8 +73,9 @@ def phases(reports: list[Any]) -> list[str]:
 
 @pytest.mark.parametrize(("where", "size"), [("caching", 40), ("training", 700)])
 def test_a_run_names_what_saves_most_and_the_next_is_trained(
-    where: str, size: int, studio: Studio, base_path: Path, tmp_path: Path
+    where: str, size: int, cuda: torch.device, studio: Studio, base_path: Path, tmp_path: Path
 ) -> None:
+    assert cuda == studio.device
     large = prepared(
         tmp_path / "large", base_path, compiling=False,
         training={"precision": "fp32", "batch_size": 16},
@@ -89,13 +98,12 @@ def test_a_sample_costs_that_sample_and_not_the_run(
     studio: Studio, base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, calls = samples.paint, 0
-    total = torch.cuda.get_device_properties(studio.device).total_memory
 
     def paint(*given: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 2:
-            torch.empty(2 * total, dtype=torch.uint8, device=studio.device)
+            exhaust(studio.device)
         return real(*given)
 
     monkeypatch.setattr(samples, "paint", paint)
@@ -112,11 +120,10 @@ def test_a_captioner_takes_fewer_at_once(
     from lora_daemon.engine.vision_language import VisionLanguage
 
     real = VisionLanguage.__call__
-    total = torch.cuda.get_device_properties(studio.device).total_memory
 
     def call(self: Any, pictures: Any, prompts: Any = ()) -> Any:
         if len(pictures) > 2:
-            torch.empty(2 * total, dtype=torch.uint8, device=studio.device)
+            exhaust(studio.device)
         return real(self, pictures, prompts)
 
     monkeypatch.setattr(VisionLanguage, "__call__", call)

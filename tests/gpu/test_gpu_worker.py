@@ -23,9 +23,15 @@ pytestmark = pytest.mark.gpu
 def test_a_worker_is_ready_on_the_device_and_a_killed_one_is_taken_up(
     device: torch.device, base_path: Path, tmp_path: Path
 ) -> None:
-    unbroken = prepared(tmp_path / "unbroken", base_path, compiling=False)
+    unbroken, order = (
+        prepared(
+            tmp_path / name, base_path, compiling=False, training={"max_steps": 100},
+            optimizer={"learning_rate": 1e-3},
+            save={"every_steps": 0, "resume_seconds": 0.001 if name == "broken" else 30.0},
+        )
+        for name in ("unbroken", "broken")
+    )  # fmt: skip
     whole = losses(ran(unbroken, device=device))
-    order = prepared(tmp_path / "broken", base_path, compiling=False)
     with work.worker(fresh=True) as first:
         ready = first.until(pipe.Ready)
         assert ready.device == str(device)
@@ -33,21 +39,18 @@ def test_a_worker_is_ready_on_the_device_and_a_killed_one_is_taken_up(
             assert ready.precision == "bf16" and ready.device_uuid.startswith("GPU-"), ready
             assert ready.device_name == torch.cuda.get_device_name(device)
         first.send(order)
-        first.until(pipe.CheckpointSaved)
-        first.steer("pause")
-        first.until(pipe.StateSaved)
-        memory = first.until(pipe.Memory)
-        assert memory.allocated > 0 and (device.type == "cpu" or memory.peak > 0), memory
+        first.until(pipe.StateSaved, lambda saved: saved.step > 4)
         first.kill()
     with work.worker(fresh=True) as second:
         second.send(order)
         taken_up = second.until(pipe.Resumed)
         second.until(pipe.Finished)
-    assert 3 <= taken_up.step <= 6
+        memory = second.until(pipe.Memory)
+    assert memory.allocated > 0 and (device.type == "cpu" or memory.peak > 0), memory
+    assert 4 < taken_up.step < 100
     exact = device.type == "cpu"
     assert taken_up.identical == exact, taken_up
-    rest = losses(second.seen)
-    near(rest, whole[taken_up.step :], 0.03) if rest else None
+    near(losses(second.seen)[:20], whole[taken_up.step :][:20], 0.03)
 
 
 async def test_where_the_device_asserts_the_run_goes_on_in_a_new_process(
