@@ -77,7 +77,8 @@ def occasions(recipe: Recipe, steps: int, each: int) -> int:
     """How often a run of so many steps, ``each`` of them an epoch, paints its samples."""
     sample = recipe.sample
     intervals = (sample.every_steps, sample.every_epochs * each)
-    return len({at for every in intervals if every for at in range(every, steps + 1, every)})
+    due = {at for every in intervals if every for at in range(every, steps + 1, every)}
+    return len(due) + sample.at_first
 
 
 def foretell(

@@ -619,6 +619,9 @@ class Sample(Table, frozen=True, kw_only=True):
     negative: Annotated[Text, Meta(description="What the samples should not show.")] = ""
     every_epochs: Annotated[int, Meta(ge=0, description="Sample each N epochs; 0: no.")] = 1
     every_steps: Annotated[int, Meta(ge=0, description="Sample each N steps; 0: no.")] = 0
+    at_first: Annotated[
+        bool, Meta(description="And once before the first step: what it was like without.")
+    ] = True
     sampler: Annotated[Sampler, Meta(description="As WebUI users name them.")] = "Euler"
     steps: Annotated[int, Meta(ge=1, le=1000, description="Denoising steps.")] = 20
     cfg: Annotated[float, Meta(ge=0, le=100, description="Guidance (CFG) scale.")] = 7.0

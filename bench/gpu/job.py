@@ -14,6 +14,7 @@ import torch
 from bench.gpu import inputs
 from bench.gpu.watch import Watched, watched
 from lora_daemon import pipe
+from lora_daemon.engine import bases
 from lora_daemon.engine.memory import Counted
 from shared.recipe import total_steps
 
@@ -24,7 +25,7 @@ RECIPES = {"sd15": ("sd15-4gb", 4.0), "sdxl": ("sdxl-8gb", 8.0)}
 
 def device_of(options: Namespace) -> torch.device:
     """Where bases are made: nothing else here touches the device in this process."""
-    chosen = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = options.device or bases.best_device()
     return torch.device(chosen)
 
 

@@ -137,7 +137,8 @@ def _roomy(device: torch.device) -> bool:
     step = torch.cuda.max_memory_allocated(device) - allocated  # at least: caching took its part
     free, whole = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - allocated
-    allowed = whole * torch.cuda.get_per_process_memory_fraction(device) - allocated
+    number = torch.cuda.current_device() if device.index is None else device.index
+    allowed = whole * torch.cuda.get_per_process_memory_fraction(number) - allocated
     return bool(min(free + cached, allowed) > 2 * step + SPARE)
 
 

@@ -187,10 +187,10 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
             _begin_from(recipe.network.start, base, adapter, steering)
         else:
             _tell_resumed(steering, session.fingerprint, progress)
-            if stop_at_once:
-                session.stop()
-            else:
-                samples.catch_up(session.step, feed.steps_per_epoch)
+        if stop_at_once:
+            session.stop()
+        else:
+            samples.catch_up(session.step, feed.steps_per_epoch)
         with (
             checkpointed(base, recipe.training.checkpointing),
             _last_good(

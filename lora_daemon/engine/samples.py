@@ -83,12 +83,17 @@ class Samples:
                 self.steering.enter("sampling", (number + 1, len(self.specs)))
         self.steering.enter(before)
 
-    def catch_up(self, step: int, per_epoch: int) -> None:
-        """Paint what was due at the step that a run resumes from, unless painting it was tried:
-        it may be what ended the process."""
+    def due(self, step: int, per_epoch: int) -> bool:
+        """Whether the recipe asks for them after so many steps."""
         wanted = self.recipe.sample
-        due = comes_due(step, per_epoch, wanted.every_steps, wanted.every_epochs)
-        if not due or all(self._path(step, n).exists() for n in range(len(self.specs))):
+        if not step:
+            return wanted.at_first
+        return comes_due(step, per_epoch, wanted.every_steps, wanted.every_epochs)
+
+    def catch_up(self, step: int, per_epoch: int) -> None:
+        """Paint what was due at the step that a run begins or resumes from, unless painting it was
+        tried: it may be what ended the process."""
+        if not self.due(step, per_epoch) or all(self._path(step, n).exists() for n in range(len(self.specs))):
             return
         if self._mark(step).exists():
             self._notice(f"The samples of step {step} were interrupted; they are left out.")

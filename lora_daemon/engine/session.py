@@ -202,7 +202,7 @@ class Session:
             self._losses.extend(state.progress.losses)
             self.put_back(state)
             self._speed = deque([(0.0, self.step)])
-            self.steering.position = (self.step, self.total)
+        self.steering.position = (self.step, self.total)
         self.states.forget_after(self.step)
         self.metrics.cut_back(self.step)
         return state.progress if state else None

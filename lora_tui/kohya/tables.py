@@ -20,6 +20,7 @@ SAME = {
     "max_timestep": "noise.max_timestep",
     "loss_type": "loss.kind",
     "flip_aug": "dataset.flip",
+    "sample_at_first": "sample.at_first",
     "shuffle_caption": "dataset.shuffle_tags",
     "caption_tag_dropout_rate": "dataset.tag_dropout",
     "caption_dropout_rate": "dataset.caption_dropout",
@@ -36,7 +37,9 @@ SAME = {
 }
 
 # Where kohya's default is another than ours, and the file is silent.
-DEFAULTS = {"network_dim": 4, "network_alpha": 1.0, "flip_aug": False}
+DEFAULTS = {
+    "network_dim": 4, "network_alpha": 1.0, "flip_aug": False, "sample_at_first": False,
+}  # fmt: skip
 
 # Kohya's own, where buckets are on and the file is silent; ours follow the resolution.
 BUCKETS = {"min_bucket_reso": 256, "max_bucket_reso": 1024, "bucket_reso_steps": 64}
@@ -129,7 +132,6 @@ NOT_HERE = {
     "save_n_epoch_ratio": "set save.every_epochs",
     "save_last_n_epochs": "every checkpoint is kept, to choose among them; delete by hand",
     "save_last_n_steps": "every checkpoint is kept, to choose among them; delete by hand",
-    "sample_at_first": "a sample can be asked for at any time with `lora-tui run sample`",
     "lr_scheduler_type": "schedules are those of schedule.kind",
     "lr_scheduler_args": "schedules are those of schedule.kind",
     "lr_scheduler_timescale": "inverse_sqrt is not supported",

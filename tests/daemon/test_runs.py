@@ -261,7 +261,7 @@ async def reached(client: Client, run: str, condition: Callable[[wire.Run], bool
 
 
 async def test_a_run_is_steered_and_ends_in_the_library(trainer: Client, home: Path) -> None:
-    sample = '[sample]\nprompts = ["a thing"]\nsteps = 1\nevery_epochs = 0\n'
+    sample = '[sample]\nprompts = ["a thing"]\nsteps = 1\nevery_epochs = 0\nat_first = false\n'
     run = await trainer.call(wire.StartRun(recipe=training(4000, sample), name="things"))
     await reached(trainer, run.id, lambda now: now.phase == "training")
     paused = await trainer.call(wire.SteerRun(run=run.id, action="pause"))

@@ -187,7 +187,8 @@ def test_a_run_has_it_to_itself(base_path: Path, tmp_path: Path) -> None:
     order = work.prepare(
         tmp_path / "run", base_path, work.pictures(tmp_path / "pictures"),
         base={"quantize": "fp8"}, training={"max_steps": 2},
-        sample={"prompts": ["a thing"], "steps": 2, "every_steps": 2, "every_epochs": 0},
+        sample={"prompts": ["a thing"], "steps": 2, "every_steps": 2, "every_epochs": 0,
+                "at_first": False},
     )  # fmt: skip
     run(order, studio, LeaveAt(told, False), told.append)
     assert isinstance(told[-1], pipe.Finished), told[-1]

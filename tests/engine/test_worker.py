@@ -184,7 +184,7 @@ def test_half_precision_trains_and_makes_no_promise_of_identity(
 def test_ten_sample_nows_and_pictures_between_leave_the_bytes_unchanged(
     tmp_path: Path, base_path: Path, frozen: list[pipe.FrozenPicture]
 ) -> None:
-    sample = {"prompts": ["a thing"], "steps": 2, "every_epochs": 0}
+    sample = {"prompts": ["a thing"], "steps": 2, "every_epochs": 0, "at_first": False}
     quiet = work.prepare(
         tmp_path / "quiet", base_path, frozen, training={"epochs": 20}, sample=sample
     )
@@ -250,7 +250,8 @@ def test_a_failed_sample_is_told_and_the_training_goes_on(
     )  # fmt: skip
     (run_dir / "samples").write_text("a file where the folder should be")
     done = work.train(order)
-    assert "A sample of step 4 failed" in done.of(pipe.Notice)[0].message
+    for notice, step in zip(done.of(pipe.Notice), (0, 4, 8), strict=True):
+        assert f"A sample of step {step} failed" in notice.message
     assert done.of(pipe.Finished)[0].outcome == "finished"
 
 

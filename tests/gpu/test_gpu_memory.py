@@ -108,6 +108,7 @@ def test_a_sample_costs_that_sample_and_not_the_run(
 
     monkeypatch.setattr(samples, "paint", paint)
     sample = {"prompts": ["one", "two"], "every_steps": 2, "every_epochs": 0, "steps": 2}
+    sample["at_first"] = False
     reports = run_of(prepared(tmp_path / "run", base_path, compiling=False, sample=sample), studio)
     (notice,) = (one for one in notices(reports) if "sample" in one)
     assert "A sample of step 2 failed: The memory is not enough" in notice

@@ -175,7 +175,7 @@ async def test_a_lora_is_trained_and_tried(real: DaemonProcess, tmp_path: Path) 
             await until(pilot, lambda: isinstance(app.screen, Runs))
             await until(pilot, lambda: "✓ r0001" in text_of(app), seconds=120)
             await until(pilot, lambda: "step 12/12" in text_of(app))
-            await until(pilot, lambda: "sample 1 of 1" in text_of(app))
+            await until(pilot, lambda: "sample 2 of 2" in text_of(app))
             await pilot.press("g", "l")
             await until(pilot, lambda: "unet" in text_of(app))
             library = app.screen
@@ -187,7 +187,7 @@ async def test_a_lora_is_trained_and_tried(real: DaemonProcess, tmp_path: Path) 
                 lambda: library.view("without").shown_key and library.view("with").shown_key,
                 seconds=60,
             )
-            assert len(app.state.pictures) == 3
+            assert len(app.state.pictures) == 4
             live = client.state.mixes[0].spec
             tiny = replace(live, base="tiny", steps=2)
             await client.call(wire.ChangeMix(before=live, after=tiny))

@@ -80,9 +80,9 @@ def test_latents_are_made_once_and_samples_cost() -> None:
     assert told(past, dataset={"name": "third", "flip": True}).seconds == pytest.approx(60 + 16)
     sample = {"prompts": ["a", "b"], "steps": 5, "cfg": 2.0, "every_epochs": 2, "every_steps": 25}
     recipe = convert({"sample": sample})
-    assert (painted(recipe), occasions(recipe, 50, 10)) == (20, 4)  # at 20, 25, 40 and 50
+    assert (painted(recipe), occasions(recipe, 50, 10)) == (20, 5)  # at 0, 20, 25, 40 and 50
     paid = [took(painting=4.0, painted=8)]
-    assert told(paid, sample=sample).seconds == pytest.approx(68 + 4 * 20 * 0.5)
+    assert told(paid, sample=sample).seconds == pytest.approx(68 + 5 * 20 * 0.5)
     assert encodings(convert({"dataset": {"flip": True}}), 3) == 6
 
 

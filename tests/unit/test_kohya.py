@@ -152,6 +152,7 @@ def test_a_command_line_becomes_a_recipe(tmp_path: Path) -> None:
     assert sample.prompts == ["ohwx dragon", "a castle"] and sample.negative == "blurry"
     assert (sample.steps, sample.cfg, sample.seed) == (28, 6.5, 7)
     assert (sample.sampler, sample.every_steps, sample.every_epochs) == ("Euler a", 200, 0)
+    assert not sample.at_first
     assert lines["sample --s"].verdict == "nearly" and lines["sample --n"].verdict == "taken"
     # ten epochs of 100 steps: as many steps as kohya would make
     assert recipe.total_steps(one, 40) == 2000
@@ -162,7 +163,8 @@ def test_what_kohya_does_unasked_is_written_down() -> None:
     assert (one.network.rank, one.network.alpha) == (4, 1.0)
     assert (one.optimizer.learning_rate, one.training.max_steps) == (2e-6, 1600)
     assert one.optimizer.text_encoder_rate == 2e-6
-    assert not one.dataset.flip and one.sample.every_epochs == 0
+    assert not one.dataset.flip and one.sample.every_epochs == 0 and not one.sample.at_first
+    assert of(sample_at_first=True)[0].sample.at_first
     assert lines["network_dim"].words == "kohya's own default"
 
 
