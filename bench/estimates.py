@@ -164,7 +164,7 @@ def main() -> None:
         finally:
             cli(home, "daemon", "stop")
     for what, ratios in bench.told.items():
-        within = sum(1 / 1.15 <= one <= 1.15 for one in ratios)
+        within = sum(abs(one - 1) <= 0.15 for one in ratios)
         print(json.dumps({
             "what": what, "told": len(ratios), "within 15 %": within,
             "median": round(median(ratios), 3), "least": round(min(ratios), 3),
