@@ -93,7 +93,9 @@ class Samples:
     def catch_up(self, step: int, per_epoch: int) -> None:
         """Paint what was due at the step that a run begins or resumes from, unless painting it was
         tried: it may be what ended the process."""
-        if not self.due(step, per_epoch) or all(self._path(step, n).exists() for n in range(len(self.specs))):
+        if not self.due(step, per_epoch) or all(
+            self._path(step, n).exists() for n in range(len(self.specs))
+        ):
             return
         if self._mark(step).exists():
             self._notice(f"The samples of step {step} were interrupted; they are left out.")
