@@ -434,7 +434,7 @@ class Domain:
                 pipe.PaintStep() | pipe.Painted() | pipe.PaintFailed()
                 | pipe.Described() | pipe.DescribeFailed() | pipe.Measured() | pipe.MeasureFailed()
                 | pipe.Probed() | pipe.Gathered() | pipe.Zipped() | pipe.Weighed()
-                | pipe.ProbeFailed()
+                | pipe.Recognised() | pipe.ProbeFailed()
             ):  # fmt: skip
                 self._orders.report(event)
             case _:

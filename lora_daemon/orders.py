@@ -17,8 +17,8 @@ TRIES = 2  # a worker's death may have had another cause; a second one was this 
 
 Report = (
     pipe.PaintStep | pipe.Painted | pipe.PaintFailed | pipe.Probed | pipe.Gathered | pipe.Zipped
-    | pipe.Weighed | pipe.ProbeFailed | pipe.Described | pipe.DescribeFailed | pipe.Measured
-    | pipe.MeasureFailed
+    | pipe.Weighed | pipe.Recognised | pipe.ProbeFailed | pipe.Described | pipe.DescribeFailed
+    | pipe.Measured | pipe.MeasureFailed
 )  # fmt: skip
 FAILED = (pipe.PaintFailed, pipe.ProbeFailed, pipe.DescribeFailed, pipe.MeasureFailed)
 

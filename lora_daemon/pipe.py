@@ -272,13 +272,31 @@ class Weigh(msgspec.Struct, frozen=True, kw_only=True, tag="weigh"):
     embeddings: list[tuple[str, str]] = []
 
 
+class Recognise(msgspec.Struct, frozen=True, kw_only=True, tag="recognise"):
+    """Paint a picture with LoRAs, and say how far from it each of some settings is
+    (``engine.company``). During training it takes its turn at a step boundary.
+
+    ``painted`` and each of ``rows``: one use a LoRA, in the order of ``loras``, whose weights do
+    not count.
+    """
+
+    job: str
+    spec: PictureSpec
+    base_path: str
+    loras: list[LoraFile]
+    painted: list[LoraUse]
+    rows: list[list[LoraUse]]
+    base_predicts: Objective | None = None
+    embeddings: list[tuple[str, str]] = []
+
+
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
     """Give up the job: within one denoising step, or one batch of captions."""
 
     job: str
 
 
-Serving = Paint | Probe | Gather | Measure | Zip | Weigh  # what needs a base
+Serving = Paint | Probe | Gather | Measure | Zip | Weigh | Recognise  # what needs a base
 Asked = Serving | Describe  # what is asked besides runs
 Command = Train | Steer | Asked | Cancel
 
@@ -463,8 +481,16 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True, tag="weighed"):
     effect: float
 
 
+class Recognised(msgspec.Struct, frozen=True, kw_only=True, tag="recognised"):
+    """The log error of each row. ``notes``: as ``Probed`` has them."""
+
+    job: str
+    errors: list[float]
+    notes: list[str] = []
+
+
 class ProbeFailed(msgspec.Struct, frozen=True, kw_only=True, tag="probe_failed"):
-    """A probe, a measurement, a lesson or a weight was not made."""
+    """A probe, a measurement, a lesson or a weight was not made, or a picture not looked at."""
 
     job: str
     failure: Failure
@@ -534,6 +560,7 @@ Report = (
     | Gathered
     | Zipped
     | Weighed
+    | Recognised
     | ProbeFailed
     | Described
     | DescribeFailed

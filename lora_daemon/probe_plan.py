@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,11 @@ class Trial:
         """Each picture at each step that is asked."""
         return [(spec, step) for spec in self.specs for step in probes.AT]
 
+    def setting(self, wanted: Row) -> list[LoraUse]:
+        """Each file's use; one that does not take part has weight 0."""
+        off = (LoraUse(lora=file.name, weight=0.0) for file in self.files)
+        return [wanted.get(number, one) for number, one in enumerate(off)]
+
     @property
     def at(self) -> list[int]:
         """The band of each moment."""
@@ -41,11 +47,9 @@ class Trial:
     def row(self, wanted: Row, step: int) -> list[LoraUse]:
         """Each file's use before a step; one that does not take part has weight 0."""
         found = []
-        for number, file in enumerate(self.files):
-            use = wanted.get(number, LoraUse(lora=file.name, weight=0.0))
+        for use in self.setting(wanted):
             begin, end = use.span(probes.STEPS)
-            on = begin <= step < end
-            found.append(use if on else LoraUse(lora=file.name, weight=0.0))
+            found.append(use if begin <= step < end else LoraUse(lora=use.lora, weight=0.0))
         return found
 
     def placed(self, uses: Sequence[LoraUse], paths: Sequence[Path]) -> Row:
@@ -63,15 +67,19 @@ class Trial:
         return row
 
 
-def specs(request: wire.ProbeLoras, base: str, prompts: Sequence[str]) -> list[PictureSpec]:
-    """The pictures that the base is on the way to, one a prompt."""
+def specs(
+    request: wire.ProbeLoras, base: str, prompts: Sequence[str], count: int = 0
+) -> list[PictureSpec]:  # fmt: skip
+    """The pictures that the base is on the way to, one a prompt, or so many, each of
+    another seed."""
+    asked = itertools.islice(itertools.cycle(prompts), count or len(prompts))
     return [
         PictureSpec(
             base=base, prompt=prompt, negative=request.negative, sampler=probes.SAMPLER,
             steps=probes.STEPS, cfg=request.cfg, seed=request.seed + number,
             width=request.width, height=request.height,
         )
-        for number, prompt in enumerate(prompts)
+        for number, prompt in enumerate(asked)
     ]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from lora_daemon.library import Library
 from lora_daemon.orders import Orders
 from lora_daemon.probe_plan import Row, Trial
 from lora_daemon.service import Context, Daemon
-from shared import blocks, probes, remedies, wire
+from shared import blocks, company, probes, remedies, wire
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
 from shared.pictures import LoraUse, PictureSpec
@@ -83,7 +83,7 @@ class Probing:
         last = len(rows)
         if instead:
             rows.append(trial.placed(instead, others))
-        total = len(trial.moments) * (1 + request.remedies)
+        total = len(trial.moments) * (1 + request.remedies) + request.losses * (count + 2)
         with self._opened(context, f"probe of {', '.join(names)}", total) as (job, advance):
             try:
                 await self._inputs(job, base, paths, trial.specs, trial.notes)
@@ -101,6 +101,11 @@ class Probing:
                 again = [*rows[:count], *(dict(enumerate(idea.loras)) for idea in ideas)]
                 measured = await self._sampled(job, trial, again, advance)
                 found = remedies.chosen(ideas, measured, survived)
+            losses, said = list[float | None](), ""
+            if request.losses:
+                seen = probe_plan.specs(request, base.name, prompts, request.losses)
+                losses = await self._foretold(job, trial, seen, together, advance)
+                said = f" {company.sentence(names, losses)}"
             bands = probes.bands(samples, trial.at, mix, count)
             places = probes.places(samples, parts, count)
             layers = int(config["layers_per_block"])
@@ -108,11 +113,11 @@ class Probing:
             told = probes.Probe(
                 base=base.name, loras=names, weights=[use.weight for use in uses],
                 prompts=list(prompts), samples=len(samples),
-                sentence=probes.sentence(base.name, names, survived, bands, places, stages),
+                sentence=probes.sentence(base.name, names, survived, bands, places, stages) + said,
                 energy=[probes.energy(samples, row) for row in range(count)], survival=survived,
                 bands=bands, blocks=places,
                 instead=probes.survival(samples, len(rows) - 1, count) if instead else [],
-                remedies=found, notes=list(trial.notes),
+                remedies=found, notes=list(trial.notes), losses=losses, pictures=request.losses,
             )  # fmt: skip
             self._jobs.end(job, "done", told.sentence)
         return wire.LorasProbed(found=told)
@@ -220,6 +225,46 @@ class Probing:
             told: pipe.Probed = await self._orders.ask(order, UNFINISHED)
             trial.notes |= dict.fromkeys(told.notes)
             found.append(told.products)
+            advance()
+        return found
+
+    async def _foretold(
+        self, job: str, trial: Trial, specs: Sequence[PictureSpec], mix: Row,
+        advance: Callable[[], None],
+    ) -> list[float | None]:  # fmt: skip
+        """What each LoRA of the mix is foretold to lose, seen on these pictures of the base, of
+        each alone and of the mix."""
+        every = list(mix)
+        found = []
+        arms = [({}, every), (mix, every), *(({one: mix[one]}, [one]) for one in every)]
+        base, mixed, *alone = [
+            await self._recognised(job, trial, specs, mix, painted, whose, advance)
+            for painted, whose in arms
+        ]
+        for one in every:
+            found.append(company.loss(alone[one][one], mixed[one], base[one]))
+        return found
+
+    async def _recognised(
+        self, job: str, trial: Trial, specs: Sequence[PictureSpec], mix: Row, painted: Row,
+        whose: Sequence[int], advance: Callable[[], None],
+    ) -> dict[int, float]:  # fmt: skip
+        """M of each LoRA in ``whose``: how far the mix knows it in what is painted, the mean over
+        these pictures."""
+        known = await self.named(specs)
+        rows = [mix, *({n: use for n, use in mix.items() if n != one} for one in whose)]
+        found = dict.fromkeys(whose, 0.0)
+        for spec in specs:
+            order = pipe.Recognise(
+                job=self.name(job), spec=spec, base_path=trial.base.path, loras=trial.files,
+                painted=trial.setting(painted), rows=[trial.setting(row) for row in rows],
+                base_predicts=trial.base.objective, embeddings=known,
+            )  # fmt: skip
+            told: pipe.Recognised = await self._orders.ask(order, UNFINISHED)
+            trial.notes |= dict.fromkeys(told.notes)
+            together, *without = told.errors
+            for one, apart in zip(whose, without, strict=True):
+                found[one] += (apart - together) / len(specs)
             advance()
         return found
 

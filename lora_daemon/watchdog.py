@@ -29,7 +29,10 @@ LIMITS: Mapping[str, float] = {
     "sampling": 3600.0, "saving": 1800.0,
 }  # fmt: skip
 DEAD = 600.0  # seconds without a sign of life
-DONE = (pipe.Painted, pipe.Probed, pipe.Gathered, pipe.Zipped, pipe.Weighed, pipe.Measured, *FAILED)
+DONE = (
+    pipe.Painted, pipe.Probed, pipe.Gathered, pipe.Zipped, pipe.Weighed, pipe.Recognised,
+    pipe.Measured, *FAILED,
+)  # fmt: skip
 STEPS = 20  # a step may take so many times as long as the longest before
 
 

@@ -356,6 +356,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("mixer.leave_field", "escape", "leave field", "Back to the LoRAs; the text is taken."),
     Action("fighting.close", "escape,q", "close", "Close this window; a probe is given up."),
     Action("fighting.probe", "p", "try on the base", "Measure what is left of each effect."),
+    Action("fighting.losses", "l", "foretell", "Paint pictures, and foretell what each loses."),
     Action("fighting.remedies", "r", "remedies", "Work out other weights, and try them."),
     *(
         Action(f"fighting.take_{n}", str(n), f"take {n}", f"Take remedy {n} into the mix.")

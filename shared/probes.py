@@ -55,7 +55,10 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """What was found. ``blocks``: what a block of a LoRA adds, switched on where all the rest is;
     row i, column j of ``overlap`` is what j's block adds to the effect of i, as a share of it.
 
-    ``instead``: survival where another mix was asked about. ``remedies``: the best first, those
+    ``losses``: the share of what each LoRA shows alone that it is foretold to lose beside the
+    others, if that was asked (``shared.company``); None where alone it shows too little.
+    ``pictures``: of each kind, that this was seen on. ``instead``: survival where another mix was
+    asked about. ``remedies``: the best first, those
     alone that help.
     """
 
@@ -72,6 +75,8 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     instead: list[float]
     remedies: list[Remedy]
     notes: list[str]
+    losses: list[float | None] = []
+    pictures: int = 0
 
 
 def added(sample: Products, mix: int, off: Sequence[int]) -> list[list[float]]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
-from shared import weighing, zipping
+from shared import company, weighing, zipping
 from shared.affinity import Affinity
 from shared.buckets import Rules
 from shared.conflicts import Conflict
@@ -1563,6 +1563,9 @@ class LorasProbed(Record, frozen=True, kw_only=True):
 class ProbeLoras(Request[LorasProbed], frozen=True, kw_only=True, tag="lora.probe"):
     """How much of each LoRA's effect on a base survives in the mix, by its noise predictions.
 
+    ``losses``: how many pictures to paint of the base, of each LoRA alone and of the mix, to
+    foretell from them what each loses of what it shows alone (``shared.company``).
+
     Takes turns with a training run and with pictures; reports progress. Cancelled with its call.
     Afterwards what the base's modules are given is known as well, as MeasureInputs has it.
     """
@@ -1578,6 +1581,7 @@ class ProbeLoras(Request[LorasProbed], frozen=True, kw_only=True, tag="lora.prob
     blocks: bool = False  # each block of each LoRA too
     instead: list[LoraUse] = []  # another mix, to be held against the effects of ``loras``
     remedies: bool = False  # work out other weights, and probe them
+    losses: Annotated[int, Meta(ge=0, le=company.MOST)] = 0
 
 
 class InputsMeasured(Record, frozen=True, kw_only=True):

@@ -68,8 +68,7 @@ class Campaign:
         wanted = uses(self._work, pair, strength)
         if self._product.known(pair.group, wanted, remedies=remedies) is None:
             said = self._product.ask(pair.group, wanted, remedies=remedies)
-            kept = ", ".join(f"{one:.0%}" for one in said.asked.survival)
-            self._say(f"{pair.name} at {strength}: the probe says {kept}")
+            self._say(f"{pair.name} at {strength}: {said.asked.sentence}")
 
     def _remedies(self, part: Part, every: Sequence[Pair], number: int) -> None:
         """Plain weights, what the product recommends, and how both obey where the base's own

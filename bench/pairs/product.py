@@ -17,6 +17,7 @@ from bench.pairs.painting import CFG, Painter
 from bench.pairs.plan import Group
 from lora_daemon import pipe, probe_plan, probing
 from lora_daemon.engine import columns, conflict, effects, merge
+from lora_daemon.engine import company as recognition
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.mix import whole_delta
 from lora_daemon.engine.studio import Studio
@@ -24,7 +25,7 @@ from lora_daemon.jobs import Jobs
 from lora_daemon.merging import Merging
 from lora_daemon.orders import FAILED
 from lora_daemon.service import Context, Daemon
-from shared import lora_orders, probes, remedies, wire, zipping
+from shared import company, lora_orders, probes, remedies, wire, zipping
 from shared.conflicts import Compared, Conflict, ConflictOrder
 from shared.errors import Code, LoraError
 from shared.files import publish
@@ -33,15 +34,16 @@ from shared.paths import Workspace
 from shared.pictures import LoraUse
 from shared.probes import Probe
 
-PROMPTS = 4
-_DECIDE: tuple[ModuleType, ...] = (probe_plan, probes, remedies, effects)
+PROMPTS, PICTURES = 4, company.PICTURES
+_DECIDE: tuple[ModuleType, ...] = (probe_plan, probes, remedies, company, effects, recognition)
 """What decides an answer; the rest of the way is exact algebra."""
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """Of LoRAs at their weights. ``asked``: the probe on the pair's own prompts, with blocks and
-    remedies where these were wanted; ``learnt``: on what each was trained to show. ``files``: at
-    once, with the base's inputs measured; None where all of one is DoRA. ``norms``: ‖Σ ΔW‖."""
+    """Of LoRAs at their weights. ``asked``: the probe on the pair's own prompts, with losses, and
+    with blocks and remedies where these were wanted; ``learnt``: on what each was trained to show.
+    ``files``: at once, with the base's inputs measured; None where all of one is DoRA. ``norms``:
+    ‖Σ ΔW‖."""
 
     asked: Probe
     learnt: Probe
@@ -67,7 +69,8 @@ class Known:
         """Where an answer is kept, by all that decides it."""
         code = [inspect.getsource(module) for module in _DECIDE]
         asked = msgspec.to_builtins([group, [use.weight for use in uses]])
-        return self._folder / f"{_name(asked, _digests(uses), remedies, CFG, PROMPTS, code)}.json"
+        decides = asked, _digests(uses), remedies, CFG, PROMPTS, PICTURES, code
+        return self._folder / f"{_name(*decides)}.json"
 
     def zipped(self, uses: Sequence[LoraUse]) -> Path:
         """Where the file is that ``lora merge --method ziplora`` makes of them, or will be."""
@@ -130,10 +133,10 @@ class Product(Known):
         context = Context("bench", "", lambda *_: None)
         ask = wire.ProbeLoras(
             loras=uses, base="starter", prompts=[words for words, _ in group.asked(PROMPTS)],
-            cfg=CFG, blocks=wanted, remedies=wanted,
+            cfg=CFG, blocks=wanted, remedies=wanted, losses=PICTURES,
         )  # fmt: skip
         asked = await self._probing.probe(context, ask)
-        plain = msgspec.structs.replace(ask, prompts=[], blocks=False, remedies=False)
+        plain = msgspec.structs.replace(ask, prompts=[], blocks=False, remedies=False, losses=0)
         learnt = await self._probing.probe(context, plain)
         return Said(
             asked=asked.found, learnt=learnt.found, files=await self._compared(context, uses),

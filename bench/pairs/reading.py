@@ -70,9 +70,10 @@ def uses(work: Path, pair: Pair, weights: Weights) -> list[LoraUse]:
 
 
 def score(said: Said, of: int) -> float:
-    """What LoRA ``of`` is foretold to lose, frozen on the development pairs: what the probe on the
-    pair's own prompts does not find again of it, 1 − S."""
-    return 1 - said.asked.survival[of]
+    """What LoRA ``of`` is foretold to lose, frozen on the development pairs: how far it is
+    recognised in company, on the pair's own prompts. NaN: alone it shows too little."""
+    lost = said.asked.losses[of]
+    return math.nan if lost is None else lost
 
 
 def scores(said: Said, of: int) -> dict[str, float]:
@@ -80,6 +81,7 @@ def scores(said: Said, of: int) -> dict[str, float]:
     by = 1 - of
     found = {
         "norms": said.norms[by] / said.norms[of],
+        "survival": 1 - said.asked.survival[of],
         "learnt": 1 - said.learnt.survival[of],
         "energies": math.sqrt(said.asked.energy[by] / said.asked.energy[of]),
         "overlap": math.nan,

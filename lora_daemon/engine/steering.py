@@ -14,6 +14,7 @@ from lora_daemon.pipe import (
     Paint,
     Phase,
     Probe,
+    Recognise,
     Report,
     Serving,
     Steer,
@@ -121,7 +122,7 @@ class Steering:
 
     def _obey(self, command: Command) -> None:
         match command:
-            case Paint() | Probe() | Gather() | Measure() | Zip() | Weigh():
+            case Paint() | Probe() | Gather() | Measure() | Zip() | Weigh() | Recognise():
                 self._serve(command)
             case Describe():
                 self.on_describe(command)

@@ -17,6 +17,7 @@ from torch import Tensor
 from lora_daemon.engine import (
     bases,
     captioner,
+    company,
     effects,
     embeddings,
     inputs,
@@ -55,6 +56,8 @@ from lora_daemon.pipe import (
     Probe,
     Probed,
     ProbeFailed,
+    Recognise,
+    Recognised,
     Serving,
     Weigh,
     Weighed,
@@ -70,7 +73,7 @@ from shared.wire import Objective
 Cancelled = Callable[[str], bool]  # whether the job with this id is to be given up
 _FAILED: dict[type[Serving], type[PaintFailed | ProbeFailed | MeasureFailed]] = {
     Paint: PaintFailed, Probe: ProbeFailed, Gather: ProbeFailed, Measure: MeasureFailed,
-    Zip: ProbeFailed, Weigh: ProbeFailed,
+    Zip: ProbeFailed, Weigh: ProbeFailed, Recognise: ProbeFailed,
 }  # fmt: skip
 STEP_TELLING = 0.2  # seconds between two reports of one job's progress
 GOES_ON = 10.0  # seconds between two words of a job that tells nothing else
@@ -171,6 +174,8 @@ class Studio:
                     self._zip(job, base())
                 case Weigh():
                     self._weigh(job, base())
+                case Recognise():
+                    self._recognise(job, base())
         except Exception as error:
             failure = explained(error).failure()
         if failure is not None:
@@ -219,6 +224,13 @@ class Studio:
         with _speaking(base, mixed.learnt, job.embeddings):
             found = weighing.effect(mixed.mix, _strength(job.lora), job.spec, check)
         self.tell(Weighed(job=job.job, effect=found))
+
+    def _recognise(self, job: Recognise, base: Base) -> None:
+        mixed, check = self._mix(job.loras, base), partial(self._step, job.job)
+        painted, *rows = (partial(_taking_part, one) for one in (job.painted, *job.rows))
+        with _speaking(base, mixed.learnt, job.embeddings):
+            errors = company.log_errors(mixed.mix, painted, rows, job.spec, check)
+        self.tell(Recognised(job=job.job, errors=errors, notes=mixed.notes))
 
     def _zip(self, job: Zip, base: Base) -> None:
         mixed = self._mix(job.loras, base)
@@ -388,6 +400,15 @@ def _place(path: str) -> Path:
 
 def _strength(use: LoraFile | LoraUse) -> Strength:
     return Strength(use.weight, use.text_weight, tuple(use.blocks), use.region)
+
+
+def _taking_part(uses: Sequence[LoraUse], step: int, steps: int) -> list[Strength]:
+    """Each LoRA's weight before a step, of so many: 0 outside its part of them."""
+    spans = [use.span(steps) for use in uses]
+    return [
+        _strength(use) if begin <= step < end else Strength(0.0)
+        for use, (begin, end) in zip(uses, spans, strict=True)
+    ]
 
 
 def _turn(mix: Mix, uses: Sequence[LoraFile], steps: int) -> Turn:

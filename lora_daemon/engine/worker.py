@@ -32,6 +32,7 @@ from lora_daemon.pipe import (
     Paint,
     Probe,
     Ready,
+    Recognise,
     Report,
     Steer,
     Train,
@@ -153,7 +154,9 @@ def main(arguments: list[str] | None = None) -> None:
             match pipe.next():
                 case Train() as order:
                     run(order, studio, pipe, pipe.tell)
-                case Paint() | Probe() | Gather() | Measure() | Zip() | Weigh() as job:
+                case (
+                    Paint() | Probe() | Gather() | Measure() | Zip() | Weigh() | Recognise() as job
+                ):
                     load = partial(studio.base, job.base_path, predicts=job.base_predicts)
                     studio.serve(job, load)
                 case Describe() as job:

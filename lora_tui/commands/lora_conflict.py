@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from lora_tui.commands.common import Invocation, Subparsers, command
 from lora_tui.commands.generate import checked, lora_use, write
 from lora_tui.core import conflict_map, probe_table
-from shared import wire
+from shared import company, wire
 from shared.errors import Code, Exit, LoraError
 from shared.pictures import LoraUse, PictureSpec
 
@@ -19,6 +19,7 @@ def add(verbs: Subparsers) -> None:
         verbs, "conflict", compare_them, "say where LoRAs fight at these weights",
         "  lora-tui lora conflict dragons:0.8 ink:0.6\n"
         "  lora-tui lora conflict dragons:0.8 ink:0.6 --probe --base sd15\n"
+        "  lora-tui lora conflict dragons:0.8 ink:0.6 --losses --base sd15\n"
         "  lora-tui lora conflict dragons ink --weights 0.8 0.6 --png map.png\n"
         "  lora-tui lora conflict dragons ink --json | jq .sentence",
     )  # fmt: skip
@@ -46,6 +47,11 @@ def probing(parser: argparse.ArgumentParser) -> None:
         "--remedies", action="store_true", help="as --probe; work out other weights and try them"
     )
     group.add_argument(
+        "--losses", type=pictures, nargs="?", const=company.PICTURES, default=0, metavar="PICTURES",
+        help="as --probe; paint so many pictures of the base, of each LoRA alone and of the mix "
+        f"({company.PICTURES}), and foretell how much each loses of what it shows alone",
+    )  # fmt: skip
+    group.add_argument(
         "--no-blocks", action="store_true", help="quicker: not each block of each LoRA by itself"
     )
     group.add_argument(
@@ -60,6 +66,13 @@ def probing(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=1025, help="of the first picture (1025)")
 
 
+def pictures(text: str) -> int:
+    """How many to paint of each kind."""
+    if not text.isdecimal() or not 0 < int(text) <= company.MOST:
+        raise argparse.ArgumentTypeError(f"not 1 to {company.MOST} pictures: {text!r}")
+    return int(text)
+
+
 async def compare_them(call: Invocation) -> Exit:
     args = call.args
     uses = [lora_use(call, text) for text in args.loras]
@@ -71,7 +84,7 @@ async def compare_them(call: Invocation) -> Exit:
         pairs = zip(uses, args.weights, strict=True)
         uses = [replace(use, weight=weight) for use, weight in pairs]
     uses = checked(PictureSpec(loras=uses)).loras
-    if args.probe or args.remedies or args.instead:
+    if args.probe or args.remedies or args.losses or args.instead:
         return await _probe(call, uses)
     request = wire.CompareLoras(
         loras=uses, base=call.base(args.base), modules=call.console.as_json and len(uses) < 9
@@ -97,7 +110,7 @@ async def _probe(call: Invocation, uses: list[LoraUse]) -> Exit:
         raise LoraError(Code.BAD_REQUEST, "--png draws what the files say; leave --probe out.")
     request = wire.ProbeLoras(
         loras=uses, base=call.base(args.base), prompts=args.prompt, cfg=args.cfg, seed=args.seed,
-        blocks=not args.no_blocks, remedies=args.remedies,
+        blocks=not args.no_blocks, remedies=args.remedies, losses=args.losses,
         instead=checked(PictureSpec(loras=[lora_use(call, text) for text in args.instead])).loras,
     )  # fmt: skip
     async with call.client() as client:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from lora_tui.core.cells import clean, fit
 from lora_tui.core.conflict_map import Cell, number, tone
+from shared import company
 from shared.mixes import part_of_picture, parts_of_steps
 from shared.pictures import LoraUse
 from shared.probes import WELL, Probe, Remedy
@@ -30,6 +31,9 @@ def lines(found: Probe) -> Iterator[list[Cell]]:
             (fit(name, max(room, 20)), ""),
             *(_share(one) for one in [found.survival[lora], *_in_bands(found, lora)]),
         ]
+    if found.losses:
+        yield [("", "")]
+        yield [(f"Losses are {company.worth(found.pictures)}", "muted")]
     if found.instead:
         told = ", ".join(f"{n} {one:.0%}" for n, one in zip(names, found.instead, strict=True))
         yield [(f"With the other mix: {told}.", "bold")]

@@ -15,7 +15,7 @@ from lora_tui.core.conflict_map import Cell
 from lora_tui.screens.base import Dialog
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.tones import tone_style
-from shared import wire
+from shared import company, wire
 from shared.errors import LoraError
 from shared.pictures import LoraUse
 from shared.probes import Remedy
@@ -44,8 +44,8 @@ class Fighting(Dialog[list[LoraUse] | None]):
             with VerticalScroll():
                 yield Static("Comparing…", id="text", markup=False)
             yield Static("", id="going", markup=False)
-            yield self.keys_line("fighting.probe", "fighting.remedies", "fighting.take_1",
-                                 "fighting.close")  # fmt: skip
+            yield self.keys_line("fighting.probe", "fighting.losses", "fighting.remedies",
+                                 "fighting.take_1", "fighting.close")  # fmt: skip
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()
@@ -62,14 +62,14 @@ class Fighting(Dialog[list[LoraUse] | None]):
         else:
             self._show(conflict_map.lines(found, *conflict_map.shown_pair(found)))
 
-    def _try(self, *, remedies: bool) -> None:
+    def _try(self, *, remedies: bool = False, losses: int = 0) -> None:
         self._going("Trying them on the base…")
-        self.run_worker(self._tried(remedies), group="ask", exclusive=True)
+        self.run_worker(self._tried(remedies, losses), group="ask", exclusive=True)
 
-    async def _tried(self, remedies: bool) -> None:
+    async def _tried(self, remedies: bool, losses: int) -> None:
         from msgspec.structs import replace
 
-        request = replace(self._probe, blocks=True, remedies=remedies)
+        request = replace(self._probe, blocks=True, remedies=remedies, losses=losses)
         try:
             found = (await self.lora.ask(request, on_progress=self._advanced)).found
         except LoraError as error:
@@ -83,7 +83,7 @@ class Fighting(Dialog[list[LoraUse] | None]):
             self._going("Nothing that was tried wins anything back.")
 
     def _advanced(self, done: int, total: int, message: str) -> None:
-        self._going(f"Trying them on the base, {done} of {total} moments…")
+        self._going(f"Trying them on the base, {done} of {total}…")
 
     def _going(self, text: str) -> None:
         self.query_one("#going", Static).update(text)
@@ -103,7 +103,10 @@ class Fighting(Dialog[list[LoraUse] | None]):
         self.query_one(VerticalScroll).scroll_home(animate=False)
 
     def action_probe(self) -> None:
-        self._try(remedies=False)
+        self._try()
+
+    def action_losses(self) -> None:
+        self._try(losses=company.PICTURES)
 
     def action_remedies(self) -> None:
         self._try(remedies=True)

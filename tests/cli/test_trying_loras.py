@@ -35,11 +35,15 @@ def test_from_the_first_word_to_what_is_known_after(cli: CommandLine, files: lis
     assert "say which with --base" in error["message"]
     fit = cli.data("lora", "affinity", files[0], "--base", "starter")
     assert (fit["fit"], fit["how"]) == ("kin", "weights") and not fit["warning"]
-    trying = ("--probe", "--base", "starter", "--no-blocks", "--prompt", "a red house")
+    trying = ("--losses", "1", "--base", "starter", "--no-blocks", "--prompt", "a red house")
     found = cli.data("lora", "conflict", *files, *trying)
     assert found["samples"] == 4 and found["loras"] == ["ink", "pencil"]
     assert found["survival"][0] == pytest.approx(0.5, abs=0.1)  # as their weights have it
     assert found["survival"][1] < -0.5 and "nothing of its effect" in found["sentence"]
+    assert len(found["losses"]) == 2 and found["pictures"] == 1
+    assert "Beside pencil, ink " in found["sentence"]
+    _, error = cli.refused("lora", "conflict", *files, "--losses", "0", "--base", "starter")
+    assert "1 to 64 pictures" in error["message"]
     after = cli.data("lora", "conflict", *files, "--base", "starter")
     assert after["measured"] and after["whole"]["overlap"][0][1] == pytest.approx(-0.5, abs=1e-3)
     cli.ok("mix", "set", f"<lora:{files[0]}:0.8:start=5:stop=15>", "--base", "starter")

@@ -58,7 +58,10 @@ def main() -> None:
                 note("gave up", held)
                 failure = Failure(code=Code.CANCELLED, message="The picture was cancelled.")
                 tell(stream, pipe.PaintFailed(job=command.job, failure=failure))
-            case pipe.Measure() | pipe.Gather() | pipe.Probe() | pipe.Zip() | pipe.Weigh():
+            case (
+                pipe.Measure() | pipe.Gather() | pipe.Probe() | pipe.Zip() | pipe.Weigh()
+                | pipe.Recognise()
+            ):  # fmt: skip
                 asked(stream, command, deaf=mode == "deaf" and not mark.exists())
             case pipe.Paint():
                 note("began", command)
@@ -83,11 +86,19 @@ def trains(stream: socket.socket, command: pipe.Train | pipe.Steer) -> None:
     tell(stream, pipe.Phase(run=command.run, phase="training", done=0, total=1))
 
 
-def tried(stream: socket.socket, command: pipe.Gather | pipe.Probe) -> None:
+def tried(
+    stream: socket.socket, command: pipe.Gather | pipe.Probe | pipe.Recognise
+) -> None:  # fmt: skip
     if isinstance(command, pipe.Gather):
         Path(command.out).parent.mkdir(parents=True, exist_ok=True)
         Path(command.out).write_bytes(b"measured")
         tell(stream, pipe.Gathered(job=command.job, modules=1, left_out=[]))
+        return
+    if isinstance(command, pipe.Recognise):
+        note("seen", command)
+        errors = [-vectors(command.painted, row) for row in command.rows]
+        if "held" not in command.spec.prompt:
+            tell(stream, pipe.Recognised(job=command.job, errors=errors))
         return
     note("asked", command)
     if command.spec.prompt != "slow":
@@ -123,7 +134,7 @@ def vectors(one: list[LoraUse], other: list[LoraUse]) -> float:
 
 def asked(
     stream: socket.socket,
-    command: pipe.Measure | pipe.Gather | pipe.Probe | pipe.Zip | pipe.Weigh,
+    command: pipe.Measure | pipe.Gather | pipe.Probe | pipe.Zip | pipe.Weigh | pipe.Recognise,
     deaf: bool,
 ) -> None:
     if isinstance(command, pipe.Measure):
@@ -138,7 +149,7 @@ def asked(
         tried(stream, command)
 
 
-def note(what: str, paint: pipe.Paint | pipe.Probe | pipe.Weigh) -> None:
+def note(what: str, paint: pipe.Paint | pipe.Probe | pipe.Weigh | pipe.Recognise) -> None:
     write_down(f"{what} {paint.spec.seed} {paint.spec.steps}")
 
 

@@ -74,6 +74,40 @@ async def test_remedies_are_tried_before_they_are_named(house: House, tmp_path: 
     assert best.loras[0].weight > 1
 
 
+async def test_losses_are_foretold_from_pictures(house: House, tmp_path: Path) -> None:
+    """The worker's made-up LoRAs are recognised by how far a picture is pulled their way."""
+    uses = [lora(tmp_path, "ink"), lora(tmp_path, "pencil")]
+    ask = wire.ProbeLoras(loras=uses, base="base", prompts=["a cat", "a dog"], losses=3)
+    found = (await house.call(ask)).found
+    assert found.losses == pytest.approx([0.5, 0.4]) and found.pictures == 3
+    assert "Beside pencil, ink is foretold to lose 50% of what it shows alone" in found.sentence
+    seen = [line.split() for line in (tmp_path / "asked").read_text().splitlines()]
+    seeds = [seed for what, seed, _ in seen if what == "seen"]
+    assert seeds == ["1025", "1026", "1027"] * 4  # of the base, the mix, and each alone
+    turned = wire.ProbeLoras(
+        loras=uses[::-1], base="base", prompts=["a cat"], losses=1, instead=[uses[0]]
+    )
+    uses[1] = msgspec.structs.replace(uses[1], weight=0.0)
+    quiet = wire.ProbeLoras(loras=uses, base="base", prompts=["a cat"], losses=1)
+    assert (await house.call(turned)).found.losses == pytest.approx([0.5, 0.4])
+    assert (await house.call(quiet)).found.losses == [0.0, None]
+
+
+async def test_one_that_is_left_while_it_paints_is_given_up(
+    house: House, tmp_path: Path
+) -> None:  # fmt: skip
+    uses = [lora(tmp_path, "ink"), lora(tmp_path, "pencil")]
+    ask = wire.ProbeLoras(loras=uses, base="base", prompts=["held"], losses=1)
+    asking = asyncio.create_task(house.call(ask))
+    log = tmp_path / "asked"
+    await house.until(lambda: (log.exists() and "seen" in log.read_text()) or _tick(house))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    jobs = [job for job in house.domain.status().jobs if job.kind == "probe"]
+    assert jobs[-1].state == "cancelled" and house.domain.workers()[0].state == "idle"
+
+
 async def test_what_was_measured_weighs_the_next_comparison(house: House, tmp_path: Path) -> None:
     uses = [lora(tmp_path, "ink"), lora(tmp_path, "pencil")]
     ask = wire.MeasureInputs(loras=[use.lora for use in reversed(uses)], base="base")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench.pairs import painting, product
+from bench.pairs import painting, product, reading
 from bench.pairs.painting import Arms, Painter, folded
 from bench.pairs.plan import Group
 from lora_daemon.engine import lora_file
@@ -107,11 +108,14 @@ def test_the_daemon_s_own_code_answers(
     """Asked once, then from the disk. A DoRA has a part in the probe, in the norms, and none in
     what files alone say."""
     monkeypatch.setattr(product, "PROMPTS", 1)
+    monkeypatch.setattr(product, "PICTURES", 1)
     asked = product.Product(tmp_path, Painter(base, Arms(tmp_path)))
     pair = [LoraUse(lora=str(lora)), LoraUse(lora=str(lora), weight=0.5)]
     said = asked.ask(GROUP, pair)
     assert said.asked.prompts == [words for words, _ in GROUP.asked(1)]
     assert said.asked.survival[0] > 1  # the other adds to it: it is the same
+    lost = [math.nan if one is None else one for one in said.asked.losses]
+    assert [reading.score(said, of) for of in (0, 1)] == pytest.approx(lost, nan_ok=True)
     assert said.norms[0] == pytest.approx(2 * said.norms[1])
     assert said.files is not None
     assert said.files.whole.overlap[0][1] == pytest.approx(0.5, abs=0.01)

@@ -82,6 +82,7 @@ class Folder:
                 base="starter", loras=["a", "b"], weights=[*at], prompts=[], samples=16,
                 sentence="", energy=[1.0, 1.0], survival=survival, bands=[], blocks=[],
                 instead=[], remedies=[found] if number == 0 else [], notes=[],
+                losses=[1 - one for one in survival],
             )  # fmt: skip
             said = Said(asked=told, learnt=told, files=None, norms=[*at])
             file = self.known.file(pair.group, uses(self.work, pair, at), number == 0)

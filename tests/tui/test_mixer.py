@@ -304,6 +304,8 @@ async def test_a_key_says_where_they_fight(mixed: standin.Daemon) -> None:
         ]  # fmt: skip
         await pilot.press("p")
         await until(pilot, shows(app, "creatures keeps 40% of its effect."))
+        await pilot.press("l")
+        await until(pilot, shows(app, "Losses are foretold from 8 pictures each"))
         await pilot.press("1")  # nothing was worked out yet: nothing happens
         await pilot.press("r")
         await until(pilot, shows(app, "creatures 40% → 75% (predicted 80%)"))
