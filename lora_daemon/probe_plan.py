@@ -105,6 +105,24 @@ def prompts(paths: Sequence[Path]) -> list[str]:
     return list(found)[: probes.PROMPTS] or [""]
 
 
+def rows(
+    uses: Sequence[LoraUse], paths: Sequence[Path], config: Mapping[str, Any], *, blocks: bool,
+    without: bool,
+) -> tuple[list[Row], dict[tuple[int, str], int]]:  # fmt: skip
+    """What is asked: each LoRA alone in all steps, the mix, and where wanted the mix without each
+    block of each LoRA, then without each LoRA. And (LoRA, block) → its row."""
+    found: list[Row] = [{n: replace(use, begin=0.0, end=1.0)} for n, use in enumerate(uses)]
+    together: Row = dict(enumerate(uses))
+    found.append(together)
+    places = {}
+    for number, label, use in parts(uses, paths, config) if blocks else ():
+        places[number, label] = len(found)
+        found.append(together | {number: use})
+    if without:
+        found += [{n: use for n, use in together.items() if n != one} for one in together]
+    return found, places
+
+
 def parts(
     uses: Sequence[LoraUse], paths: Sequence[Path], config: Mapping[str, Any]
 ) -> Iterator[tuple[int, str, LoraUse]]:

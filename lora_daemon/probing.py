@@ -15,6 +15,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from lora_daemon import base_look, embeddings, input_cache, pipe, probe_plan
+from lora_daemon.company import Company, Seen
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
 from lora_daemon.orders import Orders
@@ -66,24 +67,16 @@ class Probing:
             base, probe_plan.specs(request, base.name, prompts), probe_plan.files(uses, paths)
         )
         names = probe_plan.names(uses)
-        rows: list[Row] = [{n: replace(use, begin=0.0, end=1.0)} for n, use in enumerate(uses)]
-        together: Row = dict(enumerate(uses))
-        rows.append(together)
-        mix, parts = count, dict[tuple[int, str], int]()
-        if request.blocks:
-            for number, label, use in await asyncio.to_thread(
-                lambda: list(probe_plan.parts(uses, paths, config))
-            ):
-                parts[number, label] = len(rows)
-                rows.append(together | {number: use})
-        if request.remedies:
-            rows += [
-                {n: use for n, use in together.items() if n != number} for number in range(count)
-            ]
+        rows, parts = await asyncio.to_thread(
+            probe_plan.rows, uses, paths, config, blocks=request.blocks, without=request.remedies
+        )
+        mix, together = count, rows[count]
         last = len(rows)
         if instead:
             rows.append(trial.placed(instead, others))
-        total = len(trial.moments) * (1 + request.remedies) + request.losses * (count + 2)
+        total = len(trial.moments) * (1 + request.remedies) + request.losses * (
+            count + 2 + request.remedies * remedies.most(count)
+        )
         with self._opened(context, f"probe of {', '.join(names)}", total) as (job, advance):
             try:
                 await self._inputs(job, base, paths, trial.specs, trial.notes)
@@ -93,19 +86,27 @@ class Probing:
             samples = await self._sampled(job, trial, rows, advance)
             samples = [probes.added(one, mix, range(mix + 1, last)) for one in samples]
             survived = probes.survival(samples, mix, count)
-            found = list[probes.Remedy]()
-            if request.remedies and probes.loss(survived) >= remedies.WORTH:
-                ideas = remedies.ideas(
-                    samples, trial.at, uses, mix, range(last - count, last), parts, config
-                )
-                again = [*rows[:count], *(dict(enumerate(idea.loras)) for idea in ideas)]
-                measured = await self._sampled(job, trial, again, advance)
-                found = remedies.chosen(ideas, measured, survived)
             losses, said = list[float | None](), ""
             if request.losses:
-                seen = probe_plan.specs(request, base.name, prompts, request.losses)
-                losses = await self._foretold(job, trial, seen, together, advance)
+                specs = probe_plan.specs(request, base.name, prompts, request.losses)
+                seen = self._seen(job, trial, await self.named(specs), advance)
+                own = Company(together, specs, seen)
+                losses = await own.losses()
                 said = f" {company.sentence(names, losses)}"
+            judged = any(one is not None for one in losses)
+            found = list[probes.Remedy]()
+            if request.remedies and (judged or probes.loss(survived) >= remedies.WORTH):
+                ideas = remedies.ideas(
+                    samples, trial.at, uses, mix, range(last - count, last), parts, config,
+                    plain=judged,
+                )  # fmt: skip
+                settings: list[Row] = [dict(enumerate(idea.loras)) for idea in ideas]
+                measured = await self._sampled(job, trial, [*rows[:count], *settings], advance)
+                if judged:
+                    kept = [await own.kept(one) for one in settings]
+                    found = remedies.recognised(ideas, measured, kept, losses)
+                else:
+                    found = remedies.chosen(ideas, measured, survived)
             bands = probes.bands(samples, trial.at, mix, count)
             places = probes.places(samples, parts, count)
             layers = int(config["layers_per_block"])
@@ -117,7 +118,7 @@ class Probing:
                 energy=[probes.energy(samples, row) for row in range(count)], survival=survived,
                 bands=bands, blocks=places,
                 instead=probes.survival(samples, len(rows) - 1, count) if instead else [],
-                remedies=found, notes=list(trial.notes), losses=losses, pictures=request.losses,
+                remedies=found, notes=list(trial.notes), losses=losses, seen=request.losses,
             )  # fmt: skip
             self._jobs.end(job, "done", told.sentence)
         return wire.LorasProbed(found=told)
@@ -228,33 +229,12 @@ class Probing:
             advance()
         return found
 
-    async def _foretold(
-        self, job: str, trial: Trial, specs: Sequence[PictureSpec], mix: Row,
-        advance: Callable[[], None],
-    ) -> list[float | None]:  # fmt: skip
-        """What each LoRA of the mix is foretold to lose, seen on these pictures of the base, of
-        each alone and of the mix."""
-        every = list(mix)
-        found = []
-        arms = [({}, every), (mix, every), *(({one: mix[one]}, [one]) for one in every)]
-        base, mixed, *alone = [
-            await self._recognised(job, trial, specs, mix, painted, whose, advance)
-            for painted, whose in arms
-        ]
-        for one in every:
-            found.append(company.loss(alone[one][one], mixed[one], base[one]))
-        return found
+    def _seen(
+        self, job: str, trial: Trial, known: list[tuple[str, str]], advance: Callable[[], None]
+    ) -> Seen:  # fmt: skip
+        """Has the worker paint and look. ``known``: textual inversions that prompts name."""
 
-    async def _recognised(
-        self, job: str, trial: Trial, specs: Sequence[PictureSpec], mix: Row, painted: Row,
-        whose: Sequence[int], advance: Callable[[], None],
-    ) -> dict[int, float]:  # fmt: skip
-        """M of each LoRA in ``whose``: how far the mix knows it in what is painted, the mean over
-        these pictures."""
-        known = await self.named(specs)
-        rows = [mix, *({n: use for n, use in mix.items() if n != one} for one in whose)]
-        found = dict.fromkeys(whose, 0.0)
-        for spec in specs:
+        async def seen(spec: PictureSpec, painted: Row, rows: list[Row]) -> list[float]:
             order = pipe.Recognise(
                 job=self.name(job), spec=spec, base_path=trial.base.path, loras=trial.files,
                 painted=trial.setting(painted), rows=[trial.setting(row) for row in rows],
@@ -262,11 +242,10 @@ class Probing:
             )  # fmt: skip
             told: pipe.Recognised = await self._orders.ask(order, UNFINISHED)
             trial.notes |= dict.fromkeys(told.notes)
-            together, *without = told.errors
-            for one, apart in zip(whose, without, strict=True):
-                found[one] += (apart - together) / len(specs)
             advance()
-        return found
+            return told.errors
+
+        return seen
 
     async def named(self, specs: Sequence[PictureSpec]) -> list[tuple[str, str]]:
         """Textual inversions that prompts name, and their files. Raises LoraError(INVALID_FILE)."""

@@ -42,13 +42,16 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     """Other weights for the same LoRAs, and what survives of each effect as it was asked for.
 
     weights: one factor a LoRA. blocks: one a LoRA and block. steps: each LoRA in its part of the
-    denoising steps. ``predicted`` from the first probe, ``measured`` by another.
+    denoising steps. ``predicted`` from the first probe, ``measured`` by another. ``kept``: what
+    of each is recognised in pictures made so, as a share of what it shows alone, if losses were
+    asked for.
     """
 
     kind: Kind
     loras: list[LoraUse]
     predicted: list[float]
     measured: list[float]
+    kept: list[float | None] = []
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +60,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
 
     ``losses``: the share of what each LoRA shows alone that it is foretold to lose beside the
     others, if that was asked (``shared.company``); None where alone it shows too little.
-    ``pictures``: of each kind, that this was seen on. ``instead``: survival where another mix was
+    ``seen``: pictures of each kind, by which. ``instead``: survival where another mix was
     asked about. ``remedies``: the best first, those
     alone that help.
     """
@@ -76,7 +79,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     remedies: list[Remedy]
     notes: list[str]
     losses: list[float | None] = []
-    pictures: int = 0
+    seen: int = 0
 
 
 def added(sample: Products, mix: int, off: Sequence[int]) -> list[list[float]]:

@@ -25,6 +25,7 @@ from shared.probes import BANDS, KINDS, Kind, Products, Remedy, energy, loss, su
 WORTH = 0.01  # a loss below that needs no remedy, nor is one that gains no more worth a word
 MOST = 10.0  # weight, up or down
 MU, NU = 0.05, 5e-3
+PLAIN = (0.7, 1.3)  # of a LoRA's weight, tried whatever a probe says
 SWEEPS = 300
 FURTHEST = 0.5  # that a block is turned: beyond, pictures break before the probe shows it
 LEAST = BANDS // 2  # bands that a LoRA takes part in: what is shown less, later steps take back
@@ -44,10 +45,12 @@ class Idea:
 def ideas(
     samples: Sequence[Products], at: Sequence[int], uses: Sequence[LoraUse], mix: int,
     whole: Sequence[int], parts: Mapping[tuple[int, str], int], config: Mapping[str, Any],
+    *, plain: bool = False,
 ) -> list[Idea]:  # fmt: skip
     """What is worth trying: each least-squares solution whole and by half, for it holds to first
     order only, and the parts of the steps. ``whole``: the row of what each LoRA adds to the mix;
-    ``parts``: (LoRA, block) → what that adds."""
+    ``parts``: (LoRA, block) → what that adds. ``plain``: and each LoRA at more and at less of its
+    weight, which no probe thinks of."""
     count = len(uses)
     found = []
     x = factors(samples, count, mix, whole)
@@ -77,7 +80,20 @@ def ideas(
             for use, (begin, end) in zip(uses, chosen, strict=True)
         ]
         found.append(Idea("steps", loras, left))
-    return found
+    for lora, factor in itertools.product(range(count), PLAIN if plain else ()):
+        turned = [(factor - 1) * (other == lora) for other in range(count)]
+        found.append(
+            Idea(
+                "weights", [_by(use, 1 + one) for use, one in zip(uses, turned, strict=True)],
+                predicted(samples, count, mix, whole, turned),
+            )
+        )  # fmt: skip
+    return [one for one in found if one.loras != list(uses)]
+
+
+def most(count: int) -> int:
+    """Ideas that there can be, for so many LoRAs."""
+    return 5 + len(PLAIN) * count
 
 
 def chosen(
@@ -103,6 +119,36 @@ def chosen(
         found.values(),
         key=lambda one: (one.kind == "steps", round(loss(one.measured), 2), KINDS.index(one.kind)),
     )
+
+
+def recognised(
+    tried: Sequence[Idea], measured: Sequence[Products], kept: Sequence[Sequence[float | None]],
+    losses: Sequence[float | None],
+) -> list[Remedy]:  # fmt: skip
+    """As ``chosen``, by what pictures have of the LoRA that they have least of: those alone in
+    which that is more than in the mix as it was asked for.
+
+    ``kept``: of each idea, what of each LoRA is recognised in its pictures; ``losses``: what is
+    missing in those of the mix. None: not recognised alone.
+    """
+    count = len(losses)
+    before = least([None if one is None else 1 - one for one in losses])
+    found: dict[Kind, Remedy] = {}
+    for number, idea in enumerate(tried):
+        best = found.get(idea.kind)
+        if least(kept[number]) > (before + WORTH if best is None else least(best.kept)):
+            found[idea.kind] = Remedy(
+                kind=idea.kind, loras=idea.loras, predicted=idea.predicted,
+                measured=survival(measured, count + number, count), kept=list(kept[number]),
+            )  # fmt: skip
+    return sorted(
+        found.values(), key=lambda one: (-round(least(one.kept), 2), KINDS.index(one.kind))
+    )
+
+
+def least(kept: Sequence[float | None]) -> float:
+    """What is left of the LoRA that keeps least: all of it is enough."""
+    return min(1.0, *(one for one in kept if one is not None))
 
 
 def _by(use: LoraUse, factor: float) -> LoraUse:

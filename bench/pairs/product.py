@@ -15,6 +15,7 @@ import msgspec
 
 from bench.pairs.painting import CFG, Painter
 from bench.pairs.plan import Group
+from lora_daemon import company as looking
 from lora_daemon import pipe, probe_plan, probing
 from lora_daemon.engine import columns, conflict, effects, merge
 from lora_daemon.engine import company as recognition
@@ -35,7 +36,9 @@ from shared.pictures import LoraUse
 from shared.probes import Probe
 
 PROMPTS, PICTURES = 4, company.PICTURES
-_DECIDE: tuple[ModuleType, ...] = (probe_plan, probes, remedies, company, effects, recognition)
+_DECIDE: tuple[ModuleType, ...] = (
+    probe_plan, probes, remedies, company, looking, effects, recognition
+)  # fmt: skip
 """What decides an answer; the rest of the way is exact algebra."""
 
 

@@ -10,8 +10,9 @@ import msgspec
 
 from lora_tui.commands.common import Invocation, Subparsers, command, find
 from lora_tui.commands.generate import write
+from lora_tui.commands.lora_conflict import pictures
 from lora_tui.core import mix_probe, probe_table
-from shared import mixes, probes, wire
+from shared import company, mixes, probes, wire
 from shared.errors import Exit
 from shared.mixes import MixSpec
 
@@ -33,6 +34,11 @@ def add(verbs: Subparsers) -> None:
     )  # fmt: skip
     remedy.add_argument("--prompt", action="append", default=[], metavar="TEXT",
                         help="what to try it on; else the mix's own prompt")  # fmt: skip
+    remedy.add_argument(
+        "--losses", type=pictures, nargs="?", const=company.PICTURES, default=0, metavar="PICTURES",
+        help="paint so many pictures of each remedy, and take the one in which the LoRA that is "
+        f"recognised least keeps most ({company.PICTURES}); plain weights are tried too",
+    )  # fmt: skip
     remedy.add_argument("--dry-run", action="store_true", help="only say what would help")
     remedy.add_argument("--pictures", default="", metavar="DIR",
                         help="paint before.png and after.png there")  # fmt: skip
@@ -44,8 +50,9 @@ async def remedy_it(call: Invocation) -> Exit:
         known = (await client.call(wire.GetState())).mixes
         live = find([mix for mix in known if not mix.name], "", "mix", "name")
         request = mix_probe.wanted(
-            live.spec, blocks=args.kind in (None, "blocks"), prompts=args.prompt
-        )
+            live.spec, blocks=args.kind in (None, "blocks"), prompts=args.prompt,
+            losses=args.losses,
+        )  # fmt: skip
         found = (await client.call(request, on_progress=call.report)).found
         fitting = [one for one in found.remedies if args.kind in (None, one.kind)]
         applied = None
@@ -53,10 +60,10 @@ async def remedy_it(call: Invocation) -> Exit:
             after = mixes.remedied(live.spec, fitting[0].loras)
             other = await client.call(wire.FlipMix(if_rev=live.rev))
             applied = await client.call(wire.ChangeMix(before=other.spec, after=after))
-        pictures = []
+        painted = []
         if fitting and args.pictures:
             after = mixes.remedied(live.spec, fitting[0].loras)
-            pictures = [
+            painted = [
                 await _painted(call, client, spec, f"{args.pictures}/{name}.png")
                 for name, spec in (("before", live.spec), ("after", after))
             ]
@@ -70,8 +77,8 @@ async def remedy_it(call: Invocation) -> Exit:
     table = ["".join(text for text, _ in row) for row in probe_table.lines(found)]
     value = msgspec.to_builtins(found)
     call.console.show(
-        {**value, "applied": fitting[0].kind if applied else "", "pictures": pictures},
-        lambda: [*table, "", said, *pictures],
+        {**value, "applied": fitting[0].kind if applied else "", "pictures": painted},
+        lambda: [*table, "", said, *painted],
     )
     return Exit.OK
 

@@ -12,7 +12,8 @@ SEEDS = 2  # pictures of the mix's own prompt
 
 
 def wanted(
-    spec: MixSpec, *, blocks: bool = False, remedies: bool = True, prompts: Sequence[str] = ()
+    spec: MixSpec, *, blocks: bool = False, remedies: bool = True, prompts: Sequence[str] = (),
+    losses: int = 0,
 ) -> wire.ProbeLoras:  # fmt: skip
     """On what the mix paints, from two seeds, or on what its LoRAs learnt to show if it has no
     prompt. Raises LoraError(WRONG_STATE) where there are no two that count."""
@@ -23,5 +24,5 @@ def wanted(
     return wire.ProbeLoras(
         loras=uses, base=spec.base, prompts=[*prompts] or own, negative=spec.negative,
         cfg=spec.cfg, seed=spec.seed, width=spec.width, height=spec.height, blocks=blocks,
-        remedies=remedies,
+        remedies=remedies, losses=losses,
     )  # fmt: skip

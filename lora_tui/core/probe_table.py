@@ -33,7 +33,7 @@ def lines(found: Probe) -> Iterator[list[Cell]]:
         ]
     if found.losses:
         yield [("", "")]
-        yield [(f"Losses are {company.worth(found.pictures)}", "muted")]
+        yield [(f"Losses are {company.worth(found.seen)}", "muted")]
     if found.instead:
         told = ", ".join(f"{n} {one:.0%}" for n, one in zip(names, found.instead, strict=True))
         yield [(f"With the other mix: {told}.", "bold")]
@@ -69,11 +69,26 @@ def said(use: LoraUse, name: str) -> str:
 
 
 def _gain(found: Probe, one: Remedy) -> Iterator[Cell]:
+    if one.kept:
+        yield from _recognised(found, one)
+        return
     rows = zip(found.loras, found.survival, one.measured, one.predicted, strict=True)
     for at, (name, before, after, hoped) in enumerate(rows):
         yield (f"{', ' if at else ''}{clean(name)} {before:.0%} → ", "")
         yield (f"{after:.0%}", "success" if abs(1 - after) < abs(1 - before) else "warning")
         yield (f" (predicted {hoped:.0%})", "muted")
+
+
+def _recognised(found: Probe, one: Remedy) -> Iterator[Cell]:
+    """What of each is in the pictures, as asked and with the remedy."""
+    parts = 0
+    for name, lost, after in zip(found.loras, found.losses, one.kept, strict=True):
+        if lost is None or after is None:
+            continue
+        yield (f"{', ' if parts else ''}{clean(name)} {1 - lost:.0%} → ", "")
+        yield (f"{after:.0%}", "success" if after > 1 - lost else "warning")
+        parts += 1
+    yield (" of what it shows alone", "muted")
 
 
 def _heads(found: Probe) -> Iterator[Cell]:

@@ -36,6 +36,7 @@ class Fighting(Dialog[list[LoraUse] | None]):
         super().__init__()
         self._compare, self._probe = compare, probe
         self._at_once = remedies
+        self._pictures = 0  # that are painted to foretell losses: none before that is asked for
         self._remedies: list[Remedy] = []
 
     def compose(self) -> ComposeResult:
@@ -62,14 +63,14 @@ class Fighting(Dialog[list[LoraUse] | None]):
         else:
             self._show(conflict_map.lines(found, *conflict_map.shown_pair(found)))
 
-    def _try(self, *, remedies: bool = False, losses: int = 0) -> None:
+    def _try(self, *, remedies: bool) -> None:
         self._going("Trying them on the base…")
-        self.run_worker(self._tried(remedies, losses), group="ask", exclusive=True)
+        self.run_worker(self._tried(remedies), group="ask", exclusive=True)
 
-    async def _tried(self, remedies: bool, losses: int) -> None:
+    async def _tried(self, remedies: bool) -> None:
         from msgspec.structs import replace
 
-        request = replace(self._probe, blocks=True, remedies=remedies, losses=losses)
+        request = replace(self._probe, blocks=True, remedies=remedies, losses=self._pictures)
         try:
             found = (await self.lora.ask(request, on_progress=self._advanced)).found
         except LoraError as error:
@@ -103,10 +104,12 @@ class Fighting(Dialog[list[LoraUse] | None]):
         self.query_one(VerticalScroll).scroll_home(animate=False)
 
     def action_probe(self) -> None:
-        self._try()
+        self._pictures = 0
+        self._try(remedies=False)
 
     def action_losses(self) -> None:
-        self._try(losses=company.PICTURES)
+        self._pictures = company.PICTURES
+        self._try(remedies=False)
 
     def action_remedies(self) -> None:
         self._try(remedies=True)

@@ -40,7 +40,7 @@ def test_from_the_first_word_to_what_is_known_after(cli: CommandLine, files: lis
     assert found["samples"] == 4 and found["loras"] == ["ink", "pencil"]
     assert found["survival"][0] == pytest.approx(0.5, abs=0.1)  # as their weights have it
     assert found["survival"][1] < -0.5 and "nothing of its effect" in found["sentence"]
-    assert len(found["losses"]) == 2 and found["pictures"] == 1
+    assert len(found["losses"]) == 2 and found["seen"] == 1
     assert "Beside pencil, ink " in found["sentence"]
     _, error = cli.refused("lora", "conflict", *files, "--losses", "0", "--base", "starter")
     assert "1 to 64 pictures" in error["message"]

@@ -79,7 +79,7 @@ async def test_losses_are_foretold_from_pictures(house: House, tmp_path: Path) -
     uses = [lora(tmp_path, "ink"), lora(tmp_path, "pencil")]
     ask = wire.ProbeLoras(loras=uses, base="base", prompts=["a cat", "a dog"], losses=3)
     found = (await house.call(ask)).found
-    assert found.losses == pytest.approx([0.5, 0.4]) and found.pictures == 3
+    assert found.losses == pytest.approx([0.5, 0.4]) and found.seen == 3
     assert "Beside pencil, ink is foretold to lose 50% of what it shows alone" in found.sentence
     seen = [line.split() for line in (tmp_path / "asked").read_text().splitlines()]
     seeds = [seed for what, seed, _ in seen if what == "seen"]
@@ -91,6 +91,24 @@ async def test_losses_are_foretold_from_pictures(house: House, tmp_path: Path) -
     quiet = wire.ProbeLoras(loras=uses, base="base", prompts=["a cat"], losses=1)
     assert (await house.call(turned)).found.losses == pytest.approx([0.5, 0.4])
     assert (await house.call(quiet)).found.losses == [0.0, None]
+
+
+async def test_remedies_are_judged_by_pictures_where_losses_are_asked(
+    house: House, tmp_path: Path
+) -> None:
+    uses = [lora(tmp_path, "ink"), lora(tmp_path, "pencil")]
+    ask = wire.ProbeLoras(
+        loras=uses, base="base", prompts=["a cat"], remedies=True, losses=1, blocks=True
+    )
+    found = (await house.call(ask)).found
+    best = found.remedies[0]
+    assert best.kind == "weights" and len(best.measured) == 2
+    # Recognised are here (½ of pencil's way is ink's, and against it): 0.5 and 0.6 as asked.
+    ink, pencil = (use.weight for use in best.loras)
+    wanted = [ink - 0.5 * pencil, (-0.5 * (ink - 0.5 * pencil) + pencil) / 1.25]
+    assert best.kept == pytest.approx(wanted) and min(wanted) > 0.7
+    tried = (tmp_path / "asked").read_text().splitlines()
+    assert sum(line.startswith("seen") for line in tried) > 2 + 2 + 4
 
 
 async def test_one_that_is_left_while_it_paints_is_given_up(

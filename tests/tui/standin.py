@@ -604,7 +604,7 @@ class Daemon:
             samples=8, sentence=f"{names[0]} keeps 40% of its effect.", energy=[1.0, 1.0],
             survival=[0.4, 1.0], bands=[], blocks=[], instead=[],
             remedies=[remedy] if request.remedies else [], notes=[],
-            losses=[0.23, None] if request.losses else [], pictures=request.losses,
+            losses=[0.23, None] if request.losses else [], seen=request.losses,
         )  # fmt: skip
         return wire.LorasProbed(found=found), []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from lora_tui.core import probe_table
 from shared import lora_info, mixes, probes
 from shared.conflicts import Place
@@ -64,6 +66,16 @@ def test_a_remedy_says_what_it_promised_and_what_it_holds() -> None:
         ("/x/ink.safetensors", 1.2, 0.0), ("quiet", 1.0, 0.0), ("pencil", 0.8, 0.5),
     ]  # fmt: skip
     assert "<lora:pencil:0.8:start=10>" in mixes.webui(after)
+
+
+def test_losses_come_with_what_they_are_worth() -> None:
+    uses = [LoraUse(lora="ink", weight=1.2), LoraUse(lora="pencil", weight=0.8)]
+    one = Remedy(
+        kind="weights", loras=uses, predicted=[1, 1], measured=[1, 1], kept=[0.9, 0.8]
+    )  # fmt: skip
+    shown = text(structs.replace(probe([0.4, 0.95], [one]), losses=[0.4, 0.1], seen=8))
+    assert "Losses are foretold from 8 pictures each" in shown and "no promise" in shown
+    assert "ink 60% → 90%, pencil 90% → 80% of what it shows alone" in shown
 
 
 def test_what_a_lora_learnt_to_show_is_in_its_file() -> None:

@@ -129,3 +129,31 @@ def test_what_does_not_help_is_no_remedy() -> None:
     found = remedies.chosen(ideas, measured, before)
     assert [one.kind for one in found] == ["blocks", "steps"]  # as good: the simpler first
     assert found[0].measured == probes.survival([products(a, b, most)], 2, 2)
+
+
+def test_pictures_say_which_remedy_leaves_most_of_the_weakest() -> None:
+    uses = [LoraUse(lora="a"), LoraUse(lora="b")]
+    one, other = [1.0, 0.0], [0.0, 1.0]
+    tried = [remedies.Idea(kind, uses, [1.0, 1.0]) for kind in ("weights", "weights", "blocks",
+             "steps", "steps")]  # fmt: skip
+    kept = [[0.8, 0.7], [0.9, 0.6], [1.4, 0.75], [1.0, 0.3], [None, 0.5]]
+    sample = products(one, other, *[plus(one, other)] * len(tried))
+    found = remedies.recognised(tried, [sample], kept, [-0.1, 0.5])
+    assert [(best.kind, best.kept) for best in found] == [
+        ("blocks", [1.4, 0.75]), ("weights", [0.8, 0.7]),
+    ]  # fmt: skip
+    assert found[0].measured == pytest.approx([1.0, 1.0])
+    assert not remedies.recognised(tried, [sample], [[2.0, 2.0]] * 5, [-0.1, 0.0])  # nothing lost
+
+
+def test_plain_weights_are_tried_where_pictures_judge() -> None:
+    uses = [LoraUse(lora="a", weight=0.5), LoraUse(lora="b", weight=1.0)]
+    one, other = [1.0, 0.0], [0.0, 1.0]  # they do not meet: the algebra has nothing to say
+    sample = products(one, other, plus(one, other), one, other)
+
+    def weights(*, plain: bool) -> list[list[float]]:
+        found = remedies.ideas([sample], [0], uses, 2, [3, 4], {}, STARTER, plain=plain)
+        return [[use.weight for use in idea.loras] for idea in found if idea.kind == "weights"]
+
+    assert weights(plain=False) == []
+    assert weights(plain=True) == [[0.35, 1.0], [0.65, 1.0], [0.5, 0.7], [0.5, 1.3]]
