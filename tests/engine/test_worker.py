@@ -200,8 +200,16 @@ def test_ten_sample_nows_and_pictures_between_leave_the_bytes_unchanged(
             one.steer("sample")
             one.until(pipe.SampleSaved)
             if number == 5:
-                one.send(_paint(base_path, tmp_path / "between.png", lora=lora))
+                painted = _paint(base_path, tmp_path / "between.png", lora=lora)
+                one.send(painted)
                 one.until(pipe.Painted)
+                row = [LoraUse(lora="things", weight=0.7)]
+                look = pipe.Recognise(
+                    job="look", spec=painted.spec, base_path=str(base_path), loras=painted.loras,
+                    painted=row, rows=[row, [LoraUse(lora="things", weight=0.0)]],
+                )  # fmt: skip
+                one.send(look)
+                assert len(set(one.until(pipe.Recognised).errors)) == 2
         one.until(pipe.Finished)
     assert len(one.of(pipe.SampleSaved)) == 10
     assert work.content(busy) == work.content(quiet)
