@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-PICTURES = 8  # of each kind: more foretold no better
+PICTURES = 8  # of each kind: 32 foretold little better
 MOST = 64
 LEAST = 0.02  # of M(alone) − M(base), which was 0.1 to 1.2: less, and it knows nothing of its own
 RHO = 0.46  # Spearman's, with what a judge saw lost (docs/decisions/0037)
