@@ -190,7 +190,6 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
         if stop_at_once:
             session.stop()
         else:
-            steering.enter("training")  # where samples go back to
             samples.catch_up(session.step, feed.steps_per_epoch)
         with (
             checkpointed(base, recipe.training.checkpointing),

@@ -102,6 +102,7 @@ class Samples:
             with contextlib.suppress(OSError):
                 self._mark(step).unlink()
         else:
+            self.steering.enter("training")  # where it goes on after them
             self.make(step)
 
     def _make(self, step: int, number: int) -> None:
