@@ -6,6 +6,7 @@ pipe closes, the worker ends; when the worker ends, the pipe closes: neither out
 
 from __future__ import annotations
 
+import socket
 import struct
 from typing import Literal
 
@@ -587,3 +588,19 @@ def frame_length(prefix: bytes) -> int:
     if length > MAX_FRAME:
         raise ValueError(f"a pipe frame of {length} bytes is more than {MAX_FRAME}")
     return int(length)
+
+
+def received(stream: socket.socket) -> bytes:
+    """The body of the next frame, waited for. Raises EOFError where the other side has left,
+    OSError, and ValueError past MAX_FRAME."""
+    return _exactly(stream, frame_length(_exactly(stream, _LENGTH.size)))
+
+
+def _exactly(stream: socket.socket, length: int) -> bytes:
+    body = bytearray()
+    while len(body) < length:
+        block = stream.recv(length - len(body))
+        if not block:
+            raise EOFError
+        body += block
+    return bytes(body)

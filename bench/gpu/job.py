@@ -25,8 +25,7 @@ RECIPES = {"sd15": ("sd15-4gb", 4.0), "sdxl": ("sdxl-8gb", 8.0)}
 
 def device_of(options: Namespace) -> torch.device:
     """Where bases are made: nothing else here touches the device in this process."""
-    chosen = options.device or bases.best_device()
-    return torch.device(chosen)
+    return torch.device(options.device or bases.best_device())
 
 
 def prepare(options: Namespace) -> dict[str, Any]:

@@ -115,21 +115,12 @@ class Watched:
     def _reports(self) -> Iterator[Any]:
         while True:
             try:
-                body = self._exactly(pipe.frame_length(self._exactly(4)))
+                body = pipe.received(self._socket)
             except (EOFError, OSError) as error:
                 raise SystemExit(f"The worker has ended: {error!r}") from None
             report = pipe.report_decoder.decode(body)
             self.told.append((time.time() - self.began, report))
             yield report
-
-    def _exactly(self, length: int) -> bytes:
-        body = bytearray()
-        while len(body) < length:
-            block = self._socket.recv(length - len(body))
-            if not block:
-                raise EOFError
-            body += block
-        return bytes(body)
 
     def close(self) -> None:
         """It ends when its pipe closes."""

@@ -41,12 +41,19 @@ def settle() -> None:
 def roughly() -> Iterator[None]:
     """Convolutions in TF32 for as long as the context lasts: several times as fast, and near enough
     for what becomes a picture of 8 bits, or comes from one."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = True
+    with convolutions("allow_tf32"):
+        yield
+
+
+@contextlib.contextmanager
+def convolutions(flag: str) -> Iterator[None]:
+    """Convolutions on a GPU with one of cuDNN's flags on, for as long as the context lasts."""
+    before = getattr(torch.backends.cudnn, flag)
+    setattr(torch.backends.cudnn, flag, True)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        setattr(torch.backends.cudnn, flag, before)
 
 
 def name(device: torch.device) -> str:

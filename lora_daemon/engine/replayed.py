@@ -8,17 +8,16 @@ of a step for itself, so it is made where there is plenty.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lora_daemon.engine.device import poisoned
+from lora_daemon.engine.device import convolutions, poisoned
 from lora_daemon.engine.feed import Batch
 
 # Learns from a batch; gives its share of the step's loss, a scalar, and the plain error of each
@@ -89,7 +88,8 @@ def recorder(device: torch.device) -> Record | None:
             return None
         graph = torch.cuda.CUDAGraph()
         try:
-            with _quickest():
+            # The quickest of several ways is worth looking for: it is done thousands of times.
+            with convolutions("benchmark"):
                 _run(device, act, 1)
                 with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                     given = act()
@@ -117,18 +117,6 @@ def _run(device: torch.device, act: Callable[[], object], times: int) -> None:
         for _ in range(times):
             act()
     torch.cuda.current_stream(device).wait_stream(side)
-
-
-@contextlib.contextmanager
-def _quickest() -> Iterator[None]:
-    """Convolutions are tried in several ways, and the quickest is taken: it is worth it for what is
-    done thousands of times."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def _roomy(device: torch.device) -> bool:

@@ -40,7 +40,7 @@ from lora_daemon.pipe import (
     Zip,
     command_decoder,
     frame,
-    frame_length,
+    received,
 )
 
 POISONED = 70  # exit status when the device can no longer be used
@@ -99,8 +99,7 @@ class Pipe:
         daemon is gone, and what a run needs to go on is on the disk."""
         try:
             while True:
-                body = self._read(frame_length(self._read(4)))
-                self._arrive(command_decoder.decode(body))
+                self._arrive(command_decoder.decode(received(self._socket)))
         except (EOFError, OSError):
             os._exit(0)
         except BaseException:
@@ -115,15 +114,6 @@ class Pipe:
             case Steer(action="suspend"):
                 self._leaving.add(command.run)
         self._arrived.put(command)
-
-    def _read(self, length: int) -> bytes:
-        body = bytearray()
-        while len(body) < length:
-            block = self._socket.recv(length - len(body))
-            if not block:
-                raise EOFError
-            body += block
-        return bytes(body)
 
 
 def main(arguments: list[str] | None = None) -> None:

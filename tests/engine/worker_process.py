@@ -50,8 +50,11 @@ class Worker:
 
     def read(self) -> Any:
         """The next report. Raises EOFError when the worker has ended."""
-        length = pipe.frame_length(self._exactly(4))
-        report = pipe.report_decoder.decode(self._exactly(length))
+        try:
+            body = pipe.received(self.socket)
+        except ConnectionResetError:
+            raise EOFError("the worker has ended") from None
+        report = pipe.report_decoder.decode(body)
         self.seen.append(report)
         return report
 
@@ -90,18 +93,6 @@ class Worker:
             raise
         finally:
             os.close(self._pidfd)
-
-    def _exactly(self, length: int) -> bytes:
-        body = b""
-        while len(body) < length:
-            try:
-                block = self.socket.recv(length - len(body))
-            except ConnectionResetError:
-                block = b""
-            if not block:
-                raise EOFError("the worker has ended")
-            body += block
-        return body
 
 
 def _start(theirs: socket.socket, threads: str) -> int:
