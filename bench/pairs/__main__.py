@@ -20,7 +20,9 @@ def main() -> None:
         verb.add_argument("--work", type=Path, required=True, help="a folder, outside the tree")
         verb.add_argument("--part", choices=[*LORAS], action="append", dest="parts")
         if name == "run":
-            verb.add_argument("--pictures", type=int, default=200, help="of each arm")
+            verb.add_argument(
+                "--pictures", type=int, default=200, help="of each arm; 0: train and ask"
+            )
             verb.add_argument(
                 "--round", type=int, default=ROUND, help="of each before any has more"
             )
@@ -62,7 +64,7 @@ def work(options: argparse.Namespace, parts: list[Part]) -> None:
     from bench.pairs.campaign import Campaign
 
     campaign = Campaign(options.work, say, options.share)
-    for number in range(options.round, options.pictures + options.round, options.round):
+    for number in range(options.round, max(1, options.pictures) + options.round, options.round):
         for part in parts:
             campaign.go(part, min(number, options.pictures), ask=not options.losses)
 
