@@ -218,8 +218,8 @@ class Network(Table, frozen=True, kw_only=True):
         Literal["lora", "dora", "loha", "lokr"],
         Meta(
             description="lora, which every tool reads alike, and the fastest; dora, which learns "
-            "the length of each row apart (A1111 reads it otherwise: see the README); loha, a "
-            "product of two pairs, at a rank of 4 or so; lokr, the smallest files."
+            "the length of each row apart (A1111 reads it otherwise: see docs/training.md); loha, "
+            "a product of two pairs, at a rank of 4 or so; lokr, the smallest files."
         ),
     ] = "lora"
     rank: Annotated[

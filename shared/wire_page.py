@@ -174,7 +174,10 @@ def _type(kind: Any) -> str:
 
 
 def _link(name: str) -> str:
-    return f"[{name}](#{name.lower()})"
+    """To a type's heading, by the name that GitHub gives it: a message's begins with its tag."""
+    kind = getattr(wire, name, None)
+    tag = kind.__struct_config__.tag if kind in get_args(wire.AnyLive) else ""
+    return f"[{name}](#{tag}{'--' * bool(tag)}{name.lower()})"
 
 
 def _values() -> list[type[msgspec.Struct]]:

@@ -143,7 +143,8 @@ class Painter:
 
     @torch.inference_mode()
     def _judged(self, pixels: Tensor) -> list[Row]:
-        logits = self._judge(shrink(pixels / 127.5 - 1))
+        judged = self._judge(shrink(pixels / 127.5 - 1))
+        logits = {name: of.cpu() for name, of in judged.items()}  # once: each look waits for it
         return [
             Row(
                 seen={name: LABELS[name][int(of[row].argmax())] for name, of in logits.items()},
