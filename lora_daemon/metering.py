@@ -52,7 +52,7 @@ class Meter:
             like=foretelling.kind(recipe), device=device, dataset=recipe.dataset.name,
             loading=sum(self._seconds[phase] for phase in ("loading", "compiling", "saving")),
             caching=self._seconds["caching"],
-            cached=self._cached,
+            cached=self._cached * foretelling.encodings(recipe),
             training=self._seconds["training"], batches=steps * recipe.training.accumulation,
             batch=recipe.training.batch_size, painting=self._seconds["sampling"], painted=painted,
             memory=self._memory,

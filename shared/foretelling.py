@@ -25,7 +25,7 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
 
     ``like``: its recipe's kind, as ``kind`` says it; ``dataset``: whose latents were then in the
     cache. ``batches``: in all its steps, of ``batch`` pictures each. ``caching``: for ``cached``
-    pictures, each both ways round; ``painting``: for ``painted`` calls of the denoiser in samples.
+    pictures and mirror images; ``painting``: for ``painted`` calls of the denoiser in samples.
     ``memory``: the most bytes that the worker was seen to have, of the device's memory, or of the
     machine's where it trains there; 0 if it ended before it was seen.
     """
@@ -60,6 +60,11 @@ def kind(recipe: Recipe) -> str:
     shape = [str(attrgetter(key)(recipe)) for key in _SHAPE]
     learns = [recipe.optimizer.text_encoder_rate > 0, recipe.loss.preservation > 0]
     return "\n".join((*shape, *map(str, learns)))
+
+
+def encodings(recipe: Recipe) -> int:
+    """Of each picture, when its latents are cached."""
+    return 1 + recipe.dataset.flip
 
 
 def painted(recipe: Recipe) -> int:
@@ -116,7 +121,7 @@ def _caching(recipe: Recipe, pictures: int, alike: Sequence[Spent]) -> float:
         return 0.0
     known = [rate for dataset, rate in rates if dataset == recipe.dataset.name]
     rate = min(known) if known else max(rate for _, rate in rates)
-    return pictures * rate
+    return pictures * encodings(recipe) * rate
 
 
 def _at(size: int, points: Sequence[tuple[int, float]]) -> float | None:

@@ -175,7 +175,7 @@ def _type(kind: Any) -> str:
 
 def _link(name: str) -> str:
     """To a type's heading, by the name that GitHub gives it: a message's begins with its tag."""
-    kind = getattr(wire, name, None)
+    kind: Any = getattr(wire, name, None)
     tag = kind.__struct_config__.tag if kind in get_args(wire.AnyLive) else ""
     return f"[{name}](#{tag}{'--' * bool(tag)}{name.lower()})"
 

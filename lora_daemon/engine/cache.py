@@ -1,4 +1,4 @@
-"""The latents cache: each training picture, and its mirror image, through the VAE once.
+"""The latents cache: each training picture, and if wanted its mirror image, through the VAE once.
 
 An entry holds moments, not one draw, and is named by what decides it: the picture's content, the
 preprocessing and the VAE's weights. So an edited picture can never meet stale latents.
@@ -30,12 +30,14 @@ from shared.safetensors_file import Tensor as RawTensor
 from shared.safetensors_file import read_header, read_tensor, write
 
 VERSION = 2  # of the preprocessing below: raise it when the pixels it gives change
-_NAMES = ("mean", "deviation", "mirrored_mean", "mirrored_deviation")
+_NAMES = ("mean", "deviation")
+_MIRRORED = ("mirrored_mean", "mirrored_deviation")
 
 
 @dataclass(frozen=True)
 class Moments:
-    """A picture's latent distribution, scaled: each float32 (channels, height/8, width/8).
+    """A picture's latent distribution, and its mirror image's if that is wanted, scaled: each
+    float32 (channels, height/8, width/8).
 
     ``size``: height and width of the picture, turned and cropped by hand, before it was resized and
     cropped for training, in pixels.
@@ -43,13 +45,14 @@ class Moments:
 
     mean: Tensor
     deviation: Tensor
-    mirrored_mean: Tensor
-    mirrored_deviation: Tensor
+    mirrored_mean: Tensor | None = None
+    mirrored_deviation: Tensor | None = None
     size: tuple[int, int] | None = None
 
     def draw(self, mirrored: bool, noise: Tensor) -> Tensor:
         """Latents from the picture's or its mirror image's distribution."""
         if mirrored:
+            assert self.mirrored_mean is not None and self.mirrored_deviation is not None
             return self.mirrored_mean + self.mirrored_deviation * noise
         return self.mean + self.deviation * noise
 
@@ -69,13 +72,16 @@ class PictureError(Exception):
 class LatentsCache:
     """Entries under ``root``, one safetensors file each, for one base and one resolution.
 
+    ``mirrored``: whether mirror images are wanted as well; an entry without is then made anew.
     ``insist``: saves so many bytes, and may wait for the room."""
 
     def __init__(
         self, root: Path, base: Base, resolution: int,
         insist: Callable[[Callable[[], object], int], object] = lambda save, size: save(),
+        *, mirrored: bool = True,
     ) -> None:  # fmt: skip
         self._insist = insist
+        self._names = (*_NAMES, *_MIRRORED) if mirrored else _NAMES
         self.root = root
         self.base = base
         self.resolution = resolution
@@ -106,24 +112,23 @@ class LatentsCache:
         try:
             header = read_header(path)
             with path.open("rb") as file:
-                raw = {name: read_tensor(file, header, name) for name in _NAMES}
+                raw = {name: read_tensor(file, header, name) for name in header.tensors}
             if header.metadata.get("checksum") != _checksum(raw):
                 return None
             wide, high = (side // self.base.pixels_per_latent for side in size)
-            shapes = {header.tensors[name].shape for name in _NAMES}
+            shapes = {header.tensors[name].shape for name in self._names}
             if any(shape[1:] != (high, wide) for shape in shapes) or len(shapes) != 1:
                 return None
             height, _, width = header.metadata.get("size", "").partition("×")
-            mean, deviation, mirrored_mean, mirrored_deviation = moments = [
-                torch.frombuffer(bytearray(raw[name]), dtype=torch.float32).reshape(
+            moments = {
+                name: torch.frombuffer(bytearray(raw[name]), dtype=torch.float32).reshape(
                     header.tensors[name].shape
                 )
-                for name in _NAMES
-            ]
-            if not all(bool(torch.isfinite(one).all()) for one in moments):
+                for name in self._names
+            }
+            if not all(bool(torch.isfinite(one).all()) for one in moments.values()):
                 return None
-            whole = (int(height), int(width)) if width else None
-            return Moments(mean, deviation, mirrored_mean, mirrored_deviation, whole)
+            return Moments(**moments, size=(int(height), int(width)) if width else None)
         except (LoraError, KeyError, OSError, ValueError):
             return None
 
@@ -144,12 +149,13 @@ class LatentsCache:
         """
         seen = seen or self.read(picture)
         pixels = seen.pixels
-        straight = self.base.encode_pixels(pixels[None])
-        mirrored = self.base.encode_pixels(pixels.flip(-1).contiguous()[None])
-        moments = [one[0].float().cpu().contiguous() for one in (*straight, *mirrored)]
+        found = [*self.base.encode_pixels(pixels[None])]
+        if len(self._names) > len(found):
+            found += self.base.encode_pixels(pixels.flip(-1).contiguous()[None])
+        moments = [one[0].float().cpu().contiguous() for one in found]
         if not all(bool(torch.isfinite(one).all()) for one in moments):
             raise PictureError("the base's VAE makes numbers of it that are not finite")
-        raw = {name: one.numpy().tobytes() for name, one in zip(_NAMES, moments, strict=True)}
+        raw = {name: one.numpy().tobytes() for name, one in zip(self._names, moments, strict=True)}
         sweep(self._path(key).parent, older=3600)  # another worker may be caching beside us
         shape = tuple(moments[0].shape)
         tensors = {name: RawTensor("F32", shape, data) for name, data in raw.items()}
@@ -158,14 +164,14 @@ class LatentsCache:
             lambda: write(self._path(key), tensors, metadata, durable=False),
             sum(map(len, raw.values())),
         )
-        found = self.find(key, self.size(picture))
-        if found is None:
+        there = self.find(key, self.size(picture))
+        if there is None:
             raise LoraError(
                 Code.STORAGE,
                 f"The latents just written to {self._path(key)} cannot be read back. "
                 "Check that disk.",
             )
-        return found
+        return there
 
     def _path(self, key: str) -> Path:
         return self.root / "latents" / key[:2] / f"{key}.safetensors"
@@ -212,4 +218,5 @@ def decoded(data: bytes, take: Callable[[Image.Image], Image.Image]) -> Image.Im
 
 
 def _checksum(raw: dict[str, bytes]) -> str:
-    return hashlib.sha256(b"".join(raw[name] for name in _NAMES)).hexdigest()
+    every = (*_NAMES, *_MIRRORED)
+    return hashlib.sha256(b"".join(raw[name] for name in every if name in raw)).hexdigest()

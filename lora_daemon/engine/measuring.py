@@ -60,7 +60,7 @@ class Measurer:
     def _of_pictures(
         self, job: Measure, check: Check, row: Callable[[int, Moments], list[float]]
     ) -> tuple[Rows, list[tuple[str, str]]]:
-        cache = LatentsCache(Path(job.cache_dir), self.base, job.resolution)
+        cache = LatentsCache(Path(job.cache_dir), self.base, job.resolution, mirrored=False)
         rows: Rows = []
         skipped = []
         for number, picture in enumerate(job.pictures):
@@ -137,6 +137,7 @@ class Measurer:
                 moments = cached(cache, cache.key(square), square)
             except PictureError:
                 continue  # told with the losses, or by the run itself
+            assert moments.mirrored_mean is not None
             straight.append(moments.mean.flatten())
             mirrored.append(moments.mirrored_mean.flatten())
         if len(straight) < 2:

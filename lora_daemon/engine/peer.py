@@ -52,7 +52,8 @@ def follow_leader(place: Place, device: torch.device) -> None:
             recipe.base.quantize,
         )  # fmt: skip
         resolution = recipe.dataset.resolution or base.resolution
-        cache = LatentsCache(Path(order.cache_dir), base, resolution)
+        mirrored = recipe.dataset.flip
+        cache = LatentsCache(Path(order.cache_dir), base, resolution, mirrored=mirrored)
         choice, moments = choose(freeze, cache, run_dir, lambda done, total: None)
         base = as_trained(recipe, base)
         feed = fed(recipe, base, freeze, choice, moments, run_dir)

@@ -142,7 +142,10 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
             stop_at_once = True  # what the run had learnt before becomes its LoRA
 
     choice, moments = choose(
-        freeze, _latents(order, base, resolution, steering), run_dir, partial(look, "caching")
+        freeze,
+        _latents(order, recipe, base, resolution, steering),
+        run_dir,
+        partial(look, "caching"),
     )
     for path, reason in choice.skipped:
         steering.tell(Skipped(run=order.run, path=path, reason=reason))
@@ -219,10 +222,14 @@ def _loaded(studio: Studio, recipe: Recipe, freeze: Freeze) -> Base:
     return base
 
 
-def _latents(order: Train, base: Base, resolution: int, steering: Steering) -> LatentsCache:
+def _latents(
+    order: Train, recipe: Recipe, base: Base, resolution: int, steering: Steering
+) -> LatentsCache:
     """The cache, which waits for room where the disk is full."""
     space = Space(Path(order.run_dir), steering, States(Path(order.run_dir) / "state").thin)
-    return LatentsCache(Path(order.cache_dir), base, resolution, space.insist)
+    return LatentsCache(
+        Path(order.cache_dir), base, resolution, space.insist, mirrored=recipe.dataset.flip
+    )
 
 
 def _paths(freeze: Freeze, choice: Choice) -> list[str]:

@@ -13,8 +13,10 @@ import torch
 from lora_daemon.engine.ahead import entries
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache, PictureError, Seen
-from lora_daemon.pipe import FrozenPicture
+from lora_daemon.pipe import Finished, FrozenPicture
+from shared.safetensors_file import read_header
 from tests.engine import worker_process as work
+from tests.engine.test_compiled import prepared, ran
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +66,17 @@ def test_what_was_read_ahead_is_let_go_when_a_run_is_left(base: Base, tmp_path: 
         assert busy.wait(60)
     assert 0 < len(read) < 20
     assert not [one for one in threading.enumerate() if one.name.startswith("pictures")]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_run_encodes_mirror_images_where_it_flips(
+    flip: bool, base_path: Path, tmp_path: Path
+) -> None:
+    order = prepared(
+        tmp_path / "run", base_path, compiling=False, training={"max_steps": 2},
+        dataset={"flip": flip},
+    )  # fmt: skip
+    assert isinstance(ran(order)[-1], Finished)
+    entries = list((Path(order.cache_dir) / "latents").rglob("*.safetensors"))
+    assert len(entries) == 4
+    assert {"mirrored_mean" in read_header(one).tensors for one in entries} == {flip}

@@ -78,9 +78,8 @@ def test_the_loss_is_over_fixed_noise_and_its_negative(
     (entry,) = (tmp_path / "cache" / "latents").glob(f"*/{_key(base, tmp_path, picture)}*")
     from lora_daemon.engine.cache import LatentsCache
 
-    moments = LatentsCache(tmp_path / "cache", base, base.resolution).find(
-        entry.stem, (base.resolution, base.resolution)
-    )
+    cache = LatentsCache(tmp_path / "cache", base, base.resolution, mirrored=False)
+    moments = cache.find(entry.stem, (base.resolution, base.resolution))
     assert moments is not None
     t = strata(job, picture.content)
     assert [int(one) * STRATA // 1000 for one in t] == list(range(STRATA))

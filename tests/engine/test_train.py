@@ -168,6 +168,31 @@ def test_a_mirrored_latent_is_of_the_mirrored_picture(
     assert not torch.allclose(feed.moments[0].mirrored_mean, feed.moments[0].mean.flip(-1))
 
 
+def test_a_mirror_image_is_encoded_only_where_it_is_wanted(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = work.pictures(tmp_path / "pictures", 1)[0]
+    encode, times = Base.encode_pixels, []
+
+    def counted(self: Base, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        times.append(len(pixels))
+        return encode(self, pixels)
+
+    monkeypatch.setattr(Base, "encode_pixels", counted)
+    plain, both = (
+        LatentsCache(tmp_path / "cache", base, base.resolution, mirrored=mirrored)
+        for mirrored in (False, True)
+    )
+    key, size = plain.key(picture), plain.size(picture)
+    one = plain.make(key, picture)
+    assert times == [1] and one.mirrored_mean is None
+    assert both.find(key, size) is None
+    two = both.make(key, picture)
+    assert times == [1, 1, 1] and torch.equal(two.mean, one.mean)
+    again = plain.find(key, size)
+    assert again is not None and again.mirrored_mean is None and torch.equal(again.mean, one.mean)
+
+
 def test_generators_of_other_purposes_are_others() -> None:
     def draw(*name: int | str) -> float:
         return float(torch.rand((), generator=generator(1, "a", *name)))

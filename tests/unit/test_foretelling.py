@@ -77,7 +77,8 @@ def test_what_changes_a_step_is_another_kind(sections: dict[str, Any]) -> None:
 def test_latents_are_made_once_and_samples_cost() -> None:
     past = [took(caching=0.4), took(dataset="other", caching=8.0)]
     assert told(past).seconds == pytest.approx(60.4)  # its own are in the cache
-    assert told(past, dataset={"name": "third", "flip": True}).seconds == pytest.approx(60 + 8)
+    assert told(past, dataset={"name": "third", "flip": False}).seconds == pytest.approx(60 + 8)
+    assert told(past, dataset={"name": "third", "flip": True}).seconds == pytest.approx(60 + 16)
     sample = {"prompts": ["a", "b"], "steps": 5, "cfg": 2.0, "every_epochs": 2, "every_steps": 25}
     recipe = convert({"sample": sample})
     assert (painted(recipe), occasions(recipe, 50, 10)) == (20, 5)  # at 0, 20, 25, 40 and 50
@@ -86,7 +87,7 @@ def test_latents_are_made_once_and_samples_cost() -> None:
 
 
 def test_a_meter_keeps_what_each_phase_took() -> None:
-    clock = iter([0.0, 2.0, 5.0, 6.0, 10.0, 12.0, 14.0, 100.0, 101.0, 102.0])
+    clock = iter([0.0, 2.0, 5.0, 6.0, 10.0, 12.0, 14.0, 100.0, 101.0, 102.0, 103.0])
     recipe = convert(
         {"dataset": SET, "sample": {"prompts": ["a"], "steps": 3}, "training": {"accumulation": 2}}
     )
@@ -108,3 +109,5 @@ def test_a_meter_keeps_what_each_phase_took() -> None:
     found = meter.spent(recipe, "cpu")
     assert (found.loading, found.caching, found.training, found.painting) == (3.0, 4.0, 6.0, 2.0)
     assert (found.cached, found.batches, found.painted, found.memory) == (7, 20, 6, 7)
+    flipped = convert({"dataset": {**SET, "flip": True}})
+    assert meter.spent(flipped, "cpu").cached == 14  # mirror images as well
