@@ -16,6 +16,11 @@ Seed = Annotated[int, Meta(ge=0, lt=2**62)]
 UPSCALERS = ("Latent", "Lanczos")  # what enlarges between two passes without a network
 
 
+def steps_between(begin: float, end: float, steps: int) -> tuple[int, int]:
+    """Shares of the way as the first of ``steps``, counted from 0, and the first after."""
+    return round(begin * steps), round(end * steps)
+
+
 class LoraUse(msgspec.Struct, frozen=True, kw_only=True):
     """One LoRA at a weight: the factor on ΔW = (alpha / rank) · B A.
 
@@ -35,7 +40,7 @@ class LoraUse(msgspec.Struct, frozen=True, kw_only=True):
 
     def span(self, steps: int) -> tuple[int, int]:
         """The first of ``steps`` that it takes part in, counted from 0, and the first after."""
-        return round(self.begin * steps), round(self.end * steps)
+        return steps_between(self.begin, self.end, steps)
 
 
 class Variation(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from bench.pairs.plan import Group
 from lora_daemon.engine import lora_file
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.generate import paint_latents
-from lora_daemon.engine.mix import Mix, Placed, Strength
+from lora_daemon.engine.mix import Mix, Placed, strength, taking_part, turning
 from lora_daemon.starter.classifiers import LABELS, Judge, shrink
 from lora_daemon.starter.drawing import PICTURE
 from shared.pictures import LoraUse, PictureSpec
@@ -131,13 +131,14 @@ class Painter:
         self, specs: Sequence[PictureSpec], mix: Mix, uses: Sequence[LoraUse]
     ) -> Tensor:  # fmt: skip
         """Pixels (n, 3, h, w), 0 … 255."""
-        mix.set([Strength(use.weight, use.text_weight, tuple(use.blocks)) for use in uses])
+        mix.set(list(map(strength, uses)))
         if all(use.span(STEPS) == (0, STEPS) for use in uses):
             with folded(mix):
                 latents = paint_latents(self.base, specs, lambda _: None)
         else:
             with mix.on():
-                latents = paint_latents(self.base, specs, lambda _: None, turn=turns(mix, uses))
+                turn = turning(mix, lambda step: taking_part(uses, step, STEPS))
+                latents = paint_latents(self.base, specs, lambda _: None, turn=turn)
         with torch.inference_mode():
             return ((self.base.decode_latents(latents) + 1) * 127.5).round()
 
@@ -155,21 +156,6 @@ class Painter:
             )
             for row in range(len(pixels))
         ]
-
-
-def turns(mix: Mix, uses: Sequence[LoraUse]) -> Callable[[int], bool]:
-    """Takes LoRAs in and out where their part of the steps begins and ends."""
-
-    def turn(step: int) -> bool:
-        row = []
-        for use in uses:
-            begin, end = use.span(STEPS)
-            own = Strength(use.weight, use.text_weight, tuple(use.blocks))
-            row.append(own if begin <= step < end else Strength(0.0))
-        mix.set(row)
-        return mix.speaks
-
-    return turn
 
 
 @contextlib.contextmanager

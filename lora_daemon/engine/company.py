@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lora_daemon.engine.effects import Check
 from lora_daemon.engine.generate import conditioning, paint_latents
-from lora_daemon.engine.mix import Mix, Strength
+from lora_daemon.engine.mix import Mix, Strength, turning
 from lora_daemon.engine.objectives import wanted
 from lora_daemon.engine.randomness import generator
 from shared.pictures import PictureSpec
@@ -36,18 +36,9 @@ def log_errors(
 
     Raises LoraError: BAD_REQUEST, DIVERGED, and what ``check`` raises.
     """
-    base, given = mix.base, list[Strength]()
-
-    def turn(step: int) -> bool:
-        nonlocal given
-        before, given = given, list(painted(step, spec.steps))
-        if given == before:
-            return False
-        mix.set(given)
-        return mix.speaks
-
+    turn = turning(mix, lambda step: painted(step, spec.steps))
     with mix.on():
-        latents = paint_latents(base, [spec], lambda _: check(), turn=turn)
+        latents = paint_latents(mix.base, [spec], lambda _: check(), turn=turn)
         return [_log_error(mix, row, spec, latents, check) for row in rows]
 
 

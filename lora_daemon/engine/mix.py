@@ -22,7 +22,9 @@ from lora_daemon.engine import folded, regions
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.folded import Folds
 from lora_daemon.engine.parts import Dense, Kronecker, LowRank, Part, kronecker
+from lora_daemon.pipe import LoraFile
 from shared import blocks
+from shared.pictures import LoraUse, steps_between
 from shared.regions import Region
 
 TEXT = "TEXT"  # where a text encoder's modules stand among the blocks
@@ -263,6 +265,39 @@ class Mix:
     def _field_of(self, site: Site) -> regions.Field | None:
         """Where the LoRAs act; None: everywhere, and on a text encoder."""
         return None if site.of_text else self._field
+
+
+def strength(use: LoraFile | LoraUse) -> Strength:
+    """At which a LoRA is asked for."""
+    return Strength(use.weight, use.text_weight, tuple(use.blocks), use.region)
+
+
+def taking_part(uses: Sequence[LoraFile | LoraUse], step: int, steps: int) -> list[Strength]:
+    """Each LoRA's weight before a step, of so many: 0 outside its part of them."""
+    spans = [steps_between(use.begin, use.end, steps) for use in uses]
+    return [
+        strength(use) if begin <= step < end else Strength(0.0)
+        for use, (begin, end) in zip(uses, spans, strict=True)
+    ]
+
+
+def turning(
+    mix: Mix, row: Callable[[int], Sequence[Strength]], given: Sequence[Strength] = ()
+) -> Callable[[int], bool]:
+    """What is called before each step of a picture: sets the mix to the ``row`` of that step, where
+    it is another than before (at first than ``given``), and tells whether prompts are then to be
+    read anew."""
+    before = list(given)
+
+    def turn(step: int) -> bool:
+        nonlocal before
+        last, before = before, list(row(step))
+        if before == last:
+            return False
+        mix.set(before)
+        return mix.speaks
+
+    return turn
 
 
 @contextlib.contextmanager

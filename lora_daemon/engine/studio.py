@@ -33,7 +33,7 @@ from lora_daemon.engine.captioner import Captioner
 from lora_daemon.engine.device import explained, free_cache
 from lora_daemon.engine.generate import MAX_BATCH, Turn, latent_shape, paint, save_png, sized
 from lora_daemon.engine.measuring import Measurer
-from lora_daemon.engine.mix import Mix, Strength
+from lora_daemon.engine.mix import Mix, strength, taking_part, turning
 from lora_daemon.engine.pace import Paces
 from lora_daemon.engine.previews import Previewer
 from lora_daemon.engine.steering import Tell
@@ -67,7 +67,7 @@ from lora_daemon.pipe import (
 from shared.errors import Code, Failure, LoraError
 from shared.filenames import typed
 from shared.lora_info import inspect
-from shared.pictures import LoraUse, parameters_text
+from shared.pictures import parameters_text, steps_between
 from shared.wire import Objective
 
 Cancelled = Callable[[str], bool]  # whether the job with this id is to be given up
@@ -195,7 +195,7 @@ class Studio:
 
     def _probe(self, job: Probe, base: Base) -> None:
         mixed = self._mix(job.loras, base)
-        rows = [[_strength(use) for use in row] for row in job.rows]
+        rows = [[strength(use) for use in row] for row in job.rows]
         check = partial(self._step, job.job)
         with _speaking(base, mixed.learnt, job.embeddings):
             products = effects.inner_products(base, mixed.mix, rows, job.spec, job.step, check)
@@ -222,12 +222,12 @@ class Studio:
     def _weigh(self, job: Weigh, base: Base) -> None:
         mixed, check = self._mix([job.lora], base), partial(self._step, job.job)
         with _speaking(base, mixed.learnt, job.embeddings):
-            found = weighing.effect(mixed.mix, _strength(job.lora), job.spec, check)
+            found = weighing.effect(mixed.mix, strength(job.lora), job.spec, check)
         self.tell(Weighed(job=job.job, effect=found))
 
     def _recognise(self, job: Recognise, base: Base) -> None:
         mixed, check = self._mix(job.loras, base), partial(self._step, job.job)
-        painted, *rows = (partial(_taking_part, one) for one in (job.painted, *job.rows))
+        painted, *rows = (partial(taking_part, one) for one in (job.painted, *job.rows))
         with _speaking(base, mixed.learnt, job.embeddings):
             errors = company.log_errors(mixed.mix, painted, rows, job.spec, check)
         self.tell(Recognised(job=job.job, errors=errors, notes=mixed.notes))
@@ -235,7 +235,7 @@ class Studio:
     def _zip(self, job: Zip, base: Base) -> None:
         mixed = self._mix(job.loras, base)
         lesson = lessons.Lesson(
-            [_strength(use) for use in job.loras], job.pictures, _place(job.folder),
+            [strength(use) for use in job.loras], job.pictures, _place(job.folder),
             _place(job.out), job.steps, job.rate, job.penalty, job.seed, job.about,
         )  # fmt: skip
         with _speaking(base, mixed.learnt, job.embeddings):
@@ -382,7 +382,7 @@ class Studio:
             )
             if base is self._resident:  # a guest's would keep the guest
                 self._mixed[beside] = mixed
-        mixed.mix.set([_strength(use) for use in uses])
+        mixed.mix.set([strength(use) for use in uses])
         return mixed
 
 
@@ -398,35 +398,11 @@ def _place(path: str) -> Path:
     return Path(typed(path))
 
 
-def _strength(use: LoraFile | LoraUse) -> Strength:
-    return Strength(use.weight, use.text_weight, tuple(use.blocks), use.region)
-
-
-def _taking_part(uses: Sequence[LoraUse], step: int, steps: int) -> list[Strength]:
-    """Each LoRA's weight before a step, of so many: 0 outside its part of them."""
-    spans = [use.span(steps) for use in uses]
-    return [
-        _strength(use) if begin <= step < end else Strength(0.0)
-        for use, (begin, end) in zip(uses, spans, strict=True)
-    ]
-
-
 def _turn(mix: Mix, uses: Sequence[LoraFile], steps: int) -> Turn:
     """Takes LoRAs in and out when their part of the steps begins and ends."""
-    spans = [LoraUse(lora=use.name, begin=use.begin, end=use.end).span(steps) for use in uses]
-    present = [True] * len(uses) if all(one == (0, steps) for one in spans) else []
-
-    def turn(step: int) -> bool:
-        nonlocal present
-        wanted = [begin <= step < end for begin, end in spans]
-        if wanted == present:
-            return False
-        present = wanted
-        pairs = zip(uses, wanted, strict=True)
-        mix.set([_strength(use) if on else Strength(0.0) for use, on in pairs])
-        return mix.speaks
-
-    return turn
+    whole = all(steps_between(use.begin, use.end, steps) == (0, steps) for use in uses)
+    given = taking_part(uses, 0, steps) if whole else []  # as it is set; else it is set first
+    return turning(mix, lambda step: taking_part(uses, step, steps), given)
 
 
 def _with_size(canvas: Canvas, base: Base) -> Canvas:
