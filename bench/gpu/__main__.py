@@ -18,6 +18,7 @@ VERBS = {
     "job": (job.job, "the lesson's job, from a process's start to the LoRA"),
     "memory": (job.memory, "the most memory of a few steps and samples of a small card's recipe"),
     "profile": (profiles.profiled, "the largest kernels of some steps"),
+    "manners": (profiles.manners, "a step launched, recorded, and with more and more compiled"),
     "floor": (profiles.floor, "the bare denoiser, forward and back to its input"),
 }
 
@@ -36,6 +37,7 @@ def main() -> None:
         verb.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False)
         verb.add_argument("--cache", type=Path, help="of compiled kernels; an empty one is cold")
         verb.add_argument("--limit", type=float, default=0.0, help="GiB, as of a smaller card")
+        verb.add_argument("--manner", choices=profiles.MANNERS, action="append")
         verb.add_argument("--set", action="append", default=[], help="key=value of the recipe")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from bench.gpu import inputs
@@ -30,6 +33,16 @@ from shared.recipe import Recipe
 PICTURES = 12
 WARM_UP = 5
 LARGEST = 25
+MANNERS = ("launched", "recorded", "norms", "blocks", "whole")
+BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
+
+
+class Row(NamedTuple):
+    """A kernel, or what torch calls it on a CPU: ms, and how often, a step."""
+
+    name: str
+    spent: float
+    times: float
 
 
 class Between(Alone):
@@ -106,6 +119,34 @@ class Prepared:
         self.steps(count, begin, end)
         return {name: round(1000 * seconds / count, 3) for name, seconds in found.items()}
 
+    def kernels(self, count: int) -> tuple[list[Row], Any]:
+        """Of some steps, the largest first; and all that the profiler saw."""
+        on_gpu = self.device.type == "cuda"
+        found: Any = profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu)
+
+        def begin() -> None:
+            self.wait()
+            found.start()
+
+        def end() -> None:
+            self.wait()
+            found.stop()
+
+        self.steps(count, begin, end)
+        every = found.key_averages()
+        rows = [
+            Row(
+                one.key,
+                float(one.self_device_time_total if on_gpu else one.self_cpu_time_total)
+                / count / 1000,
+                one.count / count,
+            )
+            for one in every
+            if on_gpu == (str(one.device_type) != "DeviceType.CPU")
+            and not one.key.startswith("Optimizer.")  # a mark around kernels
+        ]  # fmt: skip
+        return sorted(rows, key=lambda row: -row.spent), every
+
     def wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -123,33 +164,9 @@ def profiled(options: Namespace) -> dict[str, Any]:
     own.wait()
     feeding = time.perf_counter() - began
 
-    on_gpu = own.device.type == "cuda"
-    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
-    found: Any = profile(activities=kinds)
-
-    def begin() -> None:
-        own.wait()
-        found.start()
-
-    def end() -> None:
-        own.wait()
-        found.stop()
-
-    own.steps(count, begin, end)
-    rows = found.key_averages()
-    ran = [
-        one
-        for one in rows
-        if on_gpu == (str(one.device_type) != "DeviceType.CPU")
-        and not one.key.startswith("Optimizer.")  # a mark around kernels
-    ]
-
-    def spent(one: Any) -> float:
-        return float(one.self_device_time_total if on_gpu else one.self_cpu_time_total)
-
-    total = sum(map(spent, ran)) / count / 1000
-    calls = {one.key: one.count / count for one in rows if one.key.startswith("cuda")}
-    largest = sorted(ran, key=spent, reverse=True)[:LARGEST]
+    rows, every = own.kernels(count)
+    total = sum(row.spent for row in rows)
+    calls = {one.key: one.count / count for one in every if one.key.startswith("cuda")}
     return {
         "device": str(own.device), "shape": options.shape, "batch": options.batch,
         "compile": options.compile, "compiling_s": round(own.compiling, 1), "steps": count,
@@ -157,16 +174,65 @@ def profiled(options: Namespace) -> dict[str, Any]:
         "ms_of_feeding": round(1000 * feeding / count, 3),
         "ms_of_kernels": round(total, 3),
         "share_of_kernels": round(total / took["ms_a_step"], 3),
-        "kernels_a_step": round(sum(one.count for one in ran) / count, 1),
+        "kernels_a_step": round(sum(row.times for row in rows), 1),
         "cuda_calls_a_step": {
             key: round(number, 1)
             for key, number in sorted(calls.items(), key=lambda one: -one[1])[:8]
         },
         "largest": [
-            f"{spent(one) / count / 1000:8.3f} ms {one.count / count:7.1f} × {one.key[:100]}"
-            for one in largest
+            f"{row.spent:8.3f} ms {row.times:7.1f} × {row.name[:100]}" for row in rows[:LARGEST]
         ],
     }  # fmt: skip
+
+
+def manners(options: Namespace) -> dict[str, Any]:
+    """Steps in several manners, each told as it is done: launched kernel by kernel, recorded as a
+    CUDA graph, and recorded with the norms, the blocks or the whole denoiser compiled. ``ready_s``:
+    what compiling, choosing kernels and recording took."""
+    count = options.steps or 20
+    found: dict[str, Any] = {"shape": options.shape, "batch": options.batch}
+    for name in options.manner or MANNERS:
+        os.environ["LORA_TUI_CUDA_GRAPHS"] = str(int(name != "launched"))
+        own = Prepared(options, compiling=name == "whole")
+        limits = torch._dynamo.config
+        limits.recompile_limit = limits.accumulated_recompile_limit = 4096
+        if name == "norms":
+            _compile_norms(own)
+        elif name == "blocks":
+            own.adapter.unfuse(own.base.family.denoiser)
+            for module in own.base.denoiser.modules():
+                if type(module).__name__ in BLOCKS:
+                    module.compile(dynamic=False)
+        began = time.perf_counter()
+        own.steps(1, own.wait, own.wait)
+        ready = own.compiling * (name == "whole") + time.perf_counter() - began
+        took = own.timed(count)
+        rows, _ = own.kernels(max(1, count // 4))
+        found[name] = {
+            "ready_s": round(ready, 1), **took,
+            "ms_of_kernels": round(sum(row.spent for row in rows), 3),
+            "kernels_a_step": round(sum(row.times for row in rows), 1),
+        }  # fmt: skip
+        found["device"] = str(own.device)
+        print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
+    return found
+
+
+def _compile_norms(own: Prepared) -> None:
+    """Torch's own norm on a GPU takes and gives channel by channel, so that each is two copies to
+    the convolutions' layout and back, and as many on the way back."""
+    quick = torch.compile(_normed, dynamic=False)
+    for module in own.base.denoiser.modules():
+        if isinstance(module, nn.GroupNorm):
+            kept = {"weight": module.weight, "bias": module.bias, "eps": module.eps}
+            module.forward = partial(quick, groups=module.num_groups, **kept)
+
+
+def _normed(
+    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:  # fmt: skip
+    out = F.group_norm(x, groups, weight, bias, eps)
+    return out.contiguous(memory_format=torch.channels_last) if out.dim() == 4 else out
 
 
 def floor(options: Namespace) -> dict[str, Any]:
