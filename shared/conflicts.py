@@ -137,7 +137,8 @@ def sentence(
     """What a person needs to know first. ``stages``: block → its place in the UNet (up.1)."""
     if not whole.met:
         return "They change no module in common: they cannot fight."
-    if found := worst(cells, whole):
+    found = worst(cells, whole)
+    if found and whole.keeps(found[1]) < 1:
         place, of, by = found
         share, back = place.overlap[of][by], place.overlap[by][of]
         loses = "both lose" if abs(back - share) < FELT else f"{names[of]} loses"
@@ -151,17 +152,24 @@ def sentence(
         )
     of, by = heaviest(whole)
     pair = "They" if len(names) == 2 else f"{names[of]} and {names[by]}"
+    only = ""
+    if found:
+        place, loser, _ = found
+        only = (
+            f" Only the {_WORDS[place.kind]} in {_where(place.block, stages)} are pulled in "
+            f"opposite ways, and {names[loser]} gains more elsewhere."
+        )
     if whole.overlap[of][by] >= STRONG:
         return (
             f"{pair} change much the same in the same way: together {names[of]} is as strong as "
-            f"at {whole.keeps(of):.0%}. A lower weight may do."
+            f"at {whole.keeps(of):.0%}. A lower weight may do.{only}"
         )
     if whole.touched[of][by] >= STRONG:
         return (
             f"{pair} listen to the same inputs and answer differently: neither undoes the other, "
-            f"but {names[of]} seldom acts alone."
+            f"but {names[of]} seldom acts alone.{only}"
         )
-    return f"{pair} hardly meet: what is wrong with the picture has another cause."
+    return f"{pair} hardly meet: what is wrong with the picture has another cause.{only}"
 
 
 def _where(block: str, stages: dict[str, str]) -> str:

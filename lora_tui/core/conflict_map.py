@@ -27,7 +27,7 @@ def lines(told: Conflict, of: int, by: int) -> Iterator[list[Cell]]:
         yield [
             (f"{names[other]} on {names[one]}: ", ""),
             (number(share), tone(share)),
-            (f", {touched:.0%} of it answers to what {names[other]} reads too", "muted"),
+            (f"; {touched:.0%} of what {names[one]} does, on inputs of both", "muted"),
         ]
     yield [("", "")]
     yield [(f"What {names[by]} does to {names[of]}, by block and kind of module:", "")]

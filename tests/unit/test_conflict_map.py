@@ -41,7 +41,7 @@ def test_the_map_is_read_without_colours() -> None:
         "They pull the same keys in up.1 (OUT04) in opposite ways; pencil loses (80% of it there; "
         "over all it keeps 60%)."
     )
-    assert "ink on pencil: −.40, 20% of it answers to what ink reads too" in rows
+    assert "ink on pencil: −.40; 20% of what pencil does, on inputs of both" in rows
     assert "What ink does to pencil, by block and kind of module:" in rows
     head = next(at for at, row in enumerate(rows) if row.split() == ["cross"])
     assert rows[head + 1].split() == ["k", "ff", "all"]
@@ -77,3 +77,15 @@ def test_other_sentences() -> None:
     assert "the same way: together a is as strong as at 150%" in said(0.5, 0)
     assert "answer differently" in said(0.0, 0.6)
     assert "hardly meet" in said(0.02, 0.1)
+
+
+def test_who_gains_over_all_is_not_said_to_lose() -> None:
+    told = conflicts.sentence(
+        ["ink", "pencil"], place(0.5, 0.5), [place(-0.16, -0.2, "OUT04", "cross k")],
+        {"OUT04": "up.1"},
+    )  # fmt: skip
+    assert told == (
+        "They change much the same in the same way: together ink is as strong as at 150%. A lower "
+        "weight may do. Only the keys in up.1 (OUT04) are pulled in opposite ways, and ink "
+        "gains more elsewhere."
+    )
