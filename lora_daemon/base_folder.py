@@ -31,7 +31,8 @@ def look(path: Path, predicts: Objective | None = None) -> Look:
     """
     shown = to_text(path)
     if not path.is_dir():
-        raise LoraError(Code.NOT_FOUND, f"There is no folder {shown}.")
+        what = "file" if path.suffix in (".safetensors", ".ckpt") else "folder"
+        raise LoraError(Code.NOT_FOUND, f"There is no {what} {shown}.")
     denoiser = denoiser_config(path)
     kind = family(path) if denoiser else FAMILIES[0]
     missing: list[str] = []

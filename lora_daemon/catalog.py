@@ -10,7 +10,7 @@ from pathlib import Path
 from lora_daemon.service import Context
 from lora_daemon.store import Store
 from shared import framing, wire
-from shared.errors import Code, LoraError
+from shared.errors import MORE, Code, LoraError
 from shared.filenames import from_text
 
 PAGE_BYTES = 4 * 1024 * 1024  # of captions and names in one answer, so that it fits a header
@@ -162,4 +162,4 @@ def not_found(kind: str, name: str, names: Iterable[str]) -> LoraError:
         hint = f" There is {', '.join(known[:8])}{' and more' if len(known) > 8 else ''}."
     else:
         hint = f" There is no {kind} yet."
-    return LoraError(Code.NOT_FOUND, f"There is no {kind} {name!r}.{hint}")
+    return LoraError(Code.NOT_FOUND, f"There is no {kind} {name!r}.{hint}{MORE.get(kind, '')}")

@@ -15,7 +15,7 @@ from lora_daemon.bases import Bases
 from lora_daemon.catalog import not_found
 from lora_daemon.service import Context, Daemon
 from lora_daemon.thumbnails import Thumbnails
-from shared import lora_info, wire
+from shared import lora_info, regions, wire
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
 from shared.safetensors_file import read_header
@@ -60,7 +60,8 @@ class Library:
         return [_lora(r["lora"]) for r in self._store.query("SELECT lora FROM loras ORDER BY name")]
 
     def lora(self, name: str) -> tuple[str, Path]:
-        """Name and file of a LoRA by its library name or by a path. Raises LoraError(NOT_FOUND)."""
+        """Name and file of a LoRA by its library name or by a path. Raises LoraError: NOT_FOUND,
+        BAD_REQUEST for what is a LoRA's name but for a region that is none."""
         rows = self._store.query("SELECT lora FROM loras WHERE name = ?", (name,))
         if rows:
             return name, Path(typed(_lora(rows[0]["lora"]).path))
@@ -69,7 +70,11 @@ class Library:
             return to_text(path.stem), path
         if path.is_absolute():
             raise LoraError(Code.NOT_FOUND, f"There is no LoRA file {to_text(path)}.")
-        raise not_found("LoRA", name, [lora.name for lora in self.loras()])
+        names = [lora.name for lora in self.loras()]
+        before, _, where = name.rpartition("@")
+        if before in names:
+            regions.read(where)  # raises: the client has taken it for a part of the name
+        raise not_found("LoRA", name, names)
 
     def known(self, name: str, path: Path) -> wire.Lora | None:
         """The row of a file, if the library has it by this name."""

@@ -418,8 +418,9 @@ class Scheduler:
 
     async def steer(self, context: Context, request: wire.SteerRun) -> wire.Run:
         """Raises LoraError: NOT_FOUND, WRONG_STATE in a sentence."""
-        run = self._runs.get(request.run)
-        by = context.by
+        run, by = self._runs.get(request.run), context.by
+        if run.id not in self._at_work and (advice := _refused(run, request.action)):
+            raise _wrong(run, advice)
         self._runs.log(run.id, f"{request.action} asked by {by}")
         match request.action:
             case "pause":
@@ -429,9 +430,7 @@ class Scheduler:
             case "stop":
                 return await self._stop(run, by)
             case "sample" | "save":
-                if (one := self._at_work.get(run.id)) is None:
-                    raise _wrong(run, f"only a run at work can {request.action}")
-                one.steer(request.action)
+                self._at_work[run.id].steer(request.action)
                 return run
 
     async def _pause(self, run: wire.Run, by: str) -> wire.Run:
@@ -442,9 +441,7 @@ class Scheduler:
             return await self._runs.until(
                 run.id, lambda now: now.state not in ("starting", "training"), PAUSE_SHOWN
             )
-        if run.state in ("queued", "interrupted"):
-            return self._runs.update(run.id, by, state="paused", phase="paused")
-        raise _wrong(run, "there is nothing to pause")
+        return self._runs.update(run.id, by, state="paused", phase="paused")
 
     async def _resume(self, run: wire.Run, by: str) -> wire.Run:
         if (one := self._at_work.get(run.id)) is not None:
@@ -462,11 +459,9 @@ class Scheduler:
             )
             await self.advance()
             return self._runs.get(run.id)
-        if run.state == "queued":
-            self._regardless.add(run.id)
-            await self.advance()
-            return self._runs.get(run.id)
-        raise _wrong(run, "start a new one instead")
+        self._regardless.add(run.id)  # it is queued
+        await self.advance()
+        return self._runs.get(run.id)
 
     async def _stop(self, run: wire.Run, by: str) -> wire.Run:
         if (one := self._at_work.get(run.id)) is not None:
@@ -474,8 +469,6 @@ class Scheduler:
             if run.state != "starting" or not run.step:  # else told once its steps are loaded
                 one.steer("stop")
             return run
-        if run.state in wire.FINAL_STATES:
-            raise _wrong(run, "there is nothing to stop")
         if run.started is None or not run.step:
             return self._runs.update(
                 run.id, by, state="stopped", phase="", finished=time.time(),
@@ -485,6 +478,18 @@ class Scheduler:
         run = self._runs.update(run.id, by, state="queued", phase="", message="To be stopped.")
         await self.advance()
         return self._runs.get(run.id)
+
+
+def _refused(run: wire.Run, action: str) -> str:
+    """Why a run that is not at work cannot do it now; "" if it can."""
+    waits = ("paused", "interrupted", "queued")
+    if action == "stop":
+        return "there is nothing to stop" if run.state in wire.FINAL_STATES else ""
+    if action == "pause":
+        return "" if run.state in waits else "there is nothing to pause"
+    if action == "resume":
+        return "" if run.state in (*waits, "failed") else "start a new one instead"
+    return f"only a run at work can {action}"
 
 
 def _wrong(run: wire.Run, advice: str) -> LoraError:

@@ -30,6 +30,10 @@ class Code(StrEnum):
     INTERNAL = "internal"
 
 
+# Of a kind of thing that is not there by the name asked for: where the names are, with a space.
+MORE = {"base": " `lora-tui model list` lists the bases; `lora-tui model add` adds one."}
+
+
 class Exit(IntEnum):
     """Exit statuses of every command."""
 

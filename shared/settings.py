@@ -35,10 +35,13 @@ def path() -> Path:
 
 def load() -> Settings:
     """The settings; defaults where there is no file. Raises LoraError(INVALID_FILE)."""
+    tree = _tree()
     try:
-        return msgspec.convert(_tree(), Settings)
+        return msgspec.convert(tree, Settings)
     except msgspec.ValidationError as error:
-        raise LoraError(Code.INVALID_FILE, f"Your settings in {path()}: {error}.") from None
+        raise LoraError(
+            Code.INVALID_FILE, f"Your settings in {path()}: {_wrong(tree, error)}."
+        ) from None
 
 
 def put(name: str, value: str | bool) -> Settings:
@@ -48,10 +51,11 @@ def put(name: str, value: str | bool) -> Settings:
     """
     import tomli_w
 
+    tree = _tree() | {name: value}
     try:
-        settings = msgspec.convert(_tree() | {name: value}, Settings)
+        settings = msgspec.convert(tree, Settings)
     except msgspec.ValidationError as error:
-        raise LoraError(Code.BAD_REQUEST, f"{name} cannot be {value!r}: {error}.") from None
+        raise LoraError(Code.BAD_REQUEST, f"{_wrong(tree, error)}.") from None
     line = tomli_w.dumps({name: value})
     text = path().read_text("utf-8") if path().exists() else ""
     present = re.compile(rf"^{re.escape(name)}[ \t]*=.*\n?", re.MULTILINE)
@@ -62,6 +66,13 @@ def put(name: str, value: str | bool) -> Settings:
         raise LoraError.storage("make the folder", path().parent, error) from None
     publish(path(), text.encode())
     return settings
+
+
+def _wrong(tree: dict[str, Any], error: msgspec.ValidationError) -> str:
+    pictures = tree.get("pictures", "auto")
+    if pictures not in PICTURE_MODES:
+        return f"pictures cannot be {pictures!r}; it can be one of {', '.join(PICTURE_MODES)}"
+    return str(error)
 
 
 def _tree() -> dict[str, Any]:

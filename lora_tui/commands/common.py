@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_tui.commands.console import Console
-from shared.errors import Code, Exit, LoraError
+from shared.errors import MORE, Code, Exit, LoraError
 from shared.filenames import to_text
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ def find(things: Iterable[Thing], wanted: str, kind: str, *keys: str) -> Thing:
     hint = f" Did you mean {close[0]}?" if close else ""
     if not hint:
         hint = f" There is {', '.join(names[:8])}." if names else " There is none yet."
-    raise LoraError(Code.NOT_FOUND, f"There is no {kind} {wanted!r}.{hint}")
+    more = MORE.get(kind, "")
+    raise LoraError(Code.NOT_FOUND, f"There is no {kind} {wanted!r}.{hint}{more}")
 
 
 async def find_dataset(client: Client, wanted: str) -> wire.Dataset:

@@ -210,7 +210,7 @@ def lora_use(call: Invocation, text: str, steps: int = lora_tags.STEPS) -> LoraU
             if mark:
                 name, region = before, regions.read(where)
         except LoraError:
-            if _WEIGHED.fullmatch(before):
+            if _WEIGHED.fullmatch(before) or Path(before).expanduser().is_file():
                 raise
             name = text  # an @ of its own
         if (match := _WEIGHED.fullmatch(name)) and not Path(name).exists():

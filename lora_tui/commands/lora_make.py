@@ -228,7 +228,9 @@ async def _path(call: Invocation, name: str) -> str:
     if here := _here(name):
         return here
     if name.endswith(".safetensors") or "/" in name:
-        raise LoraError(Code.NOT_FOUND, f"There is no file {name}.")
+        known = " A LoRA of the library (`lora-tui lora list`) is named without the ending: "
+        known = "" if "/" in name else f"{known}{stem(name)}."
+        raise LoraError(Code.NOT_FOUND, f"There is no file {name}.{known}")
     async with call.client() as client:
         loras = (await client.call(wire.GetState())).loras
     return find(loras, name, "LoRA", "name").path

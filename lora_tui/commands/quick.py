@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -34,7 +34,10 @@ from shared.pictures import LoraUse, PictureSpec
 
 HELD_OUT = 0.1  # share of the pictures that the checkpoints are judged by
 PROMPTS = 2  # captions of the set that are painted while it trains
+LOOK_AGAIN = 1.0  # seconds between two looks at what another quick is doing
 GRID = ("weight=0-1 [5]", "seed=1025-1027")
+
+R = TypeVar("R")
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,7 +140,8 @@ async def _whole(call: Invocation) -> Made:
         call.console.say(f"{run.id}: {run.pictures} pictures, {run.steps} steps on {run.base}.")
         run = await followed(call, client, run.id, "; the same command begins anew")
         call.console.say("Measuring which checkpoint to take.")
-        found = (await client.call(wire.MeasureRun(run=run.id), on_progress=call.report)).found
+        ask = wire.MeasureRun(run=run.id)
+        found = (await after_another(call, client, ask, f"checkpoints of {run.id} ")).found
         folder = call.home / "outputs" / "quick"
         folder.mkdir(parents=True, exist_ok=True)
         wanted = found.take or found.candidates[-1]
@@ -147,14 +151,27 @@ async def _whole(call: Invocation) -> Made:
             await copied(call, wanted, lora)
         prompt = loaded.sample.prompts[0] if loaded.sample.prompts else ""
         spec = PictureSpec(base=known.name, prompt=prompt, loras=[LoraUse(lora=str(lora))])
-        grid = await client.call(
-            wire.PaintGrid(spec=spec, axes=list(GRID), name=f"quick {run.id}"),
-            on_progress=call.report,
-        )
+        sheet = wire.PaintGrid(spec=spec, axes=list(GRID), name=f"quick {run.id}")
+        grid = await after_another(call, client, sheet, f"grid quick-{run.id}")
     return Made(
         dataset=dataset.name, run=run.id, lora=str(lora), why=f"{wanted.name}. {found.reason}",
         sheet=grid.picture.path,
     )  # fmt: skip
+
+
+async def after_another(call: Invocation, client: Client, request: wire.Request[R], job: str) -> R:
+    """The answer; where another is at the same, it is followed first, and what it has made is not
+    made again. ``job``: how the title of what it does begins. Raises LoraError."""
+    while True:
+        try:
+            return await client.call(request, on_progress=call.report)
+        except LoraError as error:
+            if error.code is not Code.BUSY:
+                raise
+        for one in (await client.call(wire.GetStatus())).jobs:
+            if one.state == "running" and one.title.startswith(job):
+                call.report(one.done, one.total, one.message or one.title)
+        await asyncio.sleep(LOOK_AGAIN)
 
 
 async def _dataset(call: Invocation, client: Client) -> wire.Dataset:
@@ -186,7 +203,7 @@ async def _captions(call: Invocation, client: Client, dataset: wire.Dataset, bas
     model = call.args.captioner or ("starter" if base.startswith(suited.STARTER) else "blip")
     if model != "none":
         ask = wire.CaptionPictures(dataset=dataset.id, model=call.base(model), accept=True)
-        done = await client.call(ask, on_progress=call.report)
+        done = await after_another(call, client, ask, f"captions for {dataset.name}")
         if done.written:
             call.console.say(f"{words.plural(done.written, 'caption')} written by {model}.")
     if call.args.trigger:

@@ -65,7 +65,18 @@ async def take_it(call: Invocation) -> Exit:
         found = (await client.call(wire.GetWhich(run=run.id))).found
     wanted = _wanted(found, call.args.step)
     await copied(call, wanted, out)
-    call.console.show({"taken": wanted.name, "path": str(out)}, lambda: [f"{out}: {wanted.name}"])
+    measured, kept = _measured(found)
+    if measured < kept and call.args.step is None:
+        call.console.say(
+            "Not every checkpoint is measured: another may be better. "
+            f"`lora-tui run which {run.id}` measures the others."
+        )
+    told = f"{out}: {wanted.name} of {run.id} {run.name}, {measured} of {kept} checkpoints measured"
+    call.console.show(
+        {"taken": wanted.name, "path": str(out), "run": run.id, "step": wanted.step,
+         "measured": measured, "kept": kept},
+        lambda: [told],
+    )  # fmt: skip
     return Exit.OK
 
 
@@ -78,16 +89,34 @@ async def copied(call: Invocation, wanted: Candidate, out: Path) -> None:
         await process.engine(call, "merge", order, Merged)
     else:
         try:
+            out.parent.mkdir(parents=True, exist_ok=True)  # as merge and convert do
             shutil.copyfile(typed(wanted.files[0]), out)
         except OSError as error:
             raise LoraError.storage("copy the checkpoint to", out, error) from None
 
 
+def _singles(found: Which) -> list[Candidate]:
+    return [one for one in found.candidates if len(one.files) == 1]
+
+
+def _measured(found: Which) -> tuple[int, int]:
+    """Of how many checkpoints everything is measured, and how many there are to choose from."""
+    singles = _singles(found)
+    return sum(one.measured for one in singles), len(singles)
+
+
 def _wanted(found: Which, step: int | None) -> Candidate:
-    """Raises LoraError: NOT_FOUND, WRONG_STATE."""
+    """Raises LoraError: NOT_FOUND, BUSY, WRONG_STATE."""
     if step is not None:
-        singles = [one for one in found.candidates if len(one.files) == 1]
-        return find(singles, f"step {step}", "checkpoint", "name")
+        return find(_singles(found), f"step {step}", "checkpoint", "name")
+    if found.busy:
+        measured, kept = _measured(found)
+        raise LoraError(
+            Code.BUSY,
+            f"{found.run} is being measured, {measured} of {kept} checkpoints so far; wait for it, "
+            "or say which to take with --step.",
+            retryable=True,
+        )
     if found.take is None:
         raise LoraError(
             Code.WRONG_STATE,

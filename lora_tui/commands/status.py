@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from lora_tui.commands.common import Invocation, Subparsers, command
 from lora_tui.commands.console import pairs
-from lora_tui.core import words
+from lora_tui.core import summary, words
 from shared import wire
 from shared.errors import Exit
 
@@ -25,19 +25,20 @@ def add(subparsers: Subparsers) -> None:
 async def status(call: Invocation) -> Exit:
     async with call.client(start=False) as client:
         answer = await client.call(wire.GetStatus())
-    call.console.show(answer, lambda: told(answer))
+        own = client.welcome.session if client.welcome is not None else ""
+    call.console.show(answer, lambda: told(answer, own))
     return Exit.OK
 
 
-def told(status: wire.Status) -> Iterator[str]:
-    """A status for people."""
+def told(status: wire.Status, own: str = "") -> Iterator[str]:
+    """A status for people, who are not told of the session that asks: their ``own``."""
     yield from pairs(
         [
             ("daemon", f"{status.version}, pid {status.pid}, up {_up(status)}"),
             ("workspace", status.home),
             ("endpoint", status.endpoint),
             *_engine(status),
-            *(("attached", _client(c)) for c in status.clients),
+            *(("attached", one) for one in _attached(status.clients, own)),
             *(("warning", warning) for warning in status.warnings),
         ]
     )
@@ -90,9 +91,17 @@ def _up(status: wire.Status) -> str:
     return words.duration(time.time() - status.started)
 
 
-def _client(client: wire.ClientInfo) -> str:
-    looking = f", at {client.looking.name}" if client.looking is not None else ""
-    return f"{client.name} from {client.host} {client.terminal}{looking}"
+def _attached(clients: list[wire.ClientInfo], own: str) -> Iterator[str]:
+    """Each name once: who is attached, from where, at which pictures."""
+    by_name: dict[str, list[wire.ClientInfo]] = {}
+    for client in clients:
+        if client.session != own:
+            by_name.setdefault(client.name, []).append(client)
+    for name, theirs in by_name.items():
+        places = dict.fromkeys(f"{one.host} {one.terminal}".strip() for one in theirs)
+        seen = dict.fromkeys(one.looking.name for one in theirs if one.looking is not None)
+        where = f"{summary.times(name, len(theirs))} from {', '.join(places)}"
+        yield f"{where}, at {', '.join(seen)}" if seen else where
 
 
 def _use(use: wire.DeviceUse) -> str:

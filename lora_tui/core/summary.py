@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from lora_tui.core import words
@@ -93,12 +94,18 @@ def engines(workers: Sequence[Worker], devices: Sequence[DeviceUse]) -> Said:
 
 
 def others(clients: Sequence[ClientInfo], session: str) -> str:
-    """Who else is attached: ada@laptop, bob@desk."""
-    return ", ".join(
+    """Who else is attached: ada@laptop, bob@desk ×2."""
+    names = Counter(
         client.name if "@" in client.name or not client.host else f"{client.name}@{client.host}"
         for client in clients
         if client.session != session
     )
+    return ", ".join(times(name, number) for name, number in names.items())
+
+
+def times(name: str, number: int) -> str:
+    """A name that so many have: bob@desk ×2."""
+    return f"{name} ×{number}" if number > 1 else name
 
 
 def length(said: Said) -> int:

@@ -398,6 +398,11 @@ def test_loras_are_merged_and_converted_without_a_daemon(cli: CommandLine, tmp_p
     ("arguments", "code", "words"),
     [
         (("merge", "none.safetensors", "--out", "o"), Exit.NOT_FOUND, "no file none"),
+        (
+            ("resize", "ink.safetensors", "--rank", "4", "--out", "o"),
+            Exit.NOT_FOUND,
+            "without the ending: ink",
+        ),
         (("resize", "x.safetensors", "--out", "o"), Exit.FAILED, "--rank 8"),
         (("merge", "x", "--method", "exact", "--rank", "3", "--out", "o"), Exit.FAILED, "svd"),
         (("merge", "<lora:x:1:lbw=OUTD>", "--out", "o"), Exit.FAILED, "Block weights"),

@@ -40,10 +40,16 @@ def test_settings_are_listed_and_changed(capsys: Say) -> None:
 
 
 def test_what_a_setting_cannot_be_is_said(capsys: Say) -> None:
-    for name, value in (("pictures", "huge"), ("slow_link", "perhaps")):
+    choice = "one of auto, kitty, sixel, iterm2, half-blocks, off"
+    for name, value, can in (("pictures", "huge", choice), ("slow_link", "perhaps", "true")):
         assert cli.main(["settings", "set", name, value]) != Exit.OK
-        assert value in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"'{value}'" in said and can in said and "$" not in said
     assert settings.load() == settings.Settings()
+    settings.path().parent.mkdir(parents=True)
+    settings.path().write_text('pictures = "huge"')
+    assert cli.main(["settings", "list"]) == Exit.INVALID
+    assert choice in capsys.readouterr().err
 
 
 def test_the_terminal_is_asked_and_its_answer_kept(

@@ -6,10 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
+from lora_tui.commands import quick
 from shared import wire
 from shared.errors import Code, LoraError
 from shared.pictures import LoraUse, PictureSpec
@@ -94,6 +98,29 @@ async def test_a_grid_given_up_goes_on_where_it_was(
     job = next(job for job in reversed(house.domain.status().jobs) if job.kind == "grid")
     assert (job.state, job.message.partition(" are kept")[0]) == ("cancelled", "1 of 3 pictures")
     made = await house.call(asked)
+    assert (made.pictures, made.painted) == (3, 2)
+
+
+async def test_quick_follows_a_grid_that_another_paints_and_goes_on_with_it(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_WORKER", "hold")  # more than 6 steps: waits to be cancelled, once
+    monkeypatch.setattr(quick, "LOOK_AGAIN", 0.01)
+    asked = replace(ask(tmp_path, "steps=5,20,6"), name="quick r0001")
+    painting = asyncio.create_task(house.call(asked))
+    await house.until(lambda: begun(tmp_path) == 2)
+    seen: list[tuple[int, int]] = []
+
+    async def call(request: wire.Request[Any], **_: object) -> Any:
+        return house.domain.status() if request == wire.GetStatus() else await house.call(request)
+
+    here: Any = SimpleNamespace(report=lambda done, total, _: seen.append((done, total)))
+    client: Any = SimpleNamespace(call=call)
+    again = asyncio.create_task(quick.after_another(here, client, asked, "grid quick-r0001"))
+    await house.until(lambda: bool(seen))
+    assert seen[0] == (1, 3) and not again.done()
+    painting.cancel()
+    made = await again
     assert (made.pictures, made.painted) == (3, 2)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lora_tui.commands.common import find
 from shared import wire
 from shared.errors import Code, LoraError
 from shared.safetensors_file import Tensor, write
@@ -54,6 +55,37 @@ async def test_a_file_that_is_no_base_says_so(house: House, tmp_path: Path) -> N
     with pytest.raises(LoraError) as caught:
         await house.call(wire.AddBase(path=str(tmp_path / "none")))
     assert caught.value.code == Code.NOT_FOUND
+    for name, what in (
+        ("none.safetensors", "There is no file /"),
+        ("none", "There is no folder /"),
+    ):
+        with pytest.raises(LoraError, match=what):
+            await house.call(wire.AddBase(path=str(tmp_path / name)))
+
+
+async def test_an_unknown_base_is_said_with_the_nearest_and_where_they_are(
+    house: House, tmp_path: Path
+) -> None:
+    await house.call(wire.AddBase(path=str(hollow_base(tmp_path / "sd15"))))
+    with pytest.raises(LoraError) as caught:
+        await house.call(wire.InspectBase(base="sd1.5"))
+    assert "Did you mean sd15?" in caught.value.message
+    assert "lora-tui model list" in caught.value.message
+    assert "lora-tui model add" in caught.value.message
+    with pytest.raises(LoraError, match=r"Did you mean sd15\? `lora-tui model list`"):
+        find(house.domain.state().bases, "sd1.5", "base", "name")
+
+
+async def test_of_a_known_lora_it_is_the_region_that_is_wrong(house: House, tmp_path: Path) -> None:
+    (tmp_path / "loras").mkdir()
+    path = lora(tmp_path / "loras" / "dragons.safetensors")
+    await house.call(wire.IndexLoras(folder=str(path.parent)))
+    assert house.domain._library.lora("dragons") == ("dragons", path)
+    with pytest.raises(LoraError, match="leftish is no region: write left, right, top") as caught:
+        house.domain._library.lora("dragons@leftish")
+    assert caught.value.code == Code.BAD_REQUEST
+    with pytest.raises(LoraError, match="no LoRA 'me@leftish'"):
+        house.domain._library.lora("me@leftish")
 
 
 def lora(path: Path) -> Path:

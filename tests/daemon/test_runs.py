@@ -189,6 +189,9 @@ async def test_what_a_run_cannot_do_now_is_a_sentence(house: House) -> None:
             await steer(house, run, action)
         assert caught.value.code == Code.WRONG_STATE
         assert "r0002 is stopped" in caught.value.message
+    log = (house.workspace.run("r0002") / "log.txt").read_text()
+    asked = [line for line in log.splitlines() if "asked by" in line]
+    assert len(asked) == 1 and "stop asked by" in asked[0]  # not what was refused
     with pytest.raises(LoraError) as caught:
         await house.call(wire.RemoveRun(run="r0001"))
     assert caught.value.code == Code.WRONG_STATE

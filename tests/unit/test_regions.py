@@ -82,3 +82,6 @@ def test_a_region_stands_behind_a_lora_on_the_command_line(tmp_path: Path) -> No
     assert mask is not None and mask.picture == str(tmp_path / "m.png")
     with pytest.raises(LoraError):
         lora_use(here, "ink:0.8@lefty")
+    (tmp_path / "ink.safetensors").touch()
+    with pytest.raises(LoraError, match="lefty is no region"):
+        lora_use(here, f"{tmp_path / 'ink.safetensors'}@lefty")

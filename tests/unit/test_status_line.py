@@ -8,7 +8,7 @@ from lora_tui.commands import doctor, status
 from lora_tui.core.known import Known
 from lora_tui.core.run_list import standing
 from lora_tui.core.summary import Said, more, others, progress
-from shared.wire import ClientInfo, DeviceUse, Status, Worker, WorkerChanged
+from shared.wire import ClientInfo, DeviceUse, Looking, Status, Worker, WorkerChanged
 from tests.tui.standin import device, run_of
 
 
@@ -20,6 +20,26 @@ def test_a_name_that_says_where_from_is_not_given_a_host_as_well() -> None:
     clients = [_client("a", "me"), _client("b", "ana@192.0.2.7"), _client("c", "Bob"),
                _client("d", "script", "")]  # fmt: skip
     assert others(clients, "a") == "ana@192.0.2.7, Bob@box, script"
+
+
+def test_of_equal_names_one_is_said_and_how_often() -> None:
+    clients = [_client(session, "root@vm") for session in "abc"] + [_client("d", "Bob")]
+    assert others(clients, "a") == "root@vm ×2, Bob@box"
+
+
+def test_status_says_each_name_once_and_leaves_out_who_asks() -> None:
+    at = Looking(dataset="d", item="i", name="1.png")
+    clients = [_client(session, "root@vm") for session in "abc"]
+    clients += [replace(_client("d", "Bob"), terminal="pts/1", looking=at)]
+    found = Status(
+        pid=1, endpoint="", home="", version="1", versions={}, incarnation="", head_seq=0,
+        started=0.0, clients=clients, worker=Worker(state="idle"), devices=[], jobs=[], runs=[],
+        warnings=[],
+    )  # fmt: skip
+    told = [line for line in status.told(found, "a") if " from box" in line]
+    assert [line.removeprefix("attached").strip() for line in told] == [
+        "root@vm ×2 from box", "Bob from box pts/1, at 1.png",
+    ]  # fmt: skip
 
 
 # ── several GPUs ────────────────────────────────────────────────────────────────────────────────
