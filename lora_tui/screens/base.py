@@ -101,6 +101,18 @@ class Place(Screen[None]):
         ]
         bar.keys(screen, [] if scope else everywhere)
 
+    def show_typing_keys(self) -> None:
+        """While a text field has the keyboard: how to leave it, and what works from inside."""
+        keymap = self.lora.keymap
+        actions = sorted(of_scope(self.scope), key=lambda a: (a.name != "leave_field", a.footer))
+        keys = [
+            (key, action.label, action.id)
+            for action in actions
+            if (action.footer or action.name == "leave_field")
+            and (key := keymap.shown_typing(action))
+        ]
+        self.query_one(KeyBar).keys(keys, [])
+
     def show_lines(self) -> None:
         """Places, status and banner from the app's state."""
         if not self.built:
