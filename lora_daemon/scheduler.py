@@ -431,8 +431,22 @@ class Scheduler:
             case "sample" | "save":
                 if (one := self._at_work.get(run.id)) is None:
                     raise _wrong(run, f"only a run at work can {request.action}")
+                if request.action == "sample" and not self._prompted(run):
+                    raise LoraError(
+                        Code.WRONG_STATE,
+                        f"The recipe of {run.id} has no sample.prompts, so it makes no samples.",
+                        data={"run": run.id},
+                    )
                 one.steer(request.action)
                 return run
+
+    def _prompted(self, run: wire.Run) -> bool:
+        """Whether its recipe has prompts to make samples of."""
+        try:
+            recipe = recipes.load(self._runs.directory(run.id) / "recipe.toml")
+        except LoraError:  # which the worker will say
+            return True
+        return bool(recipe.sample.prompts)
 
     async def _pause(self, run: wire.Run, by: str) -> wire.Run:
         if run.state == "paused":

@@ -14,6 +14,7 @@ from lora_tui.screens.library import Library
 from lora_tui.screens.review import Review
 from lora_tui.screens.runs import Runs
 from lora_tui.screens.train import Train
+from lora_tui.widgets.picture import PictureView
 from shared import recipe, wire
 from tests.tui import standin
 from tests.tui.driving import opened, text_of, until
@@ -207,6 +208,32 @@ async def test_runs_shows_the_run_and_its_series(daemon: standin.Daemon) -> None
         await until(pilot, lambda: "sample 1 of 2" in text_of(app))
         await pilot.press("right_square_bracket")
         await until(pilot, lambda: "sample 2 of 2" in text_of(app))
+
+
+async def test_runs_promises_samples_only_where_the_recipe_has_prompts(
+    daemon: standin.Daemon,
+) -> None:
+    daemon.state = replace(daemon.state, pictures=[])
+    answer = daemon.on_GetRun
+
+    def prompted(request: wire.GetRun, by: str) -> object:
+        detail, blobs = answer(request, by)
+        text = '[sample]\nprompts = ["a cat"]' if request.run == "r0003" else ""
+        return replace(detail, recipe=text), blobs
+
+    daemon.on_GetRun = prompted  # type: ignore[method-assign]
+    async with opened(daemon, "g", "r") as (app, pilot, _):
+        await until(pilot, lambda: isinstance(app.screen, Runs) and app.screen.run_shown)
+        runs = app.screen
+        assert isinstance(runs, Runs)
+        panel = runs.query_one("#picture", PictureView)
+        for number, said in (
+            (1, "No samples: the recipe has no sample.prompts."),
+            (3, "No samples yet; s makes some now."),
+        ):
+            entry = next(e for e in runs._entries if e.key == f"r000{number}")
+            runs._open(entry)
+            await until(pilot, lambda said=said: said in panel._said)
 
 
 async def test_runs_steers(daemon: standin.Daemon) -> None:
