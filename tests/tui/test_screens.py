@@ -323,6 +323,19 @@ async def test_library_edits_the_prompt_and_says_what_is_wrong(daemon: standin.D
         assert not asked(daemon, wire.Generate)
 
 
+async def test_library_asks_for_a_prompt_before_it_paints(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "g", "l") as (app, pilot, _):
+        await until(pilot, lambda: "128 unet" in text_of(app))
+        prompt = app.screen.query_one("#prompt", Input)
+        prompt.value = " "
+        await pilot.press("enter")
+        await until(pilot, lambda: "Say what to paint: there is no prompt yet." in said(app))
+        await until(pilot, lambda: prompt.has_focus)
+        assert not asked(daemon, wire.Generate)
+        await pilot.press(*"cat", "enter")
+        await until(pilot, lambda: len(asked(daemon, wire.Generate)) == 2)
+
+
 async def test_library_cancels_filters_and_deletes(daemon: standin.Daemon) -> None:
     import asyncio
 
