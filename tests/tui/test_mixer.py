@@ -13,6 +13,7 @@ from lora_tui.app import LoraApp
 from lora_tui.core.mix_desk import MixDesk
 from lora_tui.screens.dialogs import Confirm, Page
 from lora_tui.screens.gridding import Axes
+from lora_tui.screens.merging import WAYS
 from lora_tui.screens.mix_settings import MixSettings
 from lora_tui.screens.mixer import Mixer
 from lora_tui.widgets.mix_rows import LOW, bar
@@ -403,6 +404,8 @@ async def test_one_file_is_made_of_the_mix(mixed: standin.Daemon) -> None:
         await until(pilot, shows(app, "━"))
         await pilot.press("M")
         await until(pilot, shows(app, "ZipLoRA"))
+        for _, title, what in WAYS:
+            assert f"{title}: {what}" in text_of(app)  # none of them is cut
         await pilot.press("down", "enter")
         await until(pilot, shows(app, "Name of the file"))
         await pilot.press("ctrl+u", *"both", "enter")
