@@ -98,7 +98,7 @@ class Fighting(Dialog[list[LoraUse] | None]):
         if not shown:
             return []
         return [("–".join(dict.fromkeys((shown[0], shown[-1]))), "primary bold"),
-                (" take a remedy   ", "muted")]  # fmt: skip
+                (" take   ", "muted")]  # fmt: skip
 
     def _advanced(self, done: int, total: int, message: str) -> None:
         self._going(f"Trying them on the base, {done} of {total}…")

@@ -310,7 +310,7 @@ async def test_a_key_says_where_they_fight(mixed: standin.Daemon) -> None:
         await pilot.press("1")  # nothing was worked out yet: nothing happens
         await pilot.press("r")
         await until(pilot, shows(app, "creatures 40% → 75% (predicted 80%)"))
-        assert "take a remedy   p try on the base" in text_of(app)
+        assert " take   p try on the base" in text_of(app)
         probes = [one for one in mixed.asked if isinstance(one, wire.ProbeLoras)]
         assert [(one.losses, one.remedies) for one in probes] == [
             (0, False), (8, False), (8, True)
