@@ -18,6 +18,7 @@ from shared.which import Spread
 RESAMPLES = 1000
 BASE = "step 0"
 ENOUGH = 0.8  # of the gain on trained pictures: what to take where none was kept back
+_ALONE = "is the only checkpoint kept and measured, so there is nothing to choose between"
 NEAR = 2.0  # standard deviations from which a picture is more like a copy than like a relative
 
 
@@ -118,11 +119,13 @@ def _by_held_out(
     pictures = len(best.held)
     own, top = gain(measured, take.name, "held"), gain(measured, best.name, "held")
     assert own is not None and top is not None
-    if take is best:
+    if len(singles) == 1:
+        text = f"{_ALONE}: its loss on {pictures} pictures kept back is {own.mean:+.1%} from the "
+        text += f"bare base's (95 % {own.low:+.1%} to {own.high:+.1%})"
+    elif take is best:
         text = f"has the lowest loss on {pictures} pictures kept back ({own.mean:+.1%} from the "
         text += f"bare base, 95 % {own.low:+.1%} to {own.high:+.1%})"
-        if len(singles) > 1:
-            text += ", and no earlier checkpoint is within one standard error of it"
+        text += ", and no earlier checkpoint is within one standard error of it"
     else:
         behind = found.behind[take.name]
         text = f"is the earliest whose loss on {pictures} pictures kept back ({own.mean:+.1%} from "
@@ -199,6 +202,12 @@ def _by_trained(
     found.best = best.name
     found.tied = [one.name for one in enough]
     found.recommended = take.name
+    if len(singles) == 1:
+        found.reason = (
+            f"{_capital(take.name)} {_ALONE}: its loss on its own pictures is {own.mean:+.1%} from "
+            "the bare base's. A smaller save.every_epochs keeps more."
+        )
+        return found
     found.reason = (
         f"{_capital(take.name)} is the earliest with {ENOUGH:.0%} of what the run learnt of its "
         f"own pictures ({own.mean:+.1%} of {most:+.1%}): a place to begin comparing by eye, for no "

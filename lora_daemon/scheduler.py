@@ -421,6 +421,12 @@ class Scheduler:
         run, by = self._runs.get(request.run), context.by
         if run.id not in self._at_work and (advice := _refused(run, request.action)):
             raise _wrong(run, advice)
+        if request.action == "sample" and not self._prompted(run):
+            raise LoraError(
+                Code.WRONG_STATE,
+                f"The recipe of {run.id} has no sample.prompts, so it makes no samples.",
+                data={"run": run.id},
+            )
         self._runs.log(run.id, f"{request.action} asked by {by}")
         match request.action:
             case "pause":
@@ -432,6 +438,14 @@ class Scheduler:
             case "sample" | "save":
                 self._at_work[run.id].steer(request.action)
                 return run
+
+    def _prompted(self, run: wire.Run) -> bool:
+        """Whether its recipe has prompts to make samples of."""
+        try:
+            recipe = recipes.load(self._runs.directory(run.id) / "recipe.toml")
+        except LoraError:  # which the worker will say
+            return True
+        return bool(recipe.sample.prompts)
 
     async def _pause(self, run: wire.Run, by: str) -> wire.Run:
         if run.state == "paused":

@@ -17,6 +17,7 @@ class Action:
     label: str  # one or two words
     help: str  # one sentence
     footer: int = 0
+    row: str = ""  # id of the first of the numbered actions that it stands for in the key bar
     priority: bool = False  # works while a text field has the keyboard
 
     @property
@@ -387,7 +388,12 @@ ACTIONS: tuple[Action, ...] = (
     Action("gallery.again", "a", "again", "Paint it once more, with all that made it."),
     *(
         Action(
-            f"gallery.rate_{n}", str(n), f"rate {n}", f"Rate the picture {n} of 5.", 3 * (n == 5)
+            f"gallery.rate_{n}",
+            str(n),
+            f"rate {n}",
+            f"Rate the picture {n} of 5.",
+            3 * (n == 5),
+            "gallery.rate_1" * (n == 5),
         )
         for n in range(1, 6)
     ),

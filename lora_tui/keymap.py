@@ -84,8 +84,24 @@ class Keymap:
         """The action's first key, as people write it."""
         return shown_key(self.keys_of(action)[0])
 
+    def in_bar(self, action: Action) -> tuple[str, str]:
+        """Key and label as the key bar has them: ``1–5 rate`` for the last of such a row."""
+        if not action.row:
+            return self.shown(action), action.label
+        first = self.shown(BY_ID[action.row])
+        return f"{first}–{self.shown(action)}", action.label.rpartition(" ")[0]
+
+    def shown_typing(self, action: Action) -> str:
+        """The action's first key that types nothing into a field; empty if each does."""
+        keys = self.keys_of(action)
+        return next((shown_key(key) for key in keys if not _types(key)), "")
+
     def all_shown(self, action: Action) -> str:
         return " ".join(shown_key(key) for key in self.keys_of(action))
+
+
+def _types(key: str) -> bool:
+    return len(key) == 1 or key == "space" or key in _CHARACTERS.values()
 
 
 def load(path: Path) -> Keymap:

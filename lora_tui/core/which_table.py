@@ -8,6 +8,7 @@ from lora_tui.core import words
 from shared.which import Candidate, Spread, Which, number
 
 HEAD = ("", "CHECKPOINT", ">KEPT BACK", "95 %", ">TRAINED", ">DRIFT", ">LEAK", ">NEAR", ">WINS")
+NOTHING = "Nothing is measured yet."
 
 
 def rows(found: Which) -> list[Sequence[str]]:
@@ -40,14 +41,15 @@ def _interval(spread: Spread | None) -> str:
     return f"{spread.low:+.1%} … {spread.high:+.1%}" if spread else ""
 
 
-def said(found: Which) -> Iterator[str]:
-    """What to take and why, and how to read the columns."""
+def said(found: Which, measures: str = "") -> Iterator[str]:
+    """What to take and why, and how to read the columns. ``measures``: what does, where nothing
+    is measured."""
     if found.take is not None:
         yield found.reason
     elif any(one.train or one.held for one in found.candidates):
         yield "Too little is measured to say which to take."
     else:
-        yield "Nothing is measured yet."
+        yield NOTHING + measures
         return
     if tied := [one for one in found.candidates if one.tied]:
         first, last = tied[0].name, tied[-1].name

@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import ModalScreen, Screen
 
-from lora_tui.actions import of_scope
+from lora_tui.actions import BY_ID, of_scope
 from lora_tui.core import summary
 from lora_tui.core.summary import Said
 from lora_tui.widgets.lines import Banner, KeyBar, OneLine, Places, StatusLine
@@ -90,7 +90,7 @@ class Place(Screen[None]):
             return
         keymap = self.lora.keymap
         screen = [
-            (keymap.shown(action), action.label, action.id)
+            (*keymap.in_bar(action), action.id)
             for action in sorted(of_scope(scope or self.scope), key=lambda a: a.footer)
             if action.footer
         ]
@@ -100,6 +100,18 @@ class Place(Screen[None]):
             if action.footer
         ]
         bar.keys(screen, [] if scope else everywhere)
+
+    def show_typing_keys(self) -> None:
+        """While a text field has the keyboard: how to leave it, and what works from inside."""
+        keymap = self.lora.keymap
+        actions = sorted(of_scope(self.scope), key=lambda a: (a.name != "leave_field", a.footer))
+        keys = [
+            (key, action.label, action.id)
+            for action in actions
+            if (action.footer or action.name == "leave_field")
+            and (key := keymap.shown_typing(action))
+        ]
+        self.query_one(KeyBar).keys(keys, [])
 
     def show_lines(self) -> None:
         """Places, status and banner from the app's state."""
@@ -145,8 +157,12 @@ class Dialog(ModalScreen[T], Generic[T]):
 
     def keys_line(self, *ids: str) -> OneLine:
         """A line that names the window's keys."""
-        from lora_tui.actions import BY_ID
+        line = OneLine(classes="keys")
+        line.show(self.keys_said(*ids))
+        return line
 
+    def keys_said(self, *ids: str) -> Said:
+        """What such a line says."""
         said: Said = []
         for id_ in ids:
             action = BY_ID[id_]
@@ -154,6 +170,4 @@ class Dialog(ModalScreen[T], Generic[T]):
                 (self.lora.keymap.shown(action), "primary bold"),
                 (f" {action.label}   ", "muted"),
             ]
-        line = OneLine(classes="keys")
-        line.show(said)
-        return line
+        return said

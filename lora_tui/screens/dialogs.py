@@ -84,7 +84,8 @@ class Choose(Dialog[int | None]):
         with Vertical(classes="window") as window:
             window.border_title = self._title
             window.border_subtitle = "enter: take it · esc: leave"
-            yield Rows(Column("", 1), Column(""), Column("", 16, "right"))
+            remarks = any(remark for _, _, remark in self._options)  # else the text has their room
+            yield Rows(Column("", 1), Column(""), *[Column("", 16, "right")] * remarks)
 
     def on_mount(self) -> None:
         rows = self.query_one(Rows)

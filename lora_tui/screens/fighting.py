@@ -10,15 +10,21 @@ from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Static
 
+from lora_tui.actions import BY_ID
 from lora_tui.core import conflict_map, probe_table
 from lora_tui.core.conflict_map import Cell
+from lora_tui.core.summary import Said
 from lora_tui.screens.base import Dialog
 from lora_tui.widgets.bind import bindings
+from lora_tui.widgets.lines import OneLine
 from lora_tui.widgets.tones import tone_style
 from shared import company, wire
 from shared.errors import LoraError
 from shared.pictures import LoraUse
 from shared.probes import Remedy
+
+_TAKEN = 3  # remedies that have a key
+_KEYS = ("fighting.probe", "fighting.losses", "fighting.remedies", "fighting.close")
 
 
 class Fighting(Dialog[list[LoraUse] | None]):
@@ -45,8 +51,7 @@ class Fighting(Dialog[list[LoraUse] | None]):
             with VerticalScroll():
                 yield Static("Comparing…", id="text", markup=False)
             yield Static("", id="going", markup=False)
-            yield self.keys_line("fighting.probe", "fighting.losses", "fighting.remedies",
-                                 "fighting.take_1", "fighting.close")  # fmt: skip
+            yield self.keys_line(*_KEYS)
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()
@@ -78,10 +83,22 @@ class Fighting(Dialog[list[LoraUse] | None]):
             return
         self._remedies = found.remedies
         self._show(probe_table.lines(found))
+        self.query_one(".keys", OneLine).show(self._taking() + self.keys_said(*_KEYS))
         if found.remedies:
-            self._going("1 … 3 takes a remedy into the mix; x in the Mixer flips back and forth.")
+            self._going("A remedy goes into the mix; x in the Mixer flips back and forth.")
         elif remedies:
             self._going("Nothing that was tried wins anything back.")
+
+    def _taking(self) -> Said:
+        """The keys that take a remedy, where there are any to be taken."""
+        shown = [
+            self.lora.keymap.shown(BY_ID[f"fighting.take_{n}"])
+            for n, _ in enumerate(self._remedies[:_TAKEN], 1)
+        ]
+        if not shown:
+            return []
+        return [("–".join(dict.fromkeys((shown[0], shown[-1]))), "primary bold"),
+                (" take   ", "muted")]  # fmt: skip
 
     def _advanced(self, done: int, total: int, message: str) -> None:
         self._going(f"Trying them on the base, {done} of {total}…")

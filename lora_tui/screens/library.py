@@ -251,6 +251,10 @@ class Library(Place):
         lora = self.lora_shown
         if lora is None or self._painting:
             return
+        if not self.query_one("#prompt", Input).value.strip():
+            self.query_one("#prompt", Input).focus()
+            self.notify("Say what to paint: there is no prompt yet.", severity="warning")
+            return
         weight = self._weight()
         try:
             plain = self._spec()

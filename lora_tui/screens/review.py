@@ -233,6 +233,8 @@ class Review(Company):
         self._edited = None
         self.remove_class("-editing")
         self.show_keys()
+        if text != item.caption.text:  # what is only looked at stays as its file has it
+            text = text.rstrip()
         if text == item.caption.text and rev == item.caption.rev:
             self.desk_forget(item)
             shown = self._roll.get(item.id) if self._roll is not None else None

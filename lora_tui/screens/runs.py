@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
+from lora_tui.actions import BY_ID
 from lora_tui.core import run_list, run_table, words
 from lora_tui.core.cells import clean
 from lora_tui.core.history import DeviceHistory, RunHistory, right_edge
@@ -23,6 +24,7 @@ from lora_tui.widgets.chart import Chart
 from lora_tui.widgets.panels import MemoryPanel, RunHead
 from lora_tui.widgets.picture import PictureView
 from lora_tui.widgets.rows import Cell, Column, Rows
+from shared import recipe as recipes
 from shared import wire
 from shared.errors import LoraError
 from shared.wire import Run
@@ -44,6 +46,7 @@ class Runs(Arranging):
         self._held_of = ""  # the sweep whose held-out figures were asked for
         self._filter = ""
         self._entries: list[Entry] = []
+        self._prompted: dict[str, bool] = {}  # whether a run's recipe has prompts for samples
         self._held: dict[str, float] = {}  # of runs of sweeps: the best held-out figure
         self._histories: dict[str, RunHistory] = {}
         self._devices: dict[str, DeviceHistory] = {}
@@ -342,8 +345,7 @@ class Runs(Arranging):
         samples = self._samples()
         prompt = self.query_one("#prompt", Static)
         if not samples:
-            said = "No samples yet; s makes some now." if self._shown else ""
-            view.clear("c, then 4: the samples of its runs." if self._group else said)
+            view.clear("c, then 4: the samples of its runs." if self._group else self._no_samples())
             if self._group:
                 self.query_one("#sample").border_title = "samples"
             prompt.update("")
@@ -356,6 +358,30 @@ class Runs(Arranging):
             panel.border_title = title
         prompt.update(clean(picture.prompt))
         view.show(picture.id, picture_fetch(self, picture.id))
+
+    def _no_samples(self) -> str:
+        """Why there is no sample to be seen, and what makes one."""
+        run = self.run_shown
+        if run is None:
+            return ""
+        if run.id not in self._prompted and self.lora.connection is not None:
+            self._prompted[run.id] = True  # until the answer is there
+            self.run_worker(self._ask_prompted(run.id), group="prompted")
+        if not self._prompted.get(run.id, True):
+            return "No samples: the recipe has no sample.prompts."
+        if run.state in wire.FINAL_STATES:
+            return "No samples."
+        key = self.lora.keymap.shown(BY_ID["runs.sample"])
+        return f"No samples yet; {key} makes some now."
+
+    async def _ask_prompted(self, run: str) -> None:
+        try:
+            detail = await self.lora.ask(wire.GetRun(run=run), timeout=20)
+            self._prompted[run] = bool(recipes.parse(detail.recipe).sample.prompts)
+        except LoraError:  # it may have prompts, for all that is known
+            return
+        if run == self._shown:
+            self._show_sample()
 
     def _ask_log(self) -> None:
         title = "sweep · held-out" if self._group else "log"

@@ -194,5 +194,6 @@ class Sweeping(Place):
             self.notify(error.message, severity="error", timeout=8)
             return
         self.notify(said, timeout=4)
+        self.set_focus(self.query_one("#templates", Select))  # letters are keys when one returns
         self.lora.opened_run = opened
         self.app.call_later(self.lora.action_open, "runs")

@@ -10,7 +10,8 @@ from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Input, Select, Static
 
-from lora_tui.core import words
+from lora_tui.actions import BY_ID
+from lora_tui.core import at_hand, words
 from lora_tui.core.form import USUAL, Form, kind_of, templates
 from lora_tui.core.form_sweep import Axes
 from lora_tui.screens.dialogs import Confirm
@@ -103,6 +104,8 @@ class Train(Sweeping):
             for key in ("dataset.name", "base.name"):
                 self.field(key).offer(self._choices(key) or [])
             self._choose_dataset()
+            if not (base := self.field("base.name")).swept:
+                base.wrong(self._wrong_with("base.name"))
             self._sum_up()
         if event is None or isinstance(event, wire.RunChanged | wire.RunRemoved):
             self.offer_runs()
@@ -145,10 +148,27 @@ class Train(Sweeping):
                 self.swept_changed(field)
             elif self._form.texts[key] != field.text:
                 self._form.texts[key] = field.text
-                field.wrong(self._form.problem(key))
+                field.wrong(self._wrong_with(key))
                 self._sum_up_soon()
 
+    def _wrong_with(self, key: str) -> str:
+        """What is wrong with one field, in words: with its value, or with what the daemon has."""
+        text = self._form.texts[key]
+        if key == "base.name":
+            return self._form.problem(key) or at_hand.base_wanting(text, self.state.bases)
+        return self._form.problem(key)
+
+    def _show_keys_here(self) -> None:
+        if isinstance(self.focused, Input):
+            self.show_typing_keys()
+        else:
+            self.show_keys()
+
+    def on_descendant_blur(self, event: events.DescendantBlur) -> None:
+        self._show_keys_here()
+
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        self._show_keys_here()
         field = event.widget.parent
         if isinstance(field, Field):
             option = field.option
@@ -178,12 +198,10 @@ class Train(Sweeping):
         self._form.load(recipe)
         if dataset in {d.name for d in self.state.datasets}:
             self._form.texts["dataset.name"] = dataset
-        bases = [base.name for base in self.state.bases if not base.problem]
         for key, field in self.fields().items():
             field.fill(self._form.texts[key])
             field.wrong("")
-        if bases and self._form.texts["base.name"] not in bases:
-            self.field("base.name").wrong("this daemon has no such base yet")
+        self.field("base.name").wrong(self._wrong_with("base.name"))
         self._sum_up()
 
     # ── sums ────────────────────────────────────────────────────────────────────────────────────
@@ -208,6 +226,10 @@ class Train(Sweeping):
                 style=tone("error"),
             )
             said.append(f"{next(iter(problems.values()))}\n")
+            if hidden := [key for key in problems if key not in USUAL and not self._all]:
+                shows = self.lora.keymap.shown(BY_ID["train.advanced"])
+                said.append(shows, style=tone("primary bold"))
+                said.append(f" outside a field shows {', '.join(hidden)}\n", style=tone("muted"))
         said.append(f"{words.plural(pictures, 'picture')}", style=tone("bold"))
         if dataset.counts.get("rejected"):
             said.append(f", {dataset.counts['rejected']} rejected are out", style=tone("muted"))
@@ -241,8 +263,6 @@ class Train(Sweeping):
         if recipes:
             self.sums_said(said, recipes, pictures, self._bucketed(recipes[0]))
         key = self.lora.keymap
-        from lora_tui.actions import BY_ID
-
         said.append(f"\n\n{key.shown(BY_ID['train.start'])}", style=tone("primary bold"))
         said.append(" outside a field, or ", style=tone("muted"))
         said.append("^s", style=tone("primary bold"))
@@ -276,11 +296,6 @@ class Train(Sweeping):
             return
         if not await self._check():
             return
-        dataset = self.dataset
-        if dataset is None:
-            self.notify("Choose a dataset first.", severity="warning")
-            self.field("dataset.name").entry.focus()
-            return
         self._starting = True
         self.run_worker(self._queue(), group="start")
 
@@ -293,27 +308,29 @@ class Train(Sweeping):
     async def _check(self) -> bool:
         for key, field in self.fields().items():  # its last change may not have come round yet
             (self._axes if field.swept else self._form).texts[key] = field.text
-        problems = self.problems()
+        try:
+            problems = self.problems() or at_hand.wanting(self.recipes(), self.state)
+        except LoraError as error:  # about the whole, and no field of it
+            self.notify(error.message, severity="warning", timeout=8)
+            return False
+        if problems and not problems.keys() <= self.fields().keys():
+            await self._show_all(True)
         for key, field in self.fields().items():
             field.wrong(problems.get(key, ""))
         if problems:
-            key = next(iter(problems))
+            key, why = next(iter(problems.items()))
             if key not in USUAL:
                 await self._show_all(True)
             self.field(key).entry.focus()
-            self.notify(f"{key}: {problems[key]}", severity="warning", timeout=6)
+            said = why if why.startswith(key) else f"{key}: {why}"
+            self.notify(said, severity="warning", timeout=6)
             return False
         return True
 
     async def action_check(self) -> None:
         if await self._check():
-            try:
-                number = len(self.recipes())
-            except LoraError as error:
-                self.notify(error.message, severity="warning", timeout=8)
-            else:
-                what = f"these {number} recipes" if self._axes else "this recipe"
-                self.notify(f"Nothing is wrong with {what}.")
+            what = f"these {len(self.recipes())} recipes" if self._axes else "this recipe"
+            self.notify(f"Nothing is wrong with {what}.")
 
     async def action_advanced(self) -> None:
         await self._show_all(not self._all)
@@ -327,6 +344,7 @@ class Train(Sweeping):
         for field in self.query(Field):
             field.display = every or field.option.key in USUAL
         self.query_one("#left").border_title = "recipe · every option" if every else "recipe"
+        self._sum_up_soon()
 
     def action_reset(self) -> None:
         def answered(yes: bool | None) -> None:

@@ -9,6 +9,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Static
 
+from lora_tui.actions import BY_ID
 from lora_tui.core import which_table
 from lora_tui.core.series import Line
 from lora_tui.screens import behind
@@ -45,7 +46,7 @@ class WhichCheckpoint(Dialog[None]):
             window.border_title = f"{self._run.id} {self._run.name}: which checkpoint?"
             yield Chart(
                 say_x=lambda x: f"{x:.0f}", say_y=lambda y: f"{y:+.0%}",
-                waiting="Nothing is measured yet.", id="curve",
+                waiting=which_table.NOTHING + self._measures(), id="curve",
             )  # fmt: skip
             yield Static("", id="legend", markup=False)
             yield Rows(*_COLUMNS, empty="No checkpoint is kept yet.", id="candidates")
@@ -79,7 +80,13 @@ class WhichCheckpoint(Dialog[None]):
         self.query_one(Rows).show(
             len(rows), lambda i: _cells(found, candidates[i], rows[i]), cursor=_place(found)
         )
-        self.query_one("#said", Static).update("\n\n".join(which_table.said(found)))
+        self.query_one("#said", Static).update(
+            "\n\n".join(which_table.said(found, self._measures()))
+        )
+
+    def _measures(self) -> str:
+        """Which key does, to be said where nothing is measured."""
+        return f" {self.lora.keymap.shown(BY_ID['which.measure'])} measures."
 
     def _legend(self, found: Which) -> Text:
         legend = Text("change of the loss:", style=self.lora.tone("muted"))
@@ -94,7 +101,10 @@ class WhichCheckpoint(Dialog[None]):
 
     def _show_progress(self) -> None:
         window, job = self.query_one(".window"), self._job()
-        said = f"measuring {job.done} of {job.total} · {job.message}" if job is not None else ""
+        said = ""
+        if job is not None:
+            said = f"measuring {job.done} of {job.total}"
+            said += f" · {job.message}" if job.message else ""
         if window.border_subtitle != said:
             window.border_subtitle = said
 

@@ -107,6 +107,19 @@ def test_without_pictures_kept_back_it_says_what_cannot_be_known() -> None:
     assert any("over-fitting cannot be measured" in note for note in told.notes)
 
 
+def test_a_checkpoint_alone_is_not_said_to_be_the_best_of_several() -> None:
+    kept_back = curve({0: 0.0, 60: -0.36})
+    none = {
+        name: Measurement(name=name, step=one.step, train=one.train)
+        for name, one in kept_back.items()
+    }
+    for told in (judge(kept_back), judge(none)):
+        assert told.recommended == "step 60"
+        assert "only checkpoint kept and measured" in told.reason
+        assert "nothing to choose between" in told.reason
+        assert "earliest" not in told.reason and "lowest" not in told.reason
+
+
 def test_copying_and_a_leak_are_told() -> None:
     told = judge(curve({0: 0.0, 100: -0.1}, nearness=3.5, leak=0.97))
     assert any("may copy" in note for note in told.notes)

@@ -197,6 +197,18 @@ async def test_what_a_run_cannot_do_now_is_a_sentence(house: House) -> None:
     assert caught.value.code == Code.WRONG_STATE
 
 
+async def test_a_run_without_sample_prompts_says_that_it_makes_no_samples(house: House) -> None:
+    await house.call(wire.StartRun(recipe=RECIPE))
+    await house.until(lambda: house.run("r0001").state == "training")
+    with pytest.raises(LoraError, match=r"r0001 has no sample\.prompts"):
+        await steer(house, "r0001", "sample")
+    prompted = RECIPE + '\n[sample]\nprompts = ["a thing"]\n'
+    await house.call(wire.StartRun(recipe=prompted))
+    await steer(house, "r0001", "stop")
+    await house.until(lambda: house.run("r0002").state == "training")
+    await steer(house, "r0002", "sample")
+
+
 async def test_a_number_is_never_given_twice(house: House) -> None:
     await house.call(wire.StartRun(recipe=RECIPE))
     await house.call(wire.StartRun(recipe=RECIPE))

@@ -43,6 +43,7 @@ async def test_pictures_are_rated_filtered_compared_and_put_to_use_again(
         assert isinstance(gallery, Gallery)
         await until(pilot, lambda: "a green tree" in text_of(app) and "<lora:ink" in text_of(app))
         assert gallery.here == TREE and "DPM++ 2M Karras" in text_of(app)
+        assert "1–5 rate  " in text_of(app).splitlines()[-1]
         await pilot.press("4")
         await until(pilot, lambda: "★★★★☆" in text_of(app))
         assert asked(daemon, wire.RatePicture) == [wire.RatePicture(picture="i1", rating=4)]

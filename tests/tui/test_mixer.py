@@ -13,6 +13,7 @@ from lora_tui.app import LoraApp
 from lora_tui.core.mix_desk import MixDesk
 from lora_tui.screens.dialogs import Confirm, Page
 from lora_tui.screens.gridding import Axes
+from lora_tui.screens.merging import WAYS
 from lora_tui.screens.mix_settings import MixSettings
 from lora_tui.screens.mixer import Mixer
 from lora_tui.widgets.mix_rows import LOW, bar
@@ -297,7 +298,7 @@ async def test_a_key_says_where_they_fight(mixed: standin.Daemon) -> None:
         await until(pilot, shows(app, "━"))
         await pilot.press("c")
         await until(pilot, shows(app, "They pull the same keys in up.1"))
-        assert "OUT04  −.70 −.70" in text_of(app)
+        assert "OUT04  −.70 −.70" in text_of(app) and "take" not in text_of(app)
         asked = next(one for one in mixed.asked if isinstance(one, wire.CompareLoras))
         assert [(use.lora, use.weight) for use in asked.loras] == [
             ("creatures", 0.8), ("/x/ink.safetensors", 1.0)
@@ -309,6 +310,7 @@ async def test_a_key_says_where_they_fight(mixed: standin.Daemon) -> None:
         await pilot.press("1")  # nothing was worked out yet: nothing happens
         await pilot.press("r")
         await until(pilot, shows(app, "creatures 40% → 75% (predicted 80%)"))
+        assert " take   p try on the base" in text_of(app)
         probes = [one for one in mixed.asked if isinstance(one, wire.ProbeLoras)]
         assert [(one.losses, one.remedies) for one in probes] == [
             (0, False), (8, False), (8, True)
@@ -403,6 +405,8 @@ async def test_one_file_is_made_of_the_mix(mixed: standin.Daemon) -> None:
         await until(pilot, shows(app, "━"))
         await pilot.press("M")
         await until(pilot, shows(app, "ZipLoRA"))
+        for _, title, what in WAYS:
+            assert f"{title}: {what}" in text_of(app)  # none of them is cut
         await pilot.press("down", "enter")
         await until(pilot, shows(app, "Name of the file"))
         await pilot.press("ctrl+u", *"both", "enter")

@@ -106,6 +106,25 @@ async def test_leaving_the_field_saves(daemon: standin.Daemon) -> None:
         assert "caption of 002.png" in text_of(app)
 
 
+async def test_lines_and_spaces_at_the_end_of_a_caption_are_not_saved(
+    daemon: standin.Daemon,
+) -> None:
+    as_in_its_file = daemon.items["i1"].caption.text + "\n"
+    daemon.items["i1"] = replace(
+        daemon.items["i1"], caption=replace(daemon.items["i1"].caption, text=as_in_its_file)
+    )
+    async with opened(daemon, "g", "v") as (app, pilot, _):
+        await until(pilot, lambda: "000.png" in text_of(app))
+        before = daemon.items["i0"].caption.text
+        await pilot.press("e", "comma", "enter", "a", "space", "enter", "escape")
+        await until(pilot, lambda: daemon.items["i0"].caption.state == "edited")
+        assert daemon.items["i0"].caption.text == f"{before},\na"
+        await pilot.press("n", "e", "escape", "n", "e", "space", "enter", "escape")
+        await pilot.pause()
+        assert daemon.items["i1"].caption.text == as_in_its_file
+        assert daemon.items["i2"].caption.state == "unreviewed"
+
+
 async def test_leaving_without_a_change_writes_nothing(daemon: standin.Daemon) -> None:
     async with opened(daemon, "g", "v") as (app, pilot, _):
         await until(pilot, lambda: "000.png" in text_of(app))

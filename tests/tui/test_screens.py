@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from msgspec.structs import replace
-from textual.widgets import Input, Select
+from textual.widgets import Input, Select, Static
 
+from lora_tui.app import LoraApp
 from lora_tui.screens.datasets import Datasets
 from lora_tui.screens.dialogs import Confirm, Page
 from lora_tui.screens.importing import Import
@@ -13,6 +14,7 @@ from lora_tui.screens.library import Library
 from lora_tui.screens.review import Review
 from lora_tui.screens.runs import Runs
 from lora_tui.screens.train import Train
+from lora_tui.widgets.picture import PictureView
 from shared import recipe, wire
 from tests.tui import standin
 from tests.tui.driving import opened, text_of, until
@@ -98,6 +100,7 @@ async def test_train_counts_says_what_is_wrong_and_starts(daemon: standin.Daemon
         screen.field("training.epochs").query_one(Input).value = "3"
         await until(pilot, lambda: "60 steps" in text_of(app))
         screen.field("sample.prompts").query_one(Input).value = "a cat | a dog"
+        screen.set_focus(screen.field("sample.prompts").entry)
         await pilot.press("ctrl+s")
         await until(pilot, lambda: isinstance(app.screen, Runs))
         [start] = asked(daemon, wire.StartRun)
@@ -105,6 +108,21 @@ async def test_train_counts_says_what_is_wrong_and_starts(daemon: standin.Daemon
         assert made.training.epochs == 3 and made.dataset.name == "creatures"
         assert made.sample.prompts == ["a cat", "a dog"]
         await until(pilot, lambda: "r0004" in text_of(app))
+        assert not isinstance(screen.focused, Input)  # letters are keys when one comes back
+
+
+async def test_train_names_the_keys_that_work_in_a_field(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "g", "t") as (app, pilot, _):
+        screen = app.screen
+        assert isinstance(screen, Train)
+        await until(pilot, lambda: "s start" in text_of(app).splitlines()[-1])
+        screen.field("training.epochs").entry.focus()
+        await until(
+            pilot, lambda: text_of(app).splitlines()[-1].startswith(" esc leave field  ^s start  ")
+        )
+        assert "g go to" not in text_of(app).splitlines()[-1]
+        await pilot.press("escape")
+        await until(pilot, lambda: text_of(app).splitlines()[-1].startswith(" s start"))
 
 
 async def test_train_has_every_option_and_templates(daemon: standin.Daemon) -> None:
@@ -119,6 +137,52 @@ async def test_train_has_every_option_and_templates(daemon: standin.Daemon) -> N
         screen.field("network.rank").query_one(Input).value = "77"
         await pilot.press("escape", "c", "R", "y")
         await until(pilot, lambda: screen.field("network.rank").text == "4")
+
+
+def said(app: LoraApp) -> list[str]:
+    return [notice.message for notice in app._notifications]
+
+
+async def test_train_checks_for_the_base_and_the_dataset_too(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "g", "t") as (app, pilot, _):
+        screen = app.screen
+        assert isinstance(screen, Train)
+        await until(pilot, lambda: screen.field("dataset.name").text == "creatures")
+        await pilot.press("escape", "c")
+        await until(pilot, lambda: "Nothing is wrong with this recipe." in said(app))
+        app.clear_notifications()
+        screen.query_one("#templates", Select).value = "lesson"
+        wrong = screen.field("base.name").query_one(".wrong", Static)
+        await until(pilot, lambda: "this daemon has no such base yet" in str(wrong.visual))
+        await pilot.press("escape", "c")
+        await until(pilot, lambda: "base.name: this daemon has no such base yet" in said(app))
+        assert "Nothing is wrong with this recipe." not in said(app)
+        assert "this daemon has no such base yet" in str(wrong.visual)
+        await pilot.press("ctrl+s")
+        await pilot.pause()
+        assert not asked(daemon, wire.StartRun)
+        screen.field("base.name").fill("starter")
+        screen.field("dataset.name").fill("gone")
+        await until(pilot, lambda: not str(wrong.visual))
+        await pilot.press("escape", "c")
+        await until(pilot, lambda: "dataset.name: this daemon has no such dataset" in said(app))
+
+
+async def test_train_leads_to_a_field_that_the_short_form_hides(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "g", "t") as (app, pilot, _):
+        screen = app.screen
+        assert isinstance(screen, Train)
+        assert screen._form.texts["schedule.warmup_steps"] == "100"
+        screen.field("training.max_steps").fill("60")
+        sums = screen.query_one("#sum", Static)
+        hint = "a outside a field shows schedule.warmup_steps"
+        await until(pilot, lambda: hint in str(sums.visual))
+        await pilot.press("escape", "c")
+        await until(pilot, lambda: "schedule.warmup_steps" in screen.fields())
+        warmup = screen.field("schedule.warmup_steps")
+        await until(pilot, lambda: warmup.entry.has_focus)
+        assert "would last the whole run" in str(warmup.query_one(".wrong", Static).visual)
+        await until(pilot, lambda: hint not in str(sums.visual))
 
 
 # ── Runs ────────────────────────────────────────────────────────────────────────────────────────
@@ -144,6 +208,32 @@ async def test_runs_shows_the_run_and_its_series(daemon: standin.Daemon) -> None
         await until(pilot, lambda: "sample 1 of 2" in text_of(app))
         await pilot.press("right_square_bracket")
         await until(pilot, lambda: "sample 2 of 2" in text_of(app))
+
+
+async def test_runs_promises_samples_only_where_the_recipe_has_prompts(
+    daemon: standin.Daemon,
+) -> None:
+    daemon.state = replace(daemon.state, pictures=[])
+    answer = daemon.on_GetRun
+
+    def prompted(request: wire.GetRun, by: str) -> object:
+        detail, blobs = answer(request, by)
+        text = '[sample]\nprompts = ["a cat"]' if request.run == "r0003" else ""
+        return replace(detail, recipe=text), blobs
+
+    daemon.on_GetRun = prompted  # type: ignore[method-assign]
+    async with opened(daemon, "g", "r") as (app, pilot, _):
+        await until(pilot, lambda: isinstance(app.screen, Runs) and app.screen.run_shown)
+        runs = app.screen
+        assert isinstance(runs, Runs)
+        panel = runs.query_one("#picture", PictureView)
+        for number, said in (
+            (1, "No samples: the recipe has no sample.prompts."),
+            (3, "No samples yet; s makes some now."),
+        ):
+            entry = next(e for e in runs._entries if e.key == f"r000{number}")
+            runs._open(entry)
+            await until(pilot, lambda said=said: said in panel._said)
 
 
 async def test_runs_steers(daemon: standin.Daemon) -> None:
@@ -231,6 +321,19 @@ async def test_library_edits_the_prompt_and_says_what_is_wrong(daemon: standin.D
         await pilot.press("enter")
         await until(pilot, lambda: "steps is a number" in text_of(app).replace("\n", " "))
         assert not asked(daemon, wire.Generate)
+
+
+async def test_library_asks_for_a_prompt_before_it_paints(daemon: standin.Daemon) -> None:
+    async with opened(daemon, "g", "l") as (app, pilot, _):
+        await until(pilot, lambda: "128 unet" in text_of(app))
+        prompt = app.screen.query_one("#prompt", Input)
+        prompt.value = " "
+        await pilot.press("enter")
+        await until(pilot, lambda: "Say what to paint: there is no prompt yet." in said(app))
+        await until(pilot, lambda: prompt.has_focus)
+        assert not asked(daemon, wire.Generate)
+        await pilot.press(*"cat", "enter")
+        await until(pilot, lambda: len(asked(daemon, wire.Generate)) == 2)
 
 
 async def test_library_cancels_filters_and_deletes(daemon: standin.Daemon) -> None:

@@ -87,7 +87,7 @@ async def test_a_run_is_measured_and_what_to_take_is_marked(
     async with opened(daemon, "g", "r", size=size) as (app, pilot, _):
         await until(pilot, lambda: isinstance(app.screen, Runs) and app.screen.run_shown)
         await pilot.press("w")
-        await until(pilot, lambda: "Nothing is measured yet." in text_of(app))
+        await until(pilot, lambda: text_of(app).count("Nothing is measured yet. m measures.") == 2)
         await pilot.press("m")
         await until(pilot, lambda: "Step 200 is the earliest." in text_of(app))
         lines = text_of(app).splitlines()
@@ -96,6 +96,24 @@ async def test_a_run_is_measured_and_what_to_take_is_marked(
         assert any("≈" in line and "step 300" in line for line in lines)
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, Runs))
+
+
+async def test_how_far_the_measuring_is_stands_below(daemon: standin.Daemon) -> None:
+    Judged(daemon)
+    async with opened(daemon, "g", "r") as (app, pilot, _):
+        await until(pilot, lambda: isinstance(app.screen, Runs) and app.screen.run_shown)
+        await pilot.press("w")
+        await until(pilot, lambda: isinstance(app.screen, WhichCheckpoint))
+        job = wire.Job(
+            id="j1", kind="measure", title="checkpoints of r0002 measured", state="running",
+            done=0, total=40, message="",
+        )  # fmt: skip
+        for message, said in (
+            ("", "measuring 0 of 40 ─"),
+            ("losses", "measuring 0 of 40 · losses"),
+        ):
+            daemon.live(wire.JobChanged(job=replace(job, message=message)))
+            await until(pilot, lambda said=said: said in text_of(app))
 
 
 async def test_the_choice_is_blind_kept_and_taken_back(daemon: standin.Daemon) -> None:
