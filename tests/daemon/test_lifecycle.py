@@ -102,8 +102,11 @@ async def test_who_started_it_may_be_killed_before_it_is_ready(daemon: DaemonPro
     )
     assert script(text).wait(WITHIN) == -signal.SIGKILL
     async with await Client.connect(home=daemon.home) as client:
-        assert (await client.call(wire.GetStatus())).pid == daemon.pid
-    assert daemon.log.count("ready: pid") == 1
+        pid = (await client.call(wire.GetStatus())).pid
+        async with asyncio.timeout(WITHIN):
+            while "ready: pid" not in daemon.log:  # noqa: ASYNC110  it answers before that
+                await asyncio.sleep(0.01)
+    assert daemon.pid == pid and daemon.log.count("ready: pid") == 1
 
 
 async def test_a_killed_client_does_not_end_it(daemon: DaemonProcess) -> None:
