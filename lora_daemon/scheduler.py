@@ -134,7 +134,7 @@ class Scheduler:
         if self._seats.alone:
             return 1
         try:
-            recipe = recipes.load(self._runs.directory(run.id) / "recipe.toml")
+            recipe = self._recipe(run.id)
         except LoraError:  # which the worker will say
             return 1
         most = os.environ.get("LORA_TUI_PROCESSES", "")
@@ -349,7 +349,7 @@ class Scheduler:
     def _spent(self, one: AtWork) -> Spent | None:
         """What a run took, for telling what others like it will."""
         try:
-            return one.spent(recipes.load(self._runs.directory(one.run) / "recipe.toml"))
+            return one.spent(self._recipe(one.run))
         except LoraError as error:
             log.warning("what %s took is not known: %s", one.run, error)
             return None
@@ -442,10 +442,13 @@ class Scheduler:
     def _prompted(self, run: wire.Run) -> bool:
         """Whether its recipe has prompts to make samples of."""
         try:
-            recipe = recipes.load(self._runs.directory(run.id) / "recipe.toml")
+            return bool(self._recipe(run.id).sample.prompts)
         except LoraError:  # which the worker will say
             return True
-        return bool(recipe.sample.prompts)
+
+    def _recipe(self, run: str) -> recipes.Recipe:
+        """Raises LoraError as ``recipes.load``."""
+        return recipes.load(self._runs.directory(run) / "recipe.toml")
 
     async def _pause(self, run: wire.Run, by: str) -> wire.Run:
         if run.state == "paused":

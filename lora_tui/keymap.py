@@ -101,7 +101,7 @@ class Keymap:
 
 
 def _types(key: str) -> bool:
-    return len(key) == 1 or key == "space" or key in _CHARACTERS.values()
+    return len(key) == 1 or key in _CHARACTERS.values()
 
 
 def load(path: Path) -> Keymap:

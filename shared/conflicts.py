@@ -150,26 +150,31 @@ def sentence(
             f"{pair} pull the same {_WORDS[place.kind]} in {_where(place.block, stages)} in "
             f"opposite ways; {loses} ({lost} there; over all {left})."
         )
+    said = _over_all(names, whole)
+    if found:
+        place, of, _ = found
+        said += (
+            f" Only the {_WORDS[place.kind]} in {_where(place.block, stages)} are pulled in "
+            f"opposite ways, and {names[of]} gains more elsewhere."
+        )
+    return said
+
+
+def _over_all(names: Sequence[str], whole: Place) -> str:
+    """Of the two that meet most, where nothing is undone."""
     of, by = heaviest(whole)
     pair = "They" if len(names) == 2 else f"{names[of]} and {names[by]}"
-    only = ""
-    if found:
-        place, loser, _ = found
-        only = (
-            f" Only the {_WORDS[place.kind]} in {_where(place.block, stages)} are pulled in "
-            f"opposite ways, and {names[loser]} gains more elsewhere."
-        )
     if whole.overlap[of][by] >= STRONG:
         return (
             f"{pair} change much the same in the same way: together {names[of]} is as strong as "
-            f"at {whole.keeps(of):.0%}. A lower weight may do.{only}"
+            f"at {whole.keeps(of):.0%}. A lower weight may do."
         )
     if whole.touched[of][by] >= STRONG:
         return (
             f"{pair} listen to the same inputs and answer differently: neither undoes the other, "
-            f"but {names[of]} seldom acts alone.{only}"
+            f"but {names[of]} seldom acts alone."
         )
-    return f"{pair} hardly meet: what is wrong with the picture has another cause.{only}"
+    return f"{pair} hardly meet: what is wrong with the picture has another cause."
 
 
 def _where(block: str, stages: dict[str, str]) -> str:

@@ -39,6 +39,12 @@ def hindrance(device: torch.device) -> str:
     return ""
 
 
+def without_limits() -> None:
+    """Let dynamo compile all shapes that come. Beyond its limits it runs eagerly without a word."""
+    limits = torch._dynamo.config
+    limits.recompile_limit = limits.accumulated_recompile_limit = 4096
+
+
 def learner(
     recipe: Recipe, base: Base, adapter: Adapter, feed: Feed, look: Look,
     warn: Callable[[str], None],
@@ -53,9 +59,7 @@ def learner(
         return None
     again, why = adapter.unfuse(base.family.denoiser), hindrance(base.device)
     if not why:
-        # Beyond its limits dynamo runs eagerly without a word.
-        limits = torch._dynamo.config
-        limits.recompile_limit = limits.accumulated_recompile_limit = 4096
+        without_limits()
         denoiser = torch.compile(base.denoiser, backend=BACKEND, dynamic=False)
         ready = replace(base, denoiser=denoiser)
         with checkpointed(base, recipe.training.checkpointing):

@@ -228,9 +228,11 @@ async def _path(call: Invocation, name: str) -> str:
     if here := _here(name):
         return here
     if name.endswith(".safetensors") or "/" in name:
-        known = " A LoRA of the library (`lora-tui lora list`) is named without the ending: "
-        known = "" if "/" in name else f"{known}{stem(name)}."
-        raise LoraError(Code.NOT_FOUND, f"There is no file {name}.{known}")
+        said = f"There is no file {name}."
+        if "/" not in name:
+            said += " A LoRA of the library (`lora-tui lora list`) is named without the ending: "
+            said += f"{stem(name)}."
+        raise LoraError(Code.NOT_FOUND, said)
     async with call.client() as client:
         loras = (await client.call(wire.GetState())).loras
     return find(loras, name, "LoRA", "name").path

@@ -153,10 +153,10 @@ class Train(Sweeping):
 
     def _wrong_with(self, key: str) -> str:
         """What is wrong with one field, in words: with its value, or with what the daemon has."""
-        text = self._form.texts[key]
-        if key == "base.name":
-            return self._form.problem(key) or at_hand.base_wanting(text, self.state.bases)
-        return self._form.problem(key)
+        wrong = self._form.problem(key)
+        if key == "base.name" and not wrong:
+            wrong = at_hand.base_wanting(self._form.texts[key], self.state.bases)
+        return wrong
 
     def _show_keys_here(self) -> None:
         if isinstance(self.focused, Input):
@@ -313,19 +313,17 @@ class Train(Sweeping):
         except LoraError as error:  # about the whole, and no field of it
             self.notify(error.message, severity="warning", timeout=8)
             return False
-        if problems and not problems.keys() <= self.fields().keys():
+        first = next(iter(problems), "")
+        if first and (first not in USUAL or problems.keys() - self.fields().keys()):
             await self._show_all(True)
         for key, field in self.fields().items():
             field.wrong(problems.get(key, ""))
-        if problems:
-            key, why = next(iter(problems.items()))
-            if key not in USUAL:
-                await self._show_all(True)
-            self.field(key).entry.focus()
-            said = why if why.startswith(key) else f"{key}: {why}"
+        if first:
+            self.field(first).entry.focus()
+            why = problems[first]
+            said = why if why.startswith(first) else f"{first}: {why}"
             self.notify(said, severity="warning", timeout=6)
-            return False
-        return True
+        return not first
 
     async def action_check(self) -> None:
         if await self._check():

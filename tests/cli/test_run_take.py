@@ -17,13 +17,7 @@ from lora_tui.commands.console import Console
 from shared import wire
 from shared.errors import Code, Exit, LoraError
 from shared.which import Candidate, Which
-
-RUN = wire.Run(
-    id="r0001", name="dragons", dataset="d", base="b", state="finished", phase="", done=0,
-    total=0, step=60, steps=60, epoch=1, epochs=1, loss=None, speed=None, pictures=6, skipped=0,
-    restarts=0, message="", lora="", by="t", created=0.0, started=None, finished=None, size=0,
-    rev=1,
-)  # fmt: skip
+from tests.tui.standin import run_of
 
 
 class Daemon:
@@ -37,7 +31,7 @@ class Daemon:
 
     async def call(self, request: object) -> Any:
         if isinstance(request, wire.GetState):
-            return wire.State(runs=[RUN])
+            return wire.State(runs=[run_of(1, name="dragons", state="finished")])
         candidates = [
             Candidate(
                 name=f"step {step}", step=step, files=[str(self._folder / f"{step}")],
