@@ -122,6 +122,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     for folder in ("state", "lora", "samples", "."):
         sweep(run_dir / folder)
     recipe, freeze = read(run_dir)
+    _with_its_gpu(States(run_dir / "state"), studio.device)
     steering.enter("loading")
     base = _loaded(studio, recipe, freeze)
     resolution = recipe.dataset.resolution or base.resolution
@@ -366,6 +367,23 @@ def _notices(
         yield (
             f"AdamW cannot be had in 8 bits: {why}. It is used in 32 bits, which does the same in "
             "a few megabytes more."
+        )
+
+
+def _with_its_gpu(states: States, device: torch.device) -> None:
+    """A run that a GPU trained goes on without one only where somebody has hidden it: one that fell
+    away would else be found out days later. Raises LoraError(WRONG_STATE)."""
+    state, _ = states.newest()
+    if device.type != "cpu" or state is None or state.progress.fingerprint.device == "cpu":
+        return
+    if os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
+        before = state.progress.fingerprint.device.removeprefix("cuda ")
+        raise LoraError(
+            Code.WRONG_STATE,
+            f"{before} trained this run up to step {state.progress.step}, and torch finds no GPU "
+            "now: `lora-tui doctor` says what it sees. Nothing is lost: resume the run when the "
+            "GPU is back. To go on on the CPU: `CUDA_VISIBLE_DEVICES= lora-tui daemon restart`, "
+            "then resume it.",
         )
 
 

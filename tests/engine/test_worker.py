@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from lora_daemon import pipe
+from lora_daemon.engine.resume import State, States
 from shared.errors import Code
 from shared.pictures import LoraUse, PictureSpec
 from shared.safetensors_file import read_header
@@ -163,6 +165,33 @@ def test_resuming_with_other_threads_says_that_it_is_not_identical(
         resumed = one.until(pipe.Resumed)
     assert not resumed.identical
     assert "threads: 1 → 2" in resumed.why
+
+
+def test_a_run_of_a_gpu_that_has_fallen_away_is_not_taken_up_on_the_cpu_unasked(
+    tmp_path: Path, base_path: Path, frozen: list[pipe.FrozenPicture],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    order = work.prepare(tmp_path / "run", base_path, frozen, training={"epochs": 2})
+    work.train(order)
+    states = States(Path(order.run_dir) / "state")
+    state, _ = states.newest()
+    assert state is not None
+    card = replace(state.progress.fingerprint, device="cuda NVIDIA H100")
+    states.publish(State(replace(state.progress, fingerprint=card), state.tensors))
+    files = work.content(order)
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with work.worker() as one:
+        one.send(order)
+        failure = one.until(pipe.RunFailed).failure
+    assert failure.code is Code.WRONG_STATE and "NVIDIA H100" in failure.message
+    assert "step 8" in failure.message and work.content(order) == files
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with work.worker(fresh=True) as one:
+        one.send(order)
+        resumed = one.until(pipe.Resumed)
+    assert resumed.step == 8 and "cuda NVIDIA H100 → cpu" in resumed.why
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
