@@ -74,6 +74,7 @@ def run(order: Train, studio: Studio, commands: Commands, tell: Tell) -> None:
     failure: Failure | None = None
     try:
         with _locked(Path(order.run_dir)):
+            _with_its_gpu(States(Path(order.run_dir) / "state"), studio.device)
             _run(order, studio, steering)
     except Leave as leave:  # before the first step: nothing to save
         tell(Finished(run=order.run, outcome=leave.outcome, step=0, loss=float("nan")))
@@ -122,7 +123,6 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
     for folder in ("state", "lora", "samples", "."):
         sweep(run_dir / folder)
     recipe, freeze = read(run_dir)
-    _with_its_gpu(States(run_dir / "state"), studio.device)
     steering.enter("loading")
     base = _loaded(studio, recipe, freeze)
     resolution = recipe.dataset.resolution or base.resolution
