@@ -202,4 +202,5 @@ def lora_file(use: LoraUse, name: str, path: Path) -> pipe.LoraFile:
         begin=use.begin,
         end=use.end,
         region=use.region,
+        guidance=use.guidance,
     )

@@ -103,6 +103,7 @@ class LoraFile(msgspec.Struct, frozen=True, kw_only=True):
     begin: float = 0.0
     end: float = 1.0
     region: Region | None = None
+    guidance: float = 0.0
 
 
 class Previews(msgspec.Struct, frozen=True, kw_only=True):

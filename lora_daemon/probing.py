@@ -98,7 +98,7 @@ class Probing:
             if request.remedies and (judged or probes.loss(survived) >= remedies.WORTH):
                 ideas = remedies.ideas(
                     samples, trial.at, uses, mix, range(last - count, last), parts, config,
-                    plain=judged,
+                    cfg=request.cfg, plain=judged,
                 )  # fmt: skip
                 settings: list[Row] = [dict(enumerate(idea.loras)) for idea in ideas]
                 measured = await self._sampled(job, trial, [*rows[:count], *settings], advance)

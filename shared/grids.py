@@ -2,10 +2,11 @@
 know it.
 
 An axis is written ``NAME=VALUES``. Names: ``seed``, ``steps``, ``cfg``, ``sampler``, ``base``,
-``size``, ``weight`` (of every LoRA), ``weight:LORA``, ``text-weight:LORA``, ``lora:LORA`` (others
-in its place, such as the checkpoints of a run), ``prompt`` (the first value, wherever it stands in
-the prompt or the negative prompt, is replaced by each). Values stand between commas, in quotes
-where they hold one; numbers also as ranges: ``1-5``, ``0-1 (+0.25)``, ``0-1 [5]``.
+``size``, ``weight`` (of every LoRA), ``weight:LORA``, likewise ``text-weight`` and ``guidance``,
+``lora:LORA`` (others in its place, such as the checkpoints of a run), ``prompt`` (the first value,
+wherever it stands in the prompt or the negative prompt, is replaced by each). Values stand between
+commas, in quotes where they hold one; numbers also as ranges: ``1-5``, ``0-1 (+0.25)``,
+``0-1 [5]``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _NUMBER = r"-?(?:\d+\.?\d*|\.\d+)"
 _RANGE = re.compile(
     rf"({_NUMBER})\s*-\s*({_NUMBER})\s*(?:\(\s*\+?({_NUMBER})\s*\)|\[\s*(\d+)\s*\])?"
 )
-_NUMBERS = {"seed": int, "steps": int, "cfg": float, "weight": float, "text-weight": float}
+_OF_LORA = {"weight": "weight", "text-weight": "text_weight", "guidance": "guidance"}  # its fields
+_NUMBERS = {"seed": int, "steps": int, "cfg": float, **dict.fromkeys(_OF_LORA, float)}
 _WORDS = ("sampler", "base", "size", "lora", "prompt")
 
 
@@ -63,7 +65,7 @@ def read(text: str) -> Axis:
     known = [*_NUMBERS, *_WORDS]
     if not equals or kind not in known:
         raise _bad(f"{text!r} is not an axis. Write NAME=VALUES; names are {', '.join(known)}.")
-    if lora and kind not in ("weight", "text-weight", "lora"):
+    if lora and kind not in (*_OF_LORA, "lora"):
         raise _bad(f"{kind} is not a LoRA's: write {kind}=…, without :{lora}.")
     if kind == "lora" and not lora:
         raise _bad("Say which LoRA is to be replaced: lora:NAME=OTHER,ANOTHER.")
@@ -161,8 +163,8 @@ def _prompt(spec: PictureSpec, axis: Axis, value: str) -> PictureSpec:
     )
 
 
-def _of_lora(spec: PictureSpec, axis: Axis, value: str) -> PictureSpec:
-    name = {"weight": "weight", "text-weight": "text_weight", "lora": "lora"}[axis.kind]
+def _lora(spec: PictureSpec, axis: Axis, value: str) -> PictureSpec:
+    name = _OF_LORA.get(axis.kind, axis.kind)
     new: Any = value if axis.kind == "lora" else float(value)
     meant = [use for use in spec.loras if not axis.lora or _is(use, axis.lora)]
     if not meant:
@@ -185,7 +187,7 @@ def _bad(message: str) -> LoraError:
 
 _APPLY: dict[str, Callable[[PictureSpec, Axis, str], PictureSpec]] = {
     **dict.fromkeys(("seed", "steps", "cfg", "sampler", "base"), _field),
-    **dict.fromkeys(("weight", "text-weight", "lora"), _of_lora),
+    **dict.fromkeys((*_OF_LORA, "lora"), _lora),
     "size": _size,
     "prompt": _prompt,
 }

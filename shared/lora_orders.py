@@ -26,7 +26,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 def source(use: LoraUse, path: str) -> Source:
     """How a LoRA of a mix goes into a file. Raises LoraError(BAD_REQUEST) for what no file has:
-    weights per block, a part of the steps or of the picture."""
+    weights per block, a part of the steps or of the picture, guidance."""
     if use.blocks:
         raise LoraError(Code.BAD_REQUEST, "Block weights (lbw=) need a base; a merge has none.")
     if use.begin > 0 or use.end < 1:
@@ -35,6 +35,10 @@ def source(use: LoraUse, path: str) -> Source:
         )
     if use.region is not None:
         raise LoraError(Code.BAD_REQUEST, "A file acts in the whole picture: leave its region out.")
+    if use.guidance:
+        raise LoraError(
+            Code.BAD_REQUEST, "A file cannot guide a picture along itself: leave guide= out."
+        )
     return Source(path=path, weight=use.weight, text_weight=use.text_weight)
 
 

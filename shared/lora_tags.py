@@ -3,7 +3,8 @@
 ``<lora:name:te:unet>`` gives the text encoder its own weight; ``te=``, ``unet=`` and the block
 weight extension's ``lbw=``, ``start=``, ``stop=`` and ``step=5-10`` may be named. A weight left out
 is 1, the UNet's is the text encoder's. A step with a point in it is a share of the steps, as in the
-WebUI's ``[from:to:0.5]``. ``where=left`` is ours: the region of ``shared.regions`` it acts in.
+WebUI's ``[from:to:0.5]``. Ours are ``where=left``, the region of ``shared.regions`` it acts in, and
+``guide=2``, how much further each step goes along what it adds (``shared.pictures.LoraUse``).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from shared.pictures import LoraUse
 
 _TAG = re.compile(r"\s*<lora:([^<>]+)>")
 STEPS = 20  # of a picture, where nobody says
-_NAMES = {"te", "unet", "lbw", "start", "stop", "step", "where"}
+_NAMES = {"te", "unet", "lbw", "start", "stop", "step", "where", "guide"}
 
 
 def taken(prompt: str, steps: int = STEPS) -> tuple[str, list[LoraUse]]:
@@ -37,6 +38,7 @@ def read(text: str, steps: int = STEPS) -> LoraUse:
     try:
         text_weight = float(named.get("te") or (positional[0] if positional else 1.0))
         weight = float(named.get("unet") or (positional[1] if len(positional) > 1 else text_weight))
+        guidance = float(named.get("guide") or 0.0)
     except ValueError:
         raise _wrong(text) from None
     first, _, last = named.get("step", "").partition("-")
@@ -49,6 +51,7 @@ def read(text: str, steps: int = STEPS) -> LoraUse:
         begin=begin,
         end=end,
         region=regions.read(named["where"]) if "where" in named else None,
+        guidance=guidance,
     )
 
 

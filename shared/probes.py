@@ -24,7 +24,7 @@ BANDS = len(AT)  # equal parts of the steps
 WELL = 0.9  # what a LoRA keeps without anybody missing something
 PROMPTS = 4  # at most
 
-Kind = Literal["weights", "blocks", "steps"]
+Kind = Literal["weights", "blocks", "steps", "guidance"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Products = Sequence[Sequence[float]]  # ⟨δₖ, δₗ⟩ of one sample's rows
 
@@ -42,7 +42,7 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     """Other weights for the same LoRAs, and what survives of each effect as it was asked for.
 
     weights: one factor a LoRA. blocks: one a LoRA and block. steps: each LoRA in its part of the
-    denoising steps. ``predicted`` from the first probe, ``measured`` by another. ``kept``: what
+    denoising steps. guidance: pictures guided further along one of them, or along all. ``predicted`` from the first probe, ``measured`` by another. ``kept``: what
     of each is recognised in pictures made so, as a share of what it shows alone, if losses were
     asked for.
     """

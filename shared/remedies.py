@@ -26,6 +26,7 @@ WORTH = 0.01  # a loss below that needs no remedy, nor is one that gains no more
 MOST = 10.0  # weight, up or down
 MU, NU = 0.05, 5e-3
 PLAIN = (0.7, 1.3)  # of a LoRA's weight, tried whatever a probe says
+GUIDED = 0.5  # of cfg, further along a LoRA
 SWEEPS = 300
 FURTHEST = 0.5  # that a block is turned: beyond, pictures break before the probe shows it
 LEAST = BANDS // 2  # bands that a LoRA takes part in: what is shown less, later steps take back
@@ -45,12 +46,13 @@ class Idea:
 def ideas(
     samples: Sequence[Products], at: Sequence[int], uses: Sequence[LoraUse], mix: int,
     whole: Sequence[int], parts: Mapping[tuple[int, str], int], config: Mapping[str, Any],
-    *, plain: bool = False,
+    *, cfg: float, plain: bool = False,
 ) -> list[Idea]:  # fmt: skip
     """What is worth trying: each least-squares solution whole and by half, for it holds to first
-    order only, and the parts of the steps. ``whole``: the row of what each LoRA adds to the mix;
-    ``parts``: (LoRA, block) → what that adds. ``plain``: and each LoRA at more and at less of its
-    weight, which no probe thinks of."""
+    order only, the parts of the steps, and pictures guided further along each LoRA, or along all,
+    which is foretold as if it were so much more of its weight. ``whole``: the row of what each LoRA
+    adds to the mix; ``parts``: (LoRA, block) → what that adds. ``plain``: and each LoRA at more and
+    at less of its weight, which no probe thinks of."""
     count = len(uses)
     found = []
     x = factors(samples, count, mix, whole)
@@ -80,6 +82,13 @@ def ideas(
             for use, (begin, end) in zip(uses, chosen, strict=True)
         ]
         found.append(Idea("steps", loras, left))
+    for guided in (*([lora] for lora in range(count)), range(count)):
+        loras = [
+            replace(use, guidance=use.guidance + round(GUIDED * cfg, 2)) if lora in guided else use
+            for lora, use in enumerate(uses)
+        ]
+        turned = [GUIDED * (lora in guided) for lora in range(count)]
+        found.append(Idea("guidance", loras, predicted(samples, count, mix, whole, turned)))
     for lora, factor in itertools.product(range(count), PLAIN if plain else ()):
         turned = [(factor - 1) * (other == lora) for other in range(count)]
         found.append(
@@ -93,7 +102,7 @@ def ideas(
 
 def most(count: int) -> int:
     """Ideas that there can be, for so many LoRAs."""
-    return 5 + len(PLAIN) * count
+    return 6 + (1 + len(PLAIN)) * count
 
 
 def chosen(

@@ -132,7 +132,7 @@ class Painter:
     ) -> Tensor:  # fmt: skip
         """Pixels (n, 3, h, w), 0 … 255."""
         mix.set(list(map(strength, uses)))
-        if all(use.span(STEPS) == (0, STEPS) for use in uses):
+        if all(use.span(STEPS) == (0, STEPS) and not use.guidance for use in uses):
             with folded(mix):
                 latents = paint_latents(self.base, specs, lambda _: None)
         else:

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from lora_daemon.engine.bases import Base
-from lora_daemon.engine.generate import conditioning, guided, latent_shape, schedule, sized
+from lora_daemon.engine.generate import (
+    conditioning,
+    guided,
+    latent_shape,
+    schedule,
+    sized,
+    without,
+)
 from lora_daemon.engine.mix import Mix, Strength
 from shared.pictures import PictureSpec
 
@@ -46,7 +53,9 @@ def inner_products(
             check()
             mix.set(row)
             said = conditioning(base, [spec], guided=spec.cfg > 1) if mix.speaks else text
-            deltas.append((guided(base, seen, timestep, said, spec.cfg) - plain).flatten().cpu())
+            further = without(base, [spec], mix.further, seen, timestep, said, {})
+            now = guided(base, seen, timestep, said, spec.cfg, further)
+            deltas.append((now - plain).flatten().cpu())
     together = torch.stack(deltas).double()
     return together @ together.t() * pace(base, spec, step) ** 2
 

@@ -20,6 +20,7 @@ from lora_daemon.engine import starting, wording
 from lora_daemon.engine.approximate import Decode
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.encoders import ORDINARY, Reading
+from lora_daemon.engine.mix import Further, Turned
 from lora_daemon.engine.objectives import expected
 from lora_daemon.engine.samplers import timed
 from shared.errors import Code, LoraError
@@ -29,7 +30,7 @@ from shared.pictures import PictureSpec, taken
 MAX_BATCH = 8
 RESCALE = 0.7  # φ of the guidance on bases with zero terminal SNR
 Progress = Callable[[int], None]  # called after each denoising step with those done
-Turn = Callable[[int], bool]  # called before each, with those done: is the prompt to be read anew?
+Turn = Callable[[int], Turned]  # called before each, with those done
 Look = Callable[[Callable[[], Tensor]], None]  # called after each, with what is expected at the end
 
 
@@ -51,7 +52,7 @@ def paint(
     specs: Sequence[PictureSpec],
     progress: Progress,
     reading: Reading = ORDINARY,
-    turn: Turn = lambda _: False,
+    turn: Turn = lambda _: Turned(),
     until: float = 1.0,
     look: Look = lambda _: None,
     decode: Decode | None = None,
@@ -76,7 +77,7 @@ def paint_latents(
     specs: Sequence[PictureSpec],
     progress: Progress,
     reading: Reading = ORDINARY,
-    turn: Turn = lambda _: False,
+    turn: Turn = lambda _: Turned(),
     until: float = 1.0,
     look: Look = lambda _: None,
 ) -> Tensor:
@@ -150,16 +151,21 @@ def _denoised(
     def place(number: int, of: int) -> int:
         return (before + number) * of // len(steps.timesteps)
 
-    turn(place(0, first.steps))
+    now = turn(place(0, first.steps))
     text = conditioning(base, specs, reading, guided=first.cfg > 1)
+    known: dict[int, Tensor] = {}
     adds_noise = "generator" in inspect.signature(steps.step).parameters
     for number, timestep in enumerate(timesteps):
-        if number and turn(place(number, first.steps)):
+        if number:
+            now = turn(place(number, first.steps))
+        if number and now.anew:
             text = conditioning(base, specs, reading, guided=first.cfg > 1)
+            known = {}
         seen = steps.scale_model_input(latents, timestep)
         plainly = before + number >= until * len(steps.timesteps)
         said = text[-len(specs) :] if plainly else text  # without the negative prompts
-        predicted = guided(base, seen, timestep, said, first.cfg)
+        further = without(base, specs, now.further, seen, timestep, text, known, reading)
+        predicted = guided(base, seen, timestep, said, first.cfg, further)
         more = {"generator": generators} if adds_noise else {}
         latents = steps.step(predicted, timestep, latents, **more).prev_sample
         progress((number + 1) * left // len(timesteps))
@@ -209,22 +215,49 @@ def conditioning(
     return wording.conditioning(base, texts, reading)
 
 
-def guided(base: Base, latents: Tensor, timestep: Tensor, text: Tensor, cfg: float) -> Tensor:
+def guided(
+    base: Base, latents: Tensor, timestep: Tensor, text: Tensor, cfg: float,
+    further: Sequence[tuple[float, Callable[[], Tensor]]] = (),
+) -> Tensor:  # fmt: skip
     """Classifier-free guidance (Ho & Salimans, https://arxiv.org/abs/2207.12598), in float32. A
-    guidance-distilled denoiser is told ``cfg`` and does it itself."""
+    guidance-distilled denoiser is told ``cfg`` and does it itself.
+
+    ``further``: scales, and what is predicted with the prompts but without something that the base
+    has now; the step goes so much further away from it (Karras et al.,
+    https://arxiv.org/abs/2406.02507).
+    """
     guided = len(text) == 2 * len(latents)
     seen = torch.cat([latents, latents]) if guided else latents
     predicted = base.denoise(seen, timestep, text, guidance=cfg)
-    if not guided:
-        return predicted
-    without, with_text = predicted.chunk(2)
-    mixed = without + cfg * (with_text - without)
-    if base.zero_snr:  # guidance overexposes such a base (https://arxiv.org/abs/2305.08891, 3.4)
+    with_text = mixed = predicted[-len(latents) :]
+    if guided:
+        without = predicted[: len(latents)]
+        mixed = without + cfg * (with_text - without)
+    for scale, apart in further:
+        mixed = mixed + scale * (with_text - apart())
+    if guided and base.zero_snr:  # else it overexposes (https://arxiv.org/abs/2305.08891, 3.4)
         rescaled = mixed * (
             with_text.std((1, 2, 3), keepdim=True) / mixed.std((1, 2, 3), keepdim=True)
         )
         mixed = RESCALE * rescaled + (1 - RESCALE) * mixed
     return mixed
+
+
+def without(
+    base: Base, specs: Sequence[PictureSpec], further: Sequence[Further], seen: Tensor,
+    timestep: Tensor, text: Tensor, known: dict[int, Tensor], reading: Reading = ORDINARY,
+) -> list[tuple[float, Callable[[], Tensor]]]:  # fmt: skip
+    """For ``guided``: the scale of each LoRA, and what is predicted without it. ``text``: what the
+    prompts say with all; ``known``: what they say without each, so that they are read once."""
+
+    def predicted(number: int, one: Further) -> Tensor:
+        with one.without() as anew:
+            if number not in known:
+                plain = text[-len(specs) :]
+                known[number] = conditioning(base, specs, reading, guided=False) if anew else plain
+            return base.denoise(seen, timestep, known[number], guidance=specs[0].cfg)
+
+    return [(one.scale, partial(predicted, number, one)) for number, one in enumerate(further)]
 
 
 def to_picture(pixels: Tensor) -> Image.Image:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,12 +54,30 @@ class Strength:
     """The weight of one LoRA. ``text``: on the text encoders; None: as on the UNet.
     ``values``: per block, as ``shared.blocks`` reads them; they multiply the weights. ``region``:
     where in the picture it acts. Words have no place: with a region, None leaves the text encoders
-    alone."""
+    alone. ``guidance``: how much further pictures are guided along what it adds."""
 
     unet: float = 1.0
     text: float | None = None
     values: tuple[float, ...] = ()
     region: Region | None = None
+    guidance: float = 0.0
+
+
+@dataclass(frozen=True)
+class Further:
+    """A LoRA along which a step goes further: ε + scale · (ε − ε without it), both with the prompt.
+    ``without``: the base without it; tells whether prompts may say something else there."""
+
+    scale: float
+    without: Callable[[], contextlib.AbstractContextManager[bool]]
+
+
+@dataclass(frozen=True)
+class Turned:
+    """What the next step is made with. ``anew``: prompts are to be read again."""
+
+    anew: bool = False
+    further: Sequence[Further] = ()
 
 
 @dataclass(eq=False)
@@ -145,6 +164,29 @@ class Mix:
             begin += length
 
     @property
+    def further(self) -> list[Further]:
+        """The LoRAs along which pictures are guided."""
+        return [
+            Further(one.guidance, partial(self._without, number))
+            for number, one in enumerate(self._given)
+            if one.guidance and (one.unet or one.text)
+        ]
+
+    @contextlib.contextmanager
+    def _without(self, left_out: int) -> Iterator[bool]:
+        given = self._given
+        self.set(
+            [
+                replace(one, unet=0.0, text=0.0) if number == left_out else one
+                for number, one in enumerate(given)
+            ]
+        )
+        try:
+            yield self.speaks
+        finally:
+            self.set(given)
+
+    @property
     def speaks(self) -> bool:
         """Whether a LoRA changes a text encoder: then a weight changes what a prompt says."""
         return TEXT in self._labels
@@ -168,6 +210,7 @@ class Mix:
         column = {label: number for number, label in enumerate(self._labels)}
         for site in self.sites:
             site.active = any(table[lora][column[label]] for lora, label in site.slots)
+        self._given = list(strengths)
         if self._folds is not None:
             self._folds.stale = True
 
@@ -269,7 +312,9 @@ class Mix:
 
 def strength(use: LoraFile | LoraUse) -> Strength:
     """At which a LoRA is asked for."""
-    return Strength(use.weight, use.text_weight, tuple(use.blocks), use.region)
+    return Strength(
+        use.weight, use.text_weight, tuple(use.blocks), use.region, use.guidance
+    )  # fmt: skip
 
 
 def taking_part(uses: Sequence[LoraFile | LoraUse], step: int, steps: int) -> list[Strength]:
@@ -283,19 +328,17 @@ def taking_part(uses: Sequence[LoraFile | LoraUse], step: int, steps: int) -> li
 
 def turning(
     mix: Mix, row: Callable[[int], Sequence[Strength]], given: Sequence[Strength] = ()
-) -> Callable[[int], bool]:
+) -> Callable[[int], Turned]:
     """What is called before each step of a picture: sets the mix to the ``row`` of that step, where
-    it is another than before (at first than ``given``), and tells whether prompts are then to be
-    read anew."""
+    it is another than before (at first than ``given``)."""
     before = list(given)
 
-    def turn(step: int) -> bool:
+    def turn(step: int) -> Turned:
         nonlocal before
         last, before = before, list(row(step))
-        if before == last:
-            return False
-        mix.set(before)
-        return mix.speaks
+        if before != last:
+            mix.set(before)
+        return Turned(before != last and mix.speaks, mix.further)
 
     return turn
 

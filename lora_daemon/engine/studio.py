@@ -352,7 +352,7 @@ class Studio:
     def _folded(self, mix: Mix, job: Paint, canvases: Sequence[Canvas], base: Base) -> bool:
         """Whether the LoRAs are folded into the weights for a job: by its first picture, so that
         this one has the same pixels whatever follows it."""
-        if base is not self._resident or any(use.region for use in job.loras):
+        if base is not self._resident or any(use.region or use.guidance for use in job.loras):
             return False
         spec = canvases[0].spec
         _, _, height, width = latent_shape(base, spec.width, spec.height)

@@ -13,7 +13,7 @@ from shared.errors import Exit
 AXES = """\
 axes, written NAME=VALUES, the values between commas:
   seed steps cfg sampler base size    as the options of these names
-  weight, weight:LORA                 of every LoRA, or of one; text-weight alike
+  weight, weight:LORA                 of every LoRA, or of one; text-weight, guidance alike
   lora:LORA=OTHER,ANOTHER             others in its place, such as a run's checkpoints
   prompt=red,blue                     the first, wherever it stands in the prompt, becomes each
 numbers also as ranges: 1-5, 0-1 (+0.25), 0-1 [5]"""

@@ -274,11 +274,11 @@ def _show(call: Invocation, mix: wire.Mix, warnings: list[str]) -> None:
             heard = mixes.heard(spec)
             yield ""
             yield from table(
-                ("LORA", ">WEIGHT", ">TEXT", "BLOCKS", "STEPS", "WHERE", ""),
+                ("LORA", ">WEIGHT", ">TEXT", "BLOCKS", "STEPS", "WHERE", ">GUIDE", ""),
                 [(one.lora, f"{one.weight:g}",
                   "" if one.text_weight is None else f"{one.text_weight:g}",
                   ",".join(f"{block:g}" for block in one.blocks), mixes.parts_of_steps(one),
-                  mixes.part_of_picture(one),
+                  mixes.part_of_picture(one), f"{one.guidance:g}" if one.guidance else "",
                   " ".join(word for word, on in (("muted", one.muted), ("solo", one.solo),
                                                  ("left out", one not in heard)) if on))
                  for one in spec.loras],

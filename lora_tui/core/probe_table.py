@@ -16,6 +16,7 @@ TITLES = {
     "weights": "other weights",
     "blocks": "other weights per block",
     "steps": "each in its part of the steps",
+    "guidance": "guided further along what LoRAs add",
 }
 
 
@@ -55,7 +56,7 @@ def remedies(found: Probe) -> Iterator[list[Cell]]:
 
 
 def said(use: LoraUse, name: str) -> str:
-    """A use in words: its weight, its blocks, its part of the steps and of the picture."""
+    """A use in words: its weights, its parts of the steps and the picture, its guidance."""
     text = f"{clean(name)} {use.weight:g}"
     if use.text_weight is not None:
         text += f", text {use.text_weight:g}"
@@ -65,6 +66,8 @@ def said(use: LoraUse, name: str) -> str:
         text += f", steps {part}"
     if where := part_of_picture(use):
         text += f", in {where}"
+    if use.guidance:
+        text += f", guided {use.guidance:g} further"
     return text
 
 

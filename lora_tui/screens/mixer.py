@@ -27,6 +27,7 @@ from shared.pictures import stem
 FINE, COARSE = 0.05, 0.25
 FIRST = 0.8  # weight of a LoRA that is added, where none is recommended
 MOST = 10.0  # weight, up or down
+FURTHEST = 100.0  # guidance
 LEAVING = 1.0  # seconds for what has just been typed to get away
 
 
@@ -124,6 +125,17 @@ class Mixer(MixKeeping):
 
         what = "Region: left, top~0.2, 0.1,0.2,0.6,0.9, m.png (empty: all)"
         self._ask_row(row, what, mixes.part_of_picture(row), read)
+
+    def action_guidance(self) -> None:
+        row = self.row
+        if row is None:
+            return
+
+        def read(text: str) -> dict[str, object]:
+            return {"guidance": _number("Guidance", text, 0, FURTHEST) if text else 0.0}
+
+        what = "Guidance along what it adds, on top of cfg, such as 2.5 (empty: none)"
+        self._ask_row(row, what, f"{row.guidance:g}" if row.guidance else "", read)
 
     def _ask_row(
         self, row: MixLora, what: str, present: str, read: Callable[[str], dict[str, object]]
@@ -255,10 +267,17 @@ class Mixer(MixKeeping):
 
 def _weight(text: str) -> float:
     """Raises LoraError(BAD_REQUEST)."""
+    return _number("A weight", text, -MOST, MOST)
+
+
+def _number(what: str, text: str, least: float, most: float) -> float:
+    """Raises LoraError(BAD_REQUEST)."""
     try:
-        weight = float(text)
+        number = float(text)
     except ValueError:
-        weight = float("nan")
-    if not -MOST <= weight <= MOST:
-        raise LoraError(Code.BAD_REQUEST, f"A weight is a number between -10 and 10, not {text!r}.")
-    return weight
+        number = float("nan")
+    if not least <= number <= most:
+        raise LoraError(
+            Code.BAD_REQUEST, f"{what} is a number between {least:g} and {most:g}, not {text!r}."
+        )
+    return number

@@ -35,7 +35,7 @@ class MixRows(Rows):
             Column("weight"),
             Column("", 5, "right"),
             Column("text", 5, "right", wide=46),
-            Column("", 5),
+            Column("", 6),
             Column("", 1),
             Column("base", 10, wide=72),
             empty="No LoRA yet: a adds one.",
@@ -58,7 +58,7 @@ class MixRows(Rows):
             text = "" if lora.text_weight is None else f"{lora.text_weight:.2f}"
             part = bool(mixes.parts_of_steps(lora))
             marks = ((lora.muted, "M"), (lora.solo, "S"), (lora.blocks, "B"), (part, "Z"),
-                     (lora.region, "I"))  # fmt: skip
+                     (lora.region, "I"), (lora.guidance, "G"))  # fmt: skip
             return [
                 (stem(lora.lora), tone),
                 partial(bar, lora.weight, tone or "primary"),

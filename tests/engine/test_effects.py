@@ -16,7 +16,7 @@ from lora_daemon.engine import effects, lora_file, studio, weighing
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.generate import conditioning, guided, paint, paint_latents
 from lora_daemon.engine.lora_read import raw
-from lora_daemon.engine.mix import Mix, Strength, applied
+from lora_daemon.engine.mix import Mix, Strength, applied, strength
 from lora_daemon.engine.randomness import generator
 from lora_daemon.engine.samplers import scheduler
 from lora_daemon.engine.studio import Studio
@@ -92,7 +92,7 @@ def test_a_lora_takes_part_in_its_part_of_the_steps(base: Base, files: list[Path
     with mix.on():
         first = paint(base, [SPEC], lambda _: seen.append(weights()), turn=turn)
     assert seen == [[True, False], [True, True], [False, True], [False, True]]
-    again = [turn(step) for step in range(4)]
+    again = [turn(step).anew for step in range(4)]
     assert again == [True, True, True, False]  # the text is read again at each change
     other = [pipe.LoraFile(name="one", path="", weight=0.5), uses[1]]
     with mix.on():
@@ -101,7 +101,50 @@ def test_a_lora_takes_part_in_its_part_of_the_steps(base: Base, files: list[Path
     mix.set([Strength(0.5), Strength(0.8)])
     always = [pipe.LoraFile(name=use.name, path="", weight=use.weight) for use in uses]
     plain = studio._turn(mix, always, SPEC.steps)
-    assert not any(plain(step) for step in range(4))  # no schedule: nothing is touched
+    assert not any(plain(step).anew for step in range(4))  # no schedule: nothing is touched
+
+
+@pytest.mark.parametrize("cfg", [3.0, 1.0])
+def test_a_step_goes_further_along_what_a_lora_adds(
+    cfg: float, base: Base, files: list[Path]
+) -> None:
+    """ε + Σ g (ε(mix) − ε(mix without it)), with the prompt, which is read without it as well; a
+    LoRA that takes no part in a step guides none."""
+    placed = [lora_file.load(file, base).modules for file in files]
+    uses = [
+        pipe.LoraFile(name="one", path="", weight=0.7, guidance=2.0),
+        pipe.LoraFile(name="two", path="", weight=0.5, end=0.5, guidance=0.5),
+    ]
+    spec = replace(SPEC, cfg=cfg)
+    steps = scheduler("DDIM", base.scheduler_config)
+    steps.set_timesteps(4)
+    shape = (1, 4, base.unet.config.sample_size, base.unet.config.sample_size)
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(5)).to(base.device)
+
+    def predicted(weights: list[float], timestep: torch.Tensor, cfg: float) -> torch.Tensor:
+        with applied(base, list(zip(placed, weights, strict=True))), torch.no_grad():
+            text = conditioning(base, [spec], guided=cfg > 1)
+            return guided(base, latents, timestep, text, cfg)
+
+    for number, timestep in enumerate(steps.timesteps):
+        second = 0.5 if number < 2 else 0.0
+        prompted = predicted([0.7, second], timestep, 1.0)
+        found = predicted([0.7, second], timestep, cfg)
+        found = found + 2.0 * (prompted - predicted([0.0, second], timestep, 1.0))
+        found = found + 0.5 * (prompted - predicted([0.7, 0.0], timestep, 1.0))
+        latents = steps.step(found, timestep, latents).prev_sample
+
+    mix = Mix(base, placed)
+    mix.set([strength(use) for use in uses])
+    before = [site.v.clone() for site in mix.sites]
+    turn = studio._turn(mix, uses, 4)
+    with mix.on():
+        made = paint_latents(base, [spec], lambda _: None, turn=turn)
+        plain = paint_latents(base, [spec], lambda _: None)
+    assert torch.allclose(made, latents, atol=1e-4 * float(latents.abs().max()))
+    assert (made - plain).norm() > 0.05 * plain.norm()
+    turn(0)
+    assert all(torch.equal(one, site.v) for one, site in zip(before, mix.sites, strict=True))
 
 
 def test_the_studio_answers_probes_and_measurements(

@@ -88,7 +88,7 @@ def test_blocks_are_turned_where_the_harm_is() -> None:
     samples = [products(a, b, plus(a, b), a, harm, work, a, b)]
     parts = {(0, "OUT00"): 3, (1, "OUT00"): 4, (1, "OUT01"): 5}
     uses = [LoraUse(lora="a", weight=0.8), LoraUse(lora="b", weight=0.5, text_weight=0.4)]
-    ideas = remedies.ideas(samples, [0], uses, 2, [6, 7], parts, STARTER)
+    ideas = remedies.ideas(samples, [0], uses, 2, [6, 7], parts, STARTER, cfg=5.0)
     before = probes.loss(probes.survival(samples, 2, 2))
     for kind in ("weights", "blocks"):
         best = min(probes.loss(idea.predicted) for idea in ideas if idea.kind == kind)
@@ -146,13 +146,28 @@ def test_pictures_say_which_remedy_leaves_most_of_the_weakest() -> None:
     assert not remedies.recognised(tried, [sample], [[2.0, 2.0]] * 5, [-0.1, 0.0])  # nothing lost
 
 
+def test_pictures_may_be_guided_along_each_lora_and_along_all() -> None:
+    uses = [LoraUse(lora="a", weight=0.5, guidance=1.0), LoraUse(lora="b")]
+    a, b = [1.0, 0.0], [0.5, 1.0]
+    sample = products(a, b, plus(a, b), a, b)
+    found = remedies.ideas([sample], [0], uses, 2, [3, 4], {}, STARTER, cfg=6.0)
+    guided = [idea for idea in found if idea.kind == "guidance"]
+    assert [[use.guidance for use in idea.loras] for idea in guided] == [[4, 0], [1, 3], [4, 3]]
+    assert all([use.weight for use in idea.loras] == [0.5, 1.0] for idea in guided)
+    half = [0.5 * number for number in a]
+    assert guided[0].predicted == pytest.approx(
+        probes.survival([products(a, b, plus(a, b, half))], 2, 2)
+    )
+    assert len(found) <= remedies.most(2)
+
+
 def test_plain_weights_are_tried_where_pictures_judge() -> None:
     uses = [LoraUse(lora="a", weight=0.5), LoraUse(lora="b", weight=1.0)]
     one, other = [1.0, 0.0], [0.0, 1.0]  # they do not meet: the algebra has nothing to say
     sample = products(one, other, plus(one, other), one, other)
 
     def weights(*, plain: bool) -> list[list[float]]:
-        found = remedies.ideas([sample], [0], uses, 2, [3, 4], {}, STARTER, plain=plain)
+        found = remedies.ideas([sample], [0], uses, 2, [3, 4], {}, STARTER, cfg=5.0, plain=plain)
         return [[use.weight for use in idea.loras] for idea in found if idea.kind == "weights"]
 
     assert weights(plain=False) == []
