@@ -324,7 +324,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("mixer.blocks", "b", "blocks", "Weights per block, as the WebUI writes them."),
     Action("mixer.steps", "z", "steps", "The part of the steps that the LoRA takes part in."),
     Action("mixer.region", "i", "region", "The part of the picture that the LoRA acts in."),
-    Action("mixer.guidance", "g", "guide", "How much further pictures go along what it adds."),
+    Action("mixer.guidance", "u", "guide", "How much further pictures go along what it adds."),
     Action("mixer.mute", "m", "mute", "Leave the LoRA out, or take it in again.", 6),
     Action("mixer.solo", "s", "solo", "Hear this LoRA alone, with others that are solo.", 7),
     Action("mixer.add", "a", "add", "Add a LoRA of the library.", 4),

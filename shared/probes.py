@@ -42,9 +42,9 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     """Other weights for the same LoRAs, and what survives of each effect as it was asked for.
 
     weights: one factor a LoRA. blocks: one a LoRA and block. steps: each LoRA in its part of the
-    denoising steps. guidance: pictures guided further along one of them, or along all. ``predicted`` from the first probe, ``measured`` by another. ``kept``: what
-    of each is recognised in pictures made so, as a share of what it shows alone, if losses were
-    asked for.
+    denoising steps. guidance: pictures guided further along one of them, or along all.
+    ``predicted`` from the first probe, ``measured`` by another. ``kept``: what of each is
+    recognised in pictures made so, as a share of what it shows alone, if losses were asked for.
     """
 
     kind: Kind

@@ -30,8 +30,8 @@ def add(verbs: Subparsers) -> None:
     remedy.add_argument(
         "kind", nargs="?", choices=probes.KINDS,
         help="weights: one factor a LoRA; blocks: one a block of each; steps: each LoRA in its "
-        "part of the steps; guidance: pictures guided further along one or all, which takes longer; "
-        "else whichever measures best",
+        "part of the steps; guidance: pictures guided further along one or all, which takes "
+        "longer; else whichever measures best",
     )  # fmt: skip
     remedy.add_argument("--prompt", action="append", default=[], metavar="TEXT",
                         help="what to try it on; else the mix's own prompt")  # fmt: skip

@@ -44,6 +44,7 @@ def test_each_axis_changes_what_it_names_and_nothing_else() -> None:
     assert weights(last("weight=0.1,2")) == [2, 2]
     assert weights(last("weight:dragons=0.1,2")) == [0.5, 2]
     assert last("text-weight:ink=0.3").loras[0].text_weight == 0.3
+    assert [use.guidance for use in last("guidance:ink=0,2.5").loras] == [2.5, 0]
     assert last("seed=4").seed == 4 and last("seed=4").prompt == SPEC.prompt
     assert (last("size=64x32").width, last("size=64x32").height) == (64, 32)
     assert last("base=sd15").base == "sd15"

@@ -34,6 +34,7 @@ SD15_MODULES = Path(__file__).parents[1] / "engine" / "sd15_modules.txt"
         ("<lora:ink:0.8:start=5:stop=15>", LoraUse(lora="ink", weight=0.8, begin=0.25, end=0.75)),
         ("<lora:ink:1:step=0.1-10>", LoraUse(lora="ink", begin=0.1, end=0.5)),
         ("<lora:ink:1:stop=99>", LoraUse(lora="ink")),
+        ("<lora:ink:0.8:guide=2.5>", LoraUse(lora="ink", weight=0.8, guidance=2.5)),
         ("<lora:my ink v2:1:lbw=1,0,.5>", LoraUse(lora="my ink v2", blocks=[1.0, 0.0, 0.5])),
     ],
 )
@@ -43,7 +44,7 @@ def test_tags_are_taken_out_of_a_prompt(tag: str, use: LoraUse) -> None:
 
 def test_what_is_written_into_a_picture_is_read_back() -> None:
     uses = [LoraUse(lora="ink", weight=0.5, text_weight=0.25, blocks=[1.0, 0.5], begin=0.25),
-            LoraUse(lora="b", end=0.6)]  # fmt: skip
+            LoraUse(lora="b", end=0.6, guidance=3.5)]  # fmt: skip
     spec = PictureSpec(prompt="a house", loras=uses)
     text = parameters_text(spec, model="m", model_hash="h", lora_hashes={})
     assert lora_tags.taken(text.splitlines()[0]) == ("a house", uses)
@@ -57,6 +58,7 @@ def test_a_prompt_without_tags_stays_as_it_is() -> None:
     "tag",
     [
         "<lora:ink:strong>",
+        "<lora:ink:1:guide=far>",
         "<lora:ink:1:2:3>",
         "<lora:ink:dyn=1>",
         "<lora:ink:1:lbw=OUTX>",
