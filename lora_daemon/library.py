@@ -18,6 +18,7 @@ from lora_daemon.thumbnails import Thumbnails
 from shared import lora_info, regions, wire
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
+from shared.lora_keys import file_of
 from shared.safetensors_file import read_header
 
 _lora = msgspec.msgpack.Decoder(wire.Lora).decode
@@ -60,14 +61,15 @@ class Library:
         return [_lora(r["lora"]) for r in self._store.query("SELECT lora FROM loras ORDER BY name")]
 
     def lora(self, name: str) -> tuple[str, Path]:
-        """Name and file of a LoRA by its library name or by a path. Raises LoraError: NOT_FOUND,
-        BAD_REQUEST for what is a LoRA's name but for a region that is none."""
+        """Name and file of a LoRA by its library name or by a path, that of PEFT's folder too.
+        Raises LoraError: NOT_FOUND, BAD_REQUEST for what is a LoRA's name but for a region that is
+        none."""
         rows = self._store.query("SELECT lora FROM loras WHERE name = ?", (name,))
         if rows:
             return name, Path(typed(_lora(rows[0]["lora"]).path))
         path = Path(typed(os.path.expanduser(name)))  # noqa: PTH111
-        if path.is_absolute() and path.is_file():
-            return to_text(path.stem), path
+        if path.is_absolute() and (file := file_of(path)).is_file():
+            return to_text(path.stem), file
         if path.is_absolute():
             raise LoraError(Code.NOT_FOUND, f"There is no LoRA file {to_text(path)}.")
         names = [lora.name for lora in self.loras()]

@@ -305,8 +305,9 @@ class Network(Table, frozen=True, kw_only=True):
     start: Annotated[
         Text,
         Meta(
-            description="Path, on the daemon's machine, of a LoRA file to begin from, in any "
-            "tool's names, of the same kind and at most the same rank; empty: a fresh one."
+            description="A LoRA to begin from, by its name in the library or its path on the "
+            "daemon's machine, in any tool's names, of the same kind and at most the same rank; "
+            "empty: a fresh one."
         ),
     ] = ""
 

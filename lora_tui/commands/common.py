@@ -81,7 +81,7 @@ class Invocation:
         return not self.remote and Path(path).expanduser().is_dir()
 
     def base(self, name: str) -> str:
-        """A base as the daemon will find it: a name, or the whole path of what is here."""
+        """A base or LoRA as the daemon will find it: a name, or the whole path of what is here."""
         is_path = "/" in name and not self.remote and Path(name).expanduser().exists()
         return self.daemon_path(name) if is_path else name
 

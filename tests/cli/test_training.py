@@ -55,6 +55,14 @@ def test_a_followed_run_ends_with_one_line_of_result(ready: CommandLine) -> None
     assert progress  # how much of it a quick run shows is up to the machine
 
 
+def test_who_follows_a_run_reads_what_it_fell_back_to(ready: CommandLine) -> None:
+    done = ready(*TRAIN, "--set", "optimizer.kind=adamw8bit", "--set", "output.name=eight")
+    assert done.returncode == Exit.OK, done.stderr
+    assert "AdamW cannot be had in 8 bits" in done.stderr
+    shown = ready.ok("run", "show", "eight")
+    assert shown.count("AdamW cannot be had in 8 bits") == 1
+
+
 def test_a_followed_run_in_json_is_progress_then_the_result(ready: CommandLine) -> None:
     lines = [
         json.loads(line)
