@@ -63,6 +63,19 @@ def test_who_follows_a_run_reads_what_it_fell_back_to(ready: CommandLine) -> Non
     assert shown.count("AdamW cannot be had in 8 bits") == 1
 
 
+def test_of_the_loras_kept_on_the_way_only_the_last_stay(ready: CommandLine) -> None:
+    ready.ok(
+        *TRAIN, "--set", "save.every_steps=3", "--set", "save.keep_last=2",
+        "--set", "output.name=last",
+    )  # fmt: skip
+    run = ready.data("run", "show", "last")
+    assert [one["step"] for one in run["checkpoints"]] == [9, 12, 12]
+    files = sorted(path.stem for path in Path(run["directory"], "lora").glob("*.safetensors"))
+    assert files == ["last", "last-step000009", "last-step000012"]
+    listed = [lora["name"] for lora in ready.data("lora", "list")["loras"]]
+    assert sorted(name for name in listed if name.startswith("last")) == files
+
+
 def test_a_followed_run_in_json_is_progress_then_the_result(ready: CommandLine) -> None:
     lines = [
         json.loads(line)
