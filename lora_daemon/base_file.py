@@ -48,6 +48,7 @@ _OTHERS = (  # what else people have: part of a name → what it is
     ("edm_mean", "an EDM base (Playground 2.5)"),
     ("edm_vpred.sigma_max", "an EDM base (CosXL)"),
 )
+_EMBEDDING = {"emb_params", "clip_l", "clip_g"}
 _KINDS_OF_INPUT = {9: "an inpainting base", 8: "an image-editing base", 5: "a depth-to-image base"}
 _V_NAME = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
 _SD2_TELLS = f"{_UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
@@ -132,6 +133,12 @@ def _refuse_others(path: Path, header: Header) -> None:
             "is a LoRA, not a base: it changes a base and cannot be one. Use it with --lora, or as "
             "network.start of a recipe",
         )
+    if names and names.keys() <= _EMBEDDING:
+        raise _wrong(
+            path,
+            "is a textual inversion, not a base: a word for prompts. Put it into the workspace's "
+            "folder embeddings",
+        )
     for part, what in _OTHERS:
         if any(part in name for name in names):
             if part == "double_blocks.":
@@ -160,7 +167,7 @@ def _refuse_others(path: Path, header: Header) -> None:
         )
 
 
-_KNOWN = f"It trains {', '.join(family.title for family in IN_ONE_FILE)}"
+_KNOWN = f"lora-tui trains {', '.join(family.title for family in IN_ONE_FILE)}"
 
 
 def _family(path: Path, header: Header) -> Family:

@@ -19,13 +19,15 @@ _CARRIED = (
     (re.compile(r"^(v_pred|ztsnr)$"), "marks of what it predicts"),
     (re.compile(r"^(global_step|first_stage_model\.loss\.)"), "leftovers of its training"),
 )
-UNKNOWN = "tensors that lora-tui does not know"
+UNKNOWN = "tensors that lora-tui does not know, such as "
 
 
 def carried(names: Iterable[str]) -> dict[str, int]:
     """What tensors that are not used are, in words, and how many there are of each kind."""
-    counts = Counter(
-        next((words for pattern, words in _CARRIED if pattern.search(name)), UNKNOWN)
-        for name in names
-    )
+    kinds = {
+        name: next((words for pattern, words in _CARRIED if pattern.search(name)), UNKNOWN)
+        for name in sorted(names)
+    }
+    strange = next((name for name, kind in kinds.items() if kind is UNKNOWN), "")
+    counts = Counter(kind + strange * (kind is UNKNOWN) for kind in kinds.values())
     return dict(sorted(counts.items()))

@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 
 from lora_daemon import pipe
-from lora_daemon.engine.schedules import learning_rate
 from lora_daemon.freezing import Freezer, Prepared, file_name, samples, unnamed
 from lora_daemon.library import Library
 from lora_daemon.runs import Runs
+from lora_daemon.schedules import learning_rate
 from lora_daemon.service import Context, Daemon
 from shared import forks, sweeps, wire
 from shared import recipe as recipes

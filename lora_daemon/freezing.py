@@ -24,9 +24,12 @@ from lora_daemon.store import Change
 from shared import buckets, framing, sweeps, wire
 from shared import recipe as recipes
 from shared.errors import Code, LoraError
+from shared.filenames import to_text
 from shared.files import publish
+from shared.lora_keys import contents
 from shared.recipe import Recipe
 from shared.recipe_families import unsuited
+from shared.safetensors_file import read_header
 from shared.wildcards import read_wildcards
 
 SPACE_NEEDED = 64 * 1024 * 1024  # bytes; resume states and LoRAs of a small run
@@ -58,7 +61,8 @@ class Freezer:
     async def start(self, context: Context, request: wire.StartRun) -> wire.Run:
         """Raises LoraError: INVALID_RECIPE, NOT_FOUND (base, dataset, a run that it is to follow),
         INVALID_FILE (nothing to train on), STORAGE."""
-        prepared = await self.prepare(recipes.parse(request.recipe), request.name)
+        recipe = await self._begun(recipes.parse(request.recipe), later=bool(request.after))
+        prepared = await self.prepare(recipe, request.name)
         fields = self._waiting(request.after, request.held)
         [run] = await self.queue(
             context, [msgspec.structs.replace(prepared, fields=fields)], lambda runs: runs[0]
@@ -71,7 +75,8 @@ class Freezer:
         every = sweeps.swept(request.recipe, request.sweep)
         prepared = []
         for one in every:
-            ready = await self.prepare(one.recipe, request.name)
+            recipe = await self._begun(one.recipe, later=bool(request.after))
+            ready = await self.prepare(recipe, request.name)
             words = sweeps.short(one.settings)
             stem = file_name(f"{ready.freeze.name}-{words}".replace("=", "").replace(" ", "-"))
             prepared.append(
@@ -163,6 +168,23 @@ class Freezer:
             ),
         )  # fmt: skip
         return Prepared(recipe, freeze, name, warnings)
+
+    async def _begun(self, recipe: Recipe, *, later: bool) -> Recipe:
+        """With the file that ``network.start`` names, looked over: a slip in it would else come out
+        when the run's turn has come. ``later``: a run that is waited for may yet write it."""
+        if not (start := recipe.network.start):
+            return recipe
+        try:
+            _, path = self._library.lora(start)
+        except LoraError as error:
+            if later:
+                return recipe
+            raise LoraError(
+                error.code, f"network.start: {error.message}", data={"key": "network.start"}
+            ) from None
+        await asyncio.to_thread(lambda: contents(path, read_header(path)))
+        network = msgspec.structs.replace(recipe.network, start=to_text(path))
+        return msgspec.structs.replace(recipe, network=network)
 
     async def queue(
         self, context: Context, prepared: list[Prepared],

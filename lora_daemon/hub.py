@@ -228,7 +228,8 @@ def _fetch(wanted: FromHub) -> Fetched:
         done, total = 0, sum(sizes[name] for name in picked)
         for name in picked:
             _tell(Advance(done, total, name))
-            path = Path(hf_hub_download(wanted.id, name, revision=commit, **where))
+            bar = _advancing(done, total, name)
+            path = Path(hf_hub_download(wanted.id, name, revision=commit, tqdm_class=bar, **where))
             folder = path.parents[name.count("/")]
             done += sizes[name]
         # Once by the name that was asked for: the cache then knows what that name meant.
@@ -236,6 +237,22 @@ def _fetch(wanted: FromHub) -> Fetched:
         _tell(Advance(done, total, ""))
     single = len(picked) == 1 and picked[0].endswith((_SUFFIX, *ARCHIVES))
     return Fetched(to_text(folder / picked[0] if single else folder), commit)
+
+
+def _advancing(before: int, total: int, file: str) -> type[Any]:
+    """A progress bar of the library's that tells how far it is with a file, and draws nothing."""
+    from tqdm import tqdm
+
+    class Telling(tqdm):  # type: ignore[misc]
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings, disable=True)
+            self.n = settings.get("initial", 0)
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += n or 0
+            _tell(Advance(before + int(self.n), total, file))
+
+    return Telling
 
 
 def _repository(wanted: FromHub) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -14,10 +15,12 @@ from lora_daemon import pictures
 from lora_daemon.bases import Bases
 from lora_daemon.catalog import not_found
 from lora_daemon.service import Context, Daemon
+from lora_daemon.store import Change
 from lora_daemon.thumbnails import Thumbnails
 from shared import lora_info, regions, wire
 from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
+from shared.lora_keys import file_of
 from shared.safetensors_file import read_header
 
 _lora = msgspec.msgpack.Decoder(wire.Lora).decode
@@ -60,14 +63,15 @@ class Library:
         return [_lora(r["lora"]) for r in self._store.query("SELECT lora FROM loras ORDER BY name")]
 
     def lora(self, name: str) -> tuple[str, Path]:
-        """Name and file of a LoRA by its library name or by a path. Raises LoraError: NOT_FOUND,
-        BAD_REQUEST for what is a LoRA's name but for a region that is none."""
+        """Name and file of a LoRA by its library name or by a path, that of PEFT's folder too.
+        Raises LoraError: NOT_FOUND, BAD_REQUEST for what is a LoRA's name but for a region that is
+        none."""
         rows = self._store.query("SELECT lora FROM loras WHERE name = ?", (name,))
         if rows:
             return name, Path(typed(_lora(rows[0]["lora"]).path))
         path = Path(typed(os.path.expanduser(name)))  # noqa: PTH111
-        if path.is_absolute() and path.is_file():
-            return to_text(path.stem), path
+        if path.is_absolute() and (file := file_of(path)).is_file():
+            return to_text(path.stem), file
         if path.is_absolute():
             raise LoraError(Code.NOT_FOUND, f"There is no LoRA file {to_text(path)}.")
         names = [lora.name for lora in self.loras()]
@@ -161,16 +165,24 @@ class Library:
                 f"`lora-tui lora index {lora.folder} --forget`.",
             )
         with self._store.change(context.by) as change:
-            change.execute("DELETE FROM loras WHERE name = ?", (lora.name,))
-            if lora.run:
-                inside = lora.path.removeprefix(f"{self._workspace.run(lora.run)}/")
-                change.execute(
-                    "DELETE FROM checkpoints WHERE run = ? AND path = ?", (lora.run, inside)
-                )
-            change.emit(wire.LoraRemoved(lora=lora.name))
+            self._forget(change, lora)
             self._store.remember(change, context.key, wire.Done())
         await asyncio.to_thread(self._delete, Path(lora.path))
         return wire.Done()
+
+    async def drop(self, run: str, steps: Collection[int]) -> None:
+        """Delete what a run had kept at these steps: its recipe keeps the last ones alone."""
+        for lora in [one for one in self.loras() if one.run == run and one.step in steps]:
+            with self._store.change("engine") as change:
+                self._forget(change, lora)
+            await asyncio.to_thread(self._delete, Path(lora.path))
+
+    def _forget(self, change: Change, lora: wire.Lora) -> None:
+        change.execute("DELETE FROM loras WHERE name = ?", (lora.name,))
+        if lora.run:
+            inside = lora.path.removeprefix(f"{self._workspace.run(lora.run)}/")
+            change.execute("DELETE FROM checkpoints WHERE run = ? AND path = ?", (lora.run, inside))
+        change.emit(wire.LoraRemoved(lora=lora.name))
 
     # ── pictures ────────────────────────────────────────────────────────────────────────────────
 

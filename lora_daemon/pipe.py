@@ -382,6 +382,7 @@ class CheckpointSaved(msgspec.Struct, frozen=True, kw_only=True, tag="checkpoint
     path: str  # relative to the run directory
     size: int  # bytes
     final: bool = False
+    passed: list[int] = []  # steps whose checkpoints the recipe keeps no longer
 
 
 class SampleSaved(msgspec.Struct, frozen=True, kw_only=True, tag="sample_saved"):

@@ -306,6 +306,7 @@ class Scheduler:
         except (LoraError, OSError) as error:
             self._runs.note(report.run, "warning", f"{report.path}: {error}")
         self._runs.log(report.run, f"kept {report.path} at step {report.step}")
+        await self._library.drop(report.run, report.passed)
         size = await asyncio.to_thread(size_of, self._runs.directory(report.run))
         self._runs.update(report.run, lora=name, size=size, **one.now())
 

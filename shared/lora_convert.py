@@ -20,7 +20,7 @@ from shared import provenance
 from shared.errors import LoraError
 from shared.files import publish
 from shared.lora_info import scalar
-from shared.lora_keys import Dialect, Module, contents, dialect, kohya_ending, wrong
+from shared.lora_keys import IN_FOLDER, Dialect, Module, contents, dialect, kohya_ending, wrong
 from shared.lora_names import is_sdxl, to_dotted, to_kohya, to_original
 from shared.safetensors_file import Header, Tensor, encode, read_header, read_tensor
 
@@ -198,7 +198,7 @@ def _dotted(
         if peft:
             folder = out if len(parts) == 1 else out / part
             metadata = _metadata(header, entry, "peft", changes)
-            files[folder / "adapter_model.safetensors"] = encode(tensors, metadata)
+            files[folder / IN_FOLDER] = encode(tensors, metadata)
             lora = {} if "peft_type" in configs[part] else {"peft_type": "LORA", "bias": "none"}
             config = lora | configs[part]
             text = json.dumps(config, indent=2, sort_keys=True)

@@ -19,6 +19,7 @@ import msgspec
 from shared.errors import Code, LoraError
 from shared.safetensors_file import Header
 
+IN_FOLDER = "adapter_model.safetensors"  # as PEFT calls it
 Dialect = Literal["kohya", "diffusers", "peft"]
 Kind = Literal["lora", "loha", "lokr", "full"]
 
@@ -111,6 +112,11 @@ class Contents(msgspec.Struct, frozen=True):
 
     modules: list[Module]
     unknown: list[str]
+
+
+def file_of(path: Path) -> Path:
+    """The file of a LoRA, which PEFT keeps in a folder; elsewhere the path itself."""
+    return inside if (inside := path / IN_FOLDER).is_file() else path
 
 
 def contents(path: Path, header: Header) -> Contents:

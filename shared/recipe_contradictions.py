@@ -76,6 +76,10 @@ _READ_BY: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
     "noise.density_deviation": (
         'noise.density = "logit_normal"', lambda r: r.noise.density == "logit_normal",
     ),
+    "save.keep_last": (
+        "save.every_epochs or save.every_steps",
+        lambda r: r.save.every_epochs > 0 or r.save.every_steps > 0,
+    ),
     "dataset.joined": ("dataset.windows above 1", lambda r: r.dataset.windows > 1),
     "dataset.wildcard_folder": ("dataset.wildcards", lambda r: r.dataset.wildcards),
     "dataset.clip_skip": (

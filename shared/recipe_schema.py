@@ -305,8 +305,9 @@ class Network(Table, frozen=True, kw_only=True):
     start: Annotated[
         Text,
         Meta(
-            description="Path, on the daemon's machine, of a LoRA file to begin from, in any "
-            "tool's names, of the same kind and at most the same rank; empty: a fresh one."
+            description="A LoRA to begin from, by its name in the library or its path on the "
+            "daemon's machine, in any tool's names, of the same kind and at most the same rank; "
+            "empty: a fresh one."
         ),
     ] = ""
 
@@ -604,6 +605,14 @@ class Save(Table, frozen=True, kw_only=True):
         int, Meta(ge=0, description="Keep a LoRA each N epochs; 0: only the last.")
     ] = 0
     every_steps: Annotated[int, Meta(ge=0, description="Keep a LoRA each N steps; 0: no.")] = 0
+    keep_last: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Of these LoRAs only the last so many stay, beside the run's own and those "
+            "saved by hand; 0: all. `lora-tui run which` chooses among those that are there.",
+        ),
+    ] = 0
     resume_seconds: Annotated[
         float,
         Meta(gt=0, le=86_400, description="Seconds between resume states (at most this is lost)."),

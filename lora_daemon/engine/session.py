@@ -257,7 +257,7 @@ class Session:
         self.steering.tell(
             CheckpointSaved(
                 run=self.steering.run, step=self.step, epoch=self.epoch, path=self.lora, size=size,
-                final=final,
+                final=final, passed=self._passed(),
             )
         )  # fmt: skip
         self.steering.enter(before)
@@ -268,6 +268,15 @@ class Session:
             path.stem.rpartition("-step")[2] for path in (self.run_dir / "lora").glob("*-step*")
         )
         return [int(step) for step in kept if step.isdecimal()]
+
+    def _passed(self) -> list[int]:
+        """The steps whose LoRAs the recipe keeps no longer; what was saved by hand stays."""
+        save, steps = self.recipe.save, sorted(self.kept_steps())
+        due = [
+            step for step in steps
+            if comes_due(step, self.per_epoch, save.every_steps, save.every_epochs)
+        ]  # fmt: skip
+        return due[: -save.keep_last] if save.keep_last else []
 
     def _finish(self) -> None:
         self.save_state()

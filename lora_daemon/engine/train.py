@@ -15,9 +15,9 @@ from lora_daemon.engine.feed import Batch, Feed
 from lora_daemon.engine.objectives import objective, wanted
 from lora_daemon.engine.preservation import Preservation
 from lora_daemon.engine.replayed import Learn, Replayed, recorder
-from lora_daemon.engine.schedules import learning_rate
 from lora_daemon.engine.session import Session
 from lora_daemon.engine.together import OVER, Together
+from lora_daemon.schedules import learning_rate
 from shared.recipe import Recipe
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_tui.commands.console import Console
+from lora_tui.core import words
 from shared.errors import MORE, Code, Exit, LoraError
 from shared.filenames import to_text
 
@@ -65,6 +66,12 @@ class Invocation:
         share = f"{done}/{total} " if total and str(done) not in message else ""
         self.console.progress(f"{share}{message}".strip(), key=str(self.args.command))
 
+    def fetching(self, done: int, total: int, message: str) -> None:
+        """Progress of a download, in bytes."""
+        self.console.event({"done": done, "total": total, "message": message})
+        share = f"{words.share(done, total, 'download')} {message}"
+        self.console.progress(share.strip(), key=str(self.args.command))
+
     def daemon_path(self, path: str) -> str:
         """A path as the daemon will understand it: absolute, unless it is on another machine."""
         return to_text(path if self.remote else Path(path).expanduser().absolute())
@@ -74,7 +81,7 @@ class Invocation:
         return not self.remote and Path(path).expanduser().is_dir()
 
     def base(self, name: str) -> str:
-        """A base as the daemon will find it: a name, or the whole path of what is here."""
+        """A base or LoRA as the daemon will find it: a name, or the whole path of what is here."""
         is_path = "/" in name and not self.remote and Path(name).expanduser().exists()
         return self.daemon_path(name) if is_path else name
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from shared.errors import Code, Exit, LoraError
 
+MOST_CHOICES = 8  # that a question lists
 REPORT_EVERY = 10.0  # seconds between progress lines where there is no terminal to redraw
 
 
@@ -88,8 +89,9 @@ class Console:
         again until it is one of ``choices``. Without a terminal: the default."""
         if self.as_json or self.yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
             return default
+        few = f" ({', '.join(choices)})" if len(choices) <= MOST_CHOICES else ""
         while True:
-            self._talk(f"{question} [{default}] ", end="")
+            self._talk(f"{question}{few} [{default}] ", end="")
             line = sys.stdin.readline()
             if not line:
                 raise LoraError(Code.CANCELLED, "Nothing was made.")

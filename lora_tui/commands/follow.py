@@ -30,7 +30,7 @@ async def follow(call: Invocation, client: Client, run_id: str) -> wire.Run:
     A daemon that dies is started again by the client, and nothing is missed. Raises
     LoraError: NOT_FOUND if somebody deletes the run, UNREACHABLE if somebody stops the daemon.
     """
-    shown = ""
+    shown = told = ""
     async for notice in client.notices():
         if isinstance(notice, Disconnected):
             if notice.left:
@@ -47,12 +47,16 @@ async def follow(call: Invocation, client: Client, run_id: str) -> wire.Run:
         live = client.live.get(("run", run_id))
         last = live if isinstance(live, wire.RunProgress) else None
         if isinstance(notice, wire.LiveUpdate):
-            told = any(isinstance(v, wire.RunProgress) and v.run == run_id for v in notice.values)
-            if last and told:
+            ours = any(isinstance(v, wire.RunProgress) and v.run == run_id for v in notice.values)
+            if last and ours:
                 call.console.event(
                     {"run": run_id, "state": run.state, "phase": last.phase, "step": last.step,
                      "epoch": last.epoch, "loss": last.loss, "speed": last.speed, "eta": last.eta}
                 )  # fmt: skip
+        if run.state == "training" and run.message != told:
+            told = run.message
+            if told:  # such as what it fell back to
+                call.console.say(f"{run_id}: {told}")
         now = f"{run.state} {run.phase}"
         if now != shown:
             shown = now

@@ -12,6 +12,7 @@ import msgspec
 from lora_tui.commands.common import Invocation, Subparsers, command
 from shared import lora_tags, regions, wire
 from shared.errors import Code, Exit, LoraError, UsageError
+from shared.lora_keys import file_of
 from shared.mixes import MixSpec
 from shared.pictures import UPSCALERS, LoraUse, PictureSpec, SecondPass, Start, Variation
 from shared.recipe import Sampler
@@ -224,7 +225,7 @@ def found(call: Invocation, use: LoraUse) -> LoraUse:
         mask = call.daemon_path(use.region.picture)
         region = msgspec.structs.replace(use.region, picture=mask)
         use = msgspec.structs.replace(use, region=region)
-    if not call.remote and Path(use.lora).expanduser().is_file():
+    if not call.remote and file_of(Path(use.lora).expanduser()).is_file():
         return msgspec.structs.replace(use, lora=call.daemon_path(use.lora))
     return use
 

@@ -13,6 +13,7 @@ from lora_tui.commands.generate import lora_use
 from lora_tui.core import words
 from shared import wire
 from shared.errors import Exit
+from shared.lora_keys import file_of
 
 
 def add(subparsers: Subparsers) -> None:
@@ -96,10 +97,11 @@ async def inspect_it(call: Invocation) -> Exit:
 
 def _inspect_here(name: str) -> Any:
     """A file of this machine, read without the daemon; None if there is no such file."""
-    path = Path(name).expanduser()
+    from shared.lora_info import inspect
+
+    path = file_of(Path(name).expanduser())
     if not path.is_file():
         return None
-    from shared.lora_info import inspect
 
     return inspect(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -97,14 +98,17 @@ async def export_it(call: Invocation) -> Exit:
 async def add_it(call: Invocation) -> Exit:
     request = _request(call)
     async with call.client() as client:
-        base = await client.call(request, on_progress=call.report)
+        base = await client.call(request, on_progress=call.fetching)
         if base.guessed and (told := _asked(call, base)):
             again = wire.AddBase(path=base.path, name=base.name, predicts=told)
             base = await client.call(again)
     if base.guessed:
+        other = next(one for one in _OBJECTIVES if one != base.objective)
         call.console.say(
-            f"It was guessed that {base.name} predicts {bases.predicts(base)}: {base.guessed}. "
-            "Where pictures come out brown or as noise, add it again with --predicts."
+            f"It was guessed that {base.name} predicts {bases.predicts(base).rstrip('?')}: "
+            f"{base.guessed}. If pictures come out brown or as noise, it is the other one: "
+            f"`lora-tui model add {shlex.quote(base.path)} --name {base.name} "
+            f"--predicts {other}`."
         )
     call.console.show(base, lambda: _told(base))
     return Exit.OK
@@ -130,7 +134,7 @@ def _asked(call: Invocation, base: wire.BaseModel) -> wire.Objective | None:
     if call.args.json or call.console.yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
     call.console.say(
-        f"{base.name} seems to predict {bases.predicts(base)}: {base.guessed}. "
+        f"{base.name} seems to predict {bases.predicts(base).rstrip('?')}: {base.guessed}. "
         "Its page says. What does it predict, noise or v? (e: noise, v: v, enter: not known)"
     )
     answer = sys.stdin.readline().strip().lower()[:1]

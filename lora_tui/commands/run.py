@@ -95,7 +95,7 @@ async def show_it(call: Invocation) -> Exit:
             [
                 ("run", f"{run.id} {run.name}"),
                 ("state", f"{run.state} {run.phase}".strip()),
-                ("", run.message),
+                ("", "" if run.message in detail.warnings else run.message),
                 ("GPU", ", ".join(run.gpus)),
                 ("step", f"{run.step} of {run.steps}, epoch {run.epoch} of {run.epochs}"),
                 ("loss", words.number(run.loss)),

@@ -43,7 +43,7 @@ def told(status: wire.Status, own: str = "") -> Iterator[str]:
         ]
     )
     for job in status.jobs:
-        yield f"{job.kind}  {job.title}: {job.state}, {job.done} of {job.total}"
+        yield f"{job.kind}  {job.title}: {job.state}, {words.share(job.done, job.total, job.kind)}"
     for run in status.runs:
         yield told_run(run)
     if not status.runs:

@@ -53,7 +53,8 @@ async def train_it(call: Invocation) -> Exit:
             overrides.append(f"{key}={recipe.written(value)}")
     loaded = recipe.load(recipes.path_of(args.recipe), overrides)
     base = msgspec.structs.replace(loaded.base, name=call.base(loaded.base.name))
-    loaded = msgspec.structs.replace(loaded, base=base)
+    network = msgspec.structs.replace(loaded.network, start=call.base(loaded.network.start))
+    loaded = msgspec.structs.replace(loaded, base=base, network=network)
     if args.sweep:
         return await _sweep(call, loaded)
     async with call.client(subscribe=not args.detach) as client:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_tui.core import summary
+from lora_tui.core import summary, words
 from lora_tui.core.summary import Said
 from shared import wire
 
@@ -76,7 +76,7 @@ class Known:
         said.append((f" · with {others}" if others else " · only you", "" if others else "muted"))
         running = [job for job in self.jobs.values() if job.state in ("running", "paused")]
         for job in sorted(running, key=lambda job: job.state == "paused")[:1]:
-            done = f" {job.done}/{job.total}" if job.total else ""
+            done = f" {words.share(job.done, job.total, job.kind)}" if job.total else ""
             done += " (paused)" * (job.state == "paused")
             said.append((f" · {job.title}{done}", "primary"))
         warnings = self.status.warnings if self.status is not None else []

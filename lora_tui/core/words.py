@@ -68,6 +68,11 @@ def size(bytes_: float) -> str:
     return f"{bytes_:.1f} TB"
 
 
+def share(done: int, total: int, kind: str) -> str:
+    """How far a job of such a kind is; a download counts bytes."""
+    return f"{size(done)} of {size(total)}" if kind == "download" else f"{done}/{total}"
+
+
 def gib(bytes_: float) -> str:
     return f"{bytes_ / 2**30:.1f}"
 

@@ -29,6 +29,7 @@ class Given:
     sdxl: bool = False
 
 
+_PROCESSES = re.compile(r"--num_processes[ =]+(\d+)")  # accelerate's, before kohya's script
 # Options of a command line that name other files with options, and must be read too.
 _REFERRING = ("config_file", "dataset_config", "sample_prompts")
 
@@ -131,7 +132,9 @@ def command_line(text: str, path: Path) -> dict[str, Any]:
     """
     joined = re.sub(r"[\\^`][ \t]*\r?\n", " ", text)  # of POSIX shells, cmd and PowerShell
     calls = [line for line in joined.splitlines() if "train_network.py" in line]
-    joined = calls[0].partition("train_network.py")[2] if calls else joined
+    before = ""
+    if calls:
+        before, _, joined = calls[0].partition("train_network.py")
     lexer = shlex.shlex(joined, posix=True)
     lexer.whitespace_split, lexer.escape = True, ""  # a path of Windows keeps its backslashes
     try:
@@ -148,7 +151,10 @@ def command_line(text: str, path: Path) -> dict[str, Any]:
             values[name] = [value] if equals else []
         elif name:
             values[name].append(word)
-    return {name: _typed(name, own) for name, own in values.items()}
+    options = {name: _typed(name, own) for name, own in values.items()}
+    if processes := _PROCESSES.search(before):
+        options["num_processes"] = int(processes[1])
+    return options
 
 
 def _typed(name: str, words: list[str]) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import PurePath, PurePosixPath, PureWindowsPath
+import shlex
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from lora_tui.kohya import network, optimizing, tables
@@ -39,6 +40,7 @@ def translate(given: Given, dataset: str = "") -> Translation:
     _loss(left, out)
     _captions(left, out)
     _samples(given, left, out)
+    _kept(left, out)
     _rest(left, out)
     return out
 
@@ -89,11 +91,14 @@ def _folders(given: Given, left: dict[str, Any], dataset: str, out: Translation)
         )  # fmt: skip
     for name in ("image_dir", "train_data_dir"):
         if (value := left.pop(name, None)) is not None:
-            own = _folder_name(str(value))
+            own, words = _folder_name(str(value)), ""
             if name == "train_data_dir" and (named := _REPEATED.fullmatch(own)):
                 own = named[2]
                 left.setdefault("num_repeats", int(named[1]))
-            words = "" if dataset else f"make it: `lora-tui dataset import {value}`"
+            elif name == "train_data_dir":
+                words = _repeats(Path(str(value)), left)
+            make = f"make it: `lora-tui dataset import {shlex.quote(str(value))}`" * (not dataset)
+            words = "; ".join(filter(None, (make, words)))
             out.take(name, value, "dataset.name", dataset or own, words)
             dataset = dataset or own
     if dataset:
@@ -110,6 +115,20 @@ def _folders(given: Given, left: dict[str, Any], dataset: str, out: Translation)
             out.take("resolution", value, "dataset.resolution", min(sides), words)
 
 
+def _repeats(folder: Path, left: dict[str, Any]) -> str:
+    """Take the repeats that kohya reads in the names of a folder's folders; else a word on them."""
+    if not folder.is_dir():
+        return "a folder in it called 10_dog means dataset.repeats = 10"
+    names = map(_REPEATED.fullmatch, sorted(one.name for one in folder.iterdir() if one.is_dir()))
+    counts = {int(named[1]) for named in names if named}
+    if len(counts) == 1:
+        left.setdefault("num_repeats", counts.pop())
+    elif counts:
+        several = ", ".join(map(str, sorted(counts)))
+        return f"its folders repeat {several} times, and dataset.repeats holds for all"
+    return ""
+
+
 def _regularisation(left: dict[str, Any], out: Translation) -> None:
     value = left.pop("reg_data_dir", None)
     if not value:
@@ -119,7 +138,7 @@ def _regularisation(left: dict[str, Any], out: Translation) -> None:
         own = named[2]
     if own == out.tree.get("dataset", {}).get("name"):
         own = f"{own}-class"
-    words = f"make it: `lora-tui dataset import {value} --name {own}`"
+    words = f"make it: `lora-tui dataset import {shlex.quote(str(value))} --name {own}`"
     out.take("reg_data_dir", value, "dataset.regularisation", own, words)
     if (weight := left.pop("prior_loss_weight", None)) is not None:
         out.convert("prior_loss_weight", weight, "loss.prior_weight")
@@ -245,10 +264,7 @@ def _samples(given: Given, left: dict[str, Any], out: Translation) -> None:
         if value:
             out.convert(f"sample_every_n_{key}", value, f"sample.every_{key}")
     if (value := left.pop("sample_sampler", None)) is not None:
-        if str(value) in tables.SAMPLERS:
-            out.take("sample_sampler", value, "sample.sampler", tables.SAMPLERS[str(value)])
-        else:
-            out.leave("sample_sampler", value, "Euler is taken; see sample.sampler")
+        _sampler("sample_sampler", value, out)
     if (value := left.pop("sample_prompts", None)) is not None:
         out.leave("sample_prompts", value, "not found here: give the file as another FILE")
     if not given.prompts:
@@ -258,6 +274,10 @@ def _samples(given: Given, left: dict[str, Any], out: Translation) -> None:
         "sample prompts", f"{len(parsed)} prompts", "sample.prompts", [text for text, _ in parsed]
     )
     flags = parsed[0][1]
+    for flag in sorted({flag for _, own in parsed for flag in own} - flags.keys()):
+        out.leave(f"sample --{flag}", "", "only the first prompt's options hold, for all of them")
+    if (sampler := flags.pop("ss", None)) is not None:
+        _sampler("sample --ss", sampler, out)
     for flag, ours, name in (
         ("n", "sample.negative", "negative prompt"), ("s", "sample.steps", "steps"),
         ("l", "sample.cfg", "guidance"), ("d", "sample.seed", "seed"),
@@ -269,12 +289,33 @@ def _samples(given: Given, left: dict[str, Any], out: Translation) -> None:
             out.convert(f"sample --{flag}", value, ours, words)
     if any(flag in flags for flag in "wh"):
         out.leave("sample --w --h", "", "samples have the size that is trained at")
+    for flag in sorted(flags.keys() - set("nsldwh")):
+        out.leave(f"sample --{flag}", flags[flag], "lora-tui does not know it")
+
+
+def _sampler(key: str, name: Any, out: Translation) -> None:
+    if str(name) in tables.SAMPLERS:
+        out.take(key, name, "sample.sampler", tables.SAMPLERS[str(name)])
+    else:
+        out.leave(key, name, "Euler is taken; see sample.sampler")
 
 
 def _prompt(line: str) -> tuple[str, dict[str, str]]:
     text, *flags = re.split(r"\s--(?=[a-z]+\b)", line)
     pairs = (flag.partition(" ") for flag in flags)
     return text.strip(), {name: value.strip() for name, _, value in pairs}
+
+
+def _kept(left: dict[str, Any], out: Translation) -> None:
+    """How many checkpoints stay; kohya counts saves by epochs, and steps by steps."""
+    last, every = left.pop("save_last_n_steps", None), out.tree.get("save", {}).get("every_steps")
+    if last and every and isinstance(last, int):
+        out.take("save_last_n_steps", last, "save.keep_last", last // every + 1)
+    elif last is not None:
+        out.idle("save_last_n_steps", last, "read with save_every_n_steps alone")
+    save = out.tree.get("save", {})
+    if save.get("keep_last") and not (save.get("every_epochs") or save.get("every_steps")):
+        del save["keep_last"]
 
 
 def _rest(left: dict[str, Any], out: Translation) -> None:

@@ -41,7 +41,7 @@ class Bases(Place):
                     Column("name"),
                     Column("family", 7),
                     Column("predicts", 8, wide=44),
-                    Column("size", 8, "right", wide=36),
+                    Column("size", 8, "right", wide=44),
                     empty=_NONE,
                     id="rows",
                 )

@@ -23,10 +23,10 @@ from shared.paths import config_dir
 
 def go_hint(keymap: Keymap) -> Said:
     """The line after ``g``: where the next letter goes."""
-    said: Said = [("go to  ", "muted")]
+    said: Said = []
     for name, title, _, _ in PLACES:
-        said += [(keymap.shown(BY_ID[f"go.{name}"]), "accent bold"), (f" {title}   ", "")]
-    return [*said, ("any other key: stay", "muted")]
+        said += [(keymap.shown(BY_ID[f"go.{name}"]), "accent bold"), (f" {title}  ", "")]
+    return [*said, (" any other key: stay", "muted")]
 
 
 _IN_REVIEW = (

@@ -55,6 +55,27 @@ def test_a_followed_run_ends_with_one_line_of_result(ready: CommandLine) -> None
     assert progress  # how much of it a quick run shows is up to the machine
 
 
+def test_who_follows_a_run_reads_what_it_fell_back_to(ready: CommandLine) -> None:
+    done = ready(*TRAIN, "--set", "optimizer.kind=adamw8bit", "--set", "output.name=eight")
+    assert done.returncode == Exit.OK, done.stderr
+    assert "AdamW cannot be had in 8 bits" in done.stderr
+    shown = ready.ok("run", "show", "eight")
+    assert shown.count("AdamW cannot be had in 8 bits") == 1
+
+
+def test_of_the_loras_kept_on_the_way_only_the_last_stay(ready: CommandLine) -> None:
+    ready.ok(
+        *TRAIN, "--set", "save.every_steps=3", "--set", "save.keep_last=2",
+        "--set", "output.name=last",
+    )  # fmt: skip
+    run = ready.data("run", "show", "last")
+    assert [one["step"] for one in run["checkpoints"]] == [9, 12, 12]
+    files = sorted(path.stem for path in Path(run["directory"], "lora").glob("*.safetensors"))
+    assert files == ["last", "last-step000009", "last-step000012"]
+    listed = [lora["name"] for lora in ready.data("lora", "list")["loras"]]
+    assert sorted(name for name in listed if name.startswith("last")) == files
+
+
 def test_a_followed_run_in_json_is_progress_then_the_result(ready: CommandLine) -> None:
     lines = [
         json.loads(line)

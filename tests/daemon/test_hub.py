@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_daemon.families import SD1
-from lora_daemon.hub import chosen
+from lora_daemon.hub import chosen, fetch
 from shared import wire
 from shared.errors import Code, LoraError
 from shared.hub_ids import from_hub
@@ -62,6 +62,15 @@ async def test_what_was_fetched_is_there_without_a_network(house: House, hub: Hu
     hub.asked.clear()
     again = await _add(house, hub, offline=True, mirror="")
     assert again.path == first.path and again.hub == first.hub and not hub.asked
+
+
+async def test_it_is_told_how_far_a_large_file_is() -> None:
+    heard: list[int] = []
+    with Hub({"me/large": {"a.safetensors": bytes(25_000_000)}}).served() as hub:
+        wanted = FromHub(id="me/large", mirror=hub.address)
+        await fetch(wanted, lambda done, _total, _file: heard.append(done))
+    assert heard == sorted(heard) and heard[-1] == 25_000_000
+    assert any(0 < done < 25_000_000 for done in heard)
 
 
 @pytest.mark.parametrize(

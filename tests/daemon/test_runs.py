@@ -119,6 +119,33 @@ async def test_a_run_freezes_pictures_of_the_class_masks_and_wildcards(
     assert len(house.domain.state().runs) == 1
 
 
+async def test_a_lora_to_begin_from_is_found_and_looked_over_before_the_run_is_queued(
+    house: House, tmp_path: Path
+) -> None:
+    def begun(start: object) -> str:
+        return RECIPE + f'[network]\nstart = "{start}"\n'
+
+    ways = ("up", "down")
+    pair = {f"lora_unet_a.lora_{way}.weight": Tensor("F32", (1, 1), bytes(4)) for way in ways}
+    (tmp_path / "peft").mkdir()
+    whole = tmp_path / "peft" / "adapter_model.safetensors"
+    write(whole, pair, {})
+    for name, made, said in (
+        ("none", b"", "There is no LoRA file"),
+        ("torn", whole.read_bytes()[:-1], "cut short"),
+        ("pickle", b"\x80\x02}", "pickle"),
+    ):
+        if made:
+            (tmp_path / name).write_bytes(made)
+        assert said in (await refused(house, begun(tmp_path / name))).message
+    assert "network.start" in (await refused(house, begun("r0031"))).message
+    run = await house.call(wire.StartRun(recipe=begun(whole.parent)))
+    kept = recipes.load(house.workspace.run(run.id) / "recipe.toml")
+    assert kept.network.start == str(whole)
+    follower = wire.StartRun(recipe=begun(tmp_path / "none"), after=[run.id])
+    assert (await house.call(follower)).state == "queued"  # what it waits for may write it
+
+
 async def test_a_recipe_for_another_family_is_refused(house: House) -> None:
     error = await refused(house, RECIPE.replace("[dataset]", 'family = "sdxl"\n[dataset]'))
     assert error.code == Code.INVALID_RECIPE and error.data["key"] == "base.family"

@@ -61,7 +61,7 @@ UNET = "model.diffusion_model."
             },
             {
                 "logit scale of the text encoder": 1, "marks of what it predicts": 2,
-                "noise schedule": 1, "position_ids": 1, UNKNOWN: 1,
+                "noise schedule": 1, "position_ids": 1, f"{UNKNOWN}something.else": 1,
             },
         ),
     ],
@@ -133,6 +133,7 @@ def _others() -> Iterator[tuple[str, dict[str, tuple[int, ...]], str]]:
     yield "refiner", {"conditioner.embedders.0.model.ln_final.bias": (2,)}, "refiner"
     yield "vae", {"decoder.conv_in.weight": (2,), "encoder.conv_in.weight": (2,)}, "VAE alone"
     yield "unet", {"down_blocks.0.resnets.0.conv1.bias": (2,)}, "Give the folder"
+    yield "embedding", {"emb_params": (2, 768)}, "textual inversion"
     yield "nothing", {"a": (2,)}, "is not a base"
     yield "edm", {"edm_vpred.sigma_max": (), f"{UNET}x": (1,)}, "CosXL"
 

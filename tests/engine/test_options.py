@@ -20,8 +20,8 @@ from lora_daemon.engine.mix import applied
 from lora_daemon.engine.objectives import objective
 from lora_daemon.engine.optimizers import optimizer_for
 from lora_daemon.engine.randomness import generator
-from lora_daemon.engine.schedules import learning_rate
 from lora_daemon.engine.train import train
+from lora_daemon.schedules import learning_rate
 from shared.errors import Code, LoraError
 from shared.recipe import Loss, Network, Noise, Recipe, convert
 from shared.recipe_schema import Dataset

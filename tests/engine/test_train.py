@@ -18,8 +18,8 @@ from lora_daemon.engine.cache import LatentsCache, load_picture, pixels_of
 from lora_daemon.engine.feed import Feed
 from lora_daemon.engine.optimizers import optimizer_for
 from lora_daemon.engine.randomness import generator, shuffled
-from lora_daemon.engine.schedules import learning_rate
 from lora_daemon.engine.train import clip, train
+from lora_daemon.schedules import learning_rate
 from shared.recipe import Network, Recipe, Schedule, convert
 from tests.engine import worker_process as work
 

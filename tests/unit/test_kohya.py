@@ -158,6 +158,41 @@ def test_a_command_line_becomes_a_recipe(tmp_path: Path) -> None:
     assert recipe.total_steps(one, 40) == 2000
 
 
+def test_repeats_are_in_the_names_of_a_folders_folders(tmp_path: Path) -> None:
+    (tmp_path / "10_a dog").mkdir()
+    one, _ = of(train_data_dir=str(tmp_path))
+    assert one.dataset.repeats == 10
+    (tmp_path / "5_more").mkdir()
+    one, lines = of(train_data_dir=str(tmp_path))
+    assert one.dataset.repeats == 1 and "repeat 5, 10 times" in lines["train_data_dir"].words
+    _, lines = of(train_data_dir=str(tmp_path / "not here"))
+    assert "10_dog" in lines["train_data_dir"].words
+    assert f"import '{tmp_path}/not here'" in lines["train_data_dir"].words
+
+
+def test_how_many_checkpoints_stay() -> None:
+    one, _ = of(save_every_n_epochs=2, save_last_n_epochs=5)
+    assert (one.save.every_epochs, one.save.keep_last) == (2, 5)
+    one, _ = of(save_every_n_steps=100, save_last_n_steps=300)
+    assert one.save.keep_last == 4  # at step 500 kohya has 200, 300, 400 and 500
+    for alone in ({"save_last_n_steps": 300}, {"save_last_n_epochs": 5}):
+        assert of(**alone)[0].save.keep_last == 0
+
+
+def test_accelerates_processes_are_taken(tmp_path: Path) -> None:
+    call = "accelerate launch --multi_gpu --num_processes=4 train_network.py --seed 1"
+    assert command_line(call, tmp_path) == {"seed": 1, "num_processes": 4}
+    one, _ = of(num_processes=4)
+    assert one.training.num_processes == 4
+
+
+def test_every_flag_of_a_sample_prompt_gets_its_word() -> None:
+    prompts = ["a dog --ss euler_a --am 0.5", "a cat --n blurry --ss ddim"]
+    one, lines = made(Given(prompts=prompts))
+    assert one.sample.sampler == "Euler a" and not one.sample.negative
+    assert lines["sample --n"].verdict == lines["sample --am"].verdict == "left out"
+
+
 def test_what_kohya_does_unasked_is_written_down() -> None:
     one, lines = of(network_module="networks.lora")
     assert (one.network.rank, one.network.alpha) == (4, 1.0)
