@@ -26,7 +26,7 @@ _DONE: dict[Action, str] = {
 
 def add(subparsers: Subparsers) -> None:
     verbs = noun(subparsers, "run", "training runs")
-    command(verbs, "list", list_them, "list the runs, the latest last")
+    command(verbs, "list", list_them, "list the runs, in the order of the queue")
     show = command(verbs, "show", show_it, "show a run: its files, samples, what was skipped")
     show.add_argument("name", metavar="RUN", help="r0001, or its name")
     actions: tuple[tuple[Action, str], ...] = (
@@ -89,6 +89,7 @@ async def show_it(call: Invocation) -> Exit:
         found = await find_run(client, call.args.name)
         detail = await client.call(wire.GetRun(run=found.id))
     run = detail.run
+    loss = f"{words.number(run.loss)}, mean of the last 100 steps" if run.loss is not None else ""
 
     def lines() -> Iterator[str]:
         yield from pairs(
@@ -98,7 +99,7 @@ async def show_it(call: Invocation) -> Exit:
                 ("", run.message),
                 ("GPU", ", ".join(run.gpus)),
                 ("step", f"{run.step} of {run.steps}, epoch {run.epoch} of {run.epochs}"),
-                ("loss", words.number(run.loss)),
+                ("loss", loss),
                 ("dataset", f"{run.dataset}, {words.plural(run.pictures, 'picture')}"),
                 ("base", run.base),
                 ("group", run.group),

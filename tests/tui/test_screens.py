@@ -203,6 +203,7 @@ async def test_runs_shows_the_run_and_its_series(daemon: standin.Daemon) -> None
         await until(pilot, lambda: "step 150/400" in text_of(app))
         text = text_of(app)
         assert "14.0 it/s" in text and "eta 0:18" in text
+        assert "loss 0.1000" in text  # the daemon's mean, not the curve's end
         assert "no GPU" in text and "5.0" in text
         await pilot.press("left_square_bracket")
         await until(pilot, lambda: "sample 1 of 2" in text_of(app))
