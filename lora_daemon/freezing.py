@@ -203,7 +203,7 @@ class Freezer:
 
     def _waiting(self, after: list[str], held: bool) -> dict[str, Any]:
         """Fields of a run that is to wait. Raises LoraError(NOT_FOUND)."""
-        fields: dict[str, Any] = {"after": [self._runs.get(name).id for name in after]}
+        fields: dict[str, Any] = {"after": self._runs.ids(after)}
         if held:
             fields |= {"state": "paused", "phase": "paused"}
         return fields

@@ -38,7 +38,7 @@ def add(subparsers: Subparsers) -> None:
     )  # fmt: skip
     train.add_argument(
         "--after", action="append", default=[], metavar="RUN",
-        help="begin once this run has left its LoRA; may be repeated",
+        help="begin once this run, or each of this sweep, has left its LoRA; may be repeated",
     )  # fmt: skip
     train.add_argument("--hold", action="store_true", help="queue it, but paused")
     train.add_argument("--detach", action="store_true", help="return as soon as it is queued")

@@ -125,6 +125,17 @@ async def test_a_run_waits_for_the_lora_of_another_and_says_when_none_will_come(
     assert house.run("r0002").message == ""
 
 
+async def test_a_run_waits_for_a_whole_sweep_or_for_the_latest_of_a_name(house: House) -> None:
+    for _ in range(2):
+        await held(house, name="twice")
+    sweep = wire.StartSweep(recipe=RECIPE, sweep=["network.rank=2,4"], name="ranks", held=True)
+    await house.call(sweep)
+    waits = await held(house, after=["ranks", "twice"])
+    assert waits.after == ["r0003", "r0004", "r0002"]
+    again = await house.call(wire.ArrangeRun(run=waits.id, after=["ranks"]))
+    assert again.after == ["r0003", "r0004"]
+
+
 # ── going on ────────────────────────────────────────────────────────────────────────────────────
 
 
