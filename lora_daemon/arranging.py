@@ -83,7 +83,7 @@ class Arranging:
     def _after(self, run: wire.Run, names: list[str]) -> list[str]:
         """Raises LoraError: NOT_FOUND, WRONG_STATE where runs would wait for one another."""
         every = {one.id: one for one in self._runs.all()}
-        wanted = [self._runs.get(name).id for name in names]
+        wanted = self._runs.ids(names)
         ahead, seen = list(wanted), set[str]()
         while ahead:
             one = ahead.pop()

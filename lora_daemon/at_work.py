@@ -22,8 +22,8 @@ class AtWork:
     """One run. Its seats are held for as long as it is at work: the first one's worker trains it,
     the others are for its further processes."""
 
-    def __init__(self, run: str, seats: Sequence[Seat]) -> None:
-        self.run = run
+    def __init__(self, run: wire.Run, seats: Sequence[Seat]) -> None:
+        self.run = run.id
         self.seats = seats
         self.worker = 0  # pid of the worker that it was given to
         self.progress: wire.RunProgress | None = None  # the latest
@@ -31,8 +31,9 @@ class AtWork:
         self.left = asyncio.Event()  # the worker has it no more
         self._losses: deque[float] = deque(maxlen=LOSSES)
         self._meter = Meter()
+        self._took = run.took  # before
         for seat in seats:
-            seat.run, seat.lent = run, seat is not seats[0]
+            seat.run, seat.lent = run.id, seat is not seats[0]
 
     @property
     def leader(self) -> Seat:
@@ -53,7 +54,7 @@ class AtWork:
         """It is to be given out once more, as its worker is gone."""
         self.worker, self.progress = 0, None
         self._losses.clear()
-        self._meter = Meter()
+        self._took, self._meter = self.took, Meter()
 
     def leave(self) -> None:
         """The seats are free."""
@@ -71,6 +72,11 @@ class AtWork:
         """What it took since it was given out; ``recipe``: its own."""
         ready = self.leader.supervisor.ready
         return self._meter.spent(recipe, ready.device_name if ready else "")
+
+    @property
+    def took(self) -> float:
+        """Seconds at work, from its beginning."""
+        return self._took + self._meter.at_work
 
     # ── how far it is ───────────────────────────────────────────────────────────────────────────
 
@@ -123,6 +129,7 @@ class AtWork:
 
     def now(self) -> dict[str, Any]:
         """What of its row is already otherwise."""
-        if self.progress is None or not self.progress.step:
-            return {}
-        return {"step": self.progress.step, "epoch": self.progress.epoch, "loss": self.loss}
+        now: dict[str, Any] = {"took": self.took}
+        if self.progress is not None and self.progress.step:
+            now |= {"step": self.progress.step, "epoch": self.progress.epoch, "loss": self.loss}
+        return now

@@ -215,8 +215,9 @@ def _which(found: _Found, busy: bool) -> Which:
     judged, standing = found.judged, _standing(found)
     chosen, reason = "", judged.reason
     if found.choices and len(found.choices) >= _wanted(found):
-        # Of equals the earlier.
+        # Of equals what the measure says, else the earliest.
         known = [one.name for one in found.records if one.name in standing]
+        known.sort(key=lambda name: name != judged.recommended)
         chosen = max(known, key=lambda name: standing[name][0] / standing[name][1], default="")
     if chosen:
         won, met = standing[chosen]

@@ -12,12 +12,11 @@ from typing import Any
 
 import msgspec
 
-from lora_daemon import embeddings, pipe
+from lora_daemon import embeddings, masks, pipe
 from lora_daemon.bucketing import bucket
 from lora_daemon.catalog import Catalog
 from lora_daemon.held_out import split
 from lora_daemon.library import Library
-from lora_daemon.masks import with_masks
 from lora_daemon.runs import Runs
 from lora_daemon.service import Context, Daemon
 from lora_daemon.store import Change
@@ -120,7 +119,7 @@ class Freezer:
         if why:
             raise LoraError(Code.INVALID_RECIPE, why, data={"key": key})
         rules = buckets.rules_of(recipe.dataset, base.resolution)
-        usable, skipped, warnings = self._pictures(dataset, rules)
+        usable, skipped, warnings = self._pictures(dataset, rules, recipe.dataset.mask_folder)
         kept_back, usable = await self._keep_back(recipe, dataset, usable, warnings)
         regular: list[pipe.FrozenPicture] = []
         if recipe.dataset.regularisation:
@@ -129,7 +128,7 @@ class Freezer:
             skipped += more
         if recipe.dataset.mask_folder:
             usable, bare = await asyncio.to_thread(
-                with_masks, usable, dataset.path, recipe.dataset.mask_folder
+                masks.with_masks, usable, dataset.path, recipe.dataset.mask_folder
             )
             if bare:
                 warnings.append(f"{bare} of {len(usable)} pictures have no mask and count whole.")
@@ -221,11 +220,13 @@ class Freezer:
             self._runs.log(
                 run.id, f"queued by {context.by}: {run.pictures} pictures of {run.dataset}{kept}"
             )
+            for warning in one.warnings:
+                self._runs.log(run.id, warning)
         return runs
 
     def _waiting(self, after: list[str], held: bool) -> dict[str, Any]:
         """Fields of a run that is to wait. Raises LoraError(NOT_FOUND)."""
-        fields: dict[str, Any] = {"after": [self._runs.get(name).id for name in after]}
+        fields: dict[str, Any] = {"after": self._runs.ids(after)}
         if held:
             fields |= {"state": "paused", "phase": "paused"}
         return fields
@@ -236,7 +237,7 @@ class Freezer:
         return next(name for name in names if name not in taken)
 
     def _pictures(
-        self, dataset: wire.Dataset, rules: buckets.Rules | None
+        self, dataset: wire.Dataset, rules: buckets.Rules | None, mask_folder: str = ""
     ) -> tuple[list[pipe.FrozenPicture], list[tuple[str, str]], list[str]]:
         """The pictures to train on, those left out and why, and what to warn of."""
         usable, skipped = [], list[tuple[str, str]]()
@@ -245,6 +246,8 @@ class Freezer:
             " WHERE dataset = ? ORDER BY name",
             (dataset.id,),
         )
+        if masked := masks.inside(dataset.path, mask_folder):
+            rows = [row for row in rows if not row["name"].startswith(masked)]
         rejected = 0
         for row in rows:
             path = f"{dataset.path.rstrip('/')}/{row['name']}"
@@ -268,7 +271,13 @@ class Freezer:
                 f"rejected and {len(rows) - rejected} cannot be used.",
             )
         warnings = []
-        if bare := sum(not picture.caption.strip() for picture in usable):
+        bare = sum(not picture.caption.strip() for picture in usable)
+        if bare == len(usable):
+            warnings.append(
+                "No picture has a caption: all are trained without words, and no word will call "
+                f"what they teach. `lora-tui caption {dataset.name}` writes captions."
+            )
+        elif bare:
             warnings.append(
                 f"{bare} of {len(usable)} pictures have no caption and are trained without words."
             )
@@ -297,8 +306,8 @@ class Freezer:
             return kept, [one for one in usable if one not in kept]
         if recipe.evaluation.held_out and not wanted:
             warnings.append(
-                f"{len(usable)} pictures are too few to keep any back: which checkpoint is best "
-                "will have to be seen with your own eyes."
+                f"Too few pictures to keep any back ({len(usable)}): which checkpoint is best will "
+                "have to be seen with your own eyes."
             )
         train, kept = await asyncio.to_thread(split, usable, wanted)
         return kept, train

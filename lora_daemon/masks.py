@@ -17,6 +17,17 @@ _ENDINGS = (".png", ".webp", ".jpg", ".jpeg", ".bmp")
 _NAMED = 3  # files in an error
 
 
+def inside(root: str, folder: str) -> str:
+    """What the names of a dataset's pictures begin with that are its masks; empty: none are.
+
+    ``root``: the dataset's folder; ``folder``: that of the masks, as the recipe has it.
+    """
+    home = Path(from_text(root))
+    masks = home / Path(folder).expanduser()
+    within = bool(folder) and masks != home and masks.is_relative_to(home)
+    return f"{to_text(masks.relative_to(home))}/" if within else ""
+
+
 def with_masks(
     pictures: Sequence[FrozenPicture], root: str, folder: str
 ) -> tuple[list[FrozenPicture], int]:

@@ -58,6 +58,12 @@ class Meter:
             memory=self._memory,
         )  # fmt: skip
 
+    @property
+    def at_work(self) -> float:
+        """Seconds until now, without pauses."""
+        self._pass()
+        return sum(self._seconds.values()) - self._seconds["paused"]
+
     def _at(self, step: int) -> None:
         if self._first is None:
             self._first = step

@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,22 @@ class Runs:
         ]
 
     def get(self, run: str) -> wire.Run:
-        """By id, or by name if only one is called so. Raises LoraError(NOT_FOUND)."""
+        """By id or name; of several with one name, the latest. Raises LoraError(NOT_FOUND)."""
         rows = self._store.query("SELECT run FROM runs WHERE id = ?", (run,))
         if rows:
             return _decode(rows[0]["run"])
         named = [one for one in self.all() if one.name == run]
-        if len(named) == 1:
-            return named[0]
+        if named:
+            return max(named, key=lambda one: one.created)
         raise not_found("run", run, [one.id for one in self.all()])
+
+    def ids(self, names: Iterable[str]) -> list[str]:
+        """Of runs by id or name, of a whole sweep by the sweep's. Raises LoraError(NOT_FOUND)."""
+        found: list[str] = []
+        for name in names:
+            swept = [one.id for one in self.all() if one.group == name]
+            found += swept or [self.get(name).id]
+        return list(dict.fromkeys(found))
 
     def directory(self, run: str) -> Path:
         return self._workspace.run(run)

@@ -164,7 +164,7 @@ class Scheduler:
         await self.advance()
 
     async def _begin(self, run: wire.Run, seats: Sequence[Seat]) -> None:
-        one = self._at_work[run.id] = AtWork(run.id, seats)
+        one = self._at_work[run.id] = AtWork(run, seats)
         fields: dict[str, Any] = {"state": "starting", "phase": "loading", "message": ""}
         gpus = [seat.name for seat in seats if seat.name]
         if run.started is None:
@@ -226,7 +226,7 @@ class Scheduler:
             case pipe.Tick():
                 self._hub.publish(one.ticked(report, self._runs.get(one.run)))
             case pipe.StateSaved():
-                self._runs.update(report.run, step=report.step, restarts=0)
+                self._runs.update(report.run, step=report.step, restarts=0, took=one.took)
             case pipe.NoSpace():
                 await self._no_space(one, report)
             case pipe.Resumed():
@@ -384,7 +384,7 @@ class Scheduler:
         before = self._runs.get(one.run)
         self._runs.log(one.run, reason)
         if before.state == "paused":  # nothing to bring back until it is resumed
-            self._runs.update(one.run, message=reason, gpus=[])
+            self._runs.update(one.run, message=reason, gpus=[], took=one.took)
             self._release(one.run)
             await self.advance()
             return

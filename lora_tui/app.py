@@ -312,8 +312,12 @@ class LoraApp(Sparing, Tidying, InOrder):
                 status = await self.ask(wire.GetStatus(), timeout=10)
             except LoraError:
                 return
+            told = self.known.status.warnings if self.known.status is not None else []
             self.known.take_status(status)
             self._lines_stale = True
+            for warning in status.warnings:  # in full, once: the status line cuts it
+                if warning not in told:
+                    self.notify(warning, severity="warning", timeout=12, markup=False)
 
         if self.connection is not None:
             self.run_worker(ask(), group="status")

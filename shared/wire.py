@@ -139,6 +139,7 @@ class Run(Record, frozen=True, kw_only=True):
     parent: str = ""  # the run that it was forked from
     gpus: list[str] = []  # that it is on, as the daemon names them; none where it has no choice
     spent: Spent | None = None  # once it has finished
+    took: float = 0.0  # seconds at work, without pauses and waiting
 
 
 class Lora(Record, frozen=True, kw_only=True):

@@ -201,12 +201,28 @@ async def base_path(call: Invocation, name: str) -> str:
     return find(bases, path, "base", "name").path
 
 
-async def find_run(client: Client, wanted: str) -> wire.Run:
-    """A run by its id or name; of several with one name, the latest."""
+async def find_run(call: Invocation, client: Client, wanted: str) -> wire.Run:
+    """A run by its id or name; of several with one name the latest, which is said."""
     from shared import wire
 
-    runs = (await client.call(wire.GetState())).runs
-    return find(sorted(runs, key=lambda run: -run.created), wanted, "run", "id", "name")
+    runs = sorted((await client.call(wire.GetState())).runs, key=lambda run: -run.created)
+    found = find(runs, wanted, "run", "id", "name")
+    others = [run.id for run in runs if run.name == wanted != found.id and run is not found]
+    if others:
+        call.console.say(f"{wanted}: {found.id}, the latest; {', '.join(others)} has the name too.")
+    return found
+
+
+async def find_runs(call: Invocation, client: Client, names: Iterable[str]) -> list[wire.Run]:
+    """Runs by id or name, and all of a sweep by the sweep's. Raises LoraError(NOT_FOUND)."""
+    from shared import wire
+
+    every = (await client.call(wire.GetState())).runs
+    runs: list[wire.Run] = []
+    for name in names:
+        swept = [run for run in every if run.group == name]
+        runs += swept or [await find_run(call, client, name)]
+    return list({run.id: run for run in runs}.values())
 
 
 def hub_options(parser: argparse.ArgumentParser, file: str) -> None:

@@ -171,7 +171,7 @@ async def _whole(call: Invocation, began: float) -> Result:
     with_it, without = await _count(call, lora.path, shown, sheet)
     result = Result(
         run=run.id, state=run.state, steps=run.step, loss=run.loss, lora=lora.path,
-        seconds=(run.finished or 0.0) - (run.started or 0.0), sheet=str(sheet),
+        seconds=run.took, sheet=str(sheet),
         shown=shown, with_it=with_it, without=without,
     )  # fmt: skip
     _keep(kept, result)

@@ -105,7 +105,7 @@ async def make(call: Invocation, began: float) -> Result:
     trained = [
         Trained(
             name=name, run=side.run.id, steps=side.run.step, held=side.held, norm=side.norm,
-            seconds=(side.run.finished or 0.0) - (side.run.started or 0.0),
+            seconds=side.run.took,
             creature=one.creature, lora=lora,
         )
         for (name, _), side, one, lora in zip(made, sides, seen, loras, strict=True)

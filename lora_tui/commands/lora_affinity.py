@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lora_tui.commands.common import Invocation, Subparsers, command
@@ -67,10 +67,22 @@ def base_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", default="", help="say whether it fits this base, too")
 
 
+def _namesake(name: str, loras: Iterable[wire.Lora]) -> str:
+    """What to say where a later run of that name has left its LoRA: under another one."""
+    later = [one for one in loras if one.run and one.name == f"{name}-{one.run}"]
+    if not later:
+        return ""
+    last = max(later, key=lambda one: one.created)
+    return f"{name} is the LoRA of an earlier run; that of {last.run} is {last.name}."
+
+
 async def warn(call: Invocation, client: Client, base: str, uses: Sequence[LoraUse]) -> list[str]:
     """Say beforehand which LoRAs may not work on a base, and why; never in the way."""
     said = []
+    loras = (await client.call(wire.GetState())).loras if uses else []
     for use in uses:
+        if namesake := _namesake(use.lora, loras):
+            call.console.say(namesake)
         try:
             found = (await client.call(wire.CheckAffinity(lora=use.lora, base=base))).found
         except LoraError:  # what is wrong with the file is said by whoever uses it

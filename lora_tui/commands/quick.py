@@ -30,10 +30,12 @@ from lora_tui.core import words
 from shared import edits, recipe, suited, wire
 from shared.client import Client
 from shared.errors import Code, Exit, LoraError
+from shared.files import keep_latest
 from shared.pictures import LoraUse, PictureSpec
 
 HELD_OUT = 0.1  # share of the pictures that the checkpoints are judged by
 PROMPTS = 2  # captions of the set that are painted while it trains
+LOGS = 20  # of the latest are kept, one a call
 LOOK_AGAIN = 1.0  # seconds between two looks at what another quick is doing
 GRID = ("weight=0-1 [5]", "seed=1025-1027")
 
@@ -94,19 +96,18 @@ async def quick_it(call: Invocation) -> Exit:
 async def _behind(call: Invocation) -> Exit:
     """Do the work in a process that nobody's leaving ends, and say what it says."""
     folder = Path(call.args.folder).expanduser().absolute()  # noqa: ASYNC240
-    digits = hashlib.sha256(os.fsencode(folder)).hexdigest()[:6]
-    log = call.home / "log" / f"quick-{folder.name[:40]}-{digits}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    logs = call.home / "log"
+    logs.mkdir(parents=True, exist_ok=True)
+    keep_latest(LOGS, logs.glob("quick-*.log"))
+    log = logs / f"quick-{folder.name[:40]}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     call.console.say(f"Leave with ctrl-c or close the terminal: it goes on. Its log: {log}")
-    with log.open("ab") as end:
-        began = end.tell()
+    with log.open("wb") as end:
         child = subprocess.Popen(  # noqa: ASYNC220  it returns at once
             [sys.executable, "-m", "lora_tui", *sys.argv[1:], "--here"],
             stdin=subprocess.DEVNULL, stdout=end, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:
         with log.open("rb") as said:
-            said.seek(began)
             over = False
             while not over:
                 over = child.poll() is not None  # looked at before what it said last is read

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from lora_tui.commands import run_compare, run_queue, run_which
-from lora_tui.commands.common import Invocation, Subparsers, command, find_run, noun
+from lora_tui.commands.common import Invocation, Subparsers, command, find_run, find_runs, noun
 from lora_tui.commands.console import pairs, table
 from lora_tui.commands.follow import follow, outcome
 from lora_tui.core import words
@@ -26,7 +26,7 @@ _DONE: dict[Action, str] = {
 
 def add(subparsers: Subparsers) -> None:
     verbs = noun(subparsers, "run", "training runs")
-    command(verbs, "list", list_them, "list the runs, the latest last")
+    command(verbs, "list", list_them, "list the runs, in the order of the queue")
     show = command(verbs, "show", show_it, "show a run: its files, samples, what was skipped")
     show.add_argument("name", metavar="RUN", help="r0001, or its name")
     actions: tuple[tuple[Action, str], ...] = (
@@ -56,7 +56,7 @@ def add(subparsers: Subparsers) -> None:
         "delete runs with all their files, their LoRAs as well",
         "  lora-tui run delete r0003 r0004\n  lora-tui run delete r0003 --yes   # in a script",
     )
-    delete.add_argument("names", metavar="RUN", nargs="+")
+    delete.add_argument("names", metavar="RUN", nargs="+", help="runs, or the name of a sweep")
 
 
 async def list_them(call: Invocation) -> Exit:
@@ -86,9 +86,10 @@ async def list_them(call: Invocation) -> Exit:
 
 async def show_it(call: Invocation) -> Exit:
     async with call.client() as client:
-        found = await find_run(client, call.args.name)
+        found = await find_run(call, client, call.args.name)
         detail = await client.call(wire.GetRun(run=found.id))
     run = detail.run
+    loss = f"{words.number(run.loss)}, mean of the last 100 steps" if run.loss is not None else ""
 
     def lines() -> Iterator[str]:
         yield from pairs(
@@ -98,7 +99,7 @@ async def show_it(call: Invocation) -> Exit:
                 ("", "" if run.message in detail.warnings else run.message),
                 ("GPU", ", ".join(run.gpus)),
                 ("step", f"{run.step} of {run.steps}, epoch {run.epoch} of {run.epochs}"),
-                ("loss", words.number(run.loss)),
+                ("loss", loss),
                 ("dataset", f"{run.dataset}, {words.plural(run.pictures, 'picture')}"),
                 ("base", run.base),
                 ("group", run.group),
@@ -123,7 +124,7 @@ def steering(action: Action) -> Callable[[Invocation], Any]:
 
     async def steer(call: Invocation) -> Exit:
         async with call.client() as client:
-            found = await find_run(client, call.args.name)
+            found = await find_run(call, client, call.args.name)
             run = await client.call(wire.SteerRun(run=found.id, action=action))
         call.console.show(run, lambda: [f"{run.id} {run.name} {_DONE[action]}"])
         return Exit.OK
@@ -133,7 +134,7 @@ def steering(action: Action) -> Callable[[Invocation], Any]:
 
 async def watch_it(call: Invocation) -> Exit:
     async with call.client(subscribe=True) as client:
-        run = await find_run(client, call.args.name)
+        run = await find_run(call, client, call.args.name)
         try:
             run = await follow(call, client, run.id)
         except asyncio.CancelledError:
@@ -144,7 +145,7 @@ async def watch_it(call: Invocation) -> Exit:
 
 async def log_of_it(call: Invocation) -> Exit:
     async with call.client() as client:
-        found = await find_run(client, call.args.name)
+        found = await find_run(call, client, call.args.name)
         log = await client.call(wire.GetLog(run=found.id, lines=call.args.lines))
     call.console.show(log, lambda: log.lines)
     return Exit.OK
@@ -152,7 +153,7 @@ async def log_of_it(call: Invocation) -> Exit:
 
 async def delete_it(call: Invocation) -> Exit:
     async with call.client() as client:
-        runs = [await find_run(client, name) for name in call.args.names]
+        runs = await find_runs(call, client, call.args.names)
         names = ", ".join(f"{run.id} {run.name} ({words.size(run.size)})" for run in runs)
         call.console.confirm(f"Delete {names} with every file, LoRAs and samples included?")
         for run in runs:

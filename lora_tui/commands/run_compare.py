@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lora_tui.commands.common import Invocation, Subparsers, command, find_run
+from lora_tui.commands.common import Invocation, Subparsers, command, find_run, find_runs
 from lora_tui.commands.console import table
 from lora_tui.core import event_files, run_sides, run_table, runs_picture, words
 from lora_tui.core.run_table import Side
-from shared import wire
-from shared.client import Client
 from shared.errors import Exit
 from shared.files import publish
 
@@ -81,7 +79,7 @@ def add(verbs: Subparsers) -> None:
 
 async def compare_them(call: Invocation) -> Exit:
     async with call.client() as client:
-        runs = await _named(client, call.args.names)
+        runs = await find_runs(call, client, call.args.names)
         found = Compared(await run_sides.gathered(client.call, runs, norms=call.args.norms))
         if call.args.sheet:
             data = runs_picture.png(
@@ -94,20 +92,10 @@ async def compare_them(call: Invocation) -> Exit:
     return Exit.OK
 
 
-async def _named(client: Client, names: Sequence[str]) -> list[wire.Run]:
-    """Runs by id or name, and all of a group by the group's. Raises LoraError(NOT_FOUND)."""
-    every = (await client.call(wire.GetState())).runs
-    runs: list[wire.Run] = []
-    for name in names:
-        group = [run for run in every if run.group == name]
-        runs += group or [await find_run(client, name)]
-    return list({run.id: run for run in runs}.values())
-
-
 async def export_it(call: Invocation) -> Exit:
     """Raises LoraError: WRONG_STATE without the package, ALREADY_EXISTS, STORAGE."""
     async with call.client() as client:
-        run = await find_run(client, call.args.name)
+        run = await find_run(call, client, call.args.name)
         done = await event_files.write(client.call, client.fetch, run.id, call.args.dir)
     call.console.show(done, lambda: [done.said()])
     return Exit.OK

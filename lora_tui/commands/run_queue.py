@@ -23,7 +23,8 @@ def add(verbs: Subparsers) -> None:
         "  lora-tui run after r0009 r0007 r0008",
     )  # fmt: skip
     after.add_argument("name", metavar="RUN", help="r0001, or its name")
-    after.add_argument("others", metavar="OTHER", nargs="*", help="must leave their LoRA first")
+    after.add_argument("others", metavar="OTHER", nargs="*",
+                       help="runs, or a sweep, that must leave their LoRAs first")  # fmt: skip
     extend = command(
         verbs, "extend", extend_it, "let a finished or stopped run take more steps",
         "  lora-tui run extend r0007 --steps 500",
@@ -43,8 +44,8 @@ def add(verbs: Subparsers) -> None:
 
 async def move_it(call: Invocation) -> Exit:
     async with call.client() as client:
-        run = await find_run(client, call.args.name)
-        before = call.args.before and (await find_run(client, call.args.before)).id
+        run = await find_run(call, client, call.args.name)
+        before = call.args.before and (await find_run(call, client, call.args.before)).id
         ask = wire.ArrangeRun(run=run.id, move=call.args.move or "", before=before)
         run = await client.call(ask)
         runs = (await client.call(wire.GetState())).runs
@@ -57,9 +58,8 @@ async def move_it(call: Invocation) -> Exit:
 
 async def after_it(call: Invocation) -> Exit:
     async with call.client() as client:
-        run = await find_run(client, call.args.name)
-        others = [(await find_run(client, name)).id for name in call.args.others]
-        run = await client.call(wire.ArrangeRun(run=run.id, after=others))
+        run = await find_run(call, client, call.args.name)
+        run = await client.call(wire.ArrangeRun(run=run.id, after=call.args.others))
     word = f"waits for {', '.join(run.after)}" if run.after else "waits for no other run"
     call.console.show(run, lambda: [f"{run.id} {run.name} {word}"])
     return Exit.OK
@@ -67,7 +67,7 @@ async def after_it(call: Invocation) -> Exit:
 
 async def extend_it(call: Invocation) -> Exit:
     async with call.client() as client:
-        run = await find_run(client, call.args.name)
+        run = await find_run(call, client, call.args.name)
         found = await client.call(wire.ExtendRun(run=run.id, steps=call.args.steps))
     call.console.show(found, lambda: [f"{found.run.id} {found.run.name}: {found.told}"])
     return Exit.OK
@@ -75,7 +75,7 @@ async def extend_it(call: Invocation) -> Exit:
 
 async def fork_it(call: Invocation) -> Exit:
     async with call.client() as client:
-        run = await find_run(client, call.args.name)
+        run = await find_run(call, client, call.args.name)
         ask = wire.ForkRun(
             run=run.id, step=call.args.at, settings=call.args.overrides, name=call.args.new_name
         )

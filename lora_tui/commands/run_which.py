@@ -41,7 +41,7 @@ def add(verbs: Subparsers) -> None:
 
 async def which_of_it(call: Invocation) -> Exit:
     async with call.client() as client:
-        run = (await find_run(client, call.args.name)).id
+        run = (await find_run(call, client, call.args.name)).id
         if call.args.known:
             found = (await client.call(wire.GetWhich(run=run))).found
         else:
@@ -61,7 +61,7 @@ def _lines(found: Which) -> Iterator[str]:
 async def take_it(call: Invocation) -> Exit:
     out = out_file(call)
     async with call.client() as client:
-        run = await find_run(client, call.args.name)
+        run = await find_run(call, client, call.args.name)
         found = (await client.call(wire.GetWhich(run=run.id))).found
     wanted = _wanted(found, call.args.step)
     await copied(call, wanted, out)

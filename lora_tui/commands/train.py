@@ -11,8 +11,9 @@ from lora_tui.commands import recipe as recipes
 from lora_tui.commands import run_compare
 from lora_tui.commands.common import Invocation, Subparsers, command
 from lora_tui.commands.follow import follow, outcome
-from lora_tui.core import run_sides, train_sums
+from lora_tui.core import run_sides, train_sums, words
 from shared import recipe, wire
+from shared.client import Client
 from shared.errors import Exit
 from shared.foretelling import foretell
 
@@ -38,7 +39,7 @@ def add(subparsers: Subparsers) -> None:
     )  # fmt: skip
     train.add_argument(
         "--after", action="append", default=[], metavar="RUN",
-        help="begin once this run has left its LoRA; may be repeated",
+        help="begin once this run, or each of this sweep, has left its LoRA; may be repeated",
     )  # fmt: skip
     train.add_argument("--hold", action="store_true", help="queue it, but paused")
     train.add_argument("--detach", action="store_true", help="return as soon as it is queued")
@@ -66,7 +67,8 @@ async def train_it(call: Invocation) -> Exit:
         )
         where = f" on {run.base}" if run.base else ""
         call.console.say(
-            f"{run.id} {run.name}: {run.pictures} pictures, {run.steps} steps{where}"
+            f"{run.id} {run.name}: {words.plural(run.pictures, 'picture')}, "
+            f"{words.plural(run.steps, 'step')}{where}"
             + (f", {run.skipped} skipped" if run.skipped else "")
         )
         each = math.ceil(run.steps / run.epochs)
@@ -75,6 +77,7 @@ async def train_it(call: Invocation) -> Exit:
             call.console.say(said)
         if run.message:
             call.console.say(run.message)
+        await _warn(call, client, run)
         if args.detach or args.hold:
             call.console.show(run, lambda: [run.id])
             return Exit.OK
@@ -89,6 +92,12 @@ async def train_it(call: Invocation) -> Exit:
         return await outcome(call, client, run)
 
 
+async def _warn(call: Invocation, client: Client, run: wire.Run) -> None:
+    """Say what was found wrong with its pictures when it was queued."""
+    for warning in (await client.call(wire.GetRun(run=run.id))).warnings:
+        call.console.say(f"warning: {warning}")
+
+
 async def _sweep(call: Invocation, loaded: recipe.Recipe) -> Exit:
     """Queue a run for each combination, follow them, and show them side by side."""
     args = call.args
@@ -99,7 +108,9 @@ async def _sweep(call: Invocation, loaded: recipe.Recipe) -> Exit:
         )  # fmt: skip
         queued = await client.call(ask)
         for run in queued.runs:
-            call.console.say(f"{run.id} {run.name}: {run.pictures} pictures, {run.steps} steps")
+            count = words.plural(run.pictures, "picture")
+            call.console.say(f"{run.id} {run.name}: {count}, {words.plural(run.steps, 'step')}")
+        await _warn(call, client, queued.runs[0])
         if args.detach or args.hold:
             call.console.show(queued, lambda: [run.id for run in queued.runs])
             return Exit.OK

@@ -6,7 +6,6 @@ import string
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -19,7 +18,6 @@ from shared.which import Which
 
 MOST_COLUMNS = 4  # of a table with a column a run
 MOMENTS = 8  # steps at which the losses are told
-IDLE = 60.0  # seconds between two steps in which nothing was trained
 TONES = ("primary", "success", "warning", "error", "secondary", "accent", "muted")
 MARKS = string.ascii_lowercase + string.ascii_uppercase
 
@@ -191,14 +189,8 @@ def _row(side: Side, line: Line) -> Sequence[str]:
         words.number(line.ys[-1] if line.ys else None),
         "–" if side.held is None else f"{side.held:+.1%}",
         "–" if side.norm is None else f"{side.norm:.3g}",
-        words.duration(_trained(side)),
+        words.duration(run.took or None),
     )
-
-
-def _trained(side: Side) -> float | None:
-    """Seconds between its steps; a pause, or a night before it was extended, is left out."""
-    gaps = [after.time - before.time for before, after in pairwise(side.points)]
-    return sum(gap for gap in gaps if 0 <= gap < IDLE) if gaps else None
 
 
 def said(sides: Sequence[Side]) -> Iterator[str]:

@@ -59,10 +59,14 @@ def said(found: Which, measures: str = "") -> Iterator[str]:
     yield from found.notes
     if found.pairs:
         yield f"{found.pairs} of {found.wanted} pairs were chosen from without names."
+    change = "change of the loss from the bare base on"
+    trained = f"TRAINED: {change} {found.trained} pictures that it learnt from"
+    if found.held_out:
+        kept = words.plural(found.held_out, "picture")
+        trained = f"KEPT BACK: {change} {kept} not trained on; "
+        trained += f"TRAINED: the same on {found.trained} that were"
     parts = [
-        f"KEPT BACK: change of the loss from the bare base on "
-        f"{words.plural(found.held_out, 'picture')} not trained on",
-        f"TRAINED: the same on {found.trained} that were",
+        trained,
         "DRIFT: how far unrelated prompts are moved, of the prediction's length",
         "LEAK: effect without the trigger word, of that with it",
         "NEAR: likeness to single training pictures, in standard deviations",

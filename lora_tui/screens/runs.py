@@ -294,7 +294,7 @@ class Runs(Arranging):
         history = self._history(self._shown) if self._shown else RunHistory("")
         live = history.latest or self.lora.known.progress.get(self._shown)
         loss = history.loss_lines()
-        self.query_one(RunHead).show(run, live, loss[1].ys[-1] if loss else None)
+        self.query_one(RunHead).show(run, live)
         step = history.points[-1].step if history.points else 0
         right = right_edge(step, run.steps if run is not None else 1)
         self.query_one("#loss", Chart).show(loss, right=right)

@@ -179,13 +179,15 @@ class Sweeping(Place):
                     recipe=self._axes.recipe(), sweep=self._axes.sweep(), after=after, held=held
                 )
                 group = await self.lora.ask(ask)
-                said = f"{words.plural(len(group.runs), 'run')} are in the queue: {group.group}."
-                opened = f"group:{group.group}" if len(group.runs) > 1 else group.runs[0].id
+                runs = group.runs
+                said = f"{words.plural(len(runs), 'run')} are in the queue: {group.group}."
+                opened = f"group:{group.group}" if len(runs) > 1 else runs[0].id
             else:
                 run = await self.lora.ask(
                     wire.StartRun(recipe=self._form.toml(), after=after, held=held)
                 )
-                said, opened = f"{run.id} is in the queue.", run.id
+                runs, said, opened = [run], f"{run.id} is in the queue.", run.id
+            warnings = (await self.lora.ask(wire.GetRun(run=runs[0].id))).warnings
         except LoraError as error:
             key = str(error.data.get("key", ""))
             if (field := self.fields().get(key)) is not None:
@@ -194,6 +196,8 @@ class Sweeping(Place):
             self.notify(error.message, severity="error", timeout=8)
             return
         self.notify(said, timeout=4)
+        for warning in warnings:
+            self.notify(warning, severity="warning", timeout=8)
         self.set_focus(self.query_one("#templates", Select))  # letters are keys when one returns
         self.lora.opened_run = opened
         self.app.call_later(self.lora.action_open, "runs")

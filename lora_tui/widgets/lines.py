@@ -51,7 +51,10 @@ class OneLine(Widget):
         gap = max(width - length(left) - length(right) - (1 if right else 0), 0)
         segments.append(Segment(" " * gap, base))
         segments += [Segment(text, self._style(base, tone)) for text, tone in right]
-        return Strip(segments).adjust_cell_length(width, base).simplify()
+        line = Strip(segments)
+        if line.cell_length > width:
+            line = Strip([*line.crop(0, width - 1), Segment("…", base)])
+        return line.adjust_cell_length(width, base).simplify()
 
     def _style(self, base: Style, tone: str) -> Style:
         return base + tone_style(self, tone) if tone else base

@@ -70,7 +70,7 @@ class RunHead(Vertical):
         self.query_one("#run-far", OneLine).show([])
         self.query_one(ProgressLine).show(0.0, "line")
 
-    def show(self, run: Run | None, live: RunProgress | None, smoothed: float | None) -> None:
+    def show(self, run: Run | None, live: RunProgress | None) -> None:
         line = self.query_one("#run-line", OneLine)
         far = self.query_one("#run-far", OneLine)
         bar = self.query_one(ProgressLine)
@@ -104,7 +104,7 @@ class RunHead(Vertical):
                 right.append((f"epoch {epoch}/{run.epochs} · ", "muted"))
             right.append((f"step {words.count(step)}", "bold"))
             right.append((f"/{words.count(run.steps)}", "muted"))
-        loss = smoothed if smoothed is not None else run.loss
+        loss = live.loss if live is not None and going else run.loss  # as the command line says it
         if loss is not None and (roomy or not going):
             right += [(" · loss ", "muted"), (words.number(loss), "bold")]
         if going:
@@ -112,8 +112,8 @@ class RunHead(Vertical):
             right += [(" · ", "muted"), (words.speed(speed), "")]
             if live is not None:
                 right += [(" · eta ", "muted"), (words.duration(live.eta), "")]
-        elif run.started and run.finished:
-            right.append((f" · took {words.duration(run.finished - run.started)}", "muted"))
+        elif run.finished and run.took:
+            right.append((f" · took {words.duration(run.took)}", "muted"))
         line.show(left)
         least = length(right) + 2 if length(right) + 20 < self.size.width else 0
         width = int(far.styles.width.value) if far.styles.width is not None else -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -29,6 +30,13 @@ def test_quick_says_what_it_lacks(cli: CommandLine, tmp_path: Path) -> None:
     assert code == Exit.NOT_FOUND and "nowhere" in error["message"]
     code, error = cli.refused("quick", str(tmp_path / "empty"), "--base", "starter", "--here")
     assert code == Exit.INVALID and "no pictures" in error["message"]
+
+
+def test_each_call_has_a_log_of_its_own(cli: CommandLine, tmp_path: Path) -> None:
+    said = [cli("quick", str(tmp_path), "--base", "nowhere") for _ in range(2)]
+    logs = {re.search(r"Its log: (\S+)", one.stderr)[1] for one in said}  # type: ignore[index]
+    assert len(logs) == 2
+    assert all(Path(log).read_text().count("nowhere") == 1 for log in logs)
 
 
 @pytest.mark.slow

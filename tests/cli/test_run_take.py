@@ -24,14 +24,16 @@ class Daemon:
     """Knows one run, whose first checkpoint alone is measured."""
 
     def __init__(self, folder: Path) -> None:
-        self.busy = False
+        self.busy, self.runs = False, 1
         self._folder = folder
         for step in (21, 42, 60):
             (folder / f"{step}").write_bytes(b"LoRA %d" % step)
 
     async def call(self, request: object) -> Any:
         if isinstance(request, wire.GetState):
-            return wire.State(runs=[run_of(1, name="dragons", state="finished")])
+            return wire.State(
+                runs=[run_of(n, name="dragons", state="finished") for n in range(1, self.runs + 1)]
+            )
         candidates = [
             Candidate(
                 name=f"step {step}", step=step, files=[str(self._folder / f"{step}")],
@@ -84,6 +86,16 @@ def test_of_a_run_that_is_measured_in_part_it_is_said(
     said = capsys.readouterr()
     assert "step 21 of r0001 dragons, 1 of 3 checkpoints measured" in said.out
     assert "`lora-tui run which r0001` measures the others" in said.err
+
+
+def test_of_several_runs_of_one_name_the_latest_is_taken_and_that_is_said(
+    daemon: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.runs = 2
+    take(daemon, tmp_path / "x.safetensors")
+    said = capsys.readouterr()
+    assert "of r0002 dragons" in said.out
+    assert "dragons: r0002, the latest; r0001 has the name too." in said.err
 
 
 def test_a_folder_that_is_missing_is_made(daemon: Daemon, tmp_path: Path) -> None:

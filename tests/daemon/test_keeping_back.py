@@ -51,7 +51,7 @@ async def test_of_few_none_can_be_spared_and_it_says_so(house: House, tmp_path: 
     freeze = await started(house, tmp_path, 8, "evaluation.held_out = 0.2")
     assert (len(freeze.pictures), freeze.held_out) == (8, [])
     warnings = (await house.call(wire.GetRun(run="r0001"))).warnings
-    assert any("too few to keep any back" in warning for warning in warnings)
+    assert any("Too few pictures to keep any back (8)" in warning for warning in warnings)
 
 
 async def test_pictures_are_kept_back_by_their_names(house: House, tmp_path: Path) -> None:

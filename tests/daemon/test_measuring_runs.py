@@ -213,6 +213,11 @@ async def test_pictures_are_chosen_without_names_and_go_before_the_measure(house
     with pytest.raises(LoraError) as none:
         await house.call(wire.UndoChoice(run="r0001"))
     assert none.value.code == Code.NOT_FOUND
+    for _ in range(3):
+        pair, _ = await looked_at(house)
+        ask = wire.ChoosePicture(run="r0001", pair=pair.pair, better="neither")
+        told = (await house.call(ask)).found
+    assert told.chosen == "step 20"  # of equals, as the measure says: step 10 is the earliest
 
 
 async def looked_at(house: House) -> tuple[wire.Pair, list[str]]:

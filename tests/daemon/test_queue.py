@@ -14,7 +14,7 @@ from shared import recipe as recipes
 from shared import wire
 from shared.errors import Code, LoraError
 from shared.safetensors_file import Tensor, write
-from tests.daemon.house import House, opened, with_fake_worker
+from tests.daemon.house import WITHIN, House, opened, with_fake_worker
 
 RECIPE = '[base]\nname = "base"\n[dataset]\nname = "set"\n[training]\nepochs = 4\n'
 
@@ -125,6 +125,17 @@ async def test_a_run_waits_for_the_lora_of_another_and_says_when_none_will_come(
     assert house.run("r0002").message == ""
 
 
+async def test_a_run_waits_for_a_whole_sweep_or_for_the_latest_of_a_name(house: House) -> None:
+    for _ in range(2):
+        await held(house, name="twice")
+    sweep = wire.StartSweep(recipe=RECIPE, sweep=["network.rank=2,4"], name="ranks", held=True)
+    await house.call(sweep)
+    waits = await held(house, after=["ranks", "twice"])
+    assert waits.after == ["r0003", "r0004", "r0002"]
+    again = await house.call(wire.ArrangeRun(run=waits.id, after=["ranks"]))
+    assert again.after == ["r0003", "r0004"]
+
+
 # ── going on ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -151,7 +162,7 @@ async def finished(house: House, recipe: str = RECIPE, *, state: bool = True) ->
                 (f"lora/{name}.safetensors", step, size, final),
             )
         run = msgspec.structs.replace(
-            house.run(), state="finished", phase="", step=20, started=1.0, finished=2.0
+            house.run(), state="finished", phase="", step=20, started=1.0, finished=2.0, took=1.0
         )
         change.execute("UPDATE runs SET run = ?", (wire.encoder.encode(run),))
     return directory
@@ -170,6 +181,9 @@ async def test_a_finished_run_takes_more_steps_and_its_first_end_stays(house: Ho
     await house.until(lambda: house.run().state == "training")
     with pytest.raises(LoraError, match="r0001 is training"):
         await house.call(wire.ExtendRun(run="r0001", steps=5))
+    await house.call(wire.SteerRun(run="r0001", action="stop"))
+    await house.until(lambda: house.run().state == "stopped")
+    assert 1.0 < house.run().took < 1.0 + WITHIN  # what lay between is not counted
 
 
 async def test_a_falling_schedule_is_said_to_be_another_one_when_it_is_longer(

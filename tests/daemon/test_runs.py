@@ -146,6 +146,32 @@ async def test_a_lora_to_begin_from_is_found_and_looked_over_before_the_run_is_q
     assert (await house.call(follower)).state == "queued"  # what it waits for may write it
 
 
+async def test_masks_that_lie_in_the_datasets_folder_are_no_pictures_of_it(
+    house: House, tmp_path: Path
+) -> None:
+    pictures(tmp_path / "cats", 3)
+    pictures(tmp_path / "cats" / "masks", 3)
+    await house.call(wire.ImportDataset(path=str(tmp_path / "cats")))
+    recipe = RECIPE.replace('name = "set"', 'name = "cats"\nmask_folder = "masks"')
+    run = await house.call(wire.StartRun(recipe=recipe))
+    assert run.pictures == 3
+    freeze = json.loads((house.workspace.run(run.id) / "freeze.json").read_bytes())
+    assert all("/cats/masks/" in one["mask"] for one in freeze["pictures"])
+
+
+async def test_without_any_caption_it_is_said_what_comes_of_it(
+    house: House, tmp_path: Path
+) -> None:
+    for text in pictures(tmp_path / "cats", 3).glob("*.txt"):
+        text.write_text("")
+    await house.call(wire.ImportDataset(path=str(tmp_path / "cats")))
+    recipe = RECIPE.replace('name = "set"', 'name = "cats"')
+    run = await house.call(wire.StartRun(recipe=recipe))
+    [warning] = (await house.call(wire.GetRun(run=run.id))).warnings
+    assert warning.startswith("No picture has a caption") and "caption cats" in warning
+    assert warning in "\n".join(house.domain.run_log(run.id, 9))
+
+
 async def test_a_recipe_for_another_family_is_refused(house: House) -> None:
     error = await refused(house, RECIPE.replace("[dataset]", 'family = "sdxl"\n[dataset]'))
     assert error.code == Code.INVALID_RECIPE and error.data["key"] == "base.family"

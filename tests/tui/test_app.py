@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from textual.app import App
 from textual.command import CommandPalette
 from textual.screen import ModalScreen, Screen
@@ -23,6 +24,8 @@ import lora_tui
 from lora_tui import actions, keymap
 from lora_tui.app import LoraApp
 from lora_tui.screens.navigate import Commands, Help
+from lora_tui.widgets.lines import StatusLine
+from shared import wire
 from shared.errors import Code, LoraError
 from tests.tui import standin
 from tests.tui.driving import opened, text_of, until
@@ -160,6 +163,20 @@ async def test_who_else_is_there_and_what_goes_on(daemon: standin.Daemon) -> Non
         assert "r0002 training 30 %" in text_of(app)
         await pilot.press("q")
         assert "r0002, r0003 go on in the daemon (pid 4711)" in app.farewell
+
+
+async def test_what_the_daemon_warns_of_is_told_in_full_where_the_line_cuts_it(
+    daemon: standin.Daemon,
+) -> None:
+    status, blobs = daemon.on_GetStatus(wire.GetStatus(), "")
+    long = "NVIDIA A10 cannot be used: this torch is built without CUDA. Install another."
+    warned = replace(status, warnings=[long])
+    daemon.on_GetStatus = lambda *_: (warned, blobs)  # type: ignore[method-assign]
+    async with opened(daemon, size=(80, 24)) as (app, pilot, _):
+        await until(pilot, lambda: "Install another." in " ".join(text_of(app).split()))
+        await until(
+            pilot, lambda: app.screen.query_one(StatusLine).render_line(0).text.endswith("…")
+        )
 
 
 async def test_without_colour_no_colour_is_sent(

@@ -88,6 +88,9 @@ async def test_datasets_filter_review_train_and_forget(daemon: standin.Daemon) -
 
 
 async def test_train_counts_says_what_is_wrong_and_starts(daemon: standin.Daemon) -> None:
+    detail, blobs = daemon.on_GetRun(wire.GetRun(run="r0001"), "")
+    warned = replace(detail, warnings=["5 of 20 pictures have no caption."])
+    daemon.on_GetRun = lambda *_: (warned, blobs)  # type: ignore[method-assign]
     async with opened(daemon, "g", "t") as (app, pilot, _):
         await until(pilot, lambda: "200 steps" in text_of(app))
         screen = app.screen
@@ -108,6 +111,7 @@ async def test_train_counts_says_what_is_wrong_and_starts(daemon: standin.Daemon
         assert made.training.epochs == 3 and made.dataset.name == "creatures"
         assert made.sample.prompts == ["a cat", "a dog"]
         await until(pilot, lambda: "r0004" in text_of(app))
+        await until(pilot, lambda: "5 of 20 pictures have no caption" in text_of(app))
         assert not isinstance(screen.focused, Input)  # letters are keys when one comes back
 
 
@@ -203,6 +207,7 @@ async def test_runs_shows_the_run_and_its_series(daemon: standin.Daemon) -> None
         await until(pilot, lambda: "step 150/400" in text_of(app))
         text = text_of(app)
         assert "14.0 it/s" in text and "eta 0:18" in text
+        assert "loss 0.1000" in text  # the daemon's mean, not the curve's end
         assert "no GPU" in text and "5.0" in text
         await pilot.press("left_square_bracket")
         await until(pilot, lambda: "sample 1 of 2" in text_of(app))

@@ -111,3 +111,11 @@ def test_a_meter_keeps_what_each_phase_took() -> None:
     assert (found.cached, found.batches, found.painted, found.memory) == (7, 20, 6, 7)
     flipped = convert({"dataset": {**SET, "flip": True}})
     assert meter.spent(flipped, "cpu").cached == 14  # mirror images as well
+
+
+def test_a_pause_is_not_time_at_work() -> None:
+    clock = iter([0.0, 2.0, 5.0, 105.0, 106.0])
+    meter = Meter(lambda: next(clock))
+    for name in ("training", "paused", "training"):
+        meter.take(pipe.Phase(run="r1", phase=name, done=0, total=9), None)  # type: ignore[arg-type]
+    assert meter.at_work == 6.0

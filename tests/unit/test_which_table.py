@@ -42,6 +42,8 @@ def test_the_reason_comes_first_then_the_tied_then_the_notes() -> None:
         "Because.", "Within one standard error of the best: step 10 to step 20.", "Note.",
     ]  # fmt: skip
     assert "5 pictures not trained on" in said[-1]
+    none = list(which_table.said(replace(FOUND, held_out=0)))
+    assert none[-1].startswith("TRAINED: change of the loss from the bare base on 6 pictures that")
     nothing = replace(FOUND, candidates=FOUND.candidates[2:], recommended="", notes=[])
     assert list(which_table.said(nothing)) == ["Nothing is measured yet."]
     some = replace(FOUND, recommended="", notes=[])
