@@ -125,6 +125,22 @@ async def test_train_names_the_keys_that_work_in_a_field(daemon: standin.Daemon)
         await until(pilot, lambda: text_of(app).splitlines()[-1].startswith(" s start"))
 
 
+@pytest.mark.parametrize("place", ["m", "l"])
+async def test_every_screen_with_fields_names_the_keys_that_work_in_them(
+    place: str, daemon: standin.Daemon
+) -> None:
+    def last_line() -> str:
+        return text_of(app).splitlines()[-1]
+
+    async with opened(daemon, "g", place) as (app, pilot, _):
+        await until(pilot, lambda: "g go to" in last_line())
+        before = last_line()
+        await pilot.press("e")
+        await until(pilot, lambda: last_line().strip() == "esc leave field  ^p commands")
+        await pilot.press("escape")
+        await until(pilot, lambda: last_line() == before)
+
+
 async def test_train_has_every_option_and_templates(daemon: standin.Daemon) -> None:
     async with opened(daemon, "g", "t") as (app, pilot, _):
         screen = app.screen
