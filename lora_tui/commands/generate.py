@@ -119,12 +119,14 @@ async def generate_it(call: Invocation) -> Exit:
             spec = msgspec.structs.replace(first, seed=first.seed + number)
             request = wire.Generate(spec=spec, patient=args.count > 1)
             picture = await client.call(request, on_progress=call.report)
+            for note in picture.notes:
+                call.console.say(f"warning: {note}")
             path = picture.path
             if args.out:
                 path = args.out if not number else _numbered(args.out, number + 1)
                 _, blobs = await client.fetch(wire.GetPicture(picture=picture.id))
                 write(path, blobs[0])
-            told.append({"path": path, "picture": picture, "warnings": [*left, *warnings]})
+            told.append({"path": path, "picture": picture, "warnings": [*left, *warnings, *picture.notes]})
     call.console.show(told[0] if len(told) == 1 else told, lambda: [one["path"] for one in told])
     return Exit.OK
 

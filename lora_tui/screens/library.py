@@ -297,6 +297,8 @@ class Library(Place):
             self._plain[msgspec.json.encode(message.spec)] = message.picture
         elif not message.spec.loras or message.spec.loras[0].lora != self._shown:
             return
+        for note in message.picture.notes:
+            self.notify(note, severity="warning", timeout=10, markup=False)
         self.view(message.side).show(message.picture.id, picture_fetch(self, message.picture.id))
 
     def on_library_said(self, message: Said) -> None:

@@ -328,6 +328,14 @@ async def test_library_paints_without_and_with(daemon: standin.Daemon) -> None:
         assert app.screen.query_one("#seed", Input).value != before
 
 
+async def test_library_says_what_of_a_lora_was_left_out(daemon: standin.Daemon) -> None:
+    daemon.notes = ["creatures: this base has no place for [3] modules."]
+    async with opened(daemon, "g", "l") as (app, pilot, _):
+        await until(pilot, lambda: "128 unet" in text_of(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "no place for [3] modules" in " ".join(text_of(app).split()))
+
+
 async def test_library_edits_the_prompt_and_says_what_is_wrong(daemon: standin.Daemon) -> None:
     async with opened(daemon, "g", "l") as (app, pilot, _):
         await until(pilot, lambda: "128 unet" in text_of(app))
