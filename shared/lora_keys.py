@@ -65,6 +65,8 @@ _NEEDS = {
     "full": ({"diff"}, {"bias"}),
 }
 _EVERYWHERE = {"alpha", "magnitude", "rows"}
+_FLOATS = {"F16", "BF16", "F32", "F64"}
+_WHOLE = {"I16", "I32", "I64"}  # kohya's scripts write an alpha as it was given to them
 # diffusers' first form: "….attn1.processor.to_q_lora.down.weight"
 _PROCESSOR = re.compile(
     r"^(?P<path>.+)\.processor\.(?P<leaf>to_(?:q|k|v|out))_lora\.(?P<role>down|up)\.weight$"
@@ -196,6 +198,14 @@ def _module(
     if surplus := tensors.keys() - _EVERYWHERE - _allowed(kind):
         key = tensors[min(surplus)]
         raise wrong(path, f"mixes two kinds of adapter in one module: {key}")
+    for role, key in tensors.items():
+        dtype = header.tensors[key].dtype
+        if dtype not in (_FLOATS | _WHOLE if role == "alpha" else _FLOATS):
+            raise wrong(
+                path,
+                f"keeps {key} as {dtype}, which lora-tui does not read. Save it as F16, BF16 or "
+                "F32 with the tool it came from",
+            )
     rank = _rank(path, header, kind, tensors)
     part, _, inside = name.partition(".")
     scale = 1.0 if "alpha" in tensors else _scale(configs.get(part, {}), inside, rank)
@@ -263,7 +273,8 @@ def _rank(path: Path, header: Header, kind: Kind, tensors: Mapping[str, str]) ->
             return 0
         rank = shapes[inner][0] if shapes[inner] else 0
     if not rank:
-        raise wrong(path, f"is broken: {min(tensors.values())} has rank 0")
+        key = min(name for role, name in tensors.items() if role != "alpha")
+        raise wrong(path, f"is broken: {key} has rank 0")
     return rank
 
 

@@ -126,7 +126,9 @@ async def generate_it(call: Invocation) -> Exit:
                 path = args.out if not number else _numbered(args.out, number + 1)
                 _, blobs = await client.fetch(wire.GetPicture(picture=picture.id))
                 write(path, blobs[0])
-            told.append({"path": path, "picture": picture, "warnings": [*left, *warnings, *picture.notes]})
+            told.append(
+                {"path": path, "picture": picture, "warnings": [*left, *warnings, *picture.notes]}
+            )
     call.console.show(told[0] if len(told) == 1 else told, lambda: [one["path"] for one in told])
     return Exit.OK
 

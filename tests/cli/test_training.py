@@ -151,7 +151,7 @@ def test_what_of_a_lora_was_left_out_is_said_of_a_picture_and_of_a_grid(
 ) -> None:
     tensors = load_file(ready.data("lora", "inspect", lora)["path"])
     strange = {name.replace("lora_unet_", "lora_unet_odd_"): one for name, one in tensors.items()}
-    save_file(tensors | dict(list(sorted(strange.items()))[:3]), tmp_path / "half.safetensors")
+    save_file(tensors | dict(sorted(strange.items())[:3]), tmp_path / "half.safetensors")
     asked = ("--base", "tiny", "--lora", str(tmp_path / "half.safetensors"), "--prompt", "x",
              "--steps", "1")  # fmt: skip
     said = "half: this base has no place for lora_unet_odd_"
