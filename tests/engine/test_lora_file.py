@@ -330,6 +330,7 @@ def test_one_by_one_convolutions_are_taken_in_either_form(base: Base, tmp_path: 
         ("glora", "is a GLoRA"),
         ("ia3", "is an IA³"),
         ("norm", "an adapter with trained norms"),
+        ("norm's difference", "an adapter with trained norms"),
         ("part", "a part of an adapter that lora-tui does not know"),
         ("two", "mixes two kinds"),
         ("rank", "lora_down.weight has rank 0"),
@@ -373,6 +374,8 @@ def test_what_cannot_be_used_is_refused_by_name(  # noqa: PLR0912
             tensors[f"{module}.on_input"] = torch.ones(1)
         case "norm":
             tensors["lora_unet_conv_norm_out.w_norm"] = torch.ones(32)
+        case "norm's difference":
+            tensors["lora_unet_conv_norm_out.diff"] = torch.ones(32)
         case "part":
             tensors[f"{module}.scalar"] = torch.ones(1)
         case "two":
