@@ -11,7 +11,7 @@ import msgspec
 
 from lora_tui.commands.common import Invocation, Subparsers, command
 from shared import lora_tags, regions, wire
-from shared.errors import Code, Exit, LoraError, UsageError
+from shared.errors import Code, Exit, LoraError, UsageError, in_words
 from shared.mixes import MixSpec
 from shared.pictures import UPSCALERS, LoraUse, PictureSpec, SecondPass, Start, Variation
 from shared.recipe import Sampler
@@ -238,8 +238,7 @@ def checked(spec: Spec) -> Spec:
     try:
         return msgspec.convert(msgspec.to_builtins(spec), type(spec))
     except msgspec.ValidationError as error:
-        what = str(error).replace("`", "").replace("Expected", "expected").replace("$.", "")
-        raise LoraError(Code.BAD_REQUEST, f"That cannot be made: {what}.") from None
+        raise LoraError(Code.BAD_REQUEST, f"That cannot be made: {in_words(error)}.") from None
 
 
 def write(path: str, content: bytes) -> None:
