@@ -58,11 +58,13 @@ class Affinities:
         known = trained.name if trained else ""
         told = _Told(name, base, known, how, says)
         there, fitting = await asyncio.to_thread(_fitting, modules, base)
-        if not fitting or (len(modules) - there) > there:
+        if modules and (not fitting or (len(modules) - there) > there):
             return told.misfit(header, len(modules), fitting)
         objection = _objection(name, header, base)
         if trained is not None and trained.path == base.path:
             return told.same(objection)
+        if not modules:
+            return told.wordy()
         if trained is not None and not trained.problem:
             distance = await self._distance(trained, base, modules)
             if distance is not None:
@@ -202,6 +204,10 @@ class _Told:
         text = f"{self._lora} was trained on {self._base.name} itself."
         return self._found("same", f"{text} {objection}".strip(), warns=bool(objection))
 
+    def wordy(self) -> wire.AffinityFound:
+        text = f"{self._lora} changes text encoders alone, which are not compared."
+        return self._found("unknown", text, warns=False)
+
     def apart(self, distance: Distance, objection: str) -> wire.AffinityFound:
         fit = affinity.fit(distance)
         where = f", most in {distance.blocks[0].block}" if distance.blocks else ""
@@ -255,12 +261,13 @@ class _Told:
 
 
 def _modules(path: Path, header: Header) -> dict[str, tuple[int, int]]:
-    """The UNet's modules of a LoRA by their dotted paths, with height and width where they tell."""
+    """A LoRA's modules outside of text encoders by their dotted paths, with height and width where
+    they tell."""
     sdxl = is_sdxl(header)
     found = {}
     for module in contents(path, header).modules:
         name = dotted(module.name, sdxl=sdxl) or module.name
-        if name.startswith("unet.") or name.startswith("lora_unet"):
+        if not name.startswith(("text_encoder", "lora_te")):
             roles = module.tensors
             sizes = (0, 0)
             if "up" in roles and "down" in roles:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from lora_daemon import grid_sheet
+from lora_daemon import grid_sheet, pipe
 from lora_daemon.jobs import Jobs
 from lora_daemon.library import Library
 from lora_daemon.painting import Painting, Resolved
@@ -78,20 +78,22 @@ class Grids:
             return f"{done} of {total} pictures are kept; the same grid goes on with the others."
 
         with self._jobs.open("grid", f"grid {folder.name}", total, cancelled=kept) as job:
+            notes: dict[str, None] = {}
             for one in missing:
-                await self._one(one, job)
+                notes |= dict.fromkeys((await self._one(one, job)).notes)
                 done += 1
                 self._jobs.progress(job, done, total)
                 context.progress(done, total, f"{done} of {total} pictures")
             picture = await asyncio.to_thread(_lay_out, folder, axes, planned)
+            picture = msgspec.structs.replace(picture, notes=list(notes))
             if all(known.path != picture.path for known in self._library.pictures()):
                 self._library.add_picture(picture, context.by)
             self._jobs.end(job, "done", picture.path)
         return wire.Grid(folder=str(folder), picture=picture, painted=len(missing), pictures=total)
 
-    async def _one(self, one: _Planned, job: str) -> None:
+    async def _one(self, one: _Planned, job: str) -> pipe.Painted:
         paint = one.made.order(f"{job}-{secrets.token_hex(4)}", one.path, patient=True)
-        await self._painting.make(paint, lambda done, total: None)
+        return await self._painting.make(paint, lambda done, total: None)
 
 
 def _missing(folder: Path, planned: list[_Planned]) -> list[_Planned]:

@@ -97,6 +97,7 @@ class Painting:
                 height=painted.height,
                 parameters=painted.parameters,
                 created=time.time(),
+                notes=painted.notes,
             )
             self.keep(picture.id, spec)
             self._library.add_picture(picture, context.by, context.key)

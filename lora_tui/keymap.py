@@ -69,6 +69,8 @@ _CHARACTERS = {
     ">": "greater_than_sign",
 }
 
+_EDITS = frozenset(["left", "right", "home", "end", "backspace", "delete", "enter"])
+
 
 @dataclass(frozen=True)
 class Keymap:
@@ -92,16 +94,17 @@ class Keymap:
         return f"{first}–{self.shown(action)}", action.label.rpartition(" ")[0]
 
     def shown_typing(self, action: Action) -> str:
-        """The action's first key that types nothing into a field; empty if each does."""
+        """The action's first key that a text field leaves to others; empty if none."""
         keys = self.keys_of(action)
-        return next((shown_key(key) for key in keys if not _types(key)), "")
+        return next((shown_key(key) for key in keys if not _of_field(key)), "")
 
     def all_shown(self, action: Action) -> str:
         return " ".join(shown_key(key) for key in self.keys_of(action))
 
 
-def _types(key: str) -> bool:
-    return len(key) == 1 or key in _CHARACTERS.values()
+def _of_field(key: str) -> bool:
+    """Whether a text field types it, moves by it or deletes."""
+    return len(key) == 1 or key in _CHARACTERS.values() or key.rpartition("+")[2] in _EDITS
 
 
 def load(path: Path) -> Keymap:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum, StrEnum
 from typing import Any
 
@@ -133,3 +134,16 @@ class UsageError(LoraError):
     @property
     def exit(self) -> Exit:
         return Exit.USAGE
+
+
+_BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+
+
+def in_words(error: msgspec.ValidationError) -> str:
+    """What a value must be, for a person: ``steps must be at least 1``."""
+    what, _, where = str(error).replace("`", "").partition(" - at $.")
+    if not what.startswith("Expected "):
+        return f"{where}: {what}"
+    must = re.sub("[<>]=?", lambda sign: _BOUNDS[sign[0]], what.removeprefix("Expected "))
+    must = re.sub(r"^\w+ (?=at|more|less|of length)|\.0$", "", must)
+    return f"{where} must be {must}"

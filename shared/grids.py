@@ -20,7 +20,7 @@ from typing import Any, get_args
 import msgspec
 from msgspec.structs import replace
 
-from shared.errors import Code, LoraError
+from shared.errors import Code, LoraError, in_words
 from shared.pictures import LoraUse, PictureSpec, stem
 from shared.recipe import Sampler
 
@@ -97,7 +97,7 @@ def cells(spec: PictureSpec, axes: list[Axis]) -> list[Cell]:
         try:
             varied = msgspec.convert(msgspec.to_builtins(varied), PictureSpec)
         except msgspec.ValidationError as error:
-            raise _bad(f"{', '.join(labels)}: that cannot be painted: {error}.") from None
+            raise _bad(f"{', '.join(labels)}: that cannot be painted: {in_words(error)}.") from None
         made.append(Cell(at=at, labels=labels, spec=varied))
     return made
 

@@ -19,14 +19,13 @@ import msgspec
 from shared import provenance
 from shared.errors import LoraError
 from shared.files import publish
-from shared.lora_info import scalar
+from shared.lora_info import PACKED, scalar
 from shared.lora_keys import IN_FOLDER, Dialect, Module, contents, dialect, kohya_ending, wrong
 from shared.lora_names import is_sdxl, to_dotted, to_kohya, to_original
 from shared.safetensors_file import Header, Tensor, encode, read_header, read_tensor
 
 _ALPHA = "lora_tui.alpha"  # number format and shape of the alphas a kohya file had
 _CONFIG = "lora_adapter_metadata"
-_PACKED = {"F16": "<e", "F32": "<f", "F64": "<d"}
 _PEFT_TYPES = {"loha": "LOHA", "lokr": "LOKR"}
 _PAIRS = {"down", "up", "magnitude", "rows"}
 _ENDS = {"down": ".lora_A.weight", "up": ".lora_B.weight", "rows": ".lora_magnitude_vector"}
@@ -96,7 +95,7 @@ def _read(path: Path, header: Header, module: Module) -> _One:
     kept = raw.pop("alpha", None)
     alpha = module.scale * module.rank
     if kept is not None:
-        alpha = scalar(header, module.tensors["alpha"], kept.data)
+        alpha = scalar(path, header, module.tensors["alpha"], kept.data)
     return _One(module, raw, alpha, kept)
 
 
@@ -268,8 +267,8 @@ def _packed(alpha: float, dtype: str, shape: str) -> Tensor:
     wide = (1,) if shape == "[1]" else ()
     if dtype == "BF16":  # the upper half of a float32; what came from one has nothing below
         return Tensor("BF16", wide, struct.pack("<f", alpha)[2:])
-    dtype = dtype if dtype in _PACKED else "F32"
-    return Tensor(dtype, wide, struct.pack(_PACKED[dtype], alpha))
+    dtype = dtype if dtype in PACKED else "F32"
+    return Tensor(dtype, wide, struct.pack(PACKED[dtype], int(alpha) if dtype[0] == "I" else alpha))
 
 
 def _metadata(

@@ -11,11 +11,12 @@ from typing import TypeVar
 
 import msgspec
 
-from shared.errors import Code, LoraError
-from shared.lora_keys import Dialect, Module, contents, dialect
+from shared.errors import LoraError
+from shared.lora_keys import Dialect, Module, contents, dialect, wrong
 from shared.safetensors_file import Header, read_header, read_tensor
 
 Value = TypeVar("Value")
+PACKED = {"F16": "<e", "F32": "<f", "F64": "<d", "I16": "<h", "I32": "<i", "I64": "<q"}  # alphas
 
 
 class LoraInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,25 +137,21 @@ def _part(module: Module) -> str:
 def alphas(path: Path, header: Header, found: list[Module]) -> list[float]:
     with path.open("rb") as file:
         return [
-            scalar(header, module.alpha, read_tensor(file, header, module.alpha))
+            scalar(path, header, module.alpha, read_tensor(file, header, module.alpha))
             if module.alpha
             else module.scale * module.rank
             for module in found
         ]
 
 
-def scalar(header: Header, name: str, data: bytes) -> float:
-    match header.tensors[name].dtype:
-        case "F16" if len(data) == 2:
-            (value,) = struct.unpack("<e", data)
-        case "BF16" if len(data) == 2:  # the upper half of a float32
-            (value,) = struct.unpack("<f", b"\0\0" + data)
-        case "F32" if len(data) == 4:
-            (value,) = struct.unpack("<f", data)
-        case "F64" if len(data) == 8:
-            (value,) = struct.unpack("<d", data)
-        case _:
-            raise LoraError(Code.INVALID_FILE, f"The alpha {name} is not one number.")
+def scalar(path: Path, header: Header, name: str, data: bytes) -> float:
+    dtype = header.tensors[name].dtype
+    if dtype == "BF16":  # the upper half of a float32
+        dtype, data = "F32", b"\0\0" + data
+    try:
+        (value,) = struct.unpack(PACKED[dtype], data)
+    except (KeyError, struct.error):
+        raise wrong(path, f"is broken: {name} is not one number") from None
     return float(value)
 
 

@@ -52,11 +52,12 @@ _ENDINGS: dict[str, tuple[str, Dialect | Literal[""]]] = {
     **{f".{role}": (role, "") for role in _LYCORIS},
 }
 _DOTS = max(ending.count(".") for ending in _ENDINGS)
+_NORMS = "an adapter with trained norms"
 _REFUSED = (
     (re.compile(r"\.(oft_|boft_)"), "an OFT"),
     (re.compile(r"\.(a1|a2|b1|b2)\.weight$|\.glora"), "a GLoRA"),
     (re.compile(r"\.on_input$|\.ia3_l"), "an IA³"),
-    (re.compile(r"\.(w_norm|b_norm)$"), "an adapter with trained norms"),
+    (re.compile(r"\.(w_norm|b_norm)$"), _NORMS),
     (re.compile(r"\.vera_"), "a VeRA"),
 )
 _SUSPECT = re.compile("|".join(pattern.pattern for pattern, _ in _REFUSED))
@@ -66,6 +67,8 @@ _NEEDS = {
     "full": ({"diff"}, {"bias"}),
 }
 _EVERYWHERE = {"alpha", "magnitude", "rows"}
+_FLOATS = {"F16", "BF16", "F32", "F64"}
+_WHOLE = {"I16", "I32", "I64"}  # kohya's scripts write an alpha as it was given to them
 # diffusers' first form: "….attn1.processor.to_q_lora.down.weight"
 _PROCESSOR = re.compile(
     r"^(?P<path>.+)\.processor\.(?P<leaf>to_(?:q|k|v|out))_lora\.(?P<role>down|up)\.weight$"
@@ -130,7 +133,7 @@ def contents(path: Path, header: Header) -> Contents:
     for key in sorted(header.tensors):
         if _SUSPECT.search(key):
             kind = next(kind for pattern, kind in _REFUSED if pattern.search(key))
-            raise wrong(path, f"is {kind}, which lora-tui cannot apply ({key})")
+            raise _refused(path, kind, key)
         if (split := split_key(key)) is None:
             unknown.append(key)
             continue
@@ -188,6 +191,10 @@ def wrong(path: Path, what: str) -> LoraError:
     return LoraError(Code.INVALID_FILE, f"{path} {what}.", data={"path": str(path)})
 
 
+def _refused(path: Path, kind: str, key: str) -> LoraError:
+    return wrong(path, f"is {kind}, which lora-tui cannot apply ({key})")
+
+
 def _module(
     path: Path, header: Header, configs: Mapping[str, Mapping[str, Any]], name: str,
     tensors: dict[str, str],
@@ -202,6 +209,16 @@ def _module(
     if surplus := tensors.keys() - _EVERYWHERE - _allowed(kind):
         key = tensors[min(surplus)]
         raise wrong(path, f"mixes two kinds of adapter in one module: {key}")
+    for role, key in tensors.items():
+        dtype = header.tensors[key].dtype
+        if dtype not in (_FLOATS | _WHOLE if role == "alpha" else _FLOATS):
+            raise wrong(
+                path,
+                f"keeps {key} as {dtype}, which lora-tui does not read. Save it as F16, BF16 or "
+                "F32 with the tool it came from",
+            )
+    if kind == "full" and len(header.tensors[tensors["diff"]].shape) == 1:
+        raise _refused(path, _NORMS, tensors["diff"])
     rank = _rank(path, header, kind, tensors)
     part, _, inside = name.partition(".")
     scale = 1.0 if "alpha" in tensors else _scale(configs.get(part, {}), inside, rank)
@@ -269,7 +286,8 @@ def _rank(path: Path, header: Header, kind: Kind, tensors: Mapping[str, str]) ->
             return 0
         rank = shapes[inner][0] if shapes[inner] else 0
     if not rank:
-        raise wrong(path, f"is broken: {min(tensors.values())} has rank 0")
+        key = min(name for role, name in tensors.items() if role != "alpha")
+        raise wrong(path, f"is broken: {key} has rank 0")
     return rank
 
 

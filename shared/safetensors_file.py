@@ -123,8 +123,14 @@ def _read_header(file: BinaryIO, path: Path) -> Header:
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     length = int.from_bytes(start, "little")
-    if len(start) < 8 or length > MAX_HEADER or length > size - 8:
+    if len(start) < 8 or length > size - 8:
         raise _wrong(path, _instead(start, size))
+    if length > MAX_HEADER:
+        raise _wrong(
+            path,
+            f"has a header of {length:,} bytes, and a safetensors file has at most "
+            f"{MAX_HEADER:,}: its metadata is too long",
+        )
     try:
         header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:

@@ -205,6 +205,7 @@ class Picture(Record, frozen=True, kw_only=True):
     height: int
     parameters: str  # the PNG's text
     created: float
+    notes: list[str] = []  # what of its LoRAs was left out, in sentences
 
 
 JobKind = Literal[

@@ -19,6 +19,7 @@ from shared.safetensors_file import Tensor as RawTensor
 _EXTRAS = {"rows", "magnitude", "bias"}
 _TORCH = {
     "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16,
+    "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from lora_tui.commands.common import Invocation, Subparsers, command
 from shared import lora_tags, regions, wire
-from shared.errors import Code, Exit, LoraError, UsageError
+from shared.errors import Code, Exit, LoraError, UsageError, in_words
 from shared.lora_keys import file_of
 from shared.mixes import MixSpec
 from shared.pictures import UPSCALERS, LoraUse, PictureSpec, SecondPass, Start, Variation
@@ -120,12 +120,16 @@ async def generate_it(call: Invocation) -> Exit:
             spec = msgspec.structs.replace(first, seed=first.seed + number)
             request = wire.Generate(spec=spec, patient=args.count > 1)
             picture = await client.call(request, on_progress=call.report)
+            for note in picture.notes:
+                call.console.say(f"warning: {note}")
             path = picture.path
             if args.out:
                 path = args.out if not number else _numbered(args.out, number + 1)
                 _, blobs = await client.fetch(wire.GetPicture(picture=picture.id))
                 write(path, blobs[0])
-            told.append({"path": path, "picture": picture, "warnings": [*left, *warnings]})
+            told.append(
+                {"path": path, "picture": picture, "warnings": [*left, *warnings, *picture.notes]}
+            )
     call.console.show(told[0] if len(told) == 1 else told, lambda: [one["path"] for one in told])
     return Exit.OK
 
@@ -235,8 +239,7 @@ def checked(spec: Spec) -> Spec:
     try:
         return msgspec.convert(msgspec.to_builtins(spec), type(spec))
     except msgspec.ValidationError as error:
-        what = str(error).replace("`", "").replace("Expected", "expected").replace("$.", "")
-        raise LoraError(Code.BAD_REQUEST, f"That cannot be made: {what}.") from None
+        raise LoraError(Code.BAD_REQUEST, f"That cannot be made: {in_words(error)}.") from None
 
 
 def write(path: str, content: bytes) -> None:

@@ -53,6 +53,8 @@ async def grid_it(call: Invocation) -> Exit:
         made = await client.call(
             wire.PaintGrid(spec=spec, axes=axes, name=args.name), on_progress=call.report
         )
+        for note in made.picture.notes:
+            call.console.say(f"warning: {note}")
         if args.out:
             _, blobs = await client.fetch(wire.GetPicture(picture=made.picture.id))
             generate.write(args.out, blobs[0])

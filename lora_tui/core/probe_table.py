@@ -21,7 +21,7 @@ TITLES = {
 
 
 def lines(found: Probe) -> Iterator[list[Cell]]:
-    """The sentence, what survives in each part of the steps, who takes what where, remedies."""
+    """The sentence, what survives in each part of the steps, remedies, who takes what where."""
     names = [clean(name) for name in found.loras]
     room = max(map(len, names))
     yield [(clean(found.sentence), "bold")]
@@ -38,10 +38,10 @@ def lines(found: Probe) -> Iterator[list[Cell]]:
     if found.instead:
         told = ", ".join(f"{n} {one:.0%}" for n, one in zip(names, found.instead, strict=True))
         yield [(f"With the other mix: {told}.", "bold")]
-    yield from _blocks(found, names)
     yield from remedies(found)
+    yield from _blocks(found, names)
     yield [("", "")]
-    asked = "; ".join(clean(prompt) or "(no prompt)" for prompt in found.prompts)
+    asked = "; ".join(clean(prompt) or "(no prompt)" for prompt in dict.fromkeys(found.prompts))
     yield [(f"{found.samples} moments of pictures without LoRAs: {asked}.", "muted")]
     yield from ([(clean(note), "warning")] for note in found.notes)
 

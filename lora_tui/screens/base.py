@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import ModalScreen, Screen
+from textual.widgets import Input
 
 from lora_tui.actions import BY_ID, of_scope
 from lora_tui.core import summary
@@ -101,13 +103,24 @@ class Place(Screen[None]):
         ]
         bar.keys(screen, [] if scope else everywhere)
 
-    def show_typing_keys(self) -> None:
-        """While a text field has the keyboard: how to leave it, and what works from inside."""
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        self._show_keys_here()
+
+    def on_descendant_blur(self, event: events.DescendantBlur) -> None:
+        self._show_keys_here()
+
+    def _show_keys_here(self) -> None:
+        """In a text field that a key leaves: that key, and what works from inside."""
+        if f"{self.scope}.leave_field" not in BY_ID:
+            return
+        if not isinstance(self.focused, Input):
+            self.show_keys()
+            return
         keymap = self.lora.keymap
-        actions = sorted(of_scope(self.scope), key=lambda a: (a.name != "leave_field", a.footer))
+        actions = [*of_scope(self.scope), *of_scope("app")]
         keys = [
             (key, action.label, action.id)
-            for action in actions
+            for action in sorted(actions, key=lambda a: (a.name != "leave_field", a.footer))
             if (action.footer or action.name == "leave_field")
             and (key := keymap.shown_typing(action))
         ]

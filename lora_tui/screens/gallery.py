@@ -279,10 +279,13 @@ class Gallery(Place):
                 self.notify(text, severity="warning", timeout=10, markup=False)
             return await self.lora.ask(wire.Generate(spec=changed(found.spec)))
 
+        def painted(picture: wire.Picture) -> None:
+            for note in picture.notes:
+                self.notify(note, severity="warning", timeout=10, markup=False)
+            self.notify(f"{picture.path} is there.")
+
         self.notify("Painting; X gives it up.", timeout=3)
-        self.attempt(
-            paint(), lambda picture: self.notify(f"{picture.path} is there."), group="paint"
-        )
+        self.attempt(paint(), painted, group="paint")
 
     def action_cancel(self) -> None:
         self.workers.cancel_group(self, "paint")

@@ -22,7 +22,7 @@ from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.picture import PictureView
 from lora_tui.widgets.rows import Cell, Column, Rows
 from shared import wire
-from shared.errors import LoraError
+from shared.errors import Code, LoraError, in_words
 from shared.pictures import LoraUse, PictureSpec
 from shared.recipe import Sampler
 from shared.wire import Lora
@@ -224,8 +224,6 @@ class Library(Place):
 
     def _spec(self) -> PictureSpec:
         """What the form asks for, without a LoRA. Raises LoraError."""
-        from shared.errors import Code
-
         base = self.query_one("#base", Select).value
         if base is Select.NULL:
             raise LoraError(Code.NOT_FOUND, "This daemon has no base to paint with.")
@@ -244,8 +242,7 @@ class Library(Place):
         try:
             return msgspec.convert(values, PictureSpec)
         except msgspec.ValidationError as error:
-            words_ = str(error).replace("`", "").replace(" - at $.", ": ")
-            raise LoraError(Code.BAD_REQUEST, f"{words_}.") from None
+            raise LoraError(Code.BAD_REQUEST, f"{in_words(error)}.") from None
 
     def action_generate(self) -> None:
         lora = self.lora_shown
@@ -297,6 +294,8 @@ class Library(Place):
             self._plain[msgspec.json.encode(message.spec)] = message.picture
         elif not message.spec.loras or message.spec.loras[0].lora != self._shown:
             return
+        for note in message.picture.notes:
+            self.notify(note, severity="warning", timeout=10, markup=False)
         self.view(message.side).show(message.picture.id, picture_fetch(self, message.picture.id))
 
     def on_library_said(self, message: Said) -> None:

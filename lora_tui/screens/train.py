@@ -158,17 +158,7 @@ class Train(Sweeping):
             wrong = at_hand.base_wanting(self._form.texts[key], self.state.bases)
         return wrong
 
-    def _show_keys_here(self) -> None:
-        if isinstance(self.focused, Input):
-            self.show_typing_keys()
-        else:
-            self.show_keys()
-
-    def on_descendant_blur(self, event: events.DescendantBlur) -> None:
-        self._show_keys_here()
-
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
-        self._show_keys_here()
         field = event.widget.parent
         if isinstance(field, Field):
             option = field.option

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from shared.errors import Exit
 from tests.cli.command_line import CommandLine
@@ -164,6 +165,20 @@ def test_generate_takes_a_lora_file_and_prints_where_the_picture_is(
     path = ready.data("lora", "inspect", lora)["path"]
     made = ready.data("generate", "--base", "tiny", "--lora", path, "--prompt", "x", "--steps", "2")
     assert Path(made["path"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_of_a_lora_was_left_out_is_said_of_a_picture_and_of_a_grid(
+    ready: CommandLine, lora: str, tmp_path: Path
+) -> None:
+    tensors = load_file(ready.data("lora", "inspect", lora)["path"])
+    strange = {name.replace("lora_unet_", "lora_unet_odd_"): one for name, one in tensors.items()}
+    save_file(tensors | dict(sorted(strange.items())[:3]), tmp_path / "half.safetensors")
+    asked = ("--base", "tiny", "--lora", str(tmp_path / "half.safetensors"), "--prompt", "x",
+             "--steps", "1")  # fmt: skip
+    said = "half: this base has no place for lora_unet_odd_"
+    assert said in ready("generate", *asked).stderr
+    assert said in ready.data("generate", *asked)["warnings"][-1]
+    assert said in ready("grid", *asked, "-x", "seed=1,2").stderr
 
 
 def test_a_mix_is_turned_and_painted_as_generate_would(

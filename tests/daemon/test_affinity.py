@@ -37,6 +37,12 @@ def _lora(folder: Path, name: str, width: int = 64, **metadata: str) -> Path:
     return path
 
 
+def _renamed(lora: Path, name: str, old: str, new: str) -> Path:
+    path = lora.with_stem(name)
+    save_file({key.replace(old, new): one for key, one in load_file(lora).items()}, path)
+    return path
+
+
 async def test_test_2_of_the_lesson_is_said_beforehand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +94,10 @@ async def test_test_2_of_the_lesson_is_said_beforehand(
         assert misfit.fit == "misfit"
         assert "of its 3 modules none are of this base's size" in misfit.warning
         assert "It was made for sdxl_base_v1-0." in misfit.warning
+        words = _renamed(stray, "words", "lora_unet_", "lora_te_")
+        assert (await _check(house, words, "starter")).warning == ""
+        flow = _renamed(stray, "flow", f"lora_unet_{ATTENTION.replace('.', '_')}", "transformer.a")
+        assert "of its 3 modules none" in (await _check(house, flow, "starter")).warning
         spec = {"modelspec.prediction_type": "v", "ss_new_sd_model_hash": digest}
         speaks = _lora(tmp_path, "speaks", **spec)
         said = await _check(house, speaks, "starter")

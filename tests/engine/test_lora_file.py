@@ -246,7 +246,7 @@ def test_other_dialects_mean_the_same(
 def test_each_module_keeps_its_own_alpha(base: Base, saved: Path, tmp_path: Path) -> None:
     tensors = load_file(saved)
     first = min(name for name in tensors if name.endswith(".alpha"))
-    tensors[first] = torch.tensor(8.0, dtype=torch.float16)
+    tensors[first] = torch.tensor(8)  # a whole number, as kohya's scripts may write it
     save_file(tensors, tmp_path / "mixed.safetensors")
     scales = {
         module.scale for module in lora_file.load(tmp_path / "mixed.safetensors", base).modules
@@ -330,10 +330,13 @@ def test_one_by_one_convolutions_are_taken_in_either_form(base: Base, tmp_path: 
         ("glora", "is a GLoRA"),
         ("ia3", "is an IA³"),
         ("norm", "an adapter with trained norms"),
+        ("norm's difference", "an adapter with trained norms"),
         ("part", "a part of an adapter that lora-tui does not know"),
         ("two", "mixes two kinds"),
-        ("rank", "rank 0"),
+        ("rank", "lora_down.weight has rank 0"),
         ("alpha", "every alpha in it is 0"),
+        ("alphas", "is not one number"),
+        ("eight bits", "as F8_E4M3, which lora-tui does not read"),
         ("loha ranks", "do not multiply"),
         ("nothing", "is not a LoRA"),
         ("torn", "cut short"),
@@ -371,6 +374,8 @@ def test_what_cannot_be_used_is_refused_by_name(  # noqa: PLR0912
             tensors[f"{module}.on_input"] = torch.ones(1)
         case "norm":
             tensors["lora_unet_conv_norm_out.w_norm"] = torch.ones(32)
+        case "norm's difference":
+            tensors["lora_unet_conv_norm_out.diff"] = torch.ones(32)
         case "part":
             tensors[f"{module}.scalar"] = torch.ones(1)
         case "two":
@@ -382,6 +387,10 @@ def test_what_cannot_be_used_is_refused_by_name(  # noqa: PLR0912
             )
         case "alpha":
             tensors |= {name: torch.tensor(0.0) for name in tensors if name.endswith(".alpha")}
+        case "alphas":
+            tensors[f"{module}.alpha"] = torch.ones(2)
+        case "eight bits":
+            tensors[down] = tensors[down].to(torch.float8_e4m3fn)
         case "loha ranks":
             tensors = {f"{module}.hada_w{side}": torch.ones(3, 5)
                        for side in ("1_a", "1_b", "2_a", "2_b")}  # fmt: skip

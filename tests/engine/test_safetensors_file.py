@@ -69,6 +69,7 @@ def test_the_same_tensors_in_any_order_give_the_same_bytes() -> None:
         (GOOD, b"\0" * 9, None, "after its end"),
         (GOOD, b"", 2**62, "claims"),
         (GOOD, b"", 10**9, "claims"),
+        ({"__metadata__": {"a": " " * 100_000_000}}, b"", None, "its metadata is too long"),
         (b"{not json", b"", None, "damaged header"),
         (b"[" * 100_000, b"", None, "damaged header"),
         (b"[]", b"", None, "not a table"),

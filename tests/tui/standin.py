@@ -154,6 +154,7 @@ class Daemon:
         self.candidates: dict[str, list[wire.Candidate]] = {}  # by item
         self.held: asyncio.Event | None = None  # answers wait for it
         self.points: list[wire.LivePoint] = []
+        self.notes: list[str] = []  # of pictures that are painted
         self.resolution = 512
         self.view = wire.MixView(
             token="t0", rev=0, stage="waiting", step=0, steps=0, picture="", picture_rev=0,
@@ -514,6 +515,7 @@ class Daemon:
             height=128,
             parameters="",
             created=time.time(),
+            notes=self.notes,
         )
         self.event(wire.PictureAdded(picture=picture))
         return picture, []

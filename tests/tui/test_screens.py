@@ -129,6 +129,22 @@ async def test_train_names_the_keys_that_work_in_a_field(daemon: standin.Daemon)
         await until(pilot, lambda: text_of(app).splitlines()[-1].startswith(" s start"))
 
 
+@pytest.mark.parametrize("place", ["m", "l"])
+async def test_every_screen_with_fields_names_the_keys_that_work_in_them(
+    place: str, daemon: standin.Daemon
+) -> None:
+    def last_line() -> str:
+        return text_of(app).splitlines()[-1]
+
+    async with opened(daemon, "g", place) as (app, pilot, _):
+        await until(pilot, lambda: "g go to" in last_line())
+        before = last_line()
+        await pilot.press("e")
+        await until(pilot, lambda: last_line().strip() == "esc leave field  ^p commands")
+        await pilot.press("escape")
+        await until(pilot, lambda: last_line() == before)
+
+
 async def test_train_has_every_option_and_templates(daemon: standin.Daemon) -> None:
     async with opened(daemon, "g", "t") as (app, pilot, _):
         screen = app.screen
@@ -315,6 +331,14 @@ async def test_library_paints_without_and_with(daemon: standin.Daemon) -> None:
         before = app.screen.query_one("#seed", Input).value
         await pilot.press("n")
         assert app.screen.query_one("#seed", Input).value != before
+
+
+async def test_library_says_what_of_a_lora_was_left_out(daemon: standin.Daemon) -> None:
+    daemon.notes = ["creatures: this base has no place for [3] modules."]
+    async with opened(daemon, "g", "l") as (app, pilot, _):
+        await until(pilot, lambda: "128 unet" in text_of(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "no place for [3] modules" in " ".join(text_of(app).split()))
 
 
 async def test_library_edits_the_prompt_and_says_what_is_wrong(daemon: standin.Daemon) -> None:

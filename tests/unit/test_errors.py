@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 
+import msgspec
 import pytest
 
-from shared.errors import Code, Exit, LoraError
+from shared.errors import Code, Exit, LoraError, in_words
+from shared.pictures import PictureSpec
 
 
 @pytest.mark.parametrize("code", Code)
@@ -44,3 +46,20 @@ def test_a_disk_error_says_what_to_do(number: int, advice: str) -> None:
     assert error.message.startswith("Could not write /a/file. ")
     assert advice in error.message
     assert error.data == {"path": "/a/file", "errno": number}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"cfg": 101.0}, "cfg must be at most 100"),
+        ({"steps": "x"}, "steps must be int, got str"),
+        ({"prompt": "x" * 100_000}, "prompt must be of length at most"),
+        ({"sampler": "Oiler"}, "sampler: Invalid enum value 'Oiler'"),
+        ({"loras": [{"lora": "a", "weight": 11.0}]}, "loras[0].weight must be at most 10"),
+    ],
+)
+def test_a_value_out_of_its_bounds_is_said_without_signs(value: object, words: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert(value, PictureSpec)
+    assert in_words(caught.value).startswith(words)

@@ -79,6 +79,19 @@ def test_to_diffusers_and_back_bit_for_bit(
     assert made["how"] == "converted to kohya" and made["from"][0]["name"] == "b.safetensors"
 
 
+def test_alphas_in_whole_numbers_are_read_and_come_back(tmp_path: Path) -> None:
+    kohya = _kohya(tmp_path / "a.safetensors", SD1, "F32")
+    whole = {
+        name: Tensor("I64", (), b"\x08" + b"\0" * 7) if name.endswith(".alpha") else Tensor(*one)
+        for name, one in _tensors(kohya).items()
+    }
+    write(kohya, whole, {})
+    assert inspect(kohya).alpha == 8
+    convert(kohya, "diffusers", tmp_path / "b.safetensors")
+    convert(tmp_path / "b.safetensors", "kohya", tmp_path / "c.safetensors")
+    assert _tensors(tmp_path / "c.safetensors") == _tensors(kohya)
+
+
 def test_to_peft_and_back_bit_for_bit(tmp_path: Path) -> None:
     name = next(iter(SD1))
     kohya = _kohya(tmp_path / "a.safetensors", {name: SD1[name]})

@@ -41,6 +41,8 @@ def test_a_person_reads_who_loses_what_where() -> None:
     )
     assert "OUT05    +.50   −.30      ·   +.40" in shown
     assert "ink: 2 modules have no place." in shown
+    again = structs.replace(probe([0.4, 0.95]), prompts=["a cat", "", "a cat"])
+    assert "without LoRAs: a cat; (no prompt)." in text(again)
 
 
 def test_peace_and_doubling_are_told_apart() -> None:
@@ -57,6 +59,7 @@ def test_a_remedy_says_what_it_promised_and_what_it_holds() -> None:
         "1 each in its part of the steps: ink 40% → 70% (predicted 80%), pencil 95% → 90%" in shown
     )
     assert "  pencil 0.8, steps 0.5-1.0" in shown
+    assert shown.index("1 each in its part") < shown.index("What each block adds")
     spec = MixSpec(
         loras=[MixLora(lora="/x/ink.safetensors"), MixLora(lora="quiet", muted=True),
                MixLora(lora="pencil")]
