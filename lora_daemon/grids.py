@@ -84,7 +84,10 @@ class Grids:
                 self._jobs.progress(job, done, total)
                 context.progress(done, total, f"{done} of {total} pictures")
             picture = await asyncio.to_thread(_lay_out, folder, axes, planned)
-            if all(known.path != picture.path for known in self._library.pictures()):
+            there = [known for known in self._library.pictures() if known.path == picture.path]
+            if there:
+                picture = there[0]
+            else:
                 self._library.add_picture(picture, context.by)
             self._jobs.end(job, "done", picture.path)
         return wire.Grid(folder=str(folder), picture=picture, painted=len(missing), pictures=total)
