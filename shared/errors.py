@@ -133,3 +133,17 @@ class UsageError(LoraError):
     @property
     def exit(self) -> Exit:
         return Exit.USAGE
+
+
+_MEANT = {
+    "Expected ": "must be ", "`int`": "a whole number", "`float`": "a number", "`str`": "text",
+    ">= ": "at least ", "<= ": "at most ", "< ": "below ", "> ": "above ", ", got": ", not",
+}  # fmt: skip
+
+
+def misfit(error: msgspec.ValidationError) -> str:
+    """What a value cannot be, as a sentence: steps must be a whole number at least 1."""
+    what, _, where = str(error).partition(" - at `$.")
+    for word, meant in _MEANT.items():
+        what = what.replace(word, meant)
+    return f"{where} {what}.".replace("`", "").lstrip()

@@ -15,7 +15,7 @@ from lora_tui.commands.console import pairs
 from lora_tui.commands.generate import checked, lora_use
 from lora_tui.core import words
 from shared import wire, zipping
-from shared.errors import Code, Exit, LoraError
+from shared.errors import Code, Exit, LoraError, misfit
 from shared.filenames import to_text, typed
 from shared.lora_keys import Dialect
 from shared.lora_orders import (
@@ -181,8 +181,7 @@ async def _make(call: Invocation, method: str, **more: object) -> Exit:
     try:
         checked = msgspec.convert(msgspec.to_builtins(order), MergeOrder)
     except msgspec.ValidationError as error:
-        what = str(error).replace("`", "").replace("Expected", "expected").replace("$.", "")
-        raise LoraError(Code.BAD_REQUEST, f"That cannot be made: {what}.") from None
+        raise LoraError(Code.BAD_REQUEST, f"That cannot be made: {misfit(error)}") from None
     merged = await process.engine(call, "merge", checked, Merged)
     for note in merged.notes:
         call.console.say(note)

@@ -224,7 +224,7 @@ class Library(Place):
 
     def _spec(self) -> PictureSpec:
         """What the form asks for, without a LoRA. Raises LoraError."""
-        from shared.errors import Code
+        from shared.errors import Code, misfit
 
         base = self.query_one("#base", Select).value
         if base is Select.NULL:
@@ -244,8 +244,7 @@ class Library(Place):
         try:
             return msgspec.convert(values, PictureSpec)
         except msgspec.ValidationError as error:
-            words_ = str(error).replace("`", "").replace(" - at $.", ": ")
-            raise LoraError(Code.BAD_REQUEST, f"{words_}.") from None
+            raise LoraError(Code.BAD_REQUEST, misfit(error)) from None
 
     def action_generate(self) -> None:
         lora = self.lora_shown

@@ -14,7 +14,7 @@ from textual.widgets import Input, Select, Static
 from lora_tui.screens.base import Dialog
 from lora_tui.widgets.bind import bindings
 from shared import distilled, wire
-from shared.errors import Code, LoraError
+from shared.errors import Code, LoraError, misfit
 from shared.mixes import Decoder, MixSpec
 from shared.pictures import UPSCALERS, SecondPass, stem
 from shared.recipe import Sampler
@@ -95,7 +95,7 @@ class MixSettings(Dialog[MixSpec | None]):
             wrong.update(error.message)
             return
         except msgspec.ValidationError as error:
-            wrong.update(f"{str(error).replace('`', '').replace(' - at $.', ': ')}.")
+            wrong.update(misfit(error))
             return
         if spec.width % 8 or spec.height % 8:
             wrong.update("Width and height are multiples of 8 pixels.")
