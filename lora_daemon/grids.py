@@ -85,9 +85,10 @@ class Grids:
                 self._jobs.progress(job, done, total)
                 context.progress(done, total, f"{done} of {total} pictures")
             picture = await asyncio.to_thread(_lay_out, folder, axes, planned)
-            picture = msgspec.structs.replace(picture, notes=list(notes))
-            if all(known.path != picture.path for known in self._library.pictures()):
+            known = [one for one in self._library.pictures() if one.path == picture.path]
+            if not known:
                 self._library.add_picture(picture, context.by)
+            picture = msgspec.structs.replace([*known, picture][0], notes=list(notes))
             self._jobs.end(job, "done", picture.path)
         return wire.Grid(folder=str(folder), picture=picture, painted=len(missing), pictures=total)
 

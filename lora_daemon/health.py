@@ -259,7 +259,7 @@ _REJECTED: Mapping[str, tuple[str, str]] = {
     "copies": ("leave out all but one of each", "dup:copy"),
     "near": ("leave out all but the best of each group", "dup:extra"),
     **{
-        kind: ("leave them out", health.shown(KINDS[kind]))
+        kind: ("reject all of them", health.shown(KINDS[kind]))
         for kind in ("small", "blur", "dark", "bright")
     },
 }

@@ -83,15 +83,15 @@ class Server:
         self._context.destroy(linger=GRACE)
 
     def clients(self) -> list[wire.ClientInfo]:
-        """Who is attached, longest first."""
-        return [session.info for session in self._sessions.values()]
+        """Who is attached, longest first. What only asks and leaves, as a command does, is not."""
+        return [session.info for session in self._sessions.values() if session.subscribed]
 
     def looks(self, session: str, at: wire.Looking | None) -> None:
         """A client has a picture before it, or none any more: tell the others."""
         for one in self._sessions.values():
             if one.info.session == session and one.info.looking != at:
                 one.info = msgspec.structs.replace(one.info, looking=at)
-                self._attached()
+                self._attached(one)
 
     def publish(self, value: wire.AnyLive) -> None:
         """Send a live value to every subscribed client, conflated (Hub)."""
@@ -200,7 +200,7 @@ class Server:
         if session.subscribed and not self._replay(session, hello.resume):
             self._snapshot(session)
         self._greet(session)
-        self._attached()
+        self._attached(session)
 
     def _replay(self, session: Session, resume: wire.Resume | None) -> bool:
         """Put the events the client missed; False if it needs a snapshot instead."""
@@ -237,15 +237,16 @@ class Server:
             self._greet(session)
             session.live(wire.Attached(clients=self.clients()))
 
-    def _attached(self) -> None:
-        self.publish(wire.Attached(clients=self.clients()))
+    def _attached(self, changed: Session) -> None:
+        if changed.subscribed:
+            self.publish(wire.Attached(clients=self.clients()))
 
     def _drop(self, session: Session, why: str) -> None:
         if self._sessions.get(session.identity) is session:
             log.info("%s detached: %s", session.info.name, why)
             self._end(session)
             if not self.closing:
-                self._attached()
+                self._attached(session)
 
     def _end(self, session: Session) -> None:
         """Forget a session. What it asked to be changed goes on; what it asked to read does not."""

@@ -136,14 +136,21 @@ class UsageError(LoraError):
         return Exit.USAGE
 
 
-_BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+_MEANT = {
+    "Expected ": "must be ", "`int`": "a whole number", "`float`": "a number", "`str`": "text",
+    ">= ": "at least ", "<= ": "at most ", "< ": "less than ", "> ": "more than ", ", got": ", not",
+}  # fmt: skip
 
 
 def in_words(error: msgspec.ValidationError) -> str:
     """What a value must be, for a person: ``steps must be at least 1``."""
-    what, _, where = str(error).replace("`", "").partition(" - at $.")
+    what, _, where = str(error).partition(" - at `$.")
+    where = where.rstrip("`")
     if not what.startswith("Expected "):
         return f"{where}: {what}"
-    must = re.sub("[<>]=?", lambda sign: _BOUNDS[sign[0]], what.removeprefix("Expected "))
-    must = re.sub(r"^\w+ (?=at|more|less|of length)|\.0$", "", must)
-    return f"{where} must be {must}"
+    for word, meant in _MEANT.items():
+        what = what.replace(word, meant)
+    what = re.sub(
+        r"(?<=must be )(a number|a whole number|text) (?=at |less|more|of length)", "", what
+    )
+    return f"{where} {what.replace('`', '').removesuffix('.0')}"

@@ -15,14 +15,13 @@ import csv
 import re
 from collections.abc import Callable
 from itertools import product
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from shared.errors import Code, LoraError, in_words
-from shared.pictures import LoraUse, PictureSpec, stem
-from shared.recipe import Sampler
+from shared.pictures import LoraUse, PictureSpec, sampler_named, stem
 
 MOST = 400  # cells
 
@@ -73,7 +72,7 @@ def read(text: str) -> Axis:
     if kind in _NUMBERS:
         parts = [one for part in parts for one in _numbers(part, _NUMBERS[kind])]
     elif kind == "sampler":
-        parts = [_sampler(part) for part in parts]
+        parts = [sampler_named(part) for part in parts]
     if not parts or not all(parts):
         raise _bad(f"{name}= has no values, or an empty one.")
     return Axis(kind=kind, lora=lora, values=parts)
@@ -122,14 +121,6 @@ def _numbers(part: str, kind: Callable[[float], float]) -> list[str]:
         raise _bad(f"{part!r} has {number} values; a grid has at most {MOST} pictures.")
     values = [first + step * index for index in range(number)]
     return [f"{kind(round(value)) if kind is int else round(value, 10):.12g}" for value in values]
-
-
-def _sampler(part: str) -> str:
-    every: tuple[str, ...] = get_args(Sampler)
-    found = next((name for name in every if name.lower() == part.lower()), None)
-    if found is None:
-        raise _bad(f"There is no sampler {part!r}. There are {', '.join(every)}.")
-    return found
 
 
 def _field(spec: PictureSpec, axis: Axis, value: str) -> PictureSpec:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import difflib
+from typing import Annotated, get_args
 
 import msgspec
 from msgspec import Meta
 
 from shared import regions
+from shared.errors import Code, LoraError
 from shared.recipe import Sampler, Text
 from shared.regions import Region, Share
 
@@ -113,6 +115,18 @@ class PictureSpec(msgspec.Struct, frozen=True, kw_only=True):
 def taken(steps: int, strength: float) -> int:
     """How many of the steps are taken where a picture is drawn anew at this strength."""
     return min(int(steps * strength + 1e-6), steps)
+
+
+def sampler_named(text: str) -> str:
+    """The sampler that is meant, however its name is capitalised. Raises LoraError(BAD_REQUEST)."""
+    every: dict[str, str] = {name.lower(): name for name in get_args(Sampler)}
+    if text.lower() in every:
+        return every[text.lower()]
+    close = difflib.get_close_matches(text.lower(), every, n=3)
+    there = f"There are {', '.join(every.values())}."
+    if close:
+        there = f"Did you mean {' or '.join(every[name] for name in close)}?"
+    raise LoraError(Code.BAD_REQUEST, f"There is no sampler {text!r}. {there}")
 
 
 def parameters_text(

@@ -238,7 +238,7 @@ class Looking(Record, frozen=True, kw_only=True):
 
 
 class ClientInfo(Record, frozen=True, kw_only=True):
-    """Who is attached, and from where."""
+    """Who is attached and told of what changes, and from where."""
 
     session: str
     name: str

@@ -14,7 +14,15 @@ from shared import lora_tags, regions, wire
 from shared.errors import Code, Exit, LoraError, UsageError, in_words
 from shared.lora_keys import file_of
 from shared.mixes import MixSpec
-from shared.pictures import UPSCALERS, LoraUse, PictureSpec, SecondPass, Start, Variation
+from shared.pictures import (
+    UPSCALERS,
+    LoraUse,
+    PictureSpec,
+    SecondPass,
+    Start,
+    Variation,
+    sampler_named,
+)
 from shared.recipe import Sampler
 
 if TYPE_CHECKING:
@@ -44,7 +52,7 @@ def add(subparsers: Subparsers) -> None:
         help="so many pictures, each with the next seed (1)",
     )  # fmt: skip
     generate.add_argument(
-        "--out", default="", metavar="FILE.png",
+        "--out", type=png_file, default="", metavar="FILE.png",
         help="write the PNG here, of several also FILE-2.png and so on; else print its path",
     )  # fmt: skip
 
@@ -69,7 +77,7 @@ def add_settings(parser: argparse.ArgumentParser, *, again: bool = False) -> Non
         "(left, right, top, bottom, 0.1,0.2,0.6,0.9 or mask.png; ~0.2: how soft its edge is); may "
         "be repeated",
     )  # fmt: skip
-    add_one("--sampler", choices=get_args(Sampler), metavar="NAME",
+    add_one("--sampler", type=sampler, metavar="NAME",
             help=f"{', '.join(get_args(Sampler))} ({default.sampler})")  # fmt: skip
     add_one("--steps", type=int, help=f"denoising steps ({default.steps})")
     add_one("--cfg", type=float, help=f"guidance ({default.cfg:g})")
@@ -253,6 +261,25 @@ def counted(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d{0,3}", text):
         raise argparse.ArgumentTypeError(f"not a number of pictures: {text!r}")
     return int(text)
+
+
+def sampler(text: str) -> str:
+    try:
+        return sampler_named(text)
+    except LoraError as error:
+        raise argparse.ArgumentTypeError(error.message) from None
+
+
+def png_file(text: str) -> str:
+    """Where a picture can be put, which is better known before it is painted."""
+    place = Path(text).expanduser()
+    if text and not place.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {place.parent}")
+    if text and place.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder: name a file in it")
+    if place.suffix.lower() in (".jpg", ".jpeg", ".webp"):
+        raise argparse.ArgumentTypeError(f"{text} would be a PNG: name it {place.stem}.png")
+    return text
 
 
 def variation(text: str) -> Variation:

@@ -41,7 +41,13 @@ def add(subparsers: Subparsers) -> None:
     grid.add_argument(
         "--name", default="", help="of its folder; the same name and picture go on where they were"
     )
-    grid.add_argument("--out", default="", metavar="FILE.png", help="write the sheet here as well")
+    grid.add_argument(
+        "--out",
+        type=generate.png_file,
+        default="",
+        metavar="FILE.png",
+        help="write the sheet here as well",
+    )
 
 
 async def grid_it(call: Invocation) -> Exit:
@@ -64,5 +70,6 @@ async def grid_it(call: Invocation) -> Exit:
 
 def _told(made: wire.Grid, out: str) -> Iterator[str]:
     yield out or made.picture.path
-    there = f", {made.pictures - made.painted} were there" if made.painted < made.pictures else ""
+    kept = made.pictures - made.painted
+    there = f", {kept} {'was' if kept == 1 else 'were'} there" if kept else ""
     yield f"{words.plural(made.pictures, 'picture')} in {made.folder}{there}"

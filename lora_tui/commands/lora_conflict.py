@@ -7,7 +7,7 @@ import argparse
 from msgspec.structs import replace
 
 from lora_tui.commands.common import Invocation, Subparsers, command
-from lora_tui.commands.generate import checked, lora_use, write
+from lora_tui.commands.generate import checked, lora_use, png_file, write
 from lora_tui.core import conflict_map, probe_table
 from shared import company, wire
 from shared.errors import Code, Exit, LoraError
@@ -31,7 +31,9 @@ def add(verbs: Subparsers) -> None:
     conflict.add_argument(
         "--base", default="", help="whose blocks lbw= counts, and on which they are tried"
     )
-    conflict.add_argument("--png", default="", metavar="FILE.png", help="write the heat map here")
+    conflict.add_argument(
+        "--png", type=png_file, default="", metavar="FILE.png", help="write the heat map here"
+    )
     probing(conflict)
 
 

@@ -18,6 +18,8 @@ from lora_tui.commands.generate import (
     checked,
     found,
     lora_use,
+    png_file,
+    sampler,
     second_pass,
     size,
     write,
@@ -29,7 +31,6 @@ from shared.distilled import Preview
 from shared.errors import Code, Exit, LoraError
 from shared.mixes import Decoder, MixLora, MixSpec
 from shared.pictures import LoraUse, stem
-from shared.recipe import Sampler
 
 if TYPE_CHECKING:
     from shared.client import Client
@@ -58,7 +59,9 @@ def add(subparsers: Subparsers) -> None:
         "paint the live mix, as it is when the picture is there",
         "  lora-tui mix set dragons:0.6 && lora-tui mix paint --out six.png",
     )
-    paint.add_argument("--out", required=True, metavar="FILE.png", help="write the PNG here")
+    paint.add_argument(
+        "--out", type=png_file, required=True, metavar="FILE.png", help="write the PNG here"
+    )
     command(verbs, "prompt", prompt_of, "print the live mix as a WebUI prompt")
     command(verbs, "flip", flip_it, "to the mix's other side, and back: takes back a remedy")
     mix_remedy.add(verbs)
@@ -87,7 +90,7 @@ def _settings(parser: argparse.ArgumentParser) -> None:
     add_one("--prompt", help="what to show; <lora:…> in it is read too")
     add_one("--negative", help="what not to show")
     add_one("--base", help="a base from `model list`")
-    add_one("--sampler", choices=get_args(Sampler), metavar="NAME", help="as in `generate`")
+    add_one("--sampler", type=sampler, metavar="NAME", help="as in `generate`")
     add_one("--steps", type=int, help="denoising steps")
     add_one("--cfg", type=float, help="guidance")
     add_one("--seed", type=int, help="same seed, same picture")

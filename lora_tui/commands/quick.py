@@ -127,11 +127,12 @@ async def _whole(call: Invocation) -> Made:
     """Everything, each step unless it is done."""
     async with call.client(subscribe=True) as client:
         base = call.base(call.args.base)
-        known = find(client.state.bases, base, "base", "name", "path")
+        known = find(client.state.bases, base, "base", "path", "name")
         dataset = await _dataset(call, client)
         await _check(call, client, dataset, known)
+        fitting = await _fitting(call, client, dataset, known)
         await _captions(call, client, dataset, known.name)
-        loaded = await _recipe(call, client, dataset, known)
+        loaded = await _recipe(call, client, dataset, fitting)
         again = str(time.time()) if call.args.again else ""
         said = hashlib.sha256(f"{recipe.dump(loaded)}{again}".encode()).hexdigest()[:16]
         run = await client.call(
@@ -219,19 +220,28 @@ async def _captions(call: Invocation, client: Client, dataset: wire.Dataset, bas
             )
 
 
-async def _recipe(
+async def _fitting(
     call: Invocation, client: Client, dataset: wire.Dataset, base: wire.BaseModel
 ) -> recipe.Recipe:
-    """The recipe of the answers, with pictures kept back and something to paint meanwhile."""
-    page = await client.call(wire.ListItems(dataset=dataset.id, limit=PROMPTS))
-    captions = [item.caption.text for item in page.items if item.caption.text]
-    prompts = captions or ([call.args.trigger] if call.args.trigger else [])
+    """The recipe of the answers. Raises LoraError for what --set cannot change in it: that is said
+    before anything is written."""
     fits = functools.partial(
         suited.suited, teaches=call.args.teaches or "subject", dataset=dataset.name,
         pictures=dataset.items, base=base.name, family=base.family, trigger=call.args.trigger,
         effort=call.args.effort or "usual",
     )  # fmt: skip
     made = await shaped(call, client, dataset, fits, asking=False)
+    recipe.parse(recipe.dump(made), call.args.overrides, "--set")
+    return made
+
+
+async def _recipe(
+    call: Invocation, client: Client, dataset: wire.Dataset, made: recipe.Recipe
+) -> recipe.Recipe:
+    """The recipe with pictures kept back, something to paint meanwhile, and what --set says."""
+    page = await client.call(wire.ListItems(dataset=dataset.id, limit=PROMPTS))
+    captions = [item.caption.text for item in page.items if item.caption.text]
+    prompts = captions or ([call.args.trigger] if call.args.trigger else [])
     tree: dict[str, Any] = msgspec.to_builtins(made)
     tree["sample"] |= {"prompts": prompts, "every_epochs": made.save.every_epochs}
     tree["evaluation"]["held_out"] = HELD_OUT if dataset.items > suited.FEW else 0.0

@@ -25,20 +25,19 @@ def add(subparsers: Subparsers) -> None:
 async def status(call: Invocation) -> Exit:
     async with call.client(start=False) as client:
         answer = await client.call(wire.GetStatus())
-        own = client.welcome.session if client.welcome is not None else ""
-    call.console.show(answer, lambda: told(answer, own))
+    call.console.show(answer, lambda: told(answer))
     return Exit.OK
 
 
-def told(status: wire.Status, own: str = "") -> Iterator[str]:
-    """A status for people, who are not told of the session that asks: their ``own``."""
+def told(status: wire.Status) -> Iterator[str]:
+    """A status for people."""
     yield from pairs(
         [
             ("daemon", f"{status.version}, pid {status.pid}, up {_up(status)}"),
             ("workspace", status.home),
             ("endpoint", status.endpoint),
             *_engine(status),
-            *(("attached", one) for one in _attached(status.clients, own)),
+            *(("attached", one) for one in _attached(status.clients)),
             *(("warning", warning) for warning in status.warnings),
         ]
     )
@@ -91,12 +90,11 @@ def _up(status: wire.Status) -> str:
     return words.duration(time.time() - status.started)
 
 
-def _attached(clients: list[wire.ClientInfo], own: str) -> Iterator[str]:
+def _attached(clients: list[wire.ClientInfo]) -> Iterator[str]:
     """Each name once: who is attached, from where, at which pictures."""
     by_name: dict[str, list[wire.ClientInfo]] = {}
     for client in clients:
-        if client.session != own:
-            by_name.setdefault(client.name, []).append(client)
+        by_name.setdefault(client.name, []).append(client)
     for name, theirs in by_name.items():
         places = dict.fromkeys(f"{one.host} {one.terminal}".strip() for one in theirs)
         seen = dict.fromkeys(one.looking.name for one in theirs if one.looking is not None)

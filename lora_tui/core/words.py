@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from shared.pictures import SecondPass, stem
-from shared.wire import CaptionState, RunState
+from shared.wire import Caption, CaptionState, RunState
 
 MARKS: dict[CaptionState, str] = {
     "unreviewed": "·",
@@ -55,6 +55,13 @@ def count(number: int) -> str:
 
 def plural(number: int, one: str, many: str = "") -> str:
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
+
+
+def author(caption: Caption, me: str) -> str:
+    """Who a caption is by. What a captioner wrote is nobody's until somebody has looked at it."""
+    if caption.source == "captioner" and caption.state == "unreviewed":
+        return "a captioner"
+    return "you" if caption.by == me else caption.by
 
 
 def size(bytes_: float) -> str:

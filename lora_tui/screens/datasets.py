@@ -276,7 +276,8 @@ class Datasets(Browsing):
         told.update(clean(item.problem or item.caption.text) or "(no caption)")
         caption.set_class(not item.caption.text, "-empty")
         size = f"{bucket_words.size(item)} · {words.size(item.size)}"
-        state = f"{item.caption.state}, rev {item.caption.rev} by {item.caption.by}"
+        by = words.author(item.caption, self.lora.me)
+        state = f"{item.caption.state}, rev {item.caption.rev} by {by}"
         facts.update(clean(item.problem) if item.problem else f"{size} · {state}")
         facts.set_class(bool(item.problem), "-problem")
         if item.problem and not item.width:

@@ -126,7 +126,10 @@ class HealthWindow(Dialog[str | None]):
             mark = ("?", "faint") if one.unknown else ("✓", "success")
             return [mark, ("–", "faint"), (title, "faint"), ("", "")]
         tone = "warning" if KINDS[one.kind].grave else "muted"
-        mends = f"{self.lora.keymap.shown(BY_ID['health.fix'])} mends" if one.fix else ""
+        mends = ""
+        if one.fix is not None:
+            does = "rejects" if one.fix.state == "rejected" else "mends"
+            mends = f"{self.lora.keymap.shown(BY_ID['health.fix'])} {does}"
         return [("!", tone), (words.count(one.count), tone), title, (mends, "primary")]
 
     def _explain(self) -> None:

@@ -188,9 +188,10 @@ class Showing(Place):
             self.query_one(Offers).show(caption.text)
         tone = self.lora.tone(f"{words.CAPTION_TONES[caption.state]} bold")
         state = Text.assemble((f"{words.MARKS[caption.state]} {caption.state}\n", tone))
-        by = "you" if caption.by == self.lora.me else caption.by
         state.append(
-            f"rev {caption.rev} · by {by} · {words.ago(caption.at)}", self.lora.tone("muted")
+            f"rev {caption.rev} · by {words.author(caption, self.lora.me)} · "
+            f"{words.ago(caption.at)}",
+            self.lora.tone("muted"),
         )
         self.query_one("#state", Static).update(state)
         size = f"{bucket_words.size(item)} · {words.size(item.size)}"

@@ -295,6 +295,17 @@ def test_wrong_usage_is_two_or_says_what_is_missing(
     assert error["message"]
 
 
+@pytest.mark.parametrize(
+    ("out", "said"), [("nowhere/a.png", "there is no folder nowhere"), ("a.jpg", "name it a.png")]
+)
+def test_where_a_picture_cannot_go_is_said_before_it_is_painted(
+    shared_cli: CommandLine, out: str, said: str
+) -> None:
+    for ask in (["generate", "--prompt", "x"], ["grid", "--prompt", "x", "-x", "seed=1"]):
+        code, error = shared_cli.refused(*ask, "--out", out, "--no-start")
+        assert code == Exit.USAGE and said in error["message"]
+
+
 def test_a_recipe_with_an_unknown_key_never_reaches_the_daemon(cli: CommandLine) -> None:
     code, error = cli.refused("train", "lesson", "--set", "network.rnk=4", "--no-start")
     assert code == Exit.INVALID

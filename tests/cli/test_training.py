@@ -152,7 +152,7 @@ def test_generate_writes_the_same_picture_twice(
     files = [tmp_path / "a b.png", tmp_path / "c.png"]
     for file in files:
         ready.ok("generate", "--base", "tiny", "--lora", f"{lora}:0.7", "--prompt", "a dragon",
-                 "--steps", "4", "--sampler", "Euler a", "--out", str(file))  # fmt: skip
+                 "--steps", "4", "--sampler", "euler A", "--out", str(file))  # fmt: skip
     first, second = (file.read_bytes() for file in files)
     assert first == second
     assert b"<lora:drake:0.7>" in first

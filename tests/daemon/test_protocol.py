@@ -198,7 +198,7 @@ async def test_what_one_reads_ends_with_the_client_what_one_changes_goes_on(
     served.entered.clear()
     served.cancelled.clear()
     other = served.raw()
-    await other.hello(subscribe=False)
+    await other.hello()
     await other.say(wire.Call(id=1, request=wire.AddBase(path="wait", name="kept"), key="k"))
     watcher = await served.client(subscribe=True)
     notices = watcher.notices()

@@ -165,19 +165,27 @@ async def test_everybody_sees_who_is_attached(served: Served) -> None:
     await until_attached(client, "tester")
 
 
+async def test_a_command_that_asks_and_leaves_is_not_among_them(served: Served) -> None:
+    watcher = await served.client(subscribe=True)
+    await (await served.client()).call(wire.GetState())
+    assert len(served.server._sessions) == 2
+    assert [info.session for info in served.server.clients()] == [watcher.welcome.session]  # type: ignore[union-attr]
+
+
 async def test_a_silent_client_is_forgotten(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = await served.client(subscribe=True)
     raw = served.raw()
-    await raw.hello(client="silent", subscribe=False)
+    await raw.hello(client="silent")
     await until_attached(client, "tester", "silent")
     silent = next(s for s in served.server._sessions.values() if s.info.name == "silent")
     silent.heard -= wire.LIVENESS
     await until_attached(client, "tester")
     await raw.say(wire.Ping())
-    refused = await raw.hear()
-    assert isinstance(refused, wire.Refused) and refused.say_hello
+    while not isinstance(refused := await raw.hear(), wire.Refused):
+        pass
+    assert refused.say_hello
 
 
 async def test_a_vanished_client_is_forgotten_when_it_is_written_to(served: Served) -> None:

@@ -444,6 +444,10 @@ class Daemon:
                 fix=Fix(what="put “sks” before them", filter="", edits=[Trigger("sks")]),
             ),
             Finding(kind="orphans", count=1, examples=["lost.txt"]),
+            Finding(
+                kind="small", count=2, filter="issue:small",
+                fix=Fix(what="reject all of them", filter="issue:small", state="rejected"),
+            ),
             Finding(kind="blur", count=0, unknown="3 of 20 pictures are not measured yet."),
         ]  # fmt: skip
         told = [Advice(about="framing", text="Not known.", why="Nobody looks.")]

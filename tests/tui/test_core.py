@@ -137,6 +137,13 @@ def test_every_option_survives_the_form() -> None:
         assert Form(recipe).recipe() == recipe
 
 
+def test_what_a_captioner_wrote_is_its_own_until_somebody_has_looked() -> None:
+    caption = replace(standin.caption("a cat"), source="captioner", by="ana")
+    assert words.author(caption, "ana") == "a captioner"
+    assert words.author(replace(caption, state="accepted"), "ana") == "you"
+    assert words.author(replace(caption, source="person"), "bob") == "ana"
+
+
 def test_the_form_says_what_is_wrong_in_words() -> None:
     form = Form()
     form.texts |= {

@@ -47,6 +47,8 @@ async def test_checking_settings_advice_and_what_nobody_can_mend(daemon: standin
         await until(pilot, lambda: "caption files without picture" in text_of(app))
         await pilot.press("down")
         await until(pilot, lambda: "lost.txt" in text_of(app))
+        line = next(line for line in text_of(app).splitlines() if "too small" in line)
+        assert "f rejects" in line  # before anything is pressed
         await pilot.press("f")
         await until(pilot, lambda: "a person has to decide" in text_of(app))
         assert not isinstance(app.screen, BulkEdit)

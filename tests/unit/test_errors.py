@@ -53,7 +53,7 @@ def test_a_disk_error_says_what_to_do(number: int, advice: str) -> None:
     [
         ({"steps": 0}, "steps must be at least 1"),
         ({"cfg": 101.0}, "cfg must be at most 100"),
-        ({"steps": "x"}, "steps must be int, got str"),
+        ({"steps": "x"}, "steps must be a whole number, not text"),
         ({"prompt": "x" * 100_000}, "prompt must be of length at most"),
         ({"sampler": "Oiler"}, "sampler: Invalid enum value 'Oiler'"),
         ({"loras": [{"lora": "a", "weight": 11.0}]}, "loras[0].weight must be at most 10"),

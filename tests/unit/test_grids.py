@@ -78,9 +78,10 @@ def test_cells_lie_along_the_axes_in_order() -> None:
         ("lora=a,b", "which LoRA"),
         ("weight:pencil=1", "no LoRA 'pencil'"),
         ("weight=11", "cannot be painted"),
-        ("steps=0", "cannot be painted"),
+        ("steps=0", "cannot be painted: steps must be at least 1."),
         ("size=big", "512x512"),
-        ("sampler=fast", "no sampler 'fast'"),
+        ("sampler=fast", "no sampler 'fast'. There are Euler, "),
+        ("sampler=dpm++ 2m karas", "Did you mean DPM++ 2M Karras"),
         ("prompt=green,blue", "'green' is in neither prompt"),
     ],
 )
