@@ -362,7 +362,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("fighting.remedies", "r", "remedies", "Work out other weights, and try them."),
     *(
         Action(f"fighting.take_{n}", str(n), f"take {n}", f"Take remedy {n} into the mix.")
-        for n in range(1, 4)
+        for n in range(1, 5)
     ),
     Action("mix_settings.take", "ctrl+s", "take", "Take these settings."),
     Action("mix_settings.leave", "escape", "leave", "Leave everything as it is."),

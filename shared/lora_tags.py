@@ -30,7 +30,8 @@ def taken(prompt: str, steps: int = STEPS) -> tuple[str, list[LoraUse]]:
 def read(text: str, steps: int = STEPS) -> LoraUse:
     """``name:0.8``, ``name:0.8:0.6`` or ``name:te=0.8:unet=0.6:lbw=OUTD:start=5``, what stands
     between ``<lora:`` and ``>``. Raises LoraError(BAD_REQUEST)."""
-    name, *parts = text.removeprefix("<lora:").removesuffix(">").split(":")
+    text = text.removeprefix("<lora:").removesuffix(">")
+    name, *parts = text.split(":")
     positional = [part for part in parts if "=" not in part]
     named = dict(part.split("=", 1) for part in parts if "=" in part)
     if not name.strip() or len(positional) > 2 or named.keys() - _NAMES:
@@ -82,5 +83,5 @@ def _wrong(text: str) -> LoraError:
     return LoraError(
         Code.BAD_REQUEST,
         f"<lora:{text}> cannot be read; write <lora:name:0.8>, <lora:name:0.8:0.6> (text encoder, "
-        "UNet) or <lora:name:0.8:lbw=OUTD:start=5:stop=15:where=left>.",
+        "UNet) or <lora:name:0.8:lbw=OUTD:start=5:stop=15:where=left:guide=2>.",
     )

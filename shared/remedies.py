@@ -135,7 +135,8 @@ def recognised(
     losses: Sequence[float | None],
 ) -> list[Remedy]:  # fmt: skip
     """As ``chosen``, by what pictures have of the LoRA that they have least of: those alone in
-    which that is more than in the mix as it was asked for.
+    which that is more than in the mix as it was asked for. Guidance comes last: it goes along the
+    very thing by which a LoRA recognises itself, which is therefore no judge of it.
 
     ``kept``: of each idea, what of each LoRA is recognised in its pictures; ``losses``: what is
     missing in those of the mix. None: not recognised alone.
@@ -151,8 +152,11 @@ def recognised(
                 measured=survival(measured, count + number, count), kept=list(kept[number]),
             )  # fmt: skip
     return sorted(
-        found.values(), key=lambda one: (-round(least(one.kept), 2), KINDS.index(one.kind))
-    )
+        found.values(),
+        key=lambda one: (
+            one.kind == "guidance", -round(least(one.kept), 2), KINDS.index(one.kind)
+        ),
+    )  # fmt: skip
 
 
 def least(kept: Sequence[float | None]) -> float:

@@ -74,8 +74,8 @@ def add_settings(parser: argparse.ArgumentParser, *, again: bool = False) -> Non
         help="a LoRA and its weight (1), or as the WebUI writes it in a prompt, where it is read "
         "too: '<lora:name:0.8:0.6>' (text encoder, UNet), also with :lbw=OUTD, :start=5:stop=15 "
         "(steps) and :where=left; @left behind it is the same: the part of the picture it acts in "
-        "(left, right, top, bottom, 0.1,0.2,0.6,0.9 or mask.png; ~0.2: how soft its edge is); may "
-        "be repeated",
+        "(left, right, top, bottom, 0.1,0.2,0.6,0.9 or mask.png; ~0.2: how soft its edge is). "
+        ":guide=2.5 guides pictures so much further along what it adds. May be repeated",
     )  # fmt: skip
     add_one("--sampler", type=sampler, metavar="NAME",
             help=f"{', '.join(get_args(Sampler))} ({default.sampler})")  # fmt: skip

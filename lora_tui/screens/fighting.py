@@ -21,9 +21,9 @@ from lora_tui.widgets.tones import tone_style
 from shared import company, wire
 from shared.errors import LoraError
 from shared.pictures import LoraUse
-from shared.probes import Remedy
+from shared.probes import KINDS, Remedy
 
-_TAKEN = 3  # remedies that have a key
+_TAKEN = len(KINDS)  # remedies that have a key
 _KEYS = ("fighting.probe", "fighting.losses", "fighting.remedies", "fighting.close")
 
 
@@ -138,6 +138,7 @@ class Fighting(Dialog[list[LoraUse] | None]):
     action_take_1 = partialmethod(_take, 1)
     action_take_2 = partialmethod(_take, 2)
     action_take_3 = partialmethod(_take, 3)
+    action_take_4 = partialmethod(_take, 4)
 
     def action_close(self) -> None:
         self.dismiss(None)

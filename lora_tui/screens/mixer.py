@@ -134,7 +134,7 @@ class Mixer(MixKeeping):
         def read(text: str) -> dict[str, object]:
             return {"guidance": _number("Guidance", text, 0, FURTHEST) if text else 0.0}
 
-        what = "Guidance along what it adds, on top of cfg, such as 2.5 (empty: none)"
+        what = "Guidance along it, on top of cfg: 2.5 (empty: none)"
         self._ask_row(row, what, f"{row.guidance:g}" if row.guidance else "", read)
 
     def _ask_row(

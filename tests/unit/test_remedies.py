@@ -143,6 +143,10 @@ def test_pictures_say_which_remedy_leaves_most_of_the_weakest() -> None:
         ("blocks", [1.4, 0.75]), ("weights", [0.8, 0.7]),
     ]  # fmt: skip
     assert found[0].measured == pytest.approx([1.0, 1.0])
+    guided = [*tried[:3], *[remedies.Idea("guidance", uses, [1.0, 1.0])] * 2]
+    found = remedies.recognised(guided, [sample], [*kept[:3], [1.5, 0.9], [1.5, 1.0]], [-0.1, 0.5])
+    assert [best.kind for best in found] == ["blocks", "weights", "guidance"]  # its own judge: last
+    assert found[2].kept == [1.5, 1.0]
     assert not remedies.recognised(tried, [sample], [[2.0, 2.0]] * 5, [-0.1, 0.0])  # nothing lost
 
 
