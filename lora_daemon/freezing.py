@@ -118,13 +118,10 @@ class Freezer:
             )
         key, why = unsuited(recipe, base.family)
         if recipe.noise.zero_terminal_snr and base.objective == "epsilon":
-            key, why = (
-                "noise.zero_terminal_snr",
-                (
-                    "noise.zero_terminal_snr needs a base that predicts v, and "
-                    f"{base.name} predicts the noise. Leave it off, or say what the base predicts with "
-                    "`lora-tui model add`."
-                ),
+            key = "noise.zero_terminal_snr"
+            why = (
+                f"{key} needs a base that predicts v, and {base.name} predicts the noise. Leave it "
+                "off, or say what the base predicts with `lora-tui model add`."
             )
         if why:
             raise LoraError(Code.INVALID_RECIPE, why, data={"key": key})
