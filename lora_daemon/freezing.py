@@ -116,6 +116,12 @@ class Freezer:
                 data={"key": "base.family"},
             )
         key, why = unsuited(recipe, base.family)
+        if recipe.noise.zero_terminal_snr and base.objective == "epsilon":
+            key = "noise.zero_terminal_snr"
+            why = (
+                f"{key} needs a base that predicts v, and {base.name} predicts the noise. Leave it "
+                "off, or say what the base predicts with `lora-tui model add`."
+            )
         if why:
             raise LoraError(Code.INVALID_RECIPE, why, data={"key": key})
         rules = buckets.rules_of(recipe.dataset, base.resolution)

@@ -91,7 +91,7 @@ def foretell(
     own = kind(recipe).split("\n")
     past = [one for one in past if one.like.split("\n", 1)[0] == own[0]]  # on this base
     apart = [sum(map(ne, own, one.like.split("\n"))) for one in past]
-    alike = [one for one, far in zip(past, apart, strict=True) if far == min(apart)]
+    alike = [_sized(one, own) for one, far in zip(past, apart, strict=True) if far == min(apart)]
     same = alike if apart and not min(apart) else []
     if not alike:
         return Foretold(None, None, False)
@@ -112,6 +112,16 @@ def foretell(
         seconds += calls * each_batch / size / 3
     memory = _at(size, [(one.batch, float(one.memory)) for one in same if one.memory])
     return Foretold(seconds, memory, told)
+
+
+def _sized(one: Spent, own: Sequence[str]) -> Spent:
+    """What a run would have taken at another resolution: by the area, or so."""
+    at = _SHAPE.index("dataset.resolution")
+    here, there = int(own[at]), int(one.like.split("\n")[at])
+    area = (here / there) ** 2 if here and there else 1.0
+    return msgspec.structs.replace(
+        one, training=one.training * area, caching=one.caching * area, painting=one.painting * area
+    )
 
 
 def _caching(recipe: Recipe, pictures: int, alike: Sequence[Spent]) -> float:

@@ -298,8 +298,16 @@ _ALIASES = {
     "base_model_precision": "base.quantize",
 }
 
+# What other trainers have and latents that are cached, as here always, contradict.
+_UNCACHED = ("random_crop", "color_aug", "face_crop_aug_range")
+
 
 def _suggestion(prefix: str, key: str) -> str:
+    if key in _UNCACHED:
+        return (
+            " It would show each picture otherwise every time, and latents are cached here: put "
+            "crops or colours that should be seen into the dataset as pictures of their own."
+        )
     keys = [option.key for option in options()]
     leaves = {k.rsplit(".", 1)[-1]: k for k in keys}
     sections = {k.split(".", 1)[0]: f"[{k.split('.', 1)[0]}]" for k in keys if "." in k}

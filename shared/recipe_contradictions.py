@@ -10,6 +10,7 @@ import msgspec
 
 from shared import patterns
 from shared.errors import LoraError
+from shared.recipe_families import unsuited
 from shared.recipe_schema import Recipe
 
 # Options that one choice alone reads: with any other they would be ignored without a word.
@@ -111,7 +112,7 @@ def _unread(entry: str, most: int) -> str:
 
 def contradiction(recipe: Recipe) -> str:
     """Why a recipe contradicts itself, in a sentence; empty if it does not."""
-    for check in (_patterns, _ignored, _pictures, _buckets, _noise, _optimizer):
+    for check in (_patterns, _ignored, _pictures, _buckets, _noise, _optimizer, _family):
         if why := check(recipe):
             return why
     return ""
@@ -244,6 +245,11 @@ def _optimizer(recipe: Recipe) -> str:
             f"equal to optimizer.learning_rate = {optimizer.learning_rate}."
         )
     return ""
+
+
+def _family(recipe: Recipe) -> str:
+    """What a family that the recipe names has no use for; else that is asked of the base."""
+    return "" if recipe.base.family == "any" else unsuited(recipe, recipe.base.family)[1]
 
 
 def _schedule_free(recipe: Recipe) -> str:

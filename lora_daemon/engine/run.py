@@ -357,9 +357,11 @@ def _notices(
         )
     windows = recipe.dataset.windows
     if long := sum(not base.fits(caption, windows) for caption in captions):
+        more = base.room(3) > base.room(windows)
         yield (
             f"{long} of {len(captions)} captions are longer than {base.room(windows)} tokens; the "
-            "text encoder does not see what is beyond. See dataset.windows."
+            "text encoder does not see what is beyond. "
+            + ("A larger dataset.windows reads more." if more else "Shorten them.")
         )
     if recipe.network.kind == "dora":
         yield DORA

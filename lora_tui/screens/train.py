@@ -205,7 +205,9 @@ class Train(Sweeping):
         said = Text()
         dataset = self.dataset
         if dataset is None:
-            said.append("Choose a dataset first.", style=tone("warning"))
+            name = self._form.texts["dataset.name"]
+            absent = f"There is no dataset {name} here: choose one."
+            said.append(absent if name else "Choose a dataset first.", style=tone("warning"))
             self.query_one("#sum", Static).update(said)
             return
         pictures = dataset.items - dataset.problems - dataset.counts.get("rejected", 0)

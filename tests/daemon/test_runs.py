@@ -177,6 +177,8 @@ async def test_a_recipe_for_another_family_is_refused(house: House) -> None:
     assert error.code == Code.INVALID_RECIPE and error.data["key"] == "base.family"
     assert "for Stable Diffusion XL" in error.message
     assert "base is a Stable Diffusion 1.x" in error.message
+    ends = await refused(house, RECIPE + "[noise]\nzero_terminal_snr = true\n")
+    assert "base predicts the noise" in ends.message
     run = await house.call(wire.StartRun(recipe=RECIPE.replace("[dat", 'family = "sd1"\n[dat')))
     freeze = json.loads((house.workspace.run(run.id) / "freeze.json").read_bytes())
     assert freeze["base_predicts"] == "epsilon"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 from lora_daemon import base_file, base_look
-from lora_daemon.engine import bases, lora_file
+from lora_daemon.engine import bases, lora_file, run
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.generate import paint_latents
 from lora_daemon.engine.kinds import ADAPTER
@@ -214,6 +214,12 @@ def _theirs(pipeline: Any, base: Base, **more: Any) -> Tensor:
     ).images  # fmt: skip
     found: Tensor = pipeline._unpack_latents(made, 96, 64, 8)
     return found
+
+
+def test_captions_too_long_for_its_one_window_are_to_be_shortened(dev: Base, base: Base) -> None:
+    for one, advice in ((dev, "Shorten them"), (base, "larger dataset.windows")):
+        [said] = run._notices(convert({}), one, ["dragon " * 600], [])
+        assert advice in said
 
 
 def test_what_such_a_base_does_not_do_is_refused(dev: Base) -> None:

@@ -183,6 +183,8 @@ async def test_train_checks_for_the_base_and_the_dataset_too(daemon: standin.Dae
         assert not asked(daemon, wire.StartRun)
         screen.field("base.name").fill("starter")
         screen.field("dataset.name").fill("gone")
+        sums = screen.query_one("#sum", Static)
+        await until(pilot, lambda: "no dataset gone here" in str(sums.visual))
         await until(pilot, lambda: not str(wrong.visual))
         await pilot.press("escape", "c")
         await until(pilot, lambda: "dataset.name: this daemon has no such dataset" in said(app))

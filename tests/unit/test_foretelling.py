@@ -74,6 +74,12 @@ def test_what_changes_a_step_is_another_kind(sections: dict[str, Any]) -> None:
     assert told([far, took()], **sections) == found  # the nearest says it
 
 
+def test_another_resolution_takes_as_long_as_its_area_is_larger() -> None:
+    small, large = ({"dataset": SET | {"resolution": side}} for side in (128, 512))
+    past = [took(convert(large), seconds=16.0, caching=64.0)]
+    assert told(past, **small) == Foretold(10.0 + 4.0 + 50.0, None, False)
+
+
 def test_latents_are_made_once_and_samples_cost() -> None:
     past = [took(caching=0.4), took(dataset="other", caching=8.0)]
     assert told(past).seconds == pytest.approx(60.4)  # its own are in the cache

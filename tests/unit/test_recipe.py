@@ -35,6 +35,17 @@ def test_an_unknown_key_is_refused_and_the_right_one_suggested(text: str, meant:
     assert f"Did you mean {meant}?" in refusal(text)
 
 
+def test_a_key_that_cached_latents_contradict_is_refused_with_the_reason() -> None:
+    with pytest.raises(LoraError, match=r"dataset\.random_crop.*latents are cached"):
+        recipe.parse("[dataset]\nrandom_crop = true")
+
+
+def test_what_a_named_family_has_no_use_for_is_said_with_the_recipe() -> None:
+    for text in ('family = "sdxl"\n[noise]\nshift = 3', 'family = "flux"\n[noise]\noffset = 0.1'):
+        with pytest.raises(LoraError, match="Leave it at"):
+            recipe.parse(f"[base]\n{text}")
+
+
 def test_an_unknown_key_like_no_other_points_to_the_list_of_options() -> None:
     assert "lora-tui recipe options" in refusal("[network]\nzzzz = 4")
 
