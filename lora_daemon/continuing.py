@@ -55,8 +55,8 @@ class Continuing:
         if run.step not in states_of(directory):
             raise LoraError(
                 Code.WRONG_STATE,
-                f"The last state of {run.id} is gone, so it cannot go on as it was. `lora-tui run "
-                f"fork {run.id}` begins a new run from its LoRA.",
+                f"There is no state of {run.id} at step {run.step}, so it cannot go on as it was. "
+                f"`lora-tui run fork {run.id}` begins a new run from what it left.",
             )
         before = recipes.load(directory / "recipe.toml")
         await self._insist_on_base(run, before)

@@ -506,7 +506,10 @@ def _refused(run: wire.Run, action: str) -> str:
     if action == "pause":
         return "" if run.state in waits else "there is nothing to pause"
     if action == "resume":
-        return "" if run.state in (*waits, "failed") else "start a new one instead"
+        if run.state in (*waits, "failed"):
+            return ""
+        longer = f"`lora-tui run extend {run.id} --steps N` lets it take more"
+        return longer if run.step else f"`lora-tui run fork {run.id}` begins it anew"
     return f"only a run at work can {action}"
 
 

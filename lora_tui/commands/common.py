@@ -150,7 +150,7 @@ def find(things: Iterable[Thing], wanted: str, kind: str, *keys: str) -> Thing:
                 return thing
     import difflib
 
-    names = [str(getattr(thing, keys[-1])) for thing in all_of_them]
+    names = list(dict.fromkeys(str(getattr(thing, keys[-1])) for thing in all_of_them))
     close = difflib.get_close_matches(wanted, names, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     if not hint:

@@ -126,7 +126,8 @@ def steering(action: Action) -> Callable[[Invocation], Any]:
         async with call.client() as client:
             found = await find_run(call, client, call.args.name)
             run = await client.call(wire.SteerRun(run=found.id, action=action))
-        call.console.show(run, lambda: [f"{run.id} {run.name} {_DONE[action]}"])
+        done = f"is in the queue. {run.message}" if run.state == "queued" else _DONE[action]
+        call.console.show(run, lambda: [f"{run.id} {run.name} {done}".strip()])
         return Exit.OK
 
     return steer

@@ -170,6 +170,8 @@ async def finished(house: House, recipe: str = RECIPE, *, state: bool = True) ->
 
 async def test_a_finished_run_takes_more_steps_and_its_first_end_stays(house: House) -> None:
     directory = await finished(house)
+    with pytest.raises(LoraError, match="run extend r0001 --steps N"):
+        await house.call(wire.SteerRun(run="r0001", action="resume"))
     found = await house.call(wire.ExtendRun(run="r0001", steps=7))
     assert "as a run that was asked for 27 steps from the beginning" in found.told
     assert (found.run.steps, found.run.epochs) == (27, 6)

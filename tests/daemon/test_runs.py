@@ -244,6 +244,7 @@ async def test_what_a_run_cannot_do_now_is_a_sentence(house: House) -> None:
             await steer(house, run, action)
         assert caught.value.code == Code.WRONG_STATE
         assert "r0002 is stopped" in caught.value.message
+    assert "run fork r0002" in caught.value.message  # as it took no step
     log = (house.workspace.run("r0002") / "log.txt").read_text()
     asked = [line for line in log.splitlines() if "asked by" in line]
     assert len(asked) == 1 and "stop asked by" in asked[0]  # not what was refused
