@@ -17,7 +17,7 @@ class Action:
     label: str  # one or two words
     help: str  # one sentence
     footer: int = 0
-    row: str = ""  # id of the first of the numbered actions that it stands for in the key bar
+    row: str = ""  # id of the first of the actions beside it that it stands for in the key bar
     priority: bool = False  # works while a text field has the keyboard
 
     @property
@@ -315,8 +315,15 @@ ACTIONS: tuple[Action, ...] = (
     Action("blind.undo", "u", "undo", "Take the last choice back."),
     Action("blind.close", "escape,q", "close", "Close this window; what was chosen stays."),
     # Mixer.
-    Action("mixer.lighter", "left,h", "weight −", "Lower the LoRA's weight by 0.05.", 1),
-    Action("mixer.heavier", "right,l", "weight +", "Raise the LoRA's weight by 0.05.", 2),
+    Action("mixer.lighter", "left,h", "weight −", "Lower the LoRA's weight by 0.05."),
+    Action(
+        "mixer.heavier",
+        "right,l",
+        "weight +",
+        "Raise the LoRA's weight by 0.05.",
+        1,
+        "mixer.lighter",
+    ),
     Action("mixer.much_lighter", "shift+left,H", "− −", "Lower the weight by 0.25."),
     Action("mixer.much_heavier", "shift+right,L", "+ +", "Raise the weight by 0.25."),
     Action("mixer.weight", "enter", "exact", "Type the weight.", 3),
@@ -325,27 +332,27 @@ ACTIONS: tuple[Action, ...] = (
     Action("mixer.steps", "z", "steps", "The part of the steps that the LoRA takes part in."),
     Action("mixer.region", "i", "region", "The part of the picture that the LoRA acts in."),
     Action("mixer.guidance", "u", "guide", "How much further pictures go along what it adds."),
-    Action("mixer.mute", "m", "mute", "Leave the LoRA out, or take it in again.", 6),
-    Action("mixer.solo", "s", "solo", "Hear this LoRA alone, with others that are solo.", 7),
+    Action("mixer.mute", "m", "mute", "Leave the LoRA out, or take it in again.", 7),
+    Action("mixer.solo", "s", "solo", "Hear this LoRA alone, with others that are solo.", 8),
     Action("mixer.add", "a", "add", "Add a LoRA of the library.", 4),
     Action("mixer.add_file", "A", "add file", "Add a LoRA file by its path."),
     Action("mixer.remove", "d,delete", "remove", "Take the LoRA out of the mix.", 5),
-    Action("mixer.prompt", "e", "prompt", "Edit prompt and negative prompt.", 9),
-    Action("mixer.settings", "p", "settings", "Base, sampler, steps, guidance, seed, size.", 10),
+    Action("mixer.prompt", "e", "prompt", "Edit prompt and negative prompt.", 10),
+    Action("mixer.settings", "p", "settings", "Base, sampler, steps, guidance, seed, size.", 11),
     Action("mixer.seed", "n", "new seed", "Take another seed."),
     Action("mixer.next_seed", "full_stop", "seed + 1", "The next seed."),
     Action("mixer.last_seed", "comma", "seed − 1", "The seed before."),
-    Action("mixer.flip", "x", "A/B", "To the mix's other side and back.", 8),
+    Action("mixer.flip", "x", "A/B", "To the mix's other side and back.", 9),
     *(
         Action(f"mixer.tried_{n}", str(n), f"try {n}", f"Back to number {n} of what was tried.")
         for n in range(1, 10)
     ),
-    Action("mixer.copy", "y", "copy", "Copy the mix as a WebUI prompt.", 11),
+    Action("mixer.copy", "y", "copy", "Copy the mix as a WebUI prompt.", 12),
     Action("mixer.keep", "k", "keep", "Keep the whole picture among the outputs."),
-    Action("mixer.save", "w", "save", "Save the mix under a name, for everybody.", 12),
-    Action("mixer.load", "o", "load", "Load a saved mix.", 13),
+    Action("mixer.save", "w", "save", "Save the mix under a name, for everybody.", 13),
+    Action("mixer.load", "o", "load", "Load a saved mix.", 14),
     Action("mixer.forget", "D", "forget", "Forget a saved mix (asks first)."),
-    Action("mixer.fight", "c", "conflict", "Where the LoRAs of the mix fight, and who loses.", 14),
+    Action("mixer.fight", "c", "conflict", "Where the LoRAs of the mix fight, and who loses.", 6),
     Action("mixer.grid", "G", "grid", "The mix along axes: weights, seeds, prompts, bases."),
     Action(
         "mixer.merge",

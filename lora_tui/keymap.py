@@ -87,7 +87,7 @@ class Keymap:
         return shown_key(self.keys_of(action)[0])
 
     def in_bar(self, action: Action) -> tuple[str, str]:
-        """Key and label as the key bar has them: ``1–5 rate`` for the last of such a row."""
+        """Key and label as the key bar has them: ``1–5 rate``, ``←–→ weight`` for a row's last."""
         if not action.row:
             return self.shown(action), action.label
         first = self.shown(BY_ID[action.row])

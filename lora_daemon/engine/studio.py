@@ -442,12 +442,13 @@ def _addable(files: Sequence[tuple[LoraFile, lora_file.Weights]]) -> None:
 
 
 def _unplaced(use: LoraFile, weights: lora_file.Weights) -> str:
-    names = ", ".join(weights.unplaced[:3])
-    more = f" and {len(weights.unplaced) - 3} more" if len(weights.unplaced) > 3 else ""
-    many = ""
-    if len(weights.unplaced) >= len(weights.modules):
-        many = f" Only {len(weights.modules)} modules are in use: is it for another base?"
-    return f"{use.name}: this base has no place for {names}{more}; they were left out.{many}"
+    lost, used = len(weights.unplaced), len(weights.modules)
+    doubt = " (is it for another base?)" if lost >= used else ""
+    names = ", ".join(weights.unplaced[:3]) + (f" and {lost - 3} more" if lost > 3 else "")
+    return (
+        f"{use.name}: this base has no place for {lost} of its {lost + used} modules{doubt}, and "
+        f"leaves out {names}."
+    )
 
 
 def stamp(path: Path) -> object:

@@ -95,9 +95,19 @@ class MixKeeping(MixShowing):
         )
 
     def action_save(self) -> None:
-        def named(name: str | None) -> None:
-            if name:
-                self.attempt(self._save(name), lambda mix: self.notify(f"{mix.name} is saved."))
+        def save(name: str) -> None:
+            self.attempt(self._save(name), lambda mix: self.notify(f"{mix.name} is saved."))
+
+        def named(text: str | None) -> None:
+            name = " ".join((text or "").split())
+            known = next((mix for mix in self.state.mixes if name and mix.name == name), None)
+            if known is not None:
+                self.app.push_screen(
+                    Confirm(f"Replace {name}?", f"It is saved already, by {known.by}."),
+                    lambda yes: save(name) if yes else None,
+                )
+            elif name:
+                save(name)
 
         self.app.push_screen(AskText("Save the mix as"), named)
 

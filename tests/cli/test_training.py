@@ -175,7 +175,7 @@ def test_what_of_a_lora_was_left_out_is_said_of_a_picture_and_of_a_grid(
     save_file(tensors | dict(sorted(strange.items())[:3]), tmp_path / "half.safetensors")
     asked = ("--base", "tiny", "--lora", str(tmp_path / "half.safetensors"), "--prompt", "x",
              "--steps", "1")  # fmt: skip
-    said = "half: this base has no place for lora_unet_odd_"
+    said = "half: this base has no place for 1 of its "
     assert said in ready("generate", *asked).stderr
     assert said in ready.data("generate", *asked)["warnings"][-1]
     assert said in ready("grid", *asked, "-x", "seed=1,2").stderr

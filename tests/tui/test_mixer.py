@@ -91,6 +91,12 @@ async def test_keys_turn_weights_finely_and_coarsely(mixed: standin.Daemon) -> N
         await until(pilot, lambda: weights(mixed) == [-1.45, 0.2])  # theirs stays
 
 
+async def test_a_small_terminal_names_the_keys_that_matter(mixed: standin.Daemon) -> None:
+    async with opened(mixed, "g", "m", size=(80, 24)) as (app, pilot, _):
+        await until(pilot, shows(app, "←–→ weight"))
+        assert "c conflict" in text_of(app).splitlines()[-1]
+
+
 async def test_the_mouse_clicks_and_drags_a_bar(mixed: standin.Daemon) -> None:
     async with opened(mixed, "g", "m") as (app, pilot, _):
         await until(pilot, shows(app, "━"))
@@ -286,7 +292,9 @@ async def test_sides_saved_mixes_copy_and_keep(mixed: standin.Daemon) -> None:
         await until(pilot, lambda: weights(mixed)[0] == 0.85)
         await pilot.press("w", *"mine", "enter")
         await until(pilot, lambda: any(mix.name == "mine" for mix in app.state.mixes))
-        await pilot.press("shift+right", "o", "enter")
+        await pilot.press("shift+right", "w", *"mine", "enter")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))  # it would be lost
+        await pilot.press("n", "o", "enter")
         await until(pilot, lambda: weights(mixed)[0] == 0.85)
         await pilot.press("y")
         await until(pilot, lambda: isinstance(app.screen, Page))
