@@ -22,11 +22,11 @@ from shared.paths import config_dir
 
 
 def go_hint(keymap: Keymap) -> Said:
-    """The line after ``g``: where the next letter goes."""
-    said: Said = [("go to  ", "muted")]
+    """The line after ``g``: where the next letter goes. All of them fit in 80 columns."""
+    said: Said = []
     for name, title, _, _ in PLACES:
-        said += [(keymap.shown(BY_ID[f"go.{name}"]), "accent bold"), (f" {title}   ", "")]
-    return [*said, ("any other key: stay", "muted")]
+        said += [(keymap.shown(BY_ID[f"go.{name}"]), "accent bold"), (f" {title}  ", "")]
+    return [*said, ("go to · any other key: stay", "muted")]
 
 
 _IN_REVIEW = (
