@@ -115,7 +115,7 @@ class Captioning:
             beside=tally.beside,
             kept=every - tally.written - len(tally.problems),
             problems=tally.problems[:TOLD],
-            warnings=list(tally.notes),
+            warnings=[*tally.notes, *self._captions.writer.behind(dataset.id)],
         )
 
     async def _run(

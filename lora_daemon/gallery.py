@@ -23,7 +23,7 @@ from shared.errors import Code, LoraError
 from shared.filenames import to_text, typed
 from shared.gallery import Shown
 from shared.made_with import Made
-from shared.pictures import PictureSpec
+from shared.pictures import LoraUse, PictureSpec
 
 SUFFIXES = (".png", ".jpg", ".jpeg")  # of what a folder is searched for
 PORTION = 200  # files that are read before they are entered
@@ -130,11 +130,17 @@ class Gallery:
         if rows:
             return _spec(rows[0]["spec"]), []
         bases = [base.name for base in self._library.bases() if not base.problem]
-        loras = [lora.name for lora in self._library.loras() if not lora.problem]
+        loras = [lora for lora in self._library.loras() if not lora.problem]
         networks = upscalers.names(self._upscalers)
-        spec, left = made_with.again(one.made, bases, loras, networks)
-        if one.run:
-            left.append(f"It is a sample of run {one.run}, whose own LoRA is not in it.")
+        spec, left = made_with.again(one.made, bases, [lora.name for lora in loras], networks)
+        saved = [lora.name for lora in loras if (lora.run, lora.step) == (one.run, one.step)]
+        if one.run and saved:
+            spec = replace(spec, loras=[*spec.loras, LoraUse(lora=saved[0])])
+        elif one.run and one.step:
+            left.append(
+                f"It is a sample of run {one.run} at step {one.step}, whose LoRA was not saved "
+                "then: it is left out."
+            )
         return spec, left
 
     async def _small(self, one: Shown, side: int) -> bytes:

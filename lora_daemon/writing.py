@@ -88,16 +88,8 @@ class Writer:
 
     def warnings(self) -> list[str]:
         """One line a dataset whose files are behind its captions."""
-        lines = []
-        for dataset in sorted({one.dataset for one in self._behind.values()}):
-            reasons = [one for one in self._behind.values() if one.dataset == dataset]
-            reasons.sort(key=lambda one: not one.disk)  # which holds for all the others, too
-            name = self._store.query("SELECT name FROM datasets WHERE id = ?", (dataset,))
-            if name:
-                lines.append(
-                    f"{len(reasons)} caption(s) of {name[0][0]} are safe in the workspace but not "
-                    f"in their files. {reasons[0].why}"
-                )
+        datasets = sorted({one.dataset for one in self._behind.values()})
+        lines = [line for dataset in datasets for line in self.behind(dataset)]
         waiting: dict[str, list[str]] = {}
         for row in self._store.query(_BOTH):
             waiting.setdefault(row["dataset"], []).append(row["name"])
@@ -107,6 +99,18 @@ class Writer:
             "alone: look at both texts in Review, where the file's is a candidate, and take, edit "
             "or accept one."
             for dataset, names in waiting.items()
+        ]
+
+    def behind(self, dataset: str) -> list[str]:
+        """A line if files of the dataset are behind its captions."""
+        reasons = [one for one in self._behind.values() if one.dataset == dataset]
+        reasons.sort(key=lambda one: not one.disk)  # which holds for all the others, too
+        name = self._store.query("SELECT name FROM datasets WHERE id = ?", (dataset,))
+        if not reasons or not name:
+            return []
+        return [
+            f"{len(reasons)} caption(s) of {name[0][0]} are safe in the workspace but not in their "
+            f"files. {reasons[0].why}"
         ]
 
     def try_again(self) -> None:

@@ -82,6 +82,16 @@ async def test_accepted_at_once_and_taken_back_one_by_one(house: House, tmp_path
     assert now["000.png"].text == "the picture 000"
 
 
+async def test_captions_that_cannot_be_put_beside_their_pictures_are_told(
+    house: House, tmp_path: Path
+) -> None:
+    folder = await bare(house, tmp_path / "set", 2)
+    (folder / "001.txt").mkdir()
+    done = await house.call(wire.CaptionPictures(dataset="set"))
+    assert done.written == 2
+    assert any("1 caption(s) of set are safe in the workspace" in one for one in done.warnings)
+
+
 async def test_only_what_the_filter_finds(house: House, tmp_path: Path) -> None:
     await bare(house, tmp_path / "set")
     ask = wire.CaptionPictures(dataset="set", filter="name:001 OR name:003")

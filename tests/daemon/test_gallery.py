@@ -151,6 +151,27 @@ async def test_our_own_ask_for_the_very_same_again_and_may_be_begun_from(
         assert refused.value.code is Code.NOT_FOUND
 
 
+async def test_a_runs_sample_is_asked_for_with_the_lora_of_its_step(
+    house: House, tmp_path: Path
+) -> None:
+    lora = wire.Lora(
+        name="beast-step000020", path="x", size=9, rank=1, base="base", trigger="", run="r0001",
+        step=20, sha256="", created=0.0,
+    )  # fmt: skip
+    with house.store.change("t") as change:
+        row = (lora.name, lora.run, wire.encoder.encode(lora))
+        change.execute("INSERT INTO loras (name, run, lora) VALUES (?, ?, ?)", row)
+    for step, uses in ((0, []), (20, [LoraUse(lora=lora.name)]), (30, [])):
+        sample = wire.Picture(
+            id=f"p{step}", path=str(png(tmp_path / f"{step}.png", TEXT.format("red"))), run="r0001",
+            step=step, prompt="", seed=1, width=64, height=48, parameters="", created=1.0,
+        )  # fmt: skip
+        house.domain._library.add_picture(sample, "t")
+        found = await house.call(wire.GetGalleryPicture(picture=sample.id))
+        assert found.spec.loras == uses
+        assert any("sample of run r0001" in text for text in found.left) == (step == 30)
+
+
 async def test_ratings_order_and_filter_and_can_be_taken_back(house: House, tmp_path: Path) -> None:
     for name in ("red", "blue", "grey"):
         png(tmp_path / "other" / f"{name}.png", TEXT.format(name))
