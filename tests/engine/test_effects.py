@@ -20,7 +20,7 @@ from lora_daemon.engine.mix import Mix, Strength, applied, strength
 from lora_daemon.engine.randomness import generator
 from lora_daemon.engine.samplers import scheduler
 from lora_daemon.engine.studio import Studio
-from shared import probes
+from shared import probes, regions
 from shared.errors import Code
 from shared.pictures import LoraUse, PictureSpec
 from shared.safetensors_file import write
@@ -104,15 +104,16 @@ def test_a_lora_takes_part_in_its_part_of_the_steps(base: Base, files: list[Path
     assert not any(plain(step).anew for step in range(4))  # no schedule: nothing is touched
 
 
-@pytest.mark.parametrize("cfg", [3.0, 1.0])
+@pytest.mark.parametrize(("cfg", "where"), [(3.0, ""), (1.0, ""), (3.0, "left")])
 def test_a_step_goes_further_along_what_a_lora_adds(
-    cfg: float, base: Base, files: list[Path]
+    cfg: float, where: str, base: Base, files: list[Path]
 ) -> None:
     """ε + Σ g (ε(mix) − ε(mix without it)), with the prompt, which is read without it as well; a
     LoRA that takes no part in a step guides none."""
     placed = [lora_file.load(file, base).modules for file in files]
+    region = regions.read(where) if where else None
     uses = [
-        pipe.LoraFile(name="one", path="", weight=0.7, guidance=2.0),
+        pipe.LoraFile(name="one", path="", weight=0.7, guidance=2.0, region=region),
         pipe.LoraFile(name="two", path="", weight=0.5, end=0.5, guidance=0.5),
     ]
     spec = replace(SPEC, cfg=cfg)
@@ -122,7 +123,8 @@ def test_a_step_goes_further_along_what_a_lora_adds(
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(5)).to(base.device)
 
     def predicted(weights: list[float], timestep: torch.Tensor, cfg: float) -> torch.Tensor:
-        with applied(base, list(zip(placed, weights, strict=True))), torch.no_grad():
+        first = Strength(weights[0], region=region) if weights[0] else Strength(0.0)
+        with applied(base, list(zip(placed, (first, weights[1]), strict=True))), torch.no_grad():
             text = conditioning(base, [spec], guided=cfg > 1)
             return guided(base, latents, timestep, text, cfg)
 
@@ -142,7 +144,7 @@ def test_a_step_goes_further_along_what_a_lora_adds(
         made = paint_latents(base, [spec], lambda _: None, turn=turn)
         plain = paint_latents(base, [spec], lambda _: None)
     assert torch.allclose(made, latents, atol=1e-4 * float(latents.abs().max()))
-    assert (made - plain).norm() > 0.05 * plain.norm()
+    assert (made - plain).norm() > 0.02 * plain.norm()
     turn(0)
     assert all(torch.equal(one, site.v) for one, site in zip(before, mix.sites, strict=True))
 
