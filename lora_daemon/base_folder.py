@@ -34,6 +34,14 @@ def look(path: Path, predicts: Objective | None = None) -> Look:
         what = "file" if path.suffix in (".safetensors", ".ckpt") else "folder"
         raise LoraError(Code.NOT_FOUND, f"There is no {what} {shown}.")
     denoiser = denoiser_config(path)
+    models = sorted(to_text(one.name) for one in path.glob("*.safetensors"))
+    if models and not denoiser and not _filled(path / "model_index.json"):
+        raise LoraError(
+            Code.INVALID_FILE,
+            f"{shown} is a folder with models in it, not one: give a file of it, such as "
+            f"{', '.join(models[:3])}.",
+            data={"path": shown},
+        )
     kind = family(path) if denoiser else FAMILIES[0]
     missing: list[str] = []
     unused: list[str] = []

@@ -123,6 +123,12 @@ def _request(call: Invocation) -> wire.AddBase:
             args.what, revision=args.revision, file=args.file, mirror=args.mirror,
             offline=args.offline,
         )  # fmt: skip
+    if found is None and "://" in args.what:
+        raise LoraError(
+            Code.BAD_REQUEST,
+            f"{args.what} is no address of the Hugging Face Hub, from which alone lora-tui "
+            "fetches. Download the file on the daemon's machine and add it by its path.",
+        )
     if found is None:
         path = call.daemon_path(args.what)
         return wire.AddBase(path=path, name=args.name, predicts=args.predicts)

@@ -29,11 +29,9 @@ def rates(left: dict[str, Any], out: Translation) -> None:
             out.idle("learning_rate", rate, "unet_lr and text_encoder_lr go before it")
     else:
         out.convert("learning_rate", everywhere, "optimizer.learning_rate", words)
-    text: Any = everywhere
-    for name in ("text_encoder_lr2", "text_encoder_lr1", "text_encoder_lr"):
-        if name in left:
-            text = left.pop(name)
-            text = text[0] if isinstance(text, list) and text else text
+    text = left.pop("text_encoder_lr", everywhere)
+    pair = text if isinstance(text, list) and text else [text]
+    first, second = left.pop("text_encoder_lr1", pair[0]), left.pop("text_encoder_lr2", pair[-1])
     alone = {
         name: left.pop(name)
         for name in (
@@ -44,8 +42,19 @@ def rates(left: dict[str, Any], out: Translation) -> None:
     if any(alone.values()):
         for name, value in alone.items():
             out.idle(name, value, "the text encoder stays as it is, and its output is cached")
-        text = 0.0
-    out.convert("text_encoder_lr", text or 0.0, "optimizer.text_encoder_rate")
+        first = second = 0.0
+    out.convert("text_encoder_lr", first or second or 0.0, "optimizer.text_encoder_rate")
+    _second(first, second, out)
+
+
+def _second(first: Any, second: Any, out: Translation) -> None:
+    """The rate of SDXL's second text encoder, where it is another than the first's."""
+    if second == first or not all(type(rate) in (int, float) for rate in (first, second)):
+        return
+    key, entry = "text_encoder_lr of the second", "text_encoder.*=0"
+    if first:
+        entry = f"text_encoder_2.*={second / first:g}"
+    out.take(key, second, "optimizer.rates", [entry])
 
 
 def optimizer(left: dict[str, Any], out: Translation) -> None:

@@ -27,6 +27,12 @@ async def test_one_file_is_a_base_called_as_the_file(house: House, tmp_path: Pat
     assert (await house.call(wire.InspectBase(base=str(path)))).family == "sdxl"
 
 
+async def test_of_a_folder_of_models_one_is_asked_for(house: House, tmp_path: Path) -> None:
+    write_hollow(tmp_path / "sd15.safetensors", SD1)
+    with pytest.raises(LoraError, match=r"folder with models in it.*such as sd15\.safetensors"):
+        await house.call(wire.AddBase(path=str(tmp_path)))
+
+
 async def test_a_guess_is_overruled_and_that_is_remembered(house: House, tmp_path: Path) -> None:
     path = write_hollow(tmp_path / "sd2.safetensors", SD2)
     guess = await house.call(wire.AddBase(path=str(path)))

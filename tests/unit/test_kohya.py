@@ -179,6 +179,17 @@ def test_how_many_checkpoints_stay() -> None:
         assert of(**alone)[0].save.keep_last == 0
 
 
+def test_each_text_encoder_has_its_rate() -> None:
+    for given, rate, rates in (
+        ([1e-4, 5e-5], 1e-4, ["text_encoder_2.*=0.5"]),
+        ([1e-4, 0], 1e-4, ["text_encoder_2.*=0"]),
+        ([0, 1e-4], 1e-4, ["text_encoder.*=0"]),
+        ([1e-4], 1e-4, []),
+    ):
+        one, _ = of(text_encoder_lr=given)
+        assert (one.optimizer.text_encoder_rate, one.optimizer.rates) == (rate, rates)
+
+
 def test_accelerates_processes_are_taken(tmp_path: Path) -> None:
     call = "accelerate launch --multi_gpu --num_processes=4 train_network.py --seed 1"
     assert command_line(call, tmp_path) == {"seed": 1, "num_processes": 4}
