@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from lora_daemon import gpus, nvidia, pipe, service
+from lora_daemon import gpus, nvidia, pipe, service, taken
 from lora_daemon.affinity import Affinities
 from lora_daemon.arranging import Arranging
 from lora_daemon.bases import Bases
@@ -309,7 +309,7 @@ class Domain:
             jobs=self._jobs.all(),
             runs=[run for run in self._current_runs() if run.state not in wire.FINAL_STATES],
             warnings=[*self._gpu_warnings(), *workspace_warnings(self._daemon.workspace.root),
-                      *self._writer.warnings(), *self._watch.warnings()],
+                      *taken.warnings(), *self._writer.warnings(), *self._watch.warnings()],
         )  # fmt: skip
 
     def _gpu_warnings(self) -> list[str]:

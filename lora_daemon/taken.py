@@ -15,8 +15,19 @@ EVERY = 10.0  # seconds between two looks while a run waits
 
 def manner() -> Manner:
     """What LORA_TUI_TAKEN_GPU says: to wait for the GPU (so without it), to refuse, to share."""
-    said = os.environ.get("LORA_TUI_TAKEN_GPU", "").strip().lower()
-    return next((one for one in get_args(Manner) if one == said), "wait")
+    return next((one for one in get_args(Manner) if one == _said()), "wait")
+
+
+def warnings() -> list[str]:
+    """That LORA_TUI_TAKEN_GPU says what is not known; else nothing."""
+    if _said() in ("", *get_args(Manner)):
+        return []
+    known = ", ".join(get_args(Manner))
+    return [f"LORA_TUI_TAKEN_GPU is {_said()!r}, which is none of {known}: runs wait."]
+
+
+def _said() -> str:
+    return os.environ.get("LORA_TUI_TAKEN_GPU", "").strip().lower()
 
 
 def by_others(devices: Sequence[wire.DeviceUse], own: str = "") -> str:

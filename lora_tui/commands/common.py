@@ -209,7 +209,7 @@ async def find_run(call: Invocation, client: Client, wanted: str) -> wire.Run:
     found = find(runs, wanted, "run", "id", "name")
     others = [run.id for run in runs if run.name == wanted != found.id and run is not found]
     if others:
-        call.console.say(f"{wanted}: {found.id}, the latest; {', '.join(others)} has the name too.")
+        call.console.say(f"{wanted}: {found.id}, the latest of its name (not {', '.join(others)}).")
     return found
 
 

@@ -35,9 +35,10 @@ _MOST_ROWS = 8  # of the table that are seen at once
 _MOST_PICTURES = 4  # beside each other
 _LEAST_PICTURE = 22  # cells
 _COLUMNS = (
-    Column("", 1), Column("", 1), Column("run"), Column("state", 9), Column("steps", 7, "right"),
-    Column("first loss", 10, "right", 96), Column("last loss", 9, "right"),
-    Column("kept back", 9, "right"), Column("‖ΔW‖", 6, "right", 96),
+    Column("", 1), Column("", 1), Column("run"), Column("state", 9),
+    Column("steps", 7, "right", 84), Column("first loss", 10, "right", 96),
+    Column("last loss", 9, "right"), Column("kept back", 9, "right"),
+    Column("‖ΔW‖", 6, "right", 96),
     Column("time", 7, "right", 84),
 )  # fmt: skip
 

@@ -95,7 +95,7 @@ def test_of_several_runs_of_one_name_the_latest_is_taken_and_that_is_said(
     take(daemon, tmp_path / "x.safetensors")
     said = capsys.readouterr()
     assert "of r0002 dragons" in said.out
-    assert "dragons: r0002, the latest; r0001 has the name too." in said.err
+    assert "dragons: r0002, the latest of its name (not r0001)." in said.err
 
 
 def test_a_folder_that_is_missing_is_made(daemon: Daemon, tmp_path: Path) -> None:

@@ -78,3 +78,13 @@ async def test_refused_or_shared_as_told(
     await house.call(wire.StartRun(recipe=RECIPE))
     await house.until(lambda: house.run().state == state)
     assert ("Others hold 60.0" in house.run().message) == (manner == "refuse")
+
+
+async def test_what_is_not_known_of_taken_gpus_is_said(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_TUI_TAKEN_GPU", "Shared")
+    said = "LORA_TUI_TAKEN_GPU is 'shared', which is none of wait, refuse, share: runs wait."
+    assert said in house.domain.status().warnings
+    monkeypatch.setenv("LORA_TUI_TAKEN_GPU", "share")
+    assert not any("TAKEN" in one for one in house.domain.status().warnings)

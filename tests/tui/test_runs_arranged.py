@@ -105,6 +105,20 @@ class Queued:
         raise LoraError(Code.NOT_FOUND, "r0004 cannot go on, as the base is gone.")
 
 
+async def test_two_options_of_a_sweep_are_whole_in_80_columns(daemon: standin.Daemon) -> None:
+    Queued(daemon)
+    runs = [
+        replace(run, settings=[*run.settings, "optimizer.learning_rate=1e-3"]) if run.group else run
+        for run in daemon.state.runs
+    ]
+    daemon.state = replace(daemon.state, runs=runs)
+    async with opened(daemon, "g", "r", size=(80, 24)) as (app, pilot, _):
+        await until(pilot, lambda: "×3" in text_of(app))
+        await at(pilot, app, f"group:{GROUP}")
+        await pilot.press("enter")
+        await until(pilot, lambda: "r0004 rank=4 learning_rate=1e-3" in text_of(app))
+
+
 async def at(pilot: Any, app: Any, key: str) -> None:
     """The cursor of the list on a run, or on the head of a sweep."""
     screen = app.screen
