@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -20,6 +21,7 @@ from lora_tui.widgets.mix_rows import LOW, bar
 from lora_tui.widgets.picture import PictureView
 from shared import mixes, wire
 from shared.errors import Code, LoraError
+from shared.lora_keys import wrong
 from shared.mixes import MixLora, MixSpec
 from shared.pictures import SecondPass
 from tests.tui import standin
@@ -91,10 +93,19 @@ async def test_keys_turn_weights_finely_and_coarsely(mixed: standin.Daemon) -> N
         await until(pilot, lambda: weights(mixed) == [-1.45, 0.2])  # theirs stays
 
 
-async def test_a_small_terminal_names_the_keys_that_matter(mixed: standin.Daemon) -> None:
+async def test_a_small_terminal_names_the_keys_that_matter_and_what_to_do(
+    mixed: standin.Daemon,
+) -> None:
     async with opened(mixed, "g", "m", size=(80, 24)) as (app, pilot, _):
         await until(pilot, shows(app, "←–→ weight"))
         assert "c conflict" in text_of(app).splitlines()[-1]
+        failure = wrong(
+            Path("/loras/of/somebody/ink.pt"),
+            "is a pickle, which can run any program when opened, so lora-tui does not open it. "
+            "Convert it to .safetensors with the tool it came from",
+        ).failure()
+        mixed.look(stage="failed", failure=failure)
+        await until(pilot, shows(app, "try again"))  # the advice is not cut
 
 
 async def test_the_mouse_clicks_and_drags_a_bar(mixed: standin.Daemon) -> None:
