@@ -78,6 +78,7 @@ class Grids:
             return f"{done} of {total} pictures are kept; the same grid goes on with the others."
 
         with self._jobs.open("grid", f"grid {folder.name}", total, cancelled=kept) as job:
+            self._jobs.progress(job, done, total)
             for one in missing:
                 await self._one(one, job)
                 done += 1

@@ -42,7 +42,8 @@ def told(status: wire.Status) -> Iterator[str]:
         ]
     )
     for job in status.jobs:
-        yield f"{job.kind}  {job.title}: {job.state}, {job.done} of {job.total}"
+        why = f". {job.message}" if job.state == "failed" and job.message else ""
+        yield f"{job.kind}  {job.title}: {job.state}, {job.done} of {job.total}{why}"
     for run in status.runs:
         yield told_run(run)
     if not status.runs:
