@@ -79,6 +79,7 @@ class Grids:
 
         with self._jobs.open("grid", f"grid {folder.name}", total, cancelled=kept) as job:
             notes: dict[str, None] = {}
+            self._jobs.progress(job, done, total)
             for one in missing:
                 notes |= dict.fromkeys((await self._one(one, job)).notes)
                 done += 1

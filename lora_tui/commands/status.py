@@ -42,7 +42,9 @@ def told(status: wire.Status) -> Iterator[str]:
         ]
     )
     for job in status.jobs:
-        yield f"{job.kind}  {job.title}: {job.state}, {words.share(job.done, job.total, job.kind)}"
+        why = f". {job.message}" if job.state == "failed" and job.message else ""
+        share = words.share(job.done, job.total, job.kind)
+        yield f"{job.kind}  {job.title}: {job.state}, {share}{why}"
     for run in status.runs:
         yield told_run(run)
     if not status.runs:

@@ -49,6 +49,7 @@ async def test_a_grid_is_painted_once_and_a_value_more_paints_only_what_is_new(
     assert (made.pictures, made.painted, begun(tmp_path)) == (4, 4, 4)
     again = await house.call(ask(tmp_path, "seed=1,2", "weight:ink=0,1"))
     assert (again.painted, again.picture) == (0, made.picture)  # the picture that there is
+    assert [(job.done, job.total) for job in house.domain._jobs.all()] == [(4, 4), (4, 4)]
     more = await house.call(ask(tmp_path, "seed=1,2,3", "weight:ink=0,1"))
     assert (more.pictures, more.painted, begun(tmp_path)) == (6, 2, 6)
     assert more.folder == made.folder and more.picture.path != made.picture.path

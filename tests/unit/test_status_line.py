@@ -8,7 +8,7 @@ from lora_tui.commands import doctor, status
 from lora_tui.core.known import Known
 from lora_tui.core.run_list import standing
 from lora_tui.core.summary import Said, more, others, progress
-from shared.wire import ClientInfo, DeviceUse, Looking, Status, Worker, WorkerChanged
+from shared.wire import ClientInfo, DeviceUse, Job, Looking, Status, Worker, WorkerChanged
 from tests.tui.standin import device, run_of
 
 
@@ -102,9 +102,12 @@ def test_status_and_doctor_have_a_line_for_each_gpu() -> None:
     found = Status(
         pid=1, endpoint="", home="", version=doctor.__version__, versions={}, incarnation="",
         head_seq=0, started=0.0, clients=[], worker=workers[0], devices=[_use("0"), _use("1")],
-        jobs=[], runs=[run_of(3, gpus=["0"])], warnings=[], workers=workers,
+        jobs=[Job(id="j1", kind="grid", title="a grid", state="failed", done=0, total=4,
+                  message="The disk is full.")],
+        runs=[run_of(3, gpus=["0"])], warnings=[], workers=workers,
     )  # fmt: skip
     told = "\n".join(status.told(found))
+    assert "a grid: failed, 0 of 4. The disk is full." in told
     assert "GPU 0   training r0003, H100, VRAM 5.0 of 16.0 GiB" in told
     assert "GPU 1   free, H100" in told and "It is on fire." in told
     assert "on GPU 0, step 120" in told
