@@ -153,17 +153,17 @@ class Cards:
         """What the run that made a LoRA knows of it."""
         card = replace(
             card, base=row.base or card.base, trigger=card.trigger or row.trigger,
-            advised=row.advised,
+            advised=row.advised, leak=row.advised.leak if row.advised else None,
         )  # fmt: skip
         if not row.run:
             return card
         painted = [one for one in self._library.pictures() if one.run == row.run]
         upto = [one for one in painted if one.step <= row.step] or painted
-        leak = None
+        leak = card.leak
         with contextlib.suppress(LoraError):  # its run is gone, or cannot be read
             judged = (await self._choosing.which(context, wire.GetWhich(run=row.run))).found
             single = [one for one in judged.candidates if len(one.files) == 1]
-            leak = next((one.leak for one in single if one.step == row.step), None)
+            leak = next((one.leak for one in single if one.step == row.step), None) or leak
         return replace(
             card, run=row.run, steps=card.steps or row.step, leak=leak,
             picture=max(upto, key=lambda one: one.step).id if upto else "",
@@ -185,7 +185,7 @@ def _card(name: str, path: Path, header: Header) -> LoraCard:
         size=header.size,
         preview=to_text(beside.name) if beside else "",
         title=said.get("modelspec.title", "") or said.get("ss_output_name", ""),
-        trigger=said.get("modelspec.trigger_phrase", ""),
+        trigger=lora_info.trigger(said),
         tags=lora_cards.tags(said),
         kinds=dict(Counter(_kind(one) for one in found)),
         modules=len(found),

@@ -176,7 +176,7 @@ def _facts(path: Path, made_up: dict[int, tuple[int, str]]) -> _Facts:
     return _Facts(
         rank=rank,
         base=lora_cards.said_base(header.metadata),
-        trigger=header.metadata.get("modelspec.trigger_phrase", ""),
+        trigger=lora_info.trigger(header.metadata),
         shapes=shapes,
     )
 

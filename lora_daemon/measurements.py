@@ -126,7 +126,8 @@ def measurements(records: Mapping[Measurable, Record]) -> dict[str, Measurement]
         one.name: Measurement(
             name=one.name, step=one.step, average=len(one.files) > 1,
             held=losses["held"].get(one, ()), train=losses["train"].get(one, ()),
-            drift=_drift(record), leak=_leak(record), nearness=_nearness(record),
+            drift=_drift(record), leak=leak(record.rows.get("leak", ())),
+            nearness=_nearness(record),
         )
         for one, record in records.items()
     }  # fmt: skip
@@ -160,10 +161,12 @@ def _drift(record: Record) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _leak(record: Record) -> float | None:
-    rows = [row for row in record.rows.get("leak", ()) if row]
-    spoken = math.fsum(row[1] ** 2 for row in rows)
-    return math.sqrt(math.fsum(row[0] ** 2 for row in rows) / spoken) if spoken else None
+def leak(rows: Sequence[Sequence[float]]) -> float | None:
+    """Of what a LoRA does by captions with its trigger word, the share that it does by them without
+    it. ``rows``: of each caption, without and with the word; one that is empty was skipped."""
+    known = [row for row in rows if row]
+    spoken = math.fsum(row[1] ** 2 for row in known)
+    return math.sqrt(math.fsum(row[0] ** 2 for row in known) / spoken) if spoken else None
 
 
 def _nearness(record: Record) -> float | None:

@@ -7,11 +7,13 @@ import asyncio
 import statistics
 import time
 from pathlib import Path
+from typing import Literal
 
 from msgspec.structs import replace
 
 from lora_daemon import painting, pipe
 from lora_daemon.library import Library
+from lora_daemon.measurements import leak, without
 from lora_daemon.orders import Orders
 from lora_daemon.probing import Probing
 from lora_daemon.service import Context, Daemon
@@ -59,7 +61,14 @@ class Weighing:
             )
             for number in range(rule.PICTURES)
         ]  # fmt: skip
-        total = (len(weights) + 1) * len(specs) + len(weights)
+        trigger = (
+            request.trigger
+            or (row.trigger if row else "")
+            or await asyncio.to_thread(lambda: lora_info.trigger(read_header(path).metadata))
+        )
+        spoken = [(without(one, trigger), one) for one in prompts if trigger]
+        spoken = [pair for pair in spoken if pair[0] != pair[1]]
+        total = (len(weights) + 1) * len(specs) + len(weights) + bool(spoken)
         with self._probing.opened(context, f"weights of {name}", "probe", "weighing", total) as (
             job, told,
         ):  # fmt: skip
@@ -86,6 +95,11 @@ class Weighing:
             pairs = list(zip(weights, effects, strict=True))
             advised = rule.advised(base.name, prompts, plain, pairs, drifts)
             advised = replace(advised, at=time.time())
+            if spoken:
+                lora = painting.lora_file(LoraUse(lora=name, weight=advised.weight), name, path)
+                rows = await self._measured(job, base, lora, request.seed, "leak", captions=spoken)
+                advised = replace(advised, trigger=trigger, leak=leak(rows))
+                told(total, total)
             self._probing.done(job, advised.reason)
         now = self._library.known(name, path)
         if now is not None:
@@ -96,14 +110,23 @@ class Weighing:
         self, job: str, base: wire.BaseModel, lora: pipe.LoraFile, seed: int
     ) -> float:  # fmt: skip
         """‖Δε‖ / ‖ε‖ on prompts that have nothing to do with the LoRA."""
+        rows = await self._measured(job, base, lora, seed, "drift", texts=list(rule.UNRELATED))
+        return statistics.fmean(one for row in rows for one in row)
+
+    async def _measured(
+        self, job: str, base: wire.BaseModel, lora: pipe.LoraFile, seed: int,
+        what: Literal["drift", "leak"], *, texts: list[str] | None = None,
+        captions: list[tuple[str, str]] | None = None,
+    ) -> list[list[float]]:  # fmt: skip
+        """A row of each text or caption."""
         order = pipe.Measure(
-            job=self._probing.name(job), what="drift", base_path=base.path,
+            job=self._probing.name(job), what=what, base_path=base.path,
             base_predicts=base.objective, loras=[lora], cache_dir=str(self._cache),
-            resolution=base.resolution, seed=seed, timesteps=(0, 1000),
-            texts=list(rule.UNRELATED),
+            resolution=base.resolution, seed=seed, timesteps=(0, 1000), texts=texts or [],
+            captions=captions or [],
         )  # fmt: skip
         told: pipe.Measured = await self._orders.ask(order, UNFINISHED)
-        return statistics.fmean(one for row in told.rows for one in row)
+        return told.rows
 
 
 def _own(path: Path) -> list[str]:

@@ -65,7 +65,7 @@ def inspect(path: Path) -> LoraInfo:
         dtype=commonest(header.tensors[one.matrix].dtype for one in found),
         base_version=metadata.get("ss_base_model_version", ""),
         title=metadata.get("modelspec.title", "") or metadata.get("ss_output_name", ""),
-        trigger=metadata.get("modelspec.trigger_phrase", ""),
+        trigger=trigger(metadata),
         steps=number(metadata.get("ss_steps")),
         epochs=number(metadata.get("ss_epoch")),
         pictures=number(metadata.get("ss_num_train_images")),
@@ -75,10 +75,15 @@ def inspect(path: Path) -> LoraInfo:
     )
 
 
+def trigger(metadata: Mapping[str, str]) -> str:
+    """The word that a file says it is called for by; empty where it does not say."""
+    return metadata.get("modelspec.trigger_phrase", "")
+
+
 def prompts(metadata: Mapping[str, str], most: int) -> list[str]:
     """What a LoRA was trained to show, in words: its commonest captions, or its commonest tags in
     one line, with its trigger; empty where the file does not say."""
-    trigger = metadata.get("modelspec.trigger_phrase", "")
+    word = trigger(metadata)
     counted: Counter[str] = Counter()
     try:
         for tags in msgspec.json.decode(
@@ -91,8 +96,8 @@ def prompts(metadata: Mapping[str, str], most: int) -> list[str]:
     captions = [text for text in found if len(text.split()) >= _CAPTION]
     if len(captions) * 2 < len(found):
         captions = [", ".join(found[:_TAGS])] if found else []
-    captions = captions[:most] or [trigger]
-    named = [one if trigger in one else f"{trigger}, {one}" for one in captions]
+    captions = captions[:most] or [word]
+    named = [one if word in one else f"{word}, {one}" for one in captions]
     return [one for one in named if one]
 
 

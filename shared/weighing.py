@@ -40,7 +40,8 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Advised(msgspec.Struct, frozen=True, kw_only=True):
-    """The weight to begin with on a base, and why."""
+    """The weight to begin with on a base, and why. ``leak``: how far the LoRA moves predictions at
+    that weight by its prompts without ``trigger``, relative to with it; None: no prompt has it."""
 
     base: str
     weight: float
@@ -48,6 +49,8 @@ class Advised(msgspec.Struct, frozen=True, kw_only=True):
     weights: list[Weighed]
     prompts: list[str]
     at: float = 0.0  # Unix seconds
+    trigger: str = ""
+    leak: float | None = None
 
 
 def advised(

@@ -1675,14 +1675,16 @@ class WeighLora(Request[LoraWeighed], frozen=True, kw_only=True, tag="lora.weigh
     unrelated prompts drift; keep the weight to begin with (``shared.weighing`` says how).
 
     ``base``: empty takes the one it was trained on here. ``prompts``: empty takes what it learnt to
-    show. Takes turns with a training run and with pictures; reports progress. Cancelled with its
-    call.
+    show. ``trigger``: without it the prompts are asked as well, to see what leaks; empty takes the
+    word that the library or the file has. Takes turns with a training run and with pictures;
+    reports progress. Cancelled with its call.
     """
 
     lora: str
     base: str = ""
     prompts: Annotated[list[str], Meta(max_length=16)] = []
     weights: Annotated[list[float], Meta(max_length=weighing.MOST)] = []
+    trigger: str = ""
     seed: Annotated[int, Meta(ge=0, lt=2**62)] = 1025
 
 

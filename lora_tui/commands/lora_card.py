@@ -37,7 +37,7 @@ def add(verbs: Subparsers) -> None:
     )
     weigh = command(
         verbs, "weigh", weigh_it,
-        "measure which weight to begin with, tried on its base, and keep it on the card",
+        "measure which weight to begin with, and what shows without the trigger; kept on the card",
         "  lora-tui lora weigh dragons\n"
         "  lora-tui lora weigh dragons --base anything-v5 --weights 0.4 0.6 0.8 1\n"
         "  lora-tui lora weigh ink.safetensors --base sd15 --prompt 'a cat, ink drawing'",
@@ -51,6 +51,11 @@ def add(verbs: Subparsers) -> None:
     weigh.add_argument(
         "--prompt", action="append", default=[], metavar="TEXT",
         help="what it shows; else what it learnt to show",
+    )  # fmt: skip
+    weigh.add_argument(
+        "--trigger", default="", metavar="WORD",
+        help="the word that calls for it: how much shows without it is measured too; else as the "
+        "library or the file has it",
     )  # fmt: skip
     weigh.add_argument("--seed", type=int, default=1025, help="of the first picture (1025)")
     command(
@@ -108,6 +113,7 @@ async def weigh_it(call: Invocation) -> Exit:
     request = wire.WeighLora(
         lora=lora_use(call, args.lora).lora, base=call.base(args.base) if args.base else "",
         prompts=args.prompt, weights=args.weights, seed=args.seed,
+        trigger=args.trigger,
     )  # fmt: skip
     async with call.client() as client:
         found = await client.call(checked(request), on_progress=call.report)

@@ -49,6 +49,10 @@ def weighed(found: Advised) -> Iterator[list[Cell]]:
             (fit(f"{share:.0%}", 6, "right") + " ", ""),
             (f"{one.drift:.0%}", ""),
         ]
+    if found.leak is not None:
+        yield [(f"{found.leak:.0%} of what it does shows without {clean(found.trigger)}.", "")]
+    else:
+        yield [("What shows without its trigger is not known: lora weigh --trigger WORD.", "muted")]
     yield [("Effect: what the LoRA takes off the base's error on pictures painted at the", "muted")]
     yield [("weight; of the largest. Drift: on unrelated prompts. Nobody looked at them.", "muted")]
 

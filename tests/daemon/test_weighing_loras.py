@@ -27,11 +27,12 @@ async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         yield house
 
 
-def lora(path: Path, rank: int = 2) -> None:
+def lora(path: Path, rank: int = 2, word: str = "") -> None:
     path.parent.mkdir(exist_ok=True)
     tensors = {f"{KEYS}.lora_down.weight": torch.ones(rank, 8),
                f"{KEYS}.lora_up.weight": torch.ones(6, rank)}  # fmt: skip
-    save_file(tensors, path, {"ss_tag_frequency": '{"d": {"a cat on a mat": 4}}'})
+    said = {"ss_tag_frequency": '{"d": {"a cat on a mat": 4}}'}
+    save_file(tensors, path, said | ({"modelspec.trigger_phrase": word} if word else {}))
 
 
 def row(house: House) -> wire.Lora:
@@ -56,6 +57,26 @@ async def test_it_is_measured_kept_and_on_the_card(house: House, tmp_path: Path)
     await asyncio.to_thread(lora, tmp_path / "loras" / f"{NAME}.safetensors", 3)  # another file
     await house.call(wire.IndexLoras())
     assert row(house).advised is None
+
+
+async def test_what_shows_without_the_trigger_is_measured_at_that_weight(
+    house: House, tmp_path: Path
+) -> None:
+    """Of any LoRA whose word is known: said, of the library, or of the file."""
+    bare = (await house.call(wire.WeighLora(lora=NAME, base="base"))).advised
+    assert (bare.trigger, bare.leak) == ("", None)
+    assert "leak" not in await asyncio.to_thread((tmp_path / "log").read_text)
+    told = await house.call(wire.WeighLora(lora=NAME, base="base", trigger="cat"))
+    assert (told.advised.trigger, told.advised.leak) == ("cat", pytest.approx(0.5))
+    assert (await house.call(wire.GetLoraCard(lora=NAME))).found.leak == told.advised.leak
+    asked = await asyncio.to_thread((tmp_path / "log").read_text)
+    assert asked.count(f"leak {NAME}") == 1
+    other = await house.call(wire.WeighLora(lora=NAME, base="base", trigger="dog"))
+    assert other.advised.leak is None  # no prompt has it
+    spoken = tmp_path / "loras" / "spoken-000020.safetensors"
+    await asyncio.to_thread(lora, spoken, word="mat")
+    read = await house.call(wire.WeighLora(lora=str(spoken), base="base"))
+    assert read.advised.trigger == "mat" and read.advised.leak is not None
 
 
 async def test_what_is_missing_is_asked_for(house: House) -> None:
