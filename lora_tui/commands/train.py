@@ -13,7 +13,6 @@ from lora_tui.commands.common import Invocation, Subparsers, command
 from lora_tui.commands.follow import follow, outcome
 from lora_tui.core import run_sides, train_sums, words
 from shared import recipe, wire
-from shared.client import Client
 from shared.errors import Exit
 from shared.foretelling import foretell
 
@@ -65,6 +64,7 @@ async def train_it(call: Invocation) -> Exit:
                 recipe=recipe.dump(loaded), name=args.name, after=args.after, held=args.hold
             )
         )
+        warnings = (await client.call(wire.GetRun(run=run.id))).warnings
         where = f" on {run.base}" if run.base else ""
         call.console.say(
             f"{run.id} {run.name}: {words.plural(run.pictures, 'picture')}, "
@@ -77,7 +77,8 @@ async def train_it(call: Invocation) -> Exit:
             call.console.say(said)
         if run.message:
             call.console.say(run.message)
-        await _warn(call, client, run)
+        for warning in warnings:
+            call.console.say(f"warning: {warning}")
         if args.detach or args.hold:
             call.console.show(run, lambda: [run.id])
             return Exit.OK
@@ -92,12 +93,6 @@ async def train_it(call: Invocation) -> Exit:
         return await outcome(call, client, run)
 
 
-async def _warn(call: Invocation, client: Client, run: wire.Run) -> None:
-    """Say what was found wrong with its pictures when it was queued."""
-    for warning in (await client.call(wire.GetRun(run=run.id))).warnings:
-        call.console.say(f"warning: {warning}")
-
-
 async def _sweep(call: Invocation, loaded: recipe.Recipe) -> Exit:
     """Queue a run for each combination, follow them, and show them side by side."""
     args = call.args
@@ -110,7 +105,8 @@ async def _sweep(call: Invocation, loaded: recipe.Recipe) -> Exit:
         for run in queued.runs:
             count = words.plural(run.pictures, "picture")
             call.console.say(f"{run.id} {run.name}: {count}, {words.plural(run.steps, 'step')}")
-        await _warn(call, client, queued.runs[0])
+        for warning in (await client.call(wire.GetRun(run=queued.runs[0].id))).warnings:
+            call.console.say(f"warning: {warning}")
         if args.detach or args.hold:
             call.console.show(queued, lambda: [run.id for run in queued.runs])
             return Exit.OK
