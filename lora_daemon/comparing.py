@@ -32,8 +32,8 @@ class Comparing:
         if not 2 <= len(request.loras) <= conflicts.MOST:
             raise LoraError(
                 Code.BAD_REQUEST,
-                f"{len(request.loras)} LoRAs cannot be compared: it takes 2 to {conflicts.MOST} "
-                "that count in the mix.",
+                f"Comparing takes 2 to {conflicts.MOST} LoRAs that count in the mix, not "
+                f"{len(request.loras)}.",
             )
         if request.modules and len(request.loras) > FEW:
             raise LoraError(

@@ -49,9 +49,7 @@ class Merging:
         OUT_OF_MEMORY, WORKER_FAILED, STORAGE."""
         count = len(request.loras)
         if not 2 <= count <= MOST:
-            raise LoraError(
-                Code.BAD_REQUEST, f"{count} LoRAs cannot be zipped: it takes 2 to {MOST}."
-            )
+            raise LoraError(Code.BAD_REQUEST, f"Zipping takes 2 to {MOST} LoRAs, not {count}.")
         base = await self._probing.base(request.base)
         uses, paths = self._probing.resolved(request.loras)
         for use, path in zip(uses, paths, strict=True):

@@ -55,9 +55,7 @@ class Probing:
         WORKER_FAILED, STORAGE."""
         count = len(request.loras)
         if not 2 <= count <= MOST:
-            raise LoraError(
-                Code.BAD_REQUEST, f"{count} LoRAs cannot be probed: it takes 2 to {MOST}."
-            )
+            raise LoraError(Code.BAD_REQUEST, f"Probing takes 2 to {MOST} LoRAs, not {count}.")
         base = await self.base(request.base)
         uses, paths = self.resolved(request.loras)
         instead, others = self.resolved(request.instead)

@@ -106,13 +106,19 @@ def _origin(wanted: str) -> Test:
     return lambda one: one.origin == wanted
 
 
+def _seed(wanted: str) -> Test:
+    if not wanted.isdecimal():
+        raise LoraError(Code.BAD_REQUEST, f"seed:{wanted}: a seed is a whole number.")
+    return lambda one: one.made.seed == int(wanted)
+
+
 _FIELDS: dict[str, Callable[[str], Test]] = {
     "rating": _rating,
     "from": _origin,
     "tool": lambda wanted: lambda one: wanted in one.made.tool.lower(),
     "model": lambda wanted: lambda one: wanted in one.made.model.lower(),
     "sampler": lambda wanted: lambda one: wanted == one.made.sampler.lower(),
-    "seed": lambda wanted: lambda one: wanted == str(one.made.seed),
+    "seed": _seed,
     "run": lambda wanted: lambda one: wanted == one.run.lower(),
     "lora": lambda wanted: lambda one: any(wanted in use.lora.lower() for use in one.made.loras),
 }

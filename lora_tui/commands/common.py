@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,11 +110,13 @@ def global_options(*, root: bool) -> argparse.ArgumentParser:
 
 
 def command(
-    subparsers: Subparsers, name: str, run: Command, help_text: str, examples: str = ""
-) -> argparse.ArgumentParser:
+    subparsers: Subparsers, name: str, run: Command, help_text: str, examples: str = "",
+    aliases: Sequence[str] = (),
+) -> argparse.ArgumentParser:  # fmt: skip
     """Add a command with its help, its examples and the global options."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
+        aliases=aliases,
         help=help_text,
         description=help_text[:1].upper() + help_text[1:] + ".",
         epilog=f"examples:\n{examples}" if examples else None,

@@ -142,6 +142,11 @@ def _changed(call: Invocation, spec: MixSpec) -> MixSpec:
         settings["preview"] = _preview(call, args.preview) if args.preview.strip() else None
     spec = replace(spec, **settings)
     spec = mixes.without(spec, [_row(call, spec, name).lora for name in args.remove])
+    named = [use.lora for use in uses]
+    if twice := next((name for name in named if named.count(name) > 1), ""):
+        raise LoraError(
+            Code.BAD_REQUEST, f"{stem(twice)} is named twice; a mix has each LoRA once."
+        )
     for use in uses:
         present = _in(spec, use.lora) or MixLora(lora=use.lora)
         fields = {name: getattr(use, name) for name in use.__struct_fields__ if name != "lora"}

@@ -20,6 +20,7 @@ def add(verbs: Subparsers) -> None:
         "  lora-tui recipe import train.sh sample_prompts.txt --dataset dragons > dragons.toml\n\n"
         "For each option it says on stderr whether it was taken, is so by default, or was left\n"
         "out, and why. Files that a command line names are read too, where they are found.",
+        aliases=["import-kohya"],
     )
     own.add_argument(
         "files",

@@ -360,7 +360,7 @@ def test_kohyas_files_are_imported_and_each_option_is_accounted_for(
     assert crop["verdict"] == "left out" and "cached" in crop["words"]
     assert cli.data("recipe", "check", str(out), "--pictures", "10")["steps"] == 1600
     assert cli.refused("recipe", "import", str(config), "--out", str(out))[0] == Exit.CONFLICT
-    assert cli.refused("recipe", "import", str(tmp_path / "none.toml"))[0] == Exit.NOT_FOUND
+    assert cli.refused("recipe", "import-kohya", str(tmp_path / "none.toml"))[0] == Exit.NOT_FOUND
 
 
 def test_the_recipe_page_is_current() -> None:

@@ -190,6 +190,7 @@ def test_a_mix_is_turned_and_painted_as_generate_would(
     turned = ready.data("mix", "set", f"{lora}:0.3", "--decoder", "cheap", *settings)
     assert turned["webui"] == "a dragon <lora:drake:0.3>"
     ready.ok("mix", "set", f"<lora:{lora}:0.7:0.6>")  # what is not named stays
+    assert "named twice" in ready.refused("mix", "set", lora, f"{lora}:0.5")[1]["message"]
     ready.ok("mix", "paint", "--out", str(mixed))
     ready.ok("generate", "--lora", f"<lora:{lora}:0.7:0.6>", *settings, "--out", str(generated))
     assert mixed.read_bytes() == generated.read_bytes()

@@ -180,7 +180,7 @@ async def test_a_worker_that_dies_is_replaced_once(
 async def test_what_cannot_be_probed_is_said(house: House, tmp_path: Path) -> None:
     one = lora(tmp_path, "ink")
     for loras, base, words in (
-        ([one], "base", "it takes 2 to 8"),
+        ([one], "base", "takes 2 to 8 LoRAs, not 1"),
         ([one, LoraUse(lora="nowhere")], "base", "no LoRA"),
         ([one, one], "nowhere", "no base"),
     ):

@@ -162,7 +162,7 @@ def test_the_filter_asks_words_and_fields() -> None:
         'sampler:"euler a"': "a", '"14:30, a"': "c", "from:made -rating:1": "c", "c.png": "c",
     }.items():  # fmt: skip
         assert "".join(one.id for one in pictures if reader(text)(one)) == found, text
-    for text in ("colour:red", "rating:6", "from:mars"):
+    for text in ("colour:red", "rating:6", "from:mars", "seed:abc"):
         with pytest.raises(LoraError):
             reader(text)
     assert [one.id for one in ordered(pictures, "best")] == ["a", "b", "c"]
