@@ -119,7 +119,8 @@ class Import:
             newer.keep_tables(change, self._id, stamps)
         dataset = self._catalog.dataset(self._id)
         if dataset.empty:
-            self._warn(f"{dataset.empty} picture(s) have no caption.")
+            have = "picture has" if dataset.empty == 1 else "pictures have"
+            self._warn(f"{dataset.empty} {have} no caption.")
         return wire.Imported(
             dataset=dataset,
             added=self._added,
@@ -268,8 +269,9 @@ class Import:
             )
             change.emit(wire.DatasetChanged(dataset=self._catalog.dataset(self._id)))
         if plain:
+            are = "picture is" if len(plain) == 1 else "pictures are"
             self._warn(
-                f"{len(plain)} picture(s) are gone from the folder and were taken out: "
+                f"{len(plain)} {are} gone from the folder and taken out: "
                 f"{', '.join(row['name'] for row in plain[:5])}{', …' if plain[5:] else ''}"
             )
         self._problems += [(row["name"], GONE) for row in worked]

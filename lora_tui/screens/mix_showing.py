@@ -13,7 +13,7 @@ from textual.widgets import Input, Static
 from lora_tui.core.cells import clean
 from lora_tui.core.mix_desk import MixDesk
 from lora_tui.screens.base import Dialog, Place
-from lora_tui.widgets.mix_rows import MixRows
+from lora_tui.widgets.mix_rows import MixRows, beside_weight
 from lora_tui.widgets.picture import Fetch, PictureView
 from lora_tui.widgets.tries import MANY, Tries
 from shared import mixes, wire
@@ -266,8 +266,13 @@ def _held(picture: bytes) -> Fetch:
 
 
 def summary(spec: MixSpec) -> str:
-    """The weights that count, as short as can be: .8 -.3"""
-    weights = [f"{lora.weight:g}".replace("0.", ".") for lora in mixes.heard(spec)]
+    """The weights that count, as short as can be, with the letters of what a row has besides:
+    .8 -.3B"""
+    weights = [
+        f"{lora.weight:g}".replace("0.", ".")
+        + "".join(letter for on, letter in beside_weight(lora) if on)
+        for lora in mixes.heard(spec)
+    ]
     return " ".join(weights) or "plain"
 
 

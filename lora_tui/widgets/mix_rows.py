@@ -56,9 +56,7 @@ class MixRows(Rows):
             tone = "" if lora in heard else "faint"
             mark, base, fits = bases.get(lora.lora, ("", "", ""))
             text = "" if lora.text_weight is None else f"{lora.text_weight:.2f}"
-            part = bool(mixes.parts_of_steps(lora))
-            marks = ((lora.muted, "M"), (lora.solo, "S"), (lora.blocks, "B"), (part, "Z"),
-                     (lora.region, "I"), (lora.guidance, "G"))  # fmt: skip
+            marks = ((lora.muted, "M"), (lora.solo, "S"), *beside_weight(lora))
             return [
                 (stem(lora.lora), tone),
                 partial(bar, lora.weight, tone or "primary"),
@@ -97,6 +95,14 @@ class MixRows(Rows):
         if self._dragged >= 0:
             self._dragged = -1
             self.release_mouse()
+
+
+def beside_weight(lora: MixLora) -> list[tuple[bool, str]]:
+    """What a LoRA has besides a weight, and the letter of it."""
+    return [
+        (bool(lora.blocks), "B"), (bool(mixes.parts_of_steps(lora)), "Z"),
+        (lora.region is not None, "I"), (bool(lora.guidance), "G"),
+    ]  # fmt: skip
 
 
 def bar(weight: float, tone: str, room: int) -> Said:

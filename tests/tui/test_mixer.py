@@ -16,6 +16,7 @@ from lora_tui.screens.dialogs import Confirm, Page
 from lora_tui.screens.gridding import Axes
 from lora_tui.screens.merging import WAYS
 from lora_tui.screens.mix_settings import MixSettings
+from lora_tui.screens.mix_showing import summary
 from lora_tui.screens.mixer import Mixer
 from lora_tui.widgets.mix_rows import LOW, bar
 from lora_tui.widgets.picture import PictureView
@@ -47,6 +48,14 @@ def spec(daemon: standin.Daemon) -> MixSpec:
 
 def shows(app: LoraApp, text: str) -> Callable[[], bool]:
     return lambda: text in text_of(app)
+
+
+def test_what_was_tried_tells_more_than_weights() -> None:
+    """Two tries with the same weights are not called alike."""
+    plain = MixLora(lora="a", weight=0.8)
+    rows = [plain, MixLora(lora="b", blocks=[1.0] * 17), MixLora(lora="c", begin=0.5, guidance=2.5)]
+    assert summary(MixSpec(loras=rows)) == ".8 1B 1ZG"
+    assert summary(MixSpec(loras=[plain])) == ".8" and summary(MixSpec()) == "plain"
 
 
 async def test_keys_turn_weights_finely_and_coarsely(mixed: standin.Daemon) -> None:
