@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from itertools import pairwise
 from operator import attrgetter
 
 from lora_tui.core import words
@@ -34,6 +37,18 @@ def steps(detail: RunDetail) -> list[tuple[int, str]]:
     found = [(-1, f"its latest, step {words.count(latest)}" if latest else "the beginning")]
     found += [(step, f"the LoRA of step {words.count(step)}") for step in kept if step != latest]
     return found if not latest else [*found, (0, "the beginning")]
+
+
+def offered(detail: RunDetail) -> tuple[int, list[str]]:
+    """The step and the settings of the `run fork` that a failed run's message names: its latest
+    (-1) and none where it names no fork."""
+    named = re.search(r"`lora-tui run fork (.+?)`", detail.run.message)
+    parts = shlex.split(named[1]) if named and detail.run.state == "failed" else []
+    said = list(pairwise(parts))
+    known = {step for step, _ in steps(detail)}
+    at = next((int(value) for option, value in said if option == "--at" and value.isdecimal()), -1)
+    settings = [value for option, value in said if option == "--set"][:LINES]
+    return at if at in known else -1, settings
 
 
 def completed(text: str) -> str | None:

@@ -76,20 +76,22 @@ class Fork(Dialog[wire.Continued | None]):
 
     def compose(self) -> ComposeResult:
         run = self._detail.run
+        at, settings = forking.offered(self._detail)
         with Vertical(classes="window -wide") as window:
             window.border_title = Text(f"A fork of {run.id} {clean(run.name)}")
             with Horizontal(classes="line"):
                 yield Static("from", classes="name")
                 steps = forking.steps(self._detail)
                 yield Select(
-                    [(text, step) for step, text in steps], value=steps[0][0], allow_blank=False,
+                    [(text, step) for step, text in steps], value=at, allow_blank=False,
                     compact=True, id="step",
                 )  # fmt: skip
             for number in range(forking.LINES):
                 with Horizontal(classes="line"):
                     yield Static("set otherwise" if not number else "", classes="name")
                     yield Input(
-                        "", compact=True, classes="setting", suggester=Keys(use_cache=False),
+                        settings[number] if number < len(settings) else "",
+                        compact=True, classes="setting", suggester=Keys(use_cache=False),
                         placeholder="optimizer.learning_rate=5e-5" if not number else "",
                     )  # fmt: skip
             with Horizontal(classes="line"):

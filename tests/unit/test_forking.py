@@ -70,3 +70,30 @@ def test_more_steps_are_offered_by_the_epoch_and_the_schedule_is_named() -> None
     assert "with so many from the beginning" in forking.epoch(DETAIL)[1]
     falling = msgspec.structs.replace(DETAIL, recipe='[schedule]\nkind = "cosine"\n')
     assert "cosine schedule is worked out anew" in forking.epoch(falling)[1]
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "offered"),
+    [
+        (
+            "failed",
+            "It ran out. `lora-tui run fork r0001 --set training.checkpointing=true --set "
+            "base.quantize=int8` goes on from step 20 so.",
+            (-1, ["training.checkpointing=true", "base.quantize=int8"]),
+        ),
+        (
+            "failed",
+            "Likely cause: it. `lora-tui run fork r0001 --at 10 --set optimizer.learning_rate=1e-4`"
+            " goes on from step 10 without it.",
+            (10, ["optimizer.learning_rate=1e-4"]),
+        ),
+        ("failed", "`lora-tui run fork r0001 --at 7 --set a=b` it is.", (-1, ["a=b"])),  # not kept
+        ("failed", "The disk is gone.", (-1, [])),
+        ("finished", "`lora-tui run fork r0001 --set a=b` was said before.", (-1, [])),
+    ],
+)
+def test_the_window_begins_with_what_a_failed_run_was_offered(
+    state: wire.RunState, message: str, offered: tuple[int, list[str]]
+) -> None:
+    run = msgspec.structs.replace(PARENT, state=state, message=message)
+    assert forking.offered(msgspec.structs.replace(DETAIL, run=run)) == offered
