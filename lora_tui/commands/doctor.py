@@ -168,25 +168,23 @@ def gpu(facts: Mapping[str, Any]) -> Check:
 
 def disk(facts: Mapping[str, Any]) -> Check:
     """The disk the workspace is on."""
-    free = f"{words.size(facts['free'])} free on {facts['disk'] or 'an unknown file system'}"
-    if facts["free"] < TOO_LITTLE:
-        return Check(
-            about="disk", level="bad", found=free,
-            mend="Free some space: `lora-tui run list` shows what each run takes.",
-        )  # fmt: skip
-    if facts["ephemeral_disk"]:
-        return Check(
-            about="disk", level="warn", found=f"{free}: gone with the machine or the container",
-            mend="Set LORA_TUI_HOME to a disk that stays, or copy your LoRAs away in time.",
-        )  # fmt: skip
-    if facts["network_disk"]:
-        return Check(
-            about="disk", level="warn", found=f"{free}: a network disk, slower and without WAL",
-            mend="Set LORA_TUI_HOME to a local disk if there is one.",
-        )  # fmt: skip
+    found = [f"{words.size(facts['free'])} free on {facts['disk'] or 'an unknown file system'}"]
+    level: Level = "ok"
+    mend = []
     if facts["free"] < LITTLE:
-        return Check(about="disk", level="warn", found=free, mend="Make room before a long run.")
-    return Check(about="disk", level="ok", found=free)
+        level = "warn"
+        mend.append("Make room before a long run: `lora-tui run list` shows what each takes.")
+    if facts["ephemeral_disk"]:
+        level = "warn"
+        found.append("gone with the machine or the container")
+        mend.append("Set LORA_TUI_HOME to a disk that stays, or copy your LoRAs away in time.")
+    if facts["network_disk"]:
+        level = "warn"
+        found.append("a network disk, slower and without WAL")
+        mend.append("Set LORA_TUI_HOME to a local disk if there is one.")
+    if facts["free"] < TOO_LITTLE:
+        level = "bad"
+    return Check(about="disk", level=level, found=": ".join(found), mend=" ".join(mend))
 
 
 def workspace(home: Path) -> Iterator[Check]:

@@ -80,12 +80,14 @@ def test_a_torch_that_does_not_import_is_bad() -> None:
         ({"network_disk": True, "disk": "nfs4"}, "warn", "network disk"),
         ({"free": 2 * 10**9}, "warn", "2.0 GB free"),
         ({"free": 10**8}, "bad", "100 MB free"),
+        ({"free": 10**8, "ephemeral_disk": True, "disk": "tmpfs"}, "bad", "gone with the machine"),
     ],
 )
 def test_a_disk_that_will_not_do_is_named(facts: dict[str, Any], level: str, words: str) -> None:
     check = checks(**facts)["disk"]
     assert check.level == level
     assert words in check.found
+    assert check.mend.count(".") == len(facts) - ("disk" in facts)  # what to do of each
 
 
 @pytest.mark.parametrize(
