@@ -206,7 +206,7 @@ class MixPictures:
             )  # fmt: skip
             paint = replace(paint, previews=previews)
         if stage == "preview":
-            paint = replace(paint, distilled=order.distilled, guided=PREVIEW_GUIDED)
+            paint = hurried(paint, order.distilled, order.made.spec.cfg)
         painted = await self._painting.make(
             paint,
             lambda step, steps: self._tell(step=step, steps=steps),
@@ -322,6 +322,15 @@ def _quick(spec: PictureSpec, preview: Preview | None) -> PictureSpec:
     if preview is None:
         return replace(spec, sampler=PREVIEW_SAMPLER, steps=PREVIEW_STEPS)
     return replace(spec, sampler=preview.sampler, steps=preview.steps, cfg=1.0)
+
+
+def hurried(paint: pipe.Paint, distilled: pipe.LoraFile | None, cfg: float) -> pipe.Paint:
+    """A preview's order, by the whole picture's ``cfg``. A distilled LoRA paints at 1, so what
+    others are guided by is in proportion."""
+    loras = paint.loras
+    if distilled is not None:
+        loras = [replace(one, guidance=one.guidance / max(cfg, 1.0)) for one in loras]
+    return replace(paint, loras=loras, distilled=distilled, guided=PREVIEW_GUIDED)
 
 
 def _once(*notes: list[str]) -> list[str]:

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from lora_daemon import mix_pictures
+from lora_daemon import mix_pictures, pipe
+from lora_daemon.mix_pictures import hurried
 from shared import mixes, wire
 from shared.errors import Code, LoraError
 from shared.mixes import MixLora, MixSpec
+from shared.pictures import PictureSpec
 from tests.daemon.house import House, opened, with_fake_worker
 
 
@@ -259,3 +261,13 @@ async def test_a_worker_killed_while_mixing_is_replaced_and_the_mix_painted(
     views = await seen(house, lambda view: view.stage in ("done", "failed"))
     assert (views[-1].stage, views[-1].picture_rev) == ("done", mix.rev)
     assert live(house) == mix
+
+
+def test_a_distilled_preview_is_guided_along_loras_in_proportion() -> None:
+    own = pipe.LoraFile(path="/a", name="a", weight=1.0, guidance=2.5)
+    fast = pipe.LoraFile(path="/lcm", name="lcm", weight=1.0)
+    paint = pipe.Paint(job="m", base_path="/base", loras=[own], spec=PictureSpec(), out="/m.png")
+    assert hurried(paint, fast, 5.0).loras[0].guidance == 0.5
+    assert hurried(paint, fast, 0.0).loras[0].guidance == 2.5
+    plain = hurried(paint, None, 5.0)
+    assert plain.loras == [own] and plain.guided < 1
