@@ -192,6 +192,12 @@ def _told(
     whole = all_of_it.place()
     silent = [name for name, own in zip(names, whole.energy, strict=True) if not own]
     notes += [f"{name} does nothing at its weight." for name in silent]
+    guided = [name for name, one in zip(names, order.loras, strict=True) if one.use.guidance]
+    if guided:
+        notes.append(
+            f"Files know no guidance: {' and '.join(guided)} compared by weight alone. Trying them "
+            "on the base takes guidance into account."
+        )
     placed = [name for name, one in zip(names, order.loras, strict=True) if one.use.region]
     if placed:
         notes.append(

@@ -311,6 +311,13 @@ def test_a_lora_without_weight_is_said(tmp_path: Path) -> None:
     assert _pair(told.whole) == (0, 0) and "hardly meet" in told.sentence
 
 
+def test_guidance_is_not_in_files(tmp_path: Path) -> None:
+    one, other = (_lora(tmp_path / f"{n}.safetensors", n) for n in (1, 2))
+    told = _compare(LoraUse(lora=str(one), guidance=2.5), (other, 1.0))
+    assert told.notes[0].startswith("Files know no guidance: 1 compared by weight alone.")
+    assert told.whole == _compare((one, 1.0), (other, 1.0)).whole
+
+
 def test_a_region_is_said_and_leaves_words_alone(tmp_path: Path) -> None:
     one, other = (_lora(tmp_path / f"{n}.safetensors", n) for n in (1, 2))
     told = _compare(LoraUse(lora=str(one), weight=1.0, region=regions.read("left")), (other, 1.0))
