@@ -13,6 +13,7 @@ from lora_daemon.starter import blip, world
 from tests.engine.test_effects import (
     files,
     test_a_lora_takes_part_in_its_part_of_the_steps,
+    test_a_step_goes_further_along_what_a_lora_adds,
     test_the_effect_in_a_picture_is_what_the_lora_takes_off_the_error,
     test_they_are_the_predictions_less_the_plain_ones,
 )
