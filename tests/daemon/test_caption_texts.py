@@ -148,7 +148,7 @@ async def test_everybody_is_told_who_looks_at_what(daemon: DaemonProcess, home: 
 
     async with (
         await Client.connect(home=home, name="bob", subscribe=True) as bob,
-        await Client.connect(home=home, name="ana") as ana,
+        await Client.connect(home=home, name="ana", subscribe=True) as ana,
     ):
         await ana.call(wire.Look(at=at))
         await looking(bob, at)

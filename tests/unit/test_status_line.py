@@ -107,7 +107,7 @@ def test_status_and_doctor_have_a_line_for_each_gpu() -> None:
         runs=[run_of(3, gpus=["0"])], warnings=[], workers=workers,
     )  # fmt: skip
     told = "\n".join(status.told(found))
-    assert "a grid: failed, 0 of 4. The disk is full." in told
+    assert "a grid: failed, 0/4. The disk is full." in told
     assert "GPU 0   training r0003, H100, VRAM 5.0 of 16.0 GiB" in told
     assert "GPU 1   free, H100" in told and "It is on fire." in told
     assert "on GPU 0, step 120" in told
