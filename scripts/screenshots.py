@@ -101,6 +101,7 @@ class Steady:
             created=NOW - 90,
             started=NOW - 60 - steps if run.started else None,
             finished=NOW - 60 if run.finished else None,
+            took=steps if run.started else 0.0,
             speed=SPEED,
         )
 
