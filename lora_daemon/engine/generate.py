@@ -252,9 +252,11 @@ def without(
 
     def predicted(number: int, one: Further) -> Tensor:
         with one.without() as anew:
-            if number not in known:
-                plain = text[-len(specs) :]
-                known[number] = conditioning(base, specs, reading, guided=False) if anew else plain
+            if number not in known:  # in as many windows as with all, which a negative may set
+                said = text
+                if anew:
+                    said = conditioning(base, specs, reading, guided=specs[0].cfg > 1)
+                known[number] = said[-len(specs) :]
             return base.denoise(seen, timestep, known[number], guidance=specs[0].cfg)
 
     return [(one.scale, partial(predicted, number, one)) for number, one in enumerate(further)]

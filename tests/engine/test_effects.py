@@ -104,9 +104,12 @@ def test_a_lora_takes_part_in_its_part_of_the_steps(base: Base, files: list[Path
     assert not any(plain(step).anew for step in range(4))  # no schedule: nothing is touched
 
 
-@pytest.mark.parametrize(("cfg", "where"), [(3.0, ""), (1.0, ""), (3.0, "left")])
+@pytest.mark.parametrize(
+    ("cfg", "where", "negative"),
+    [(3.0, "", "b"), (1.0, "", "b"), (3.0, "left", "b"), (3.0, "", "b " * 100)],
+)
 def test_a_step_goes_further_along_what_a_lora_adds(
-    cfg: float, where: str, base: Base, files: list[Path]
+    cfg: float, where: str, negative: str, base: Base, files: list[Path]
 ) -> None:
     """ε + Σ g (ε(mix) − ε(mix without it)), with the prompt, which is read without it as well; a
     LoRA that takes no part in a step guides none."""
@@ -116,17 +119,17 @@ def test_a_step_goes_further_along_what_a_lora_adds(
         pipe.LoraFile(name="one", path="", weight=0.7, guidance=2.0, region=region),
         pipe.LoraFile(name="two", path="", weight=0.5, end=0.5, guidance=0.5),
     ]
-    spec = replace(SPEC, cfg=cfg)
+    spec = replace(SPEC, cfg=cfg, negative=negative)
     steps = scheduler("DDIM", base.scheduler_config)
     steps.set_timesteps(4)
     shape = (1, 4, base.unet.config.sample_size, base.unet.config.sample_size)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(5)).to(base.device)
 
-    def predicted(weights: list[float], timestep: torch.Tensor, cfg: float) -> torch.Tensor:
+    def predicted(weights: list[float], timestep: torch.Tensor, scale: float) -> torch.Tensor:
         first = Strength(weights[0], region=region) if weights[0] else Strength(0.0)
         with applied(base, list(zip(placed, (first, weights[1]), strict=True))), torch.no_grad():
             text = conditioning(base, [spec], guided=cfg > 1)
-            return guided(base, latents, timestep, text, cfg)
+            return guided(base, latents, timestep, text if scale > 1 else text[-1:], scale)
 
     for number, timestep in enumerate(steps.timesteps):
         second = 0.5 if number < 2 else 0.0
