@@ -163,7 +163,8 @@ class Cards:
         with contextlib.suppress(LoraError):  # its run is gone, or cannot be read
             judged = (await self._choosing.which(context, wire.GetWhich(run=row.run))).found
             single = [one for one in judged.candidates if len(one.files) == 1]
-            leak = next((one.leak for one in single if one.step == row.step), None) or leak
+            here = (one.leak for one in single if one.step == row.step)
+            leak = next((one for one in here if one is not None), leak)
         return replace(
             card, run=row.run, steps=card.steps or row.step, leak=leak,
             picture=max(upto, key=lambda one: one.step).id if upto else "",
