@@ -84,7 +84,7 @@ class Counted:
         batch = min(recipe.training.batch_size, max(1, pictures * recipe.dataset.repeats))
         adapter = _adapter(base, recipe)
         try:
-            numbers = adapter.vector.numel()
+            numbers, beside = adapter.vector.numel(), adapter.bytes_beside
             network, training = recipe.network, recipe.training
             twice = recipe.loss.preservation > 0
             key = (precision, recipe.base.quantize, side, batch, training.checkpointing, network,
@@ -96,7 +96,8 @@ class Counted:
         if side not in self._encodings:
             self._encodings[side] = _encoding(base, side)
         each = 8 + _STATE[recipe.optimizer.kind] + (4 if training.ema else 0)
-        return Need(frozen(base)[0], numbers * each, self._steps[known], self._encodings[side])
+        kept = numbers * each + beside
+        return Need(frozen(base)[0], kept, self._steps[known], self._encodings[side])
 
     @property
     def resolution(self) -> int:

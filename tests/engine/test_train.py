@@ -86,7 +86,7 @@ def test_the_fused_layer_computes_what_pefts_own_does(
     results = []
     for plain in (False, True):
         if plain:
-            monkeypatch.setattr(adapters, "fuse", lambda layer, adapter: None)
+            monkeypatch.setattr(adapters, "fuse", lambda *_: None)
         adapter = Adapter(base, Network(rank=4, alpha=1.5), seed=0)
         try:
             adapter.vector.data.add_(0.1)
