@@ -146,23 +146,17 @@ class LatentsCache:
         """Encode a picture, publish its entry, and read it back. ``seen``: as ``read`` gives it, if
         it was asked before. ``encode``: in place of the base's.
 
-        Always encoded at one batch shape, so that an entry made again has the same bytes: alone on
-        a CPU, beside its mirror image on a GPU, which has both sooner. Not waited for
+        Encoded at batch shape 1, so that an entry made again has the same bytes. Not waited for
         until it is on the disk: what a power cut tears is made again. Raises PictureError if the
         file is not the picture it was, LoraError(STORAGE).
         """
         seen = seen or self.read(picture)
         encode = encode or self.base.encode_pixels
-        views = [seen.pixels]
-        if len(self._names) > len(_NAMES):
-            views.append(seen.pixels.flip(-1))
-        calls = [views] if self.base.device.type != "cpu" else [[one] for one in views]
-        moments = [
-            one.float().cpu().contiguous()
-            for some in calls
-            for pair in zip(*encode(torch.stack(some)), strict=True)
-            for one in pair
-        ]
+        pixels = seen.pixels
+        moments = [one[0].float().cpu().contiguous() for one in encode(pixels[None])]
+        if len(self._names) > len(moments):
+            mirrored = encode(pixels.flip(-1).contiguous()[None])
+            moments += [one[0].float().cpu().contiguous() for one in mirrored]
         if not all(bool(torch.isfinite(one).all()) for one in moments):
             raise PictureError("the base's VAE makes numbers of it that are not finite")
         raw = {name: one.numpy().tobytes() for name, one in zip(self._names, moments, strict=True)}

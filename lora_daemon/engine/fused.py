@@ -65,7 +65,7 @@ class Halves:
         """Layers compute with the copy, made of the vector as it is now. At the end the vector's
         gradient is added to."""
         order = self._order
-        self._copy.copy_(self._vector if order is None else self._vector[order])
+        self._copy.copy_(self._vector if order is None else self._vector.index_select(0, order))
         self.lent = True
         try:
             yield
