@@ -3,8 +3,8 @@
 The networks are made without their numbers, and one step goes forward and back through them while
 every block that torch would have allocated is counted, from the operation that makes it to the last
 that needs it. So checkpointing, 16 bits, batch and size count as they are. Attention is counted as
-the kernels of today do it, without the square of its length. Not counted: the CUDA context, some
-0.5 GiB, and what the allocator leaves unused between blocks.
+the kernels of today do it, without the square of its length. Not counted: the CUDA context and its
+libraries, some 0.5 to 0.9 GiB, and what the allocator leaves unused between blocks.
 """
 
 from __future__ import annotations
