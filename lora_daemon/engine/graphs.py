@@ -87,4 +87,4 @@ def _roomy(device: torch.device) -> bool:
 
 def _say(why: str) -> None:
     """In the worker's log: it trains the same, only slower."""
-    print(f"No CUDA graph of the steps: {why}.", file=sys.stderr, flush=True)
+    print(f"No CUDA graph: {why}.", file=sys.stderr, flush=True)

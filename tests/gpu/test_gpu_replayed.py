@@ -39,5 +39,5 @@ def test_where_there_is_no_room_it_is_launched_and_the_log_says_so(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(graphs, "SPARE", 2**60)
     found = learnt(base, tmp_path)
-    assert "No CUDA graph of the steps: the device has too little memory" in capfd.readouterr().err
+    assert "No CUDA graph: the device has too little memory" in capfd.readouterr().err
     assert all(torch.isfinite(one[2]).all() and one[2].any() for one in found)
