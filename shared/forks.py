@@ -10,7 +10,8 @@ from shared.recipe import Recipe, options
 # Options that decide which pictures there are: they are frozen anew.
 _DATA = (
     "base.name", "base.family", "dataset.name", "dataset.regularisation", "dataset.mask_folder",
-    "dataset.wildcards", "dataset.wildcard_folder", "evaluation.held_out", "evaluation.pictures",
+    "dataset.wildcards", "dataset.wildcard_folder", "dataset.random_crop", "dataset.color_jitter",
+    "dataset.versions", "evaluation.held_out", "evaluation.pictures",
 )  # fmt: skip
 # Options that a state of other ones does not fit: its tensors, its steps or its latents.
 _MEMORY = (

@@ -78,7 +78,7 @@ class Prepared:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         cache = LatentsCache(folder / "cache", self.base, inputs.SIDE[options.shape])
-        _, moments = choose(freeze, cache, folder, lambda done, total: None)
+        _, moments = choose(self.recipe.dataset, freeze, cache, folder, lambda *_: None)
         captions = [picture.caption for picture in frozen]
         self.feed = Feed(self.recipe, self.base, moments, captions)
         self.adapter = Adapter(self.base, self.recipe.network, self.recipe.training.seed)

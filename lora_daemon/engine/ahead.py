@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache, Moments, Seen
 from lora_daemon.engine.device import free_cache
 from lora_daemon.engine.graphs import Record, recorder
+from lora_daemon.engine.versions import PLAIN, Version
 from lora_daemon.pipe import FrozenPicture
 
 _THREADS = 8  # at most
@@ -28,11 +29,19 @@ _OFTEN = 16  # times that a size has come when it is worth recording
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
+class Wanted(NamedTuple):
+    """An entry, by its key, and what it is of."""
+
+    key: str
+    picture: FrozenPicture
+    version: Version = PLAIN
+
+
 def entries(
-    cache: LatentsCache, wanted: Sequence[tuple[str, FrozenPicture]]
+    cache: LatentsCache, wanted: Sequence[Wanted]
 ) -> Generator[Callable[[], Moments], None, None]:
-    """For each key and picture what gives its entry, made if there is none; to be called before the
-    next is asked for. It raises PictureError, LoraError(STORAGE)."""
+    """For each what gives its entry, made if there is none; to be called before the next is asked
+    for. It raises PictureError, LoraError(STORAGE)."""
     threads = max(1, min(_THREADS, torch.get_num_threads()))
     base = cache.base
     encoding = Encoding(base, recorder(base.device, search=False))
@@ -42,25 +51,24 @@ def entries(
     ):
         coming: deque[Future[Moments | Seen]] = deque()
         try:
-            for number, (key, picture) in enumerate(wanted):
+            for number, one in enumerate(wanted):
                 while len(coming) <= threads * _AHEAD and number + len(coming) < len(wanted):
-                    coming.append(several.submit(_there, cache, *wanted[number + len(coming)]))
-                yield partial(_entry, cache, encoding, key, picture, coming.popleft())
+                    coming.append(several.submit(_there, cache, wanted[number + len(coming)]))
+                yield partial(_entry, cache, encoding, one, coming.popleft())
         finally:
-            for one in coming:
-                one.cancel()
+            for waiting in coming:
+                waiting.cancel()
 
 
-def _there(cache: LatentsCache, key: str, picture: FrozenPicture) -> Moments | Seen:
-    return cache.find(key, cache.size(picture)) or cache.read(picture)
+def _there(cache: LatentsCache, one: Wanted) -> Moments | Seen:
+    return cache.find(one.key, cache.size(one.picture)) or cache.read(one.picture, one.version)
 
 
 def _entry(
-    cache: LatentsCache, encode: Encode, key: str, picture: FrozenPicture,
-    coming: Future[Moments | Seen],
+    cache: LatentsCache, encode: Encode, one: Wanted, coming: Future[Moments | Seen]
 ) -> Moments:  # fmt: skip
     there = coming.result()
-    return there if isinstance(there, Moments) else cache.make(key, picture, there, encode)
+    return there if isinstance(there, Moments) else cache.make(one.key, one.picture, there, encode)
 
 
 class Encoding:

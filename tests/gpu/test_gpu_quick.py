@@ -14,7 +14,7 @@ from diffusers.models.activations import GEGLU
 from torch import Tensor, nn
 
 from lora_daemon.engine import bases, quick
-from lora_daemon.engine.ahead import entries
+from lora_daemon.engine.ahead import Wanted, entries
 from lora_daemon.engine.cache import LatentsCache
 from tests.engine import worker_process as work
 
@@ -115,7 +115,7 @@ def test_pictures_encoded_by_a_recording_are_those_that_are_encoded_one_by_one(
 
     def cached(root: Path) -> list[Any]:
         cache = LatentsCache(root, base, 64)
-        with closing(entries(cache, [(cache.key(one), one) for one in pictures])) as coming:
+        with closing(entries(cache, [Wanted(cache.key(one), one) for one in pictures])) as coming:
             return [entry() for entry in coming]
 
     recorded = cached(tmp_path / "one")
