@@ -37,9 +37,9 @@ from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import DTYPES, Base, checkpointed, flow_alphas
 from lora_daemon.engine.denoisers import CLASSES
 from lora_daemon.engine.encoders import TOKENS, Encoder
-from lora_daemon.engine.names import denoiser_names, text_names
 from lora_daemon.engine.sources import File, opened
 from lora_daemon.families import Network, TextEncoder
+from lora_daemon.names import denoiser_names, text_names
 from shared.recipe import Recipe
 from shared.wire import Objective
 
