@@ -24,6 +24,7 @@ from lora_daemon.engine import (
     lessons,
     lora_file,
     moments,
+    overflow,
     quantized,
     weighing,
     wording,
@@ -314,10 +315,11 @@ class Studio:
             for group in _together(canvases, base):
                 specs = [canvas.spec for canvas in group]
                 turn = _turn(mixed.mix, job.loras, specs[0].steps)
-                pictures = paint(
-                    base, specs, partial(progress, len(specs)), turn=turn, until=job.guided,
-                    look=look, decode=previewer.decoding(job.previews),
-                )  # fmt: skip
+                with overflow.named(base, job.loras):
+                    pictures = paint(
+                        base, specs, partial(progress, len(specs)), turn=turn, until=job.guided,
+                        look=look, decode=previewer.decoding(job.previews),
+                    )  # fmt: skip
                 for canvas, picture in zip(group, pictures, strict=True):
                     text = parameters_text(
                         msgspec.structs.replace(canvas.spec, loras=job.spec.loras),
