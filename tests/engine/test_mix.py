@@ -472,9 +472,13 @@ def test_the_studio_changes_weights_without_reading_or_stacking_again(
         return Image.open(out).tobytes()
 
     first = paint(0.7, 0.2)
+    assert told[0] == pipe.PaintStep(job="j", step=0, steps=0, before=f"loading {base_path.name}")
+    assert told[1] == pipe.PaintStep(job="j", step=0, steps=2)
+    told.clear()
     assert read == ["0.safetensors", "1.safetensors"]
     assert len({first, paint(0.2, 0.7), paint(0.7, 0.2, text=0.0), paint(0.0, 0.0)}) == 4
     assert paint(0.7, 0.2) == first and len(read) == 2
+    assert not any(one.before for one in told if isinstance(one, pipe.PaintStep))
     (tmp_path / "0.safetensors").write_bytes((tmp_path / "1.safetensors").read_bytes())
     assert paint(0.7, 0.2) != first and len(read) == 4  # another file: it is read
     assert paint(0.7) != first and len(read) == 5
