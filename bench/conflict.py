@@ -93,8 +93,8 @@ def _lora(path: Path, rank: int, seed: int) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from lora_daemon.engine.names import unet_names
     from lora_daemon.families import SDXL
+    from lora_daemon.names import unet_names
     from tests.engine import full_size
 
     unet = full_size.network(SDXL, "unet")

@@ -40,8 +40,8 @@ from lora_daemon.engine.device import name as name_of
 from lora_daemon.engine.device import use_threads
 from lora_daemon.engine.folded import Folds
 from lora_daemon.engine.mix import Mix, Placed, Strength
-from lora_daemon.engine.names import unet_names
 from lora_daemon.engine.parts import LowRank
+from lora_daemon.names import unet_names
 from tests.engine import tiny_base
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_daemon import base_file, base_folder
-from lora_daemon.families import Look
+from lora_daemon.families import Family, Look, Network
 from shared.wire import Objective
 
 
@@ -20,8 +20,18 @@ def look(path: Path, predicts: Objective | None = None) -> Look:
     return base_file.open_file(path, predicts).look
 
 
+def family(path: Path) -> Family:
+    """The family of a base. Raises LoraError as ``look``."""
+    return base_file.open_file(path).family if path.is_file() else base_folder.family(path)
+
+
+def config(path: Path, network: Network) -> dict[str, Any]:
+    """One of a base's networks as diffusers describes it. Raises LoraError as ``look``."""
+    if path.is_file():
+        return dict(base_file.open_file(path).configs[network])
+    return base_folder.table(path / network / "config.json")
+
+
 def unet_config(path: Path) -> dict[str, Any]:
     """A base's denoiser as diffusers describes it. Raises LoraError as ``look``."""
-    if path.is_file():
-        return dict(base_file.open_file(path).configs["unet"])
-    return base_folder.denoiser_config(path)
+    return config(path, "unet") if path.is_file() else base_folder.denoiser_config(path)

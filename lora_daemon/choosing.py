@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_daemon import recommending
-from lora_daemon.measurements import Measurable, Record, evenly, measurements
+from lora_daemon.measurements import Measurable, Record, calls, evenly, measurements
 from lora_daemon.measuring import Measuring
 from lora_daemon.recommending import BASE, Judgement, Measurement
 from lora_daemon.runs import Runs
 from lora_daemon.service import Context, Daemon
-from shared import wire
+from shared import foretelling, wire
+from shared import recipe as recipes
 from shared.errors import Code, LoraError
 from shared.filenames import to_text
+from shared.foretelling import Spent
 from shared.which import Candidate, Which
 
 SHORTLIST = 4  # candidates among which a person chooses: six pairs
@@ -40,6 +42,7 @@ class _Found:
     prompts: list[str]
     held: int
     trained: int
+    seconds: float | None  # that measuring the rest takes
 
     @property
     def shortlist(self) -> list[str]:
@@ -143,24 +146,36 @@ class Choosing:
         singles = self._measuring.checkpoints(run.id)
         rows = self._store.query("SELECT * FROM choices WHERE run = ? ORDER BY number", (run.id,))
         choices = [dict(row) for row in rows]
-        return await asyncio.to_thread(self._known, run, singles, choices)
+        newest = sorted(self._runs.all(), key=lambda one: (one.id != run.id, -one.created))
+        past = [one.spent for one in newest if one.spent is not None]  # its own first
+        return await asyncio.to_thread(self._known, run, singles, choices, past)
 
     def _known(
-        self, run: wire.Run, singles: list[Measurable], choices: list[dict[str, str]]
-    ) -> _Found:
+        self, run: wire.Run, singles: list[Measurable], choices: list[dict[str, str]],
+        past: Sequence[Spent],
+    ) -> _Found:  # fmt: skip
         plan, _ = self._measuring.plan(run.id)
         records = {
             one: self._measuring.record(run.id, one, plan)
             for one in (Measurable(BASE, 0), *singles)
         }
         best = recommending.best_of(measurements(records))
+        left = [calls(plan, one, record) for one, record in records.items()]
         average = average_of(singles, best.name if best else "")
-        if average is not None and (record := self._measuring.record(run.id, average, plan)).rows:
-            records[average] = record
+        if average is not None:
+            record = self._measuring.record(run.id, average, plan)
+            left.append(calls(plan, average, record))
+            if record.rows:
+                records[average] = record
+        elif len(singles) >= AVERAGED:  # which, is not known yet
+            left.append(calls(plan, singles[0], Record(plan="", files=[])))
+        painted, predicted = (sum(column) for column in zip(*left, strict=True))
+        recipe = recipes.load(self._runs.directory(run.id) / "recipe.toml")
         measured = measurements(records)
         return _Found(
             run, records, measured, recommending.judge(measured), choices,
             [spec.prompt for spec in plan.specs], len(plan.held), len(plan.train),
+            foretelling.measuring(recipe, painted, predicted, past),
         )  # fmt: skip
 
 
@@ -237,7 +252,7 @@ def _which(found: _Found, busy: bool) -> Which:
         candidates=[_candidate(found, one, standing) for one in found.records if one.step],
         recommended=judged.recommended, chosen=chosen, reason=reason, notes=notes,
         held_out=found.held, trained=found.trained, pairs=len(found.choices),
-        wanted=_wanted(found), busy=busy,
+        wanted=_wanted(found), busy=busy, seconds=found.seconds,
     )  # fmt: skip
 
 

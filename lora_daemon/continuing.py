@@ -134,6 +134,8 @@ class Continuing:
             )
         words = sweeps.short(request.settings)
         name = request.name.strip() or f"{parent.name} from {step} {words}".strip()
+        if not whole:  # a state has what the parent began from in it
+            recipe = await self._freezer.begun(recipe)
         prepared = await self._prepared(parent, recipe, name, new_data)
         if whole:
             _insist_on_more(recipe, prepared, step)
@@ -155,19 +157,19 @@ class Continuing:
         """With the pictures and captions of the parent, unless what decides them has changed."""
         if new_data:
             return await self._freezer.prepare(recipe, name)
-        await self._insist_on_base(parent, recipe)
+        await self._freezer.suited(recipe, await self._insist_on_base(parent, recipe))
         freeze = await asyncio.to_thread(_frozen, self._runs.directory(parent.id))
         stem = file_name(name.replace("=", "").replace(" ", "-"))
         freeze = msgspec.structs.replace(freeze, name=stem, queued_at=time.time())
         return Prepared(unnamed(recipe), freeze, name)
 
-    async def _insist_on_base(self, run: wire.Run, recipe: Recipe) -> None:
+    async def _insist_on_base(self, run: wire.Run, recipe: Recipe) -> wire.BaseModel:
         """A run whose base is gone would wait for its turn and fail.
 
         Raises LoraError: NOT_FOUND, INVALID_FILE.
         """
         try:
-            await self._library.base(recipe.base.name)
+            return await self._library.base(recipe.base.name)
         except LoraError as error:
             raise LoraError(
                 error.code,

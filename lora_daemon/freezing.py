@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lora_daemon import embeddings, masks, pipe
+from lora_daemon import embeddings, masks, pipe, trained
 from lora_daemon.bucketing import bucket
 from lora_daemon.catalog import Catalog
 from lora_daemon.held_out import split
@@ -23,7 +23,7 @@ from lora_daemon.store import Change
 from shared import buckets, framing, sweeps, wire
 from shared import recipe as recipes
 from shared.errors import Code, LoraError
-from shared.filenames import to_text
+from shared.filenames import to_text, typed
 from shared.files import publish
 from shared.lora_keys import contents
 from shared.recipe import Recipe
@@ -60,8 +60,8 @@ class Freezer:
     async def start(self, context: Context, request: wire.StartRun) -> wire.Run:
         """Raises LoraError: INVALID_RECIPE, NOT_FOUND (base, dataset, a run that it is to follow),
         INVALID_FILE (nothing to train on), STORAGE."""
-        recipe = await self._begun(recipes.parse(request.recipe), later=bool(request.after))
-        prepared = await self.prepare(recipe, request.name)
+        recipe = recipes.parse(request.recipe)
+        prepared = await self.prepare(recipe, request.name, later=bool(request.after))
         fields = self._waiting(request.after, request.held)
         [run] = await self.queue(
             context, [msgspec.structs.replace(prepared, fields=fields)], lambda runs: runs[0]
@@ -74,8 +74,7 @@ class Freezer:
         every = sweeps.swept(request.recipe, request.sweep)
         prepared = []
         for one in every:
-            recipe = await self._begun(one.recipe, later=bool(request.after))
-            ready = await self.prepare(recipe, request.name)
+            ready = await self.prepare(one.recipe, request.name, later=bool(request.after))
             words = sweeps.short(one.settings)
             stem = file_name(f"{ready.freeze.name}-{words}".replace("=", "").replace(" ", "-"))
             prepared.append(
@@ -97,8 +96,9 @@ class Freezer:
         )
         return wire.RunGroup(group=group, runs=runs)
 
-    async def prepare(self, recipe: Recipe, name: str) -> Prepared:
-        """Everything that a run needs, checked and fixed; nothing is written yet."""
+    async def prepare(self, recipe: Recipe, name: str, *, later: bool = False) -> Prepared:
+        """Everything that a run needs, checked and fixed; nothing is written yet. ``later``: it
+        waits for other runs."""
         if not recipe.dataset.name:
             names = ", ".join(one.name for one in self._catalog.datasets()) or "none yet"
             raise LoraError(
@@ -108,22 +108,8 @@ class Freezer:
             )
         dataset = self._catalog.dataset(recipe.dataset.name)
         base = await self._library.base(recipe.base.name)
-        if recipe.base.family not in ("any", base.family):
-            raise LoraError(
-                Code.INVALID_RECIPE,
-                f"This recipe is for {wire.FAMILIES[recipe.base.family]}, and the base {base.name} "
-                f"is a {wire.FAMILIES[base.family]}. Take another base, or set base.family to any.",
-                data={"key": "base.family"},
-            )
-        key, why = unsuited(recipe, base.family)
-        if recipe.noise.zero_terminal_snr and base.objective == "epsilon":
-            key = "noise.zero_terminal_snr"
-            why = (
-                f"{key} needs a base that predicts v, and {base.name} predicts the noise. Leave it "
-                "off, or say what the base predicts with `lora-tui model add`."
-            )
-        if why:
-            raise LoraError(Code.INVALID_RECIPE, why, data={"key": key})
+        await self.suited(recipe, base)
+        recipe = await self.begun(recipe, later=later)
         rules = buckets.rules_of(recipe.dataset, base.resolution)
         usable, skipped, warnings = self._pictures(dataset, rules, recipe.dataset.mask_folder)
         kept_back, usable = await self._keep_back(recipe, dataset, usable, warnings)
@@ -176,7 +162,27 @@ class Freezer:
         )  # fmt: skip
         return Prepared(recipe, freeze, name, warnings)
 
-    async def _begun(self, recipe: Recipe, *, later: bool) -> Recipe:
+    async def suited(self, recipe: Recipe, base: wire.BaseModel) -> None:
+        """Raises LoraError(INVALID_RECIPE): what this base cannot follow."""
+        if recipe.base.family not in ("any", base.family):
+            raise LoraError(
+                Code.INVALID_RECIPE,
+                f"This recipe is for {wire.FAMILIES[recipe.base.family]}, and the base {base.name} "
+                f"is a {wire.FAMILIES[base.family]}. Take another base, or set base.family to any.",
+                data={"key": "base.family"},
+            )
+        key, why = unsuited(recipe, base.family)
+        if recipe.noise.zero_terminal_snr and base.objective == "epsilon":
+            key = "noise.zero_terminal_snr"
+            why = (
+                f"{key} needs a base that predicts v, and {base.name} predicts the noise. Leave it "
+                "off, or say what the base predicts with `lora-tui model add`."
+            )
+        if why:
+            raise LoraError(Code.INVALID_RECIPE, why, data={"key": key})
+        await asyncio.to_thread(trained.check, Path(typed(base.path)), recipe)
+
+    async def begun(self, recipe: Recipe, *, later: bool = False) -> Recipe:
         """With the file that ``network.start`` names, looked over: a slip in it would else come out
         when the run's turn has come. ``later``: a run that is waited for may yet write it."""
         if not (start := recipe.network.start):
@@ -184,7 +190,7 @@ class Freezer:
         try:
             _, path = self._library.lora(start)
         except LoraError as error:
-            if later:
+            if later and Path(start).is_absolute():
                 return recipe
             raise LoraError(
                 error.code, f"network.start: {error.message}", data={"key": "network.start"}

@@ -95,7 +95,7 @@ class Grids:
 
     async def _one(self, one: _Planned, job: str) -> pipe.Painted:
         paint = one.made.order(f"{job}-{secrets.token_hex(4)}", one.path, patient=True)
-        return await self._painting.make(paint, lambda done, total: None)
+        return await self._painting.make(paint, lambda *_: None)
 
 
 def _missing(folder: Path, planned: list[_Planned]) -> list[_Planned]:

@@ -26,6 +26,8 @@ VERSION = 2  # of what is measured: raise it when numbers of before cannot be co
 PICTURES = 24  # measured at most, kept back and trained on, each
 PAINTED = 6
 SPOKEN = 6  # captions of which the leak is measured
+STRATA = 8  # timesteps at which a picture is measured, each with ±noise
+IMAGINED_STEPS, IMAGINED_CFG = 12, 5.0  # of the base's own pictures of the drift's prompts
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +102,23 @@ def plan_of(recipe: Recipe, freeze: pipe.Freeze) -> Plan:
         spoken=evenly(spoken, SPOKEN), unrelated=recipe.evaluation.unrelated, specs=specs,
         copies=len(copied),
     )  # fmt: skip
+
+
+def calls(plan: Plan, one: Measurable, record: Record) -> tuple[int, int]:
+    """Of the denoiser, for one picture each, in all that is not known of a candidate: in pictures
+    that are painted, and in predictions. By the base's own the others' drift and leak are measured,
+    so they count as its."""
+    painted = 0
+    things: dict[str, Sequence[object]] = {"held": plan.held, "train": plan.train}
+    apart = (*plan.spoken, *plan.unrelated)
+    if one.step:
+        things |= {"leak": plan.spoken, "drift": plan.unrelated}
+    elif not record.painted:
+        painted += len(apart) * 2 * IMAGINED_STEPS
+    if not record.painted:
+        painted += sum(spec.steps * (2 if spec.cfg > 1 else 1) for spec in plan.specs)
+    left = sum(len(those) for part, those in things.items() if part not in record.rows)
+    return painted, 2 * STRATA * left
 
 
 def without(caption: str, trigger: str) -> str:

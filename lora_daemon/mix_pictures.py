@@ -194,7 +194,7 @@ class MixPictures:
         self, mix: wire.Mix, order: _Order, spec: PictureSpec, stage: str, after: float = 0.0
     ) -> tuple[str, pipe.Painted]:
         picture = f"m{secrets.token_hex(6)}"
-        self._tell(rev=mix.rev, stage=stage, step=0, steps=spec.work)
+        self._tell(rev=mix.rev, stage=stage, step=0, steps=0, before="")
         self._folder.mkdir(parents=True, exist_ok=True)
         paint = replace(order.made.order(picture, self._path(picture)), spec=spec)
         if mix.spec.decoder != "full":
@@ -209,7 +209,7 @@ class MixPictures:
             paint = hurried(paint, order.distilled, order.made.spec.cfg)
         painted = await self._painting.make(
             paint,
-            lambda step, steps: self._tell(step=step, steps=steps),
+            lambda step, steps, before: self._tell(step=step, steps=steps, before=before),
             lambda seen: self._show(Path(seen).stem, picture_rev=mix.rev, sharp=False),
         )
         return picture, painted

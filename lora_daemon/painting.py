@@ -24,7 +24,7 @@ from shared.filenames import typed
 from shared.pictures import UPSCALERS, LoraUse, PictureSpec
 
 LARGEST = 8192  # pixels of a side
-Progress = Callable[[int, int], None]  # denoising steps done, of how many
+Progress = Callable[[int, int, str], None]  # denoising steps done, of how many; what is before
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class Painting:
         with self._jobs.open("generate", spec.prompt[:60] or "a picture", spec.work) as job:
             paint = made.order(job, out, patient=request.patient)
 
-            def progress(done: int, total: int) -> None:
-                self._jobs.progress(job, done, total)
-                context.progress(done, total, "")
+            def progress(done: int, total: int, before: str) -> None:
+                self._jobs.progress(job, done, total, before)
+                context.progress(done, total, before)
 
             painted = await self.make(paint, progress)
             picture = wire.Picture(
@@ -113,7 +113,7 @@ class Painting:
 
         def hear(report: pipe.PaintStep | pipe.Painted) -> bool:
             if isinstance(report, pipe.PaintStep):
-                progress(report.step, report.steps)
+                progress(report.step, report.steps, report.before)
                 if report.seen:
                     seen(report.seen)
             return isinstance(report, pipe.Painted)

@@ -428,12 +428,14 @@ class RunFailed(msgspec.Struct, frozen=True, kw_only=True, tag="run_failed"):
 
 class PaintStep(msgspec.Struct, frozen=True, kw_only=True, tag="paint_step"):
     """Denoising steps done, counted over all pictures of the job. ``seen``: a file with what the
-    picture looks like on its way, if there is another one."""
+    picture looks like on its way, if there is another one. ``before``: what is done first, such as
+    loading a base; steps are not counted yet."""
 
     job: str
     step: int
     steps: int
     seen: str = ""
+    before: str = ""
 
 
 class Painted(msgspec.Struct, frozen=True, kw_only=True, tag="painted"):

@@ -15,6 +15,7 @@ from typing import Any
 from shared.errors import Code, LoraError
 
 BASE = "BASE"
+TEXT = "TEXT"  # where a text encoder's modules stand among the blocks
 _PLACE = re.compile(
     r"^(?P<side>down|up)_blocks\.(?P<block>\d+)\."
     r"(?P<what>resnets|attentions|downsamplers|upsamplers)\.(?P<layer>\d+)"

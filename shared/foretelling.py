@@ -95,10 +95,8 @@ def foretell(
 ) -> Foretold:
     """``recipe``: as ``kind`` takes it; ``pictures``: that it trains on; ``each``: steps of an
     epoch; ``past``: the newest first."""
-    past = [one for one in past if one.batches >= LEAST]
-    past = [one for one in past if one.device == past[0].device]
     own = kind(recipe).split("\n")
-    past = [one for one in past if one.like.split("\n", 1)[0] == own[0]]  # on this base
+    past = _on_base(own, past)
     apart = [sum(map(ne, own, one.like.split("\n"))) for one in past]
     alike = [_sized(one, own) for one, far in zip(past, apart, strict=True) if far == min(apart)]
     same = alike if apart and not min(apart) else []
@@ -121,6 +119,28 @@ def foretell(
         seconds += calls * each_batch / size / 3
     memory = _at(size, [(one.batch, float(one.memory)) for one in same if one.memory])
     return Foretold(seconds, memory, told)
+
+
+def measuring(
+    recipe: Recipe, painted: int, predicted: int, past: Sequence[Spent]
+) -> float | None:  # fmt: skip
+    """Seconds of calls of the denoiser for one picture each: ``painted`` in samples, ``predicted``
+    many at once; None: nothing ran on this base yet. ``recipe``, ``past``: as for ``foretell``."""
+    own = kind(recipe).split("\n")
+    alike = [_sized(one, own) for one in _on_base(own, past)]
+    if not alike:
+        return None
+    # Of a step half goes with its pictures, and of that half again is the way forward, or so.
+    each = _usual([one.training / one.batches / (1 + one.batch) / 2 for one in alike])
+    paid = [one.painting / one.painted for one in alike if one.painted]
+    return predicted * each + painted * (_usual(paid) if paid else 1.5 * each)
+
+
+def _on_base(own: Sequence[str], past: Sequence[Spent]) -> list[Spent]:
+    """Those that say something of what a recipe of kind ``own`` takes on the newest's device."""
+    past = [one for one in past if one.batches >= LEAST]
+    past = [one for one in past if one.device == past[0].device]
+    return [one for one in past if one.like.split("\n", 1)[0] == own[0]]
 
 
 def _sized(one: Spent, own: Sequence[str]) -> Spent:

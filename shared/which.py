@@ -47,6 +47,7 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
     pairs: int  # chosen so far
     wanted: int  # pairs until the choice counts
     busy: bool  # being measured just now
+    seconds: float | None = None  # that measuring the rest takes, about; None: nothing tells
 
     @property
     def best_held(self) -> float | None:

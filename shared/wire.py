@@ -1408,13 +1408,14 @@ class MixView(Record, frozen=True, kw_only=True):
     rev: int  # of the mix that ``stage`` is about
     stage: Literal["waiting", "preview", "full", "done", "failed"]  # the picture being made
     step: int  # denoising steps done of it
-    steps: int
+    steps: int  # 0: the engine is not yet at it
     picture: str  # id of the newest there is; empty: none
     picture_rev: int  # of the mix that it shows
     sharp: bool  # it is not a preview
     seconds: float  # from the change to the picture; 0: it had been painted before
     failure: Failure | None  # why there is no picture
     notes: list[str]  # such as what of a LoRA this base has no place for
+    before: str = ""  # what the engine does before the first step, such as loading a base
 
 
 class WatchMix(Request[MixView], frozen=True, kw_only=True, tag="mix.watch"):

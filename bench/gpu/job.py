@@ -99,12 +99,12 @@ def memory(options: Namespace) -> dict[str, Any]:
         "limit_gib": limit, "card_gib": card,
         "total_steps_of_recipe": total_steps(own, len(frozen)),
         "counted_mib": {key: value // 2**20 for key, value in need._asdict().items()},
-        "counted_most_mib": need.most // 2**20, "measured_most_gib": round(most / 2**30, 3),
+        "counted_most_mib": need.peak // 2**20, "measured_most_gib": round(most / 2**30, 3),
         "fits_card": most <= card * 2**30 if most else None,
         "samples": len(worker.of(pipe.SampleSaved)),
     }  # fmt: skip
     if most:
-        found["measured_over_counted"] = round(most / need.most, 3)
+        found["measured_over_counted"] = round(most / need.peak, 3)
     return found
 
 

@@ -17,19 +17,18 @@ from peft import inject_adapter_in_model
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
+from lora_daemon import families
 from lora_daemon.engine import kinds
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.dropout import Dropout
 from lora_daemon.engine.fused import HALVES, Halves, fuse, in_16_bits
 from lora_daemon.engine.kinds import ADAPTER, MAGNITUDE
-from lora_daemon.engine.mix import TEXT, Placed
-from lora_daemon.engine.names import GROUPS, targeted
+from lora_daemon.engine.mix import Placed
 from lora_daemon.engine.start import take_over
-from shared import blocks, patterns
+from lora_daemon.trained import Place, Trained, trained
 from shared.errors import Code, LoraError
 from shared.recipe import Network
 
-Place = tuple[str, str]  # network and module path
 Side = Literal["up", "down", "magnitude", "all"]
 _ALIGNMENT = 16  # floats: every weight starts on a cache line
 
@@ -75,7 +74,7 @@ class Adapter:
     ``vector``: every weight, float32 (n,). Its gradient is one vector too, so that the optimiser,
     clipping, saving and resuming each handle one tensor instead of hundreds. ``average``: the
     running average of the vector, if ``ema`` asks for one. ``rates``: the recipe's
-    ``optimizer.rates``. Raises LoraError(INVALID_RECIPE): a pattern that fits nothing.
+    ``optimizer.rates``. Raises LoraError(INVALID_RECIPE) as ``trained``.
     """
 
     def __init__(
@@ -84,10 +83,17 @@ class Adapter:
     ) -> None:  # fmt: skip
         self.kind, self.max_norm, self.ema = network.kind, network.max_norm, ema
         self._device = base.device
-        chosen = _chosen(base, network, rates, with_text)
+        names: dict[families.Network, Mapping[str, str]] = {base.family.denoiser: base.unet_names}
+        if with_text:
+            names |= {encoder.use.network: encoder.names for encoder in base.encoders}
+        chosen = trained(names, base.block_layers, network, rates)
         self._networks = {place[0]: getattr(base, place[0]) for place in chosen}
         for part, whole in self._networks.items():
-            sizes = {path: one.size for (own, path), one in chosen.items() if own == part}
+            sizes = {
+                path: kinds.size(whole.get_submodule(path), network, one.ranks)
+                for (own, path), one in chosen.items()
+                if own == part
+            }
             inject_adapter_in_model(kinds.config(sizes, network), whole, ADAPTER)
         self._layers: dict[Place, Any] = {
             (part, path): self._networks[part].get_submodule(path) for part, path in chosen
@@ -116,7 +122,7 @@ class Adapter:
         self.average = self.vector.data.clone() if ema else None
         self.kept: Callable[[], Tensor] | None = None  # what is kept, if not the vector itself
 
-    def _laid(self, chosen: Mapping[Place, _Chosen]) -> dict[Place, dict[str, nn.Parameter]]:
+    def _laid(self, chosen: Mapping[Place, Trained]) -> dict[Place, dict[str, nn.Parameter]]:
         """Make every weight a view of one vector, and its gradient a view of the vector's.
 
         What an optimiser treats alike lies side by side.
@@ -267,50 +273,6 @@ class Adapter:
     def _put(self, layers: Mapping[tuple[str, str], nn.Module]) -> None:
         for (network, path), layer in layers.items():
             self._networks[network].set_submodule(path, layer)
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """A module that is to be trained. ``size``: rank and alpha."""
-
-    name: str
-    size: tuple[int, float]
-    pace: float
-
-
-def _chosen(
-    base: Base, network: Network, rates: Sequence[str], with_text: bool
-) -> dict[Place, _Chosen]:
-    """What the recipe trains of a base, network by network."""
-    denoiser = base.family.denoiser
-    found = targeted(base.unet_names, network.targets, GROUPS[denoiser])
-    rows: dict[Place, str] = {(denoiser, path): name for path, name in found.items()}
-    for encoder in base.encoders if with_text else ():
-        rows |= {(encoder.use.network, path): name for path, name in encoder.names.items()}
-    chosen: dict[Place, _Chosen] = {}
-    used: dict[str, set[int | None]] = {"network.ranks": set(), "optimizer.rates": set()}
-    for (part, path), name in rows.items():
-        called = (
-            blocks.label(path, base.block_layers) if part == denoiser else TEXT, f"{part}.{path}",
-        )  # fmt: skip
-        ranked, paced = patterns.find(network.ranks, called), patterns.find(rates, called)
-        used["network.ranks"].add(ranked)
-        used["optimizer.rates"].add(paced)
-        entry = None if ranked is None else network.ranks[ranked]
-        size = kinds.size(getattr(base, part).get_submodule(path), network, entry)
-        pace = 1.0 if paced is None else patterns.read(rates[paced], 1)[1][0]
-        if size[0] and pace:
-            chosen[part, path] = _Chosen(name, size, pace)
-    for key, entries in (("network.ranks", network.ranks), ("optimizer.rates", rates)):
-        if idle := [one for number, one in enumerate(entries) if number not in used[key]]:
-            raise LoraError(
-                Code.INVALID_RECIPE,
-                f"{key}: {idle[0]} fits none of the modules that are trained, or one before it "
-                f"fits them all. Their names are like {called[0]} and {called[1]}.",
-            )
-    if not chosen:
-        raise LoraError(Code.INVALID_RECIPE, "network.ranks leaves nothing to train.")
-    return chosen
 
 
 def _shorten(module: Module, longest: float) -> None:

@@ -21,9 +21,9 @@ from lora_daemon.engine import quantized, quick, single_file
 from lora_daemon.engine.denoisers import CALLS, Given
 from lora_daemon.engine.device import free_cache, out_of_memory, roughly
 from lora_daemon.engine.encoders import ORDINARY, Encoder, Reading, together
-from lora_daemon.engine.names import denoiser_names, text_names
 from lora_daemon.engine.sources import opened, wrong
 from lora_daemon.families import Family, Network
+from lora_daemon.names import denoiser_names, text_names
 from shared.errors import Code, LoraError
 from shared.wire import Objective
 

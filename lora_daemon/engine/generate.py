@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lora_daemon.engine import starting, wording
 from lora_daemon.engine.approximate import Decode
-from lora_daemon.engine.bases import Base
+from lora_daemon.engine.bases import DTYPES, Base
 from lora_daemon.engine.encoders import ORDINARY, Reading
 from lora_daemon.engine.mix import Further, Turned
 from lora_daemon.engine.objectives import expected
@@ -109,9 +109,10 @@ def paint_latents(
             look,
         )  # fmt: skip
     if not bool(torch.isfinite(latents).all()):
+        precision = next(name for name, dtype in DTYPES.items() if dtype == base.dtype)
         raise LoraError(
             Code.DIVERGED,
-            "The picture came out as NaN: the base's precision overflows, or a LoRA is broken.",
+            f"The picture came out as NaN: numbers grew beyond what {precision} can hold.",
         )
     return latents
 

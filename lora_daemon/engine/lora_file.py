@@ -18,8 +18,8 @@ from torch import Tensor
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.lora_read import Read, raw, read_modules
 from lora_daemon.engine.mix import Placed
-from lora_daemon.engine.names import diffusers_name
 from lora_daemon.engine.parts import LowRank, fitted, low_rank
+from lora_daemon.names import diffusers_name
 from lora_daemon.original_layout import SPANS
 from shared.embeddings import BUNDLED
 from shared.lora_keys import Module, contents, kohya_ending, wrong

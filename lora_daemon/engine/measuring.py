@@ -23,12 +23,11 @@ from lora_daemon.engine.feed import cached, view
 from lora_daemon.engine.generate import paint_latents
 from lora_daemon.engine.objectives import wanted
 from lora_daemon.engine.randomness import generator
+from lora_daemon.measurements import IMAGINED_CFG, IMAGINED_STEPS, STRATA
 from lora_daemon.pipe import Measure
 from shared.pictures import PictureSpec
 
-STRATA = 8  # timesteps at which a picture is measured, each with ±noise
 CONTROLS = 64  # pictures whose own nearness to the others is the measure of nearness
-IMAGINED_STEPS, IMAGINED_CFG = 12, 5.0  # of the base's own pictures of the drift's prompts
 
 Check = Callable[[], None]  # raises to give up
 On = Callable[[], AbstractContextManager[None]]  # the LoRAs on the base while it lasts

@@ -37,9 +37,9 @@ from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import DTYPES, Base, checkpointed, flow_alphas
 from lora_daemon.engine.denoisers import CLASSES
 from lora_daemon.engine.encoders import TOKENS, Encoder
-from lora_daemon.engine.names import denoiser_names, text_names
 from lora_daemon.engine.sources import File, opened
 from lora_daemon.families import Network, TextEncoder
+from lora_daemon.names import denoiser_names, text_names
 from shared.recipe import Recipe
 from shared.wire import Objective
 
@@ -54,16 +54,24 @@ _STATE = {
 class Need(NamedTuple):
     """Bytes. ``frozen``: the base's weights; ``adapter``: the LoRA, its gradient, the optimiser's
     memory; ``step``: the most that one step has at once; ``encoding``: the VAE's, of one picture,
-    before the first step."""
+    before the first step; ``sampling``: a sample's, 0 where none is asked for."""
 
     frozen: int
     adapter: int
     step: int
     encoding: int
+    sampling: int
 
     @property
     def most(self) -> int:
+        """Without which there is no run: a sample for which it is not enough is decoded in tiles,
+        and at worst left out."""
         return self.frozen + max(self.adapter + self.step, self.encoding)
+
+    @property
+    def peak(self) -> int:
+        """What it takes where there is as much."""
+        return max(self.most, self.frozen + self.adapter + self.sampling)
 
 
 class Counted:
@@ -91,13 +99,15 @@ class Counted:
                    twice, recipe.dataset.windows)  # fmt: skip
             if (known := repr(key)) not in self._steps:
                 self._steps[known] = _step(base, adapter, recipe, side, batch)
+            sampling = _sampling(base, recipe, side) if recipe.sample.prompts else 0
         finally:
             adapter.remove()
         if side not in self._encodings:
             self._encodings[side] = _encoding(base, side)
         each = 8 + _STATE[recipe.optimizer.kind] + (4 if training.ema else 0)
         kept = numbers * each + beside
-        return Need(frozen(base)[0], kept, self._steps[known], self._encodings[side])
+        step, encoding = self._steps[known], self._encodings[side]
+        return Need(frozen(base)[0], kept, step, encoding, sampling)
 
     @property
     def resolution(self) -> int:
@@ -166,20 +176,9 @@ def frozen(base: Base) -> tuple[int, int]:
 
 def _step(base: Base, adapter: Adapter, recipe: Recipe, side: int, batch: int) -> int:
     """The most bytes of one step at once, forward and back through the denoiser."""
-    scale = base.pixels_per_latent
-    shape = (batch, base.latent_channels, side // scale, side // scale)
-    windows = recipe.dataset.windows
-    width = sum(one.width for one in base.encoders)
-    rows = next(
-        (one.use.length for one in base.encoders if one.use.kind == "t5"),
-        TOKENS + (windows - 1) * (TOKENS - 2),
-    )
-    rows += sum(-(-one.pooled_width // width) for one in base.encoders)
     with checkpointed(base, recipe.training.checkpointing), _counting() as count:
-        noisy = torch.empty(shape, device=META)
-        target = torch.empty(shape, device=META)
-        timesteps = torch.zeros(batch, dtype=torch.int64, device=META)
-        text = torch.empty((batch, rows, width), device=META, dtype=base.dtype)
+        noisy, timesteps, text = _given(base, recipe, side, batch)
+        target = torch.empty_like(noisy)
         loss = F.mse_loss(base.denoise(noisy, timesteps, text), target)
         if recipe.loss.preservation:
             loss = loss + F.mse_loss(base.denoise(noisy, timesteps, text), target)
@@ -192,6 +191,35 @@ def _encoding(base: Base, side: int) -> int:
     with _counting() as count:
         base.encode_pixels(torch.empty((1, 3, side, side), device=META))
     return count.most
+
+
+@torch.no_grad()
+def _sampling(base: Base, recipe: Recipe, side: int) -> int:
+    """The most bytes of one sample at once: a step with guidance, or the VAE, which decodes it
+    whole."""
+    guided = recipe.sample.cfg > 1 and not base.distilled
+    with _counting() as count:
+        latents, timesteps, text = _given(base, recipe, side, 1 + guided)
+        base.denoise(latents, timesteps, text)
+        base.decode_latents(latents[:1])
+    return count.most
+
+
+def _given(base: Base, recipe: Recipe, side: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What the denoiser is given: latents, timesteps, and what captions say to it."""
+    scale = base.pixels_per_latent
+    windows = recipe.dataset.windows
+    width = sum(one.width for one in base.encoders)
+    rows = next(
+        (one.use.length for one in base.encoders if one.use.kind == "t5"),
+        TOKENS + (windows - 1) * (TOKENS - 2),
+    )
+    rows += sum(-(-one.pooled_width // width) for one in base.encoders)
+    return (
+        torch.empty((batch, base.latent_channels, side // scale, side // scale), device=META),
+        torch.zeros(batch, dtype=torch.int64, device=META),
+        torch.empty((batch, rows, width), device=META, dtype=base.dtype),
+    )
 
 
 class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -25,10 +25,9 @@ from lora_daemon.engine.folded import Folds
 from lora_daemon.engine.parts import Dense, Kronecker, LowRank, Part, kronecker
 from lora_daemon.pipe import LoraFile
 from shared import blocks
+from shared.blocks import TEXT
 from shared.pictures import LoraUse, steps_between
 from shared.regions import Region
-
-TEXT = "TEXT"  # where a text encoder's modules stand among the blocks
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from lora_daemon.engine import (
     lessons,
     lora_file,
     moments,
+    overflow,
     quantized,
     weighing,
     wording,
@@ -65,7 +66,7 @@ from lora_daemon.pipe import (
     Zipped,
 )
 from shared.errors import Code, Failure, LoraError
-from shared.filenames import typed
+from shared.filenames import to_text, typed
 from shared.lora_info import inspect
 from shared.pictures import parameters_text, steps_between
 from shared.wire import Objective
@@ -108,6 +109,7 @@ class Studio:
         self.tell = tell
         self.cancelled = cancelled
         self._spoke = 0.0  # when a word was said of a job
+        self._waits = ""  # the job that is being served, if it is a picture
         self._resident: Base | None = None
         self._precision = ""
         self._mixed: dict[bool, _Mixed] = {}  # a picture's LoRAs; True: a distilled one beside them
@@ -141,8 +143,18 @@ class Studio:
         self._resident = resident = None  # let go of it before loading: two might not fit
         free_cache()
         self._precision = precision or "auto"
-        self._resident = bases.load(place, self.device, self._precision, predicts, quantize)
+        self._resident = self._load(place, self._precision, predicts, quantize)
         return self._resident
+
+    def _load(
+        self, place: Path, precision: str, predicts: Objective | None,
+        quantize: str = quantized.NONE,
+    ) -> Base:  # fmt: skip
+        """Load a base; who waits for a picture is told."""
+        if self._waits:
+            before = f"loading {to_text(place.stem if place.is_file() else place.name)}"
+            self.tell(PaintStep(job=self._waits, step=0, steps=0, before=before))
+        return bases.load(place, self.device, precision, predicts, quantize)
 
     def guest(self, path: str, host: Base, predicts: Objective | None = None) -> Base:
         """A base for pictures while ``host`` is training: the host itself, or another beside it.
@@ -152,7 +164,7 @@ class Studio:
         place = _place(path)
         if place == host.path and host.quantize == quantized.NONE:
             return host
-        return bases.load(place, self.device, predicts=predicts)
+        return self._load(place, "auto", predicts)
 
     def serve(self, job: Serving, base: Callable[[], Base]) -> None:
         """Do a job and tell how it went. Only a poisoned device raises."""
@@ -162,6 +174,7 @@ class Studio:
             self._check(job.job)
             match job:
                 case Paint():
+                    self._waits = job.job
                     painted = self._paint(job, base())
                     self.tell(msgspec.structs.replace(painted, seconds=time.monotonic() - began))
                 case Probe():
@@ -178,6 +191,8 @@ class Studio:
                     self._recognise(job, base())
         except Exception as error:
             failure = explained(error).failure()
+        finally:
+            self._waits = ""
         if failure is not None:
             free_cache()  # only here: the error's frames held on to what they had allocated
             self.tell(_FAILED[type(job)](job=job.job, failure=failure))
@@ -290,7 +305,7 @@ class Studio:
             nonlocal at, told
             self._check(job.job)
             at = done + steps * pictures
-            if time.monotonic() - told > STEP_TELLING or at == total:
+            if time.monotonic() - told > STEP_TELLING or at in (0, total):
                 told = time.monotonic()
                 self.tell(PaintStep(job=job.job, step=at, steps=total))
 
@@ -305,6 +320,7 @@ class Studio:
                 way(expected)
 
         first = ""
+        progress(0, 0)
         with contextlib.ExitStack() as stack:
             stack.enter_context(mixed.mix.on(fold=self._folded(mixed.mix, job, canvases, base)))
             if job.distilled is not None:
@@ -314,10 +330,11 @@ class Studio:
             for group in _together(canvases, base):
                 specs = [canvas.spec for canvas in group]
                 turn = _turn(mixed.mix, job.loras, specs[0].steps)
-                pictures = paint(
-                    base, specs, partial(progress, len(specs)), turn=turn, until=job.guided,
-                    look=look, decode=previewer.decoding(job.previews),
-                )  # fmt: skip
+                with overflow.named(base, job.loras):
+                    pictures = paint(
+                        base, specs, partial(progress, len(specs)), turn=turn, until=job.guided,
+                        look=look, decode=previewer.decoding(job.previews),
+                    )  # fmt: skip
                 for canvas, picture in zip(group, pictures, strict=True):
                     text = parameters_text(
                         msgspec.structs.replace(canvas.spec, loras=job.spec.loras),

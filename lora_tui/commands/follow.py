@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -66,6 +69,23 @@ async def follow(call: Invocation, client: Client, run_id: str) -> wire.Run:
             )  # fmt: skip
         call.console.progress(_progress(run, last), key=now)
     raise LoraError(Code.UNREACHABLE, "The connection was closed.")
+
+
+@contextlib.contextmanager
+def leaving(call: Invocation, runs: Sequence[wire.Run]) -> Iterator[None]:
+    """Who leaves within, with ctrl-c, is told that the runs go on, and what follows or ends them.
+    In what order runs wait is the daemon's business, so the first stands for all."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        first = runs[0].id
+        names = first if len(runs) == 1 else f"{first} to {runs[-1].id}"
+        goes = "goes" if len(runs) == 1 else "go"
+        call.console.say(
+            f"{names} {goes} on without you. `lora-tui run watch {first}` follows it again; "
+            f"`lora-tui run stop {first}` ends it and saves."
+        )
+        raise
 
 
 async def followed(call: Invocation, client: Client, run_id: str, more: str = "") -> wire.Run:

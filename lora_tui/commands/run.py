@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from lora_tui.commands import run_compare, run_queue, run_which
 from lora_tui.commands.common import Invocation, Subparsers, command, find_run, find_runs, noun
 from lora_tui.commands.console import pairs, table
-from lora_tui.commands.follow import follow, outcome
+from lora_tui.commands.follow import follow, leaving, outcome
 from lora_tui.core import words
 from shared import wire
 from shared.errors import Exit
@@ -136,11 +135,8 @@ def steering(action: Action) -> Callable[[Invocation], Any]:
 async def watch_it(call: Invocation) -> Exit:
     async with call.client(subscribe=True) as client:
         run = await find_run(call, client, call.args.name)
-        try:
+        with leaving(call, [run]):
             run = await follow(call, client, run.id)
-        except asyncio.CancelledError:
-            call.console.say(f"{run.id} goes on without you.")
-            raise
         return await outcome(call, client, run)
 
 

@@ -12,7 +12,7 @@ from lora_tui.commands import process
 from lora_tui.commands.common import Invocation, Subparsers, command, find, find_run
 from lora_tui.commands.console import table
 from lora_tui.commands.lora_make import out_file
-from lora_tui.core import which_table
+from lora_tui.core import which_table, words
 from shared import wire
 from shared.errors import Code, Exit, LoraError
 from shared.filenames import typed
@@ -42,9 +42,13 @@ def add(verbs: Subparsers) -> None:
 async def which_of_it(call: Invocation) -> Exit:
     async with call.client() as client:
         run = (await find_run(call, client, call.args.name)).id
-        if call.args.known:
-            found = (await client.call(wire.GetWhich(run=run))).found
-        else:
+        found = (await client.call(wire.GetWhich(run=run))).found
+        if not call.args.known:
+            if found.seconds:
+                call.console.say(
+                    f"Measuring takes about {words.duration(found.seconds)}, by what training here "
+                    "took. ctrl-c gives it up; what is measured stays."
+                )
             request = wire.MeasureRun(run=run)
             found = (await client.call(request, on_progress=call.report)).found
     take = found.take.name if found.take is not None else ""

@@ -41,15 +41,23 @@ def _interval(spread: Spread | None) -> str:
     return f"{spread.low:+.1%} … {spread.high:+.1%}" if spread else ""
 
 
+def _takes(found: Which) -> str:
+    """How long measuring the rest takes, as a sentence to follow another; empty where nothing
+    tells, or nothing is left."""
+    if not found.seconds or found.busy:
+        return ""
+    return f" It takes about {words.duration(found.seconds)}, by what training here took."
+
+
 def said(found: Which, measures: str = "") -> Iterator[str]:
-    """What to take and why, and how to read the columns. ``measures``: what does, where nothing
-    is measured."""
+    """What to take and why, and how to read the columns. ``measures``: what does, where something
+    is not measured."""
     if found.take is not None:
         yield found.reason
     elif any(one.train or one.held for one in found.candidates):
         yield "Too little is measured to say which to take."
     else:
-        yield NOTHING + measures
+        yield f"{NOTHING}{measures}{_takes(found)}"
         return
     if tied := [one for one in found.candidates if one.tied]:
         first, last = tied[0].name, tied[-1].name
@@ -57,6 +65,8 @@ def said(found: Which, measures: str = "") -> Iterator[str]:
         if found.held_out:
             yield f"Within one standard error of the best: {span}."
     yield from found.notes
+    if missing := sum(not one.measured for one in found.candidates):
+        yield f"{words.plural(missing, 'checkpoint')} not measured yet.{measures}{_takes(found)}"
     if found.pairs:
         yield f"{found.pairs} of {found.wanted} pairs were chosen from without names."
     change = "change of the loss from the bare base on"

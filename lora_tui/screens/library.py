@@ -270,7 +270,7 @@ class Library(Place):
     async def _paint(self, plain: PictureSpec, styled: PictureSpec) -> None:
         def progress(side: str):  # type: ignore[no-untyped-def]
             return lambda done, total, text: self.post_message(
-                self.Said(f"{side}: {text or 'step'} {done}/{total}")
+                self.Said(f"{side}: {text}…" if text else f"{side}: step {done}/{total}")
             )
 
         try:

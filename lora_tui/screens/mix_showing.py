@@ -287,6 +287,6 @@ def _said(view: wire.MixView, *, busy: str) -> tuple[str, str]:
         return (clean(" · ".join(view.notes)), "warning") if view.notes else (said, "")
     turn = f" · beside {busy}" if busy else ""
     if view.stage == "waiting" or not view.steps:
-        return f"waiting for the engine…{turn}", ""
+        return f"{clean(view.before) or 'waiting for the engine'}…{turn}", ""
     what = "sharpening" if view.stage == "full" and not view.sharp else view.stage
     return f"{what} {view.step}/{view.steps}{turn}", ""

@@ -54,6 +54,8 @@ def main() -> None:
             case pipe.Paint() if mode == "hold" and held is None and command.spec.steps > 6:
                 held = command
                 note("began", held)
+                loads = pipe.PaintStep(job=held.job, step=0, steps=0, before="loading base")
+                tell(stream, loads)
             case pipe.Cancel() if held is not None and command.job == held.job:
                 note("gave up", held)
                 failure = Failure(code=Code.CANCELLED, message="The picture was cancelled.")

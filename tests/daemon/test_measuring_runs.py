@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from lora_daemon import pipe, recommending
+from shared import foretelling, wire
 from shared import recipe as recipes
-from shared import wire
 from shared.errors import Code, LoraError
+from shared.foretelling import Spent
 from shared.safetensors_file import Tensor, write
 from shared.which import Which
 from tests.daemon.house import House, hollow_base, opened, with_fake_worker
@@ -105,6 +106,34 @@ async def test_a_run_is_measured_and_the_answer_has_its_reason(
     orders = asked(tmp_path)
     assert "loss base 4" in orders and "loss base 1" in orders  # in portions
     assert "drift base 0" not in orders  # it cannot drift from itself
+
+
+async def test_how_long_measuring_takes_is_told_before_and_less_when_some_is_measured(
+    house: House,
+) -> None:
+    async def told() -> float | None:
+        return (await house.call(wire.GetWhich(run="r0001"))).found.seconds
+
+    assert await told() is None  # nothing tells
+    recipe = recipes.load(house.workspace.run("r0001") / "recipe.toml")
+    spent = Spent(
+        like=foretelling.kind(recipe), device="cpu", dataset="d", loading=1.0, caching=1.0,
+        cached=6, training=40.0, batches=100, batch=1, painting=20.0, painted=100, memory=1,
+    )  # fmt: skip
+    run = msgspec.structs.replace(house.run(), spent=spent)
+    with house.store.change("t") as change:
+        change.execute("UPDATE runs SET run = ?", (wire.encoder.encode(run),))
+    unrelated = len(recipe.evaluation.unrelated)
+    losses, apart, imagined = 16 * (5 + 6), 16 * (5 + unrelated), 24 * (5 + unrelated)
+    sample = recipe.sample
+    pictures = 6 * 2 * sample.steps
+    # The base, three checkpoints and the average that one of them will be in.
+    predicted, painted = 5 * losses + 4 * apart, 5 * pictures + imagined
+    assert await told() == pytest.approx(0.1 * predicted + 0.2 * painted)
+    await measured(house)
+    assert await told() == 0
+    kept(house, 40)
+    assert await told() == pytest.approx(0.1 * (losses + apart) + 0.2 * pictures)
 
 
 async def test_a_loras_card_tells_the_leak_that_was_measured(house: House) -> None:

@@ -197,6 +197,18 @@ async def test_a_newer_change_gives_the_older_picture_up(
     assert [one.spec.seed for one in house.domain.state().tried] == [2]
 
 
+async def test_what_a_picture_waits_for_is_told(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_WORKER", "hold")
+    await turn(house, seed=1)
+    views = await seen(house, lambda view: bool(view.before))
+    assert (views[-1].before, views[-1].steps) == ("loading base", 0)
+    assert all(not view.steps for view in views if view.stage == "preview")  # none is begun yet
+    await turn(house, seed=2)
+    assert not (await seen(house, lambda view: view.stage == "done"))[-1].before
+
+
 async def test_what_was_tried_is_shown_again_without_painting(house: House, tmp_path: Path) -> None:
     first = await turn(house, seed=1)
     await seen(house, lambda view: view.stage == "done")

@@ -244,6 +244,8 @@ async def test_a_fork_begins_from_the_lora_where_the_state_does_not_fit(house: H
     assert caught.value.data["steps"] == [10, 20]
     with pytest.raises(LoraError, match=r"Did you mean network\.rank"):
         await house.call(wire.ForkRun(run="r0001", settings=["network.rnak=8"]))
+    with pytest.raises(LoraError, match=r"network\.start: There is no LoRA 'styl'"):
+        await house.call(wire.ForkRun(run="r0001", step=0, settings=["network.start=styl"]))
 
 
 async def test_what_goes_on_from_a_run_whose_base_is_gone_is_refused_at_once(house: House) -> None:

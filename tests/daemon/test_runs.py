@@ -147,6 +147,44 @@ async def test_a_lora_to_begin_from_is_found_and_looked_over_before_the_run_is_q
     assert (await house.call(follower)).state == "queued"  # what it waits for may write it
 
 
+async def test_a_lora_of_a_name_that_nobody_has_is_refused_also_for_a_run_that_waits(
+    house: House,
+) -> None:
+    first = await house.call(wire.StartRun(recipe=RECIPE))
+    named = wire.StartRun(recipe=RECIPE + '[network]\nstart = "style"\n', after=[first.id])
+    with pytest.raises(LoraError, match=r"network\.start: There is no LoRA"):
+        await house.call(named)  # only a path can be of a file that is yet to come
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key"),
+    [
+        ('[network]\nranks = ["OUT99=4"]\n', "network.ranks"),
+        ('[network]\nranks = ["*=0"]\n', "network.ranks"),
+        ('[optimizer]\nrates = ["OUT*=0.5", "*attn3*=0.1"]\n', "optimizer.rates"),
+        ('[optimizer]\nrates = ["TEXT=0.5"]\n', "optimizer.rates"),  # no text encoder is trained
+    ],
+)
+async def test_a_pattern_that_fits_no_module_of_the_base_is_refused_when_the_run_is_queued(
+    house: House, wrong: str, key: str
+) -> None:
+    recipe = RECIPE.replace('"base"', '"starter"')
+    error = await refused(house, recipe + wrong)
+    assert error.code is Code.INVALID_RECIPE and error.data["key"] == key
+    assert error.message.startswith(f"{key}: ")
+
+
+async def test_patterns_that_fit_are_taken_whatever_the_text_encoders_path_is(
+    house: House,
+) -> None:
+    recipe = RECIPE.replace('"base"', '"starter"')
+    fitting = (
+        '[network]\nranks = ["OUT*=4/2", "text_encoder.text_model.encoder.layers.0.*=2"]\n'
+        '[optimizer]\ntext_encoder_rate = 1e-5\nrates = ["text_encoder.encoder.layers.1.*=0.5"]\n'
+    )
+    assert (await house.call(wire.StartRun(recipe=recipe + fitting))).id == "r0001"
+
+
 async def test_masks_that_lie_in_the_datasets_folder_are_no_pictures_of_it(
     house: House, tmp_path: Path
 ) -> None:

@@ -12,8 +12,8 @@ from diffusers.loaders.lora_conversion_utils import (
 )
 from torch import nn
 
-from lora_daemon.engine.names import targeted, text_names, unet_names
 from lora_daemon.families import IN_ONE_FILE, SD2, SDXL, Family
+from lora_daemon.names import targeted, text_names, unet_names
 from shared.lora_keys import split_key
 from shared.lora_names import to_original
 from tests.engine import full_size

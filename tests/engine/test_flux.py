@@ -19,10 +19,10 @@ from lora_daemon.engine.generate import paint_latents
 from lora_daemon.engine.kinds import ADAPTER
 from lora_daemon.engine.lora_file import tensors_of
 from lora_daemon.engine.mix import Strength, applied
-from lora_daemon.engine.names import GROUPS, flux_names, targeted
 from lora_daemon.engine.noises import draw_timestep
 from lora_daemon.engine.objectives import wanted
 from lora_daemon.families import FLUX, FLUX_SCHNELL, Family, Network
+from lora_daemon.names import GROUPS, flux_names, targeted
 from lora_daemon.original_layout import SPANS, flux, t5, vae
 from shared import blocks
 from shared.errors import Code, LoraError

@@ -26,8 +26,8 @@ from lora_daemon.engine import lora_file
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.mix import applied
-from lora_daemon.engine.names import ATTENTION, targeted, text_names, unet_names
 from lora_daemon.engine.parts import LowRank
+from lora_daemon.names import ATTENTION, targeted, text_names, unet_names
 from shared.errors import Code, LoraError
 from shared.lora_info import inspect
 from shared.recipe import Network

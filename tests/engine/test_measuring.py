@@ -13,10 +13,11 @@ from lora_daemon import pipe
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import load_picture
 from lora_daemon.engine.lora_file import kohya_tensors
-from lora_daemon.engine.measuring import STRATA, strata
-from lora_daemon.engine.names import targeted
+from lora_daemon.engine.measuring import strata
 from lora_daemon.engine.randomness import generator
 from lora_daemon.engine.studio import Studio
+from lora_daemon.measurements import STRATA
+from lora_daemon.names import targeted
 from shared.safetensors_file import write
 from tests.engine import worker_process as work
 

@@ -414,6 +414,37 @@ def test_a_part_of_another_size_is_refused() -> None:
 # ── in the studio ───────────────────────────────────────────────────────────────────────────────
 
 
+def test_a_picture_that_overflows_names_the_lora_that_adds_most_and_at_which_weight(
+    base_path: Path, base: Base, tmp_path: Path
+) -> None:
+    _loras(base, tmp_path, 2)
+    told: list[Any] = []
+    studio = Studio(torch.device("cpu"), told.append, lambda _: False)
+
+    def failed(*weights: float) -> str:
+        files = [
+            pipe.LoraFile(path=str(tmp_path / f"{n}.safetensors"), name=f"style {n}", weight=one)
+            for n, one in enumerate(weights)
+        ]
+        spec = PictureSpec(prompt="a thing", steps=2)
+        job = pipe.Paint(
+            job="j", spec=spec, base_path=str(base_path), loras=files, out=str(tmp_path / "o.png")
+        )
+        studio.serve(job, lambda: studio.base(str(base_path)))
+        assert isinstance(told[-1], pipe.PaintFailed), told[-1]
+        assert told[-1].failure.code is Code.DIVERGED
+        return str(told[-1].failure.message)
+
+    said = failed(0.7, 1e30)
+    assert "beyond what fp32 can hold" in said
+    assert "Of 2 LoRAs style 1 at weight 1e+30 is the likely cause: to " in said
+    assert "style 1" in failed(0.0, 1e30)  # one that does nothing is none
+    assert "style 0 at weight -1e+30" in failed(-1e30, 1e3)
+    with torch.no_grad():
+        studio.base(str(base_path)).unet.conv_in.weight.fill_(float("nan"))
+    assert "No LoRA has a weight here" in failed(0.0)
+
+
 def test_the_studio_changes_weights_without_reading_or_stacking_again(
     base_path: Path, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,9 +472,13 @@ def test_the_studio_changes_weights_without_reading_or_stacking_again(
         return Image.open(out).tobytes()
 
     first = paint(0.7, 0.2)
+    assert told[0] == pipe.PaintStep(job="j", step=0, steps=0, before=f"loading {base_path.name}")
+    assert told[1] == pipe.PaintStep(job="j", step=0, steps=2)
+    told.clear()
     assert read == ["0.safetensors", "1.safetensors"]
     assert len({first, paint(0.2, 0.7), paint(0.7, 0.2, text=0.0), paint(0.0, 0.0)}) == 4
     assert paint(0.7, 0.2) == first and len(read) == 2
+    assert not any(one.before for one in told if isinstance(one, pipe.PaintStep))
     (tmp_path / "0.safetensors").write_bytes((tmp_path / "1.safetensors").read_bytes())
     assert paint(0.7, 0.2) != first and len(read) == 4  # another file: it is read
     assert paint(0.7) != first and len(read) == 5

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,12 +17,28 @@ from lora_daemon.engine import relief, samples
 from lora_daemon.engine.memory import Counted, Need
 from lora_daemon.engine.relief import Setting
 from lora_daemon.engine.steering import Steering
+from lora_daemon.families import SD1
 from shared import recipe as recipes
 from shared.errors import Code
 from shared.recipe import Recipe, convert
+from tests.engine import full_size
 from tests.engine import worker_process as work
 
 CPU = torch.device("cpu")
+# Says how many bytes one decode took at most.
+_DECODE = """
+import resource, torch
+from diffusers import AutoencoderKL
+from lora_daemon.families import SD1
+vae = AutoencoderKL.from_config(SD1.configs["vae"]).eval()
+def most():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+with torch.no_grad():
+    vae.decode(torch.zeros(1, 4, 8, 8))
+    before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+    vae.decode(torch.zeros(1, 4, 24, 24))
+print(most() - before)
+"""
 ROOM = 120 * 2**20  # bytes that a worker has besides what it has begun with
 
 
@@ -41,6 +60,21 @@ def test_what_is_counted_follows_the_recipe(base_path: Path) -> None:
         convert({"training": {"batch_size": 999}, "network": {"rank": 4}}), "fp32", 2
     ).step == (double.step)
     assert plain.most == plain.frozen + max(plain.adapter + plain.step, plain.encoding)
+    assert plain.sampling == 0 and plain.peak == plain.most  # no sample is asked for
+
+
+def test_a_sample_is_counted_as_its_vae_takes_memory(tmp_path: Path) -> None:
+    """SD 1.5's at full size with random weights, in a process of its own; its convolutions on the
+    CPU take some room besides."""
+    counted = Counted(full_size.write_hollow(tmp_path / "base.safetensors", SD1))
+    small = {"dataset": {"resolution": 192}, "training": {"checkpointing": True}}
+    need = counted.need(convert(small | {"sample": {"prompts": ["a dog"]}}), "bf16", 100)
+    assert need.peak == need.frozen + need.adapter + need.sampling > need.most
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # freed is given back
+    done = subprocess.run(
+        [sys.executable, "-c", _DECODE], env=environment, capture_output=True, text=True, check=True
+    )
+    assert 0.9 < int(done.stdout) / need.sampling < 1.5
 
 
 def test_the_step_is_what_torch_really_allocates(base_path: Path) -> None:
@@ -78,7 +112,7 @@ def needing(sizes: dict[str, int]) -> relief.Callable[[Recipe], Need]:
     def need(recipe: Recipe) -> Need:
         text = recipes.dump(recipe)
         saved = sum(size for words, size in sizes.items() if words in text)
-        return Need(0, 0, 1000 - saved, 0)
+        return Need(0, 0, 1000 - saved, 0, 0)
 
     return need
 
@@ -111,7 +145,7 @@ def test_where_nothing_saves_it_says_so() -> None:
     recipe = convert({})
     found = relief.relief(recipe, [Setting(["save.every_steps=1"], cost=0)], needing({}), 0)
     assert found.sets == []
-    assert "Nothing is left to set" in relief.told(found, Need(0, 0, 1000, 0), 0, "r1", 0)
+    assert "Nothing is left to set" in relief.told(found, Need(0, 0, 1000, 0, 0), 0, "r1", 0)
 
 
 def test_a_run_without_memory_names_the_setting_that_saves_most(

@@ -261,7 +261,11 @@ async def test_without_pictures_none_is_asked_for(mixed: standin.Daemon) -> None
 async def test_the_picture_follows_with_what_is_to_be_said(mixed: standin.Daemon) -> None:
     async with opened(mixed, "g", "m") as (app, pilot, _):
         view = app.screen.query_one("#picture", PictureView)
-        mixed.look(stage="preview", step=2, steps=6)
+        mixed.look(stage="preview", step=0, steps=0)
+        await until(pilot, shows(app, "waiting for the engine…"))
+        mixed.look(before="loading sd15")
+        await until(pilot, shows(app, "loading sd15…"))
+        mixed.look(stage="preview", step=2, steps=6, before="")
         await until(pilot, shows(app, "preview 2/6"))
         mixed.look(stage="full", step=3, steps=20, picture="m1", picture_rev=1)
         await until(pilot, lambda: view.shown_key == "m1")

@@ -9,7 +9,16 @@ import pytest
 
 from lora_daemon import pipe
 from lora_daemon.metering import Meter
-from shared.foretelling import Foretold, Spent, foretell, kind, latents, occasions, painted
+from shared.foretelling import (
+    Foretold,
+    Spent,
+    foretell,
+    kind,
+    latents,
+    measuring,
+    occasions,
+    painted,
+)
 from shared.recipe import Recipe, convert
 
 SET = {"name": "set", "flip": False}
@@ -42,6 +51,19 @@ def test_a_run_like_others_takes_as_long_and_as_much() -> None:
     assert told([took(batches=4)]).seconds is None  # too short to say anything
     assert told([took(memory=0)]) == Foretold(68.0, None, True)  # nobody saw it
     assert told([took(memory=0), took()]).memory == 1100.0
+
+
+def test_calls_of_the_denoiser_alone_are_told_from_steps_and_samples() -> None:
+    assert measuring(PLAIN, 10, 100, []) is None
+    assert measuring(convert({"base": {"name": "other"}}), 10, 100, [took()]) is None
+    assert measuring(PLAIN, 10, 100, [took()]) == pytest.approx(100 * 0.25 + 10 * 0.375)
+    four = took(batch=4, seconds=2.5)  # the same machine: half of a step goes with each picture
+    assert measuring(PLAIN, 0, 100, [four]) == measuring(PLAIN, 0, 100, [took()])
+    sampled = took(painting=30.0, painted=60)
+    assert measuring(PLAIN, 10, 100, [sampled]) == pytest.approx(100 * 0.25 + 10 * 0.5)
+    double = convert({"dataset": SET | {"resolution": 1024}})
+    half = [took(convert({"dataset": SET | {"resolution": 512}}))]
+    assert measuring(double, 0, 100, half) == pytest.approx(4 * 100 * 0.25)
 
 
 def test_other_batches_lie_on_the_line_through_those_that_ran() -> None:

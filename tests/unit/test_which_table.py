@@ -46,5 +46,14 @@ def test_the_reason_comes_first_then_the_tied_then_the_notes() -> None:
     assert none[-1].startswith("TRAINED: change of the loss from the bare base on 6 pictures that")
     nothing = replace(FOUND, candidates=FOUND.candidates[2:], recommended="", notes=[])
     assert list(which_table.said(nothing)) == ["Nothing is measured yet."]
+    long = list(which_table.said(replace(nothing, seconds=130.0), " m measures."))
+    assert long == [
+        "Nothing is measured yet. m measures. It takes about 2:10, by what training here took."
+    ]
+    rest = "1 checkpoint not measured yet. It takes about 2:10, by what training here took."
+    assert rest in list(which_table.said(replace(FOUND, seconds=130.0)))
+    assert "1 checkpoint not measured yet." in list(
+        which_table.said(replace(FOUND, seconds=130.0, busy=True))
+    )
     some = replace(FOUND, recommended="", notes=[])
     assert next(which_table.said(some)) == "Too little is measured to say which to take."
