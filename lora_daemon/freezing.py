@@ -231,6 +231,8 @@ class Freezer:
         for one, run in zip(prepared, runs, strict=True):
             back = len(one.freeze.held_out)
             kept = f", {back} more are kept back" if back else ""
+            if versions := sum(one.freeze.versions):
+                kept += f", {versions} versions are cached"
             self._runs.log(
                 run.id, f"queued by {context.by}: {run.pictures} pictures of {run.dataset}{kept}"
             )
