@@ -106,6 +106,16 @@ async def test_datasets_filter_review_train_and_forget(daemon: standin.Daemon) -
 # ── Train ───────────────────────────────────────────────────────────────────────────────────────
 
 
+async def test_train_lists_recipes_with_their_whole_titles_in_a_small_terminal(
+    daemon: standin.Daemon,
+) -> None:
+    async with opened(daemon, "g", "t", size=(80, 24)) as (app, pilot, _):
+        await until(pilot, lambda: isinstance(app.focused, Select))
+        await pilot.press("enter")
+        longest = "lesson-kohya · The lesson, kohya's way: rank 32, text encoder, restarts"
+        await until(pilot, lambda: longest in text_of(app))
+
+
 async def test_train_counts_says_what_is_wrong_and_starts(daemon: standin.Daemon) -> None:
     detail, blobs = daemon.on_GetRun(wire.GetRun(run="r0001"), "")
     warned = replace(detail, warnings=["5 of 20 pictures have no caption."])
