@@ -25,7 +25,8 @@ T = TypeVar("T")
 
 
 class Place(Screen[None]):
-    """A screen that ``g`` and a letter open. ``scope`` names its actions."""
+    """A screen that ``g`` and a letter open. ``scope`` names its actions. Textual calls the
+    handlers of every class itself, these last, so a screen's do not call ``super()``'s."""
 
     scope: ClassVar[str] = ""
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]

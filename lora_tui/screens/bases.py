@@ -59,7 +59,6 @@ class Bases(Place):
         return next((base for base in self.state.bases if base.name == self._shown), None)
 
     def on_mount(self) -> None:
-        super().on_mount()
         self.rows.focus()
 
     # ── the state ───────────────────────────────────────────────────────────────────────────────

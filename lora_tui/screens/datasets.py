@@ -72,7 +72,6 @@ class Datasets(Browsing):
         return self.query_one(PictureView)
 
     def on_mount(self) -> None:
-        super().on_mount()
         self.sets.focus()
 
     # ── the state ───────────────────────────────────────────────────────────────────────────────

@@ -80,7 +80,6 @@ class Gallery(Place):
         return self._known.get(self.grid.cursor)
 
     def on_mount(self) -> None:
-        super().on_mount()
         self.grid.focus()
 
     # ── the list ────────────────────────────────────────────────────────────────────────────────

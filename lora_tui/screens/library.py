@@ -123,7 +123,6 @@ class Library(Place):
         return next((lora for lora in self.state.loras if lora.name == self._shown), None)
 
     def on_mount(self) -> None:
-        super().on_mount()
         self.rows.focus()
         if any(lora.folder for lora in self.state.loras) and self.lora.connection is not None:
             self.attempt(self.lora.ask(wire.IndexLoras()), group="index")  # what has changed there

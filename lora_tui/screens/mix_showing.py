@@ -92,12 +92,10 @@ class MixShowing(Place):
         return self._desk.spec
 
     def on_mount(self) -> None:
-        super().on_mount()
         self.rows.focus()
         self._watch()
 
     def on_screen_resume(self) -> None:
-        super().on_screen_resume()
         if self.built:
             self._watch()
 

@@ -107,7 +107,6 @@ class Runs(Arranging):
         return sorted(members, key=lambda one: one.id)
 
     def on_mount(self) -> None:
-        super().on_mount()
         self.rows.focus()
         self.set_interval(1.0, self._draw)
         self.set_interval(3.0, self._ask_log)

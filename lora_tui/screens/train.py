@@ -92,7 +92,6 @@ class Train(Sweeping):
         return {field.option.key: field for field in self.query(Field)}
 
     def on_mount(self) -> None:
-        super().on_mount()
         self.query_one("#templates", Select).focus()
 
     # ── the state ───────────────────────────────────────────────────────────────────────────────

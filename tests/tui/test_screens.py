@@ -6,7 +6,9 @@ import pytest
 from msgspec.structs import replace
 from textual.widgets import Input, Select, Static
 
+from lora_tui.actions import PLACES
 from lora_tui.app import LoraApp
+from lora_tui.screens.base import Place
 from lora_tui.screens.datasets import Datasets
 from lora_tui.screens.dialogs import Confirm, Page
 from lora_tui.screens.importing import Import
@@ -22,6 +24,23 @@ from tests.tui.driving import opened, text_of, until
 
 def asked(daemon: standin.Daemon, kind: type) -> list[wire.Request[object]]:
     return [request for request in daemon.asked if isinstance(request, kind)]
+
+
+@pytest.mark.parametrize("letter", [key for *_, key, _ in PLACES])
+async def test_every_screen_is_built_once(
+    daemon: standin.Daemon, letter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Place] = []
+    on_mount = Place.on_mount
+
+    def counted(place: Place) -> None:
+        built.append(place)
+        on_mount(place)
+
+    monkeypatch.setattr(Place, "on_mount", counted)
+    async with opened(daemon, "g", letter) as (app, pilot, _):
+        await until(pilot, lambda: isinstance(app.screen, Place) and app.screen.built)
+        assert built.count(app.screen) == 1
 
 
 # ── Datasets ────────────────────────────────────────────────────────────────────────────────────
@@ -85,6 +104,16 @@ async def test_datasets_filter_review_train_and_forget(daemon: standin.Daemon) -
 
 
 # ── Train ───────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_train_lists_recipes_with_their_whole_titles_in_a_small_terminal(
+    daemon: standin.Daemon,
+) -> None:
+    async with opened(daemon, "g", "t", size=(80, 24)) as (app, pilot, _):
+        await until(pilot, lambda: isinstance(app.focused, Select))
+        await pilot.press("enter")
+        longest = "lesson-kohya · The lesson, kohya's way: rank 32, text encoder, restarts"
+        await until(pilot, lambda: longest in text_of(app))
 
 
 async def test_train_counts_says_what_is_wrong_and_starts(daemon: standin.Daemon) -> None:
