@@ -25,7 +25,7 @@ async def test_a_base_is_added_by_its_path_and_a_guess_is_asked_about(
         await pilot.press("a")
         await until(pilot, lambda: isinstance(app.screen, AddBase))
         await pilot.press("enter")
-        await until(pilot, lambda: "Type a path or a Hub id first" in text_of(app))
+        await until(pilot, lambda: "Type a path, a Hub id or an address first" in text_of(app))
         app.screen.query_one("#what", Input).value = "/nowhere/x.safetensors"
         await pilot.press("enter")
         await until(pilot, lambda: "There is no folder /nowhere" in text_of(app))
