@@ -111,7 +111,7 @@ class Run(Record, frozen=True, kw_only=True):
     base: str
     state: RunState
     phase: str  # loading, caching, training, sampling, saving, paused; or empty
-    done: int  # of the phase: pictures while caching, else steps
+    done: int  # of the phase: pictures while caching, each version for one; else steps
     total: int
     step: int
     steps: int
