@@ -7,7 +7,7 @@ import hashlib
 import json
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -317,6 +317,29 @@ async def test_a_disk_that_is_too_small_is_told_before(
     with pytest.raises(LoraError, match=r"needs 1,000,000,000 MB more") as refused:
         await _add(house, f"{site.address}/a.safetensors")
     assert refused.value.code is Code.STORAGE
+
+
+async def test_a_disk_that_fills_on_the_way_stops_it_and_room_lets_it_go_on(
+    mount: Callable[[str], None], daemon: DaemonProcess, site: Site, base: bytes
+) -> None:
+    mount("size=90m")
+    page = site.pages["/a.safetensors"] = Page(base, held=threading.Event())
+    request = wire.AddBase(address=wire.FromAddress(url=f"{site.address}/a.safetensors"))
+    filler = daemon.home / "filler"
+
+    def progress(done: int, _total: int, _text: str) -> None:
+        if done > 2_000_000 and page.held is not None and not page.held.is_set():
+            filler.write_bytes(bytes(22_000_000))
+            page.held.set()
+
+    daemon.start()
+    async with await Client.connect(daemon.endpoint, name="tester") as client:
+        with pytest.raises(LoraError, match="The disk is full") as refused:
+            await client.call(request, on_progress=progress)
+        assert refused.value.code is Code.STORAGE
+        filler.unlink()
+        added = await client.call(request)
+    assert _ranges(site, "/a.safetensors")[-1] and _bytes(added) == base
 
 
 # ── Civitai ─────────────────────────────────────────────────────────────────────────────────────
