@@ -76,6 +76,9 @@ class Bases:
             came_from, passed_over = fetched.origin, fetched.passed_over
         else:
             path = _absolute(request.path)
+            for known in self.all():
+                if known.path == to_text(path):  # now told what it predicts
+                    came_from, passed_over = known.hub, known.passed_over
         base = await asyncio.to_thread(_look, path, name, request.predicts)
         base = msgspec.structs.replace(base, hub=came_from, passed_over=passed_over)
         for other in self.all():

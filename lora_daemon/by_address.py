@@ -72,6 +72,9 @@ def main() -> None:
     except OSError as error:
         what = error.filename or order.folder
         tell(Failed(LoraError.storage("fetch to", what, error).failure()))
+    except Exception as error:  # in its words there may be an address with its secrets
+        text = f"The download broke: {type(error).__name__}."
+        tell(Failed(LoraError(Code.WORKER_FAILED, text).failure()))
 
 
 @contextlib.contextmanager
@@ -202,10 +205,10 @@ class _Fetch:
                 "itself, as the page's download button has it. If that asks for a login, fetch "
                 "the file yourself and add it by its path.",
             )
-        tag = headers.get("ETag", "")
+        tag, length = headers.get("ETag", ""), headers.get("Content-Length", "")
         return _Note(
             name=_name(source, response),
-            size=int(headers.get("Content-Length") or 0),
+            size=int(length) if length.isdecimal() else 0,
             tag=headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag,
             sha256=sha256,
             origin=source.origin,

@@ -94,7 +94,7 @@ class Web:
 
     def _refuse(self, response: requests.Response, url: str) -> None:
         status, name = response.status_code, host(url)
-        if response.ok or status == 416:
+        if status in (200, 206, 416):
             return
         response.close()
         match status:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"
 
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*NAMES, *PROXIES, "HF_TOKEN", "HF_ENDPOINT"):
+    for name in (*NAMES, *PROXIES, "NO_PROXY", "no_proxy", "HF_TOKEN", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -82,6 +82,9 @@ async def test_a_file_of_the_web_becomes_a_base_and_is_fetched_once(
     again = await _add(house, url)
     assert again == added and place.stat().st_ino == inode and _left(house) == [place.name]
     assert await house.call(wire.InspectBase(base=added.name)) == added
+    told = await house.call(wire.AddBase(path=added.path, predicts="epsilon"))
+    assert told.told and told.hub == added.hub
+    assert await _add(house, url) == added
     asked = len(site.asked)
     assert await _add(house, url, offline=True) == added and len(site.asked) == asked
     with pytest.raises(LoraError, match="asks nobody"):
@@ -186,6 +189,8 @@ async def test_a_fault_that_passes_is_waited_out(
         (Page(faults=[(429, {"Retry-After": "3600"})]), Code.UNREACHABLE, r"too often \(429\)"),
         (Page(faults=[(500, {"Retry-After": "0"})] * 9), Code.UNREACHABLE, r"fault of its own"),
         (Page(faults=[(403, {})]), Code.NOT_FOUND, "wants a login"),
+        (Page(faults=[(304, {})]), Code.UNREACHABLE, r"refuses.*\(304\)"),
+        (Page(location="http://[bad"), Code.WORKER_FAILED, "download broke: ValueError"),
         (Page(faults=[(404, {})]), Code.NOT_FOUND, "has nothing at"),
         (Page(location="/a.safetensors"), Code.UNREACHABLE, "on and on"),
         (Page(location="http://example.com/a"), Code.BAD_REQUEST, "not encrypted"),
@@ -243,6 +248,26 @@ async def test_a_file_cut_short_by_who_put_it_there_is_refused(
         with pytest.raises(LoraError, match="cut short"):
             await _add(house, f"{site.address}/{name}.safetensors")
     assert not _left(house)
+
+
+async def test_the_sum_that_a_redirect_tells_is_held_to(
+    house: House, site: Site, base: bytes
+) -> None:
+    told = {"X-Linked-ETag": f'"{hashlib.sha256(base).hexdigest()}"'}
+    site.pages["/b.safetensors"] = Page(location="/store", headers=told)
+    site.pages["/store"] = Page(base[:-1] + b"\x7f")
+    with pytest.raises(LoraError, match="came damaged"):
+        await _add(house, f"{site.address}/b.safetensors")
+    site.pages["/store"] = Page(base)
+    assert (await _add(house, f"{site.address}/b.safetensors")).name == "b"
+
+
+async def test_a_proxy_is_taken_from_the_environment(
+    house: House, site: Site, base: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", site.address)
+    site.pages["http://127.0.0.1:9/a.safetensors"] = Page(base)
+    assert (await _add(house, "http://127.0.0.1:9/a.safetensors")).name == "a"
 
 
 async def test_a_file_whose_length_is_not_told_is_taken(
@@ -317,6 +342,29 @@ async def test_a_disk_that_is_too_small_is_told_before(
     with pytest.raises(LoraError, match=r"needs 1,000,000,000 MB more") as refused:
         await _add(house, f"{site.address}/a.safetensors")
     assert refused.value.code is Code.STORAGE
+
+
+async def test_a_disk_that_fills_on_the_way_stops_it_and_room_lets_it_go_on(
+    mount: Callable[[str], None], daemon: DaemonProcess, site: Site, base: bytes
+) -> None:
+    mount("size=90m")
+    page = site.pages["/a.safetensors"] = Page(base, held=threading.Event())
+    request = wire.AddBase(address=wire.FromAddress(url=f"{site.address}/a.safetensors"))
+    filler = daemon.home / "filler"
+
+    def progress(done: int, _total: int, _text: str) -> None:
+        if done > 2_000_000 and page.held is not None and not page.held.is_set():
+            filler.write_bytes(bytes(22_000_000))
+            page.held.set()
+
+    daemon.start()
+    async with await Client.connect(daemon.endpoint, name="tester") as client:
+        with pytest.raises(LoraError, match="The disk is full") as refused:
+            await client.call(request, on_progress=progress)
+        assert refused.value.code is Code.STORAGE
+        filler.unlink()
+        added = await client.call(request)
+    assert _ranges(site, "/a.safetensors")[-1] and _bytes(added) == base
 
 
 # ── Civitai ─────────────────────────────────────────────────────────────────────────────────────
@@ -395,8 +443,10 @@ async def test_another_file_of_civitais_is_had_by_its_download(
 
 
 async def test_the_token_is_told_to_civitai_and_to_nobody_it_redirects_to(
-    house: House, civitai: Site, store: Site
+    house: House, civitai: Site, store: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password mine\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     await _add(house, f"{civitai.address}/models/123", token="secret")
     assert {h.get("Authorization") for _, h in civitai.asked} == {"Bearer secret"}
     assert [h.get("Authorization") for _, h in store.asked] == [None]
