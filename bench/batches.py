@@ -29,7 +29,7 @@ from lora_daemon.measurements import Record, plan_of
 from lora_daemon.starter import base_dir
 
 RATE, PICTURES, RANK = 1e-3, 120, 16
-LARGER = (1.0, 3.0, 8.0)  # rates of batch 8: none, about the root, and in proportion
+LARGER = (1.0, 2.0, 3.0, 4.0, 5.0, 8.0)  # times the rate of batch 1
 
 
 def main() -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 import msgspec
 
 from lora_daemon import base_look, download, hub, starter
-from lora_daemon.catalog import not_found
 from lora_daemon.download import Fetched
 from lora_daemon.jobs import Jobs
 from lora_daemon.service import Context, Daemon
 from shared import wire
 from shared.addresses import check, shown
-from shared.errors import Code, LoraError
+from shared.errors import Code, LoraError, not_found
 from shared.filenames import to_text, typed
 from shared.wire import BaseModel, Objective
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from lora_daemon.service import Context
 from lora_daemon.store import Store
 from shared import framing, wire
-from shared.errors import MORE, Code, LoraError
+from shared.errors import Code, LoraError, not_found
 from shared.filenames import from_text
 
 PAGE_BYTES = 4 * 1024 * 1024  # of captions and names in one answer, so that it fits a header
@@ -36,7 +35,9 @@ class Catalog:
         rows = rows or self._store.query("SELECT * FROM datasets WHERE name = ?", (dataset,))
         if rows:
             return rows[0]
-        names = [row["name"] for row in self._store.query("SELECT name FROM datasets")]
+        names = [
+            row["name"] for row in self._store.query("SELECT name FROM datasets ORDER BY name")
+        ]
         raise not_found("dataset", dataset, names)
 
     def item_row(self, dataset: str, item: str) -> sqlite3.Row:
@@ -150,16 +151,3 @@ def caption_of(row: sqlite3.Row) -> wire.Caption:
         by=row["by"],
         at=row["at"],
     )
-
-
-def not_found(kind: str, name: str, names: Iterable[str]) -> LoraError:
-    """NOT_FOUND in words, with the names that are near or all there are."""
-    known = sorted(names)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if close:
-        hint = f" Did you mean {' or '.join(close)}?"
-    elif known:
-        hint = f" There is {', '.join(known[:8])}{' and more' if len(known) > 8 else ''}."
-    else:
-        hint = f" There is no {kind} yet."
-    return LoraError(Code.NOT_FOUND, f"There is no {kind} {name!r}.{hint}{MORE.get(kind, '')}")

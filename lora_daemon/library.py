@@ -13,12 +13,11 @@ import msgspec
 
 from lora_daemon import pictures
 from lora_daemon.bases import Bases
-from lora_daemon.catalog import not_found
 from lora_daemon.service import Context, Daemon
 from lora_daemon.store import Change
 from lora_daemon.thumbnails import Thumbnails
 from shared import lora_info, regions, wire
-from shared.errors import Code, LoraError
+from shared.errors import Code, LoraError, not_found
 from shared.filenames import to_text, typed
 from shared.lora_keys import file_of
 from shared.safetensors_file import read_header

@@ -12,11 +12,10 @@ import msgspec
 from msgspec.structs import replace
 
 from lora_daemon import upscalers
-from lora_daemon.catalog import not_found
 from lora_daemon.library import Library
 from lora_daemon.service import Context, Daemon
 from shared import mixes, wire
-from shared.errors import Code, LoraError
+from shared.errors import Code, LoraError, not_found
 from shared.mixes import MixSpec
 
 LIVE = ""  # the live mix's name

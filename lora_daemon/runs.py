@@ -14,12 +14,11 @@ from typing import Any
 import msgspec
 
 from lora_daemon import series
-from lora_daemon.catalog import not_found
 from lora_daemon.service import Context, Daemon
 from lora_daemon.store import Change
 from shared import wire
 from shared.decimate import decimate
-from shared.errors import Code, LoraError
+from shared.errors import Code, LoraError, not_found
 
 ACTIVE: tuple[wire.RunState, ...] = ("starting", "training", "paused", "interrupted")
 MAX_POINTS = 20_000

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from lora_daemon.catalog import not_found
 from lora_daemon.service import Context
 from lora_daemon.store import Store
 from shared import filters, wire
-from shared.errors import Code, LoraError
+from shared.errors import Code, LoraError, not_found
 
 LONGEST = 80  # characters of a name
 

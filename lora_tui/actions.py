@@ -257,6 +257,10 @@ ACTIONS: tuple[Action, ...] = (
     Action("train.sweep", "w,ctrl+t", "sweep", "Several values in this field, a run for each.", 4),
     Action("train.reset", "R", "reset", "Back to the recipe as it came (asks first).", 5),
     Action(
+        "train.open", "o", "open", "Fill the form from a recipe of yours, or from kohya's files.", 6
+    ),
+    Action("train.save", "S", "save", "Write the recipe to a file of yours.", 7),
+    Action(
         "train.leave_field",
         "escape",
         "leave field",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import IntEnum, StrEnum
 from typing import Any
 
@@ -32,7 +33,7 @@ class Code(StrEnum):
 
 
 # Of a kind of thing that is not there by the name asked for: where the names are, with a space.
-MORE = {"base": " `lora-tui model list` lists the bases; `lora-tui model add` adds one."}
+_MORE = {"base": " `lora-tui model list` lists the bases; `lora-tui model add` adds one."}
 
 
 class Exit(IntEnum):
@@ -125,6 +126,21 @@ class LoraError(Exception):
         )
 
 
+def not_found(kind: str, name: str, names: Iterable[str]) -> LoraError:
+    """NOT_FOUND in words, with the names that are near or all there are."""
+    import difflib
+
+    known = list(dict.fromkeys(names))
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        hint = f" Did you mean {' or '.join(close)}?"
+    elif known:
+        hint = f" There is {', '.join(known[:8])}{' and more' if len(known) > 8 else ''}."
+    else:
+        hint = f" There is no {kind} yet."
+    return LoraError(Code.NOT_FOUND, f"There is no {kind} {name!r}.{hint}{_MORE.get(kind, '')}")
+
+
 class UsageError(LoraError):
     """What was asked makes no sense as it was written."""
 
@@ -137,8 +153,9 @@ class UsageError(LoraError):
 
 
 _MEANT = {
-    "Expected ": "must be ", "`int`": "a whole number", "`float`": "a number", "`str`": "text",
-    ">= ": "at least ", "<= ": "at most ", "< ": "less than ", "> ": "more than ", ", got": ", not",
+    "Expected ": "must be ", "`bool`": "true or false", "`int`": "a whole number",
+    "`float`": "a number", "`str`": "text", ">= ": "at least ", "<= ": "at most ",
+    "< ": "less than ", "> ": "more than ", ", got": ", not",
 }  # fmt: skip
 
 

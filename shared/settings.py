@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from shared.errors import Code, LoraError
+from shared.errors import Code, LoraError, in_words
 from shared.files import publish
 from shared.paths import config_dir
 
@@ -72,7 +72,7 @@ def _wrong(tree: dict[str, Any], error: msgspec.ValidationError) -> str:
     pictures = tree.get("pictures", "auto")
     if pictures not in PICTURE_MODES:
         return f"pictures cannot be {pictures!r}; it can be one of {', '.join(PICTURE_MODES)}"
-    return str(error)
+    return in_words(error)
 
 
 def _tree() -> dict[str, Any]:

@@ -23,6 +23,7 @@ from shared.errors import Code, LoraError
 from shared.filenames import typed
 from shared.pictures import PictureSpec, parameters_text
 from shared.recipe import Recipe
+from shared.recipe_schema import Sample
 
 
 def comes_due(step: int, per_epoch: int, every_steps: int, every_epochs: int) -> bool:
@@ -31,6 +32,14 @@ def comes_due(step: int, per_epoch: int, every_steps: int, every_epochs: int) ->
         return True
     epoch, over = divmod(step, per_epoch)
     return bool(every_epochs and epoch and not over and epoch % every_epochs == 0)
+
+
+def due(wanted: Sample, step: int, per_epoch: int) -> bool:
+    """Whether samples are asked for after so many steps; after none, before the first."""
+    if not step:
+        return bool(wanted.prompts) and wanted.at_first
+    every = wanted.every_steps, wanted.every_epochs
+    return bool(wanted.prompts) and comes_due(step, per_epoch, *every)
 
 
 class Samples:
@@ -83,17 +92,10 @@ class Samples:
                 self.steering.enter("sampling", (number + 1, len(self.specs)))
         self.steering.enter(before)
 
-    def due(self, step: int, per_epoch: int) -> bool:
-        """Whether the recipe asks for them after so many steps."""
-        wanted = self.recipe.sample
-        if not step:
-            return wanted.at_first
-        return comes_due(step, per_epoch, wanted.every_steps, wanted.every_epochs)
-
     def catch_up(self, step: int, per_epoch: int) -> None:
         """Paint what was due at the step that a run begins or resumes from, unless painting it was
         tried: it may be what ended the process."""
-        if not self.due(step, per_epoch) or all(
+        if not due(self.recipe.sample, step, per_epoch) or all(
             self._path(step, n).exists() for n in range(len(self.specs))
         ):
             return

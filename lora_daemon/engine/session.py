@@ -24,7 +24,7 @@ from lora_daemon.engine.resume import (
     optimizer_memory,
     put_back_memory,
 )
-from lora_daemon.engine.samples import comes_due
+from lora_daemon.engine.samples import comes_due, due
 from lora_daemon.engine.space import Space
 from lora_daemon.engine.steering import Leave, Outcome, Steering
 from lora_daemon.pipe import CheckpointSaved, Finished, Notice, Point, StateSaved, Tick
@@ -110,11 +110,10 @@ class Session:
     def _between(self) -> None:
         if time.monotonic() - self._ticked >= TICK or self.step == self.total:
             self.flush()
-        save, sample = self.recipe.save, self.recipe.sample
+        save = self.recipe.save
         if comes_due(self.step, self.per_epoch, save.every_steps, save.every_epochs):
             self.keep()
-        due = comes_due(self.step, self.per_epoch, sample.every_steps, sample.every_epochs)
-        if due and sample.prompts:
+        if due(self.recipe.sample, self.step, self.per_epoch):
             self.save_state()  # whatever the pictures do to the process, the steps are safe
             self._sample(self.step)
         if time.monotonic() - self._saved >= save.resume_seconds:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_tui.commands.console import Console
 from lora_tui.core import words
-from shared.errors import MORE, Code, Exit, LoraError
+from shared.errors import Exit, not_found
 from shared.filenames import to_text
 
 if TYPE_CHECKING:
@@ -143,22 +143,14 @@ def noun(subparsers: Subparsers, name: str, help_text: str) -> Subparsers:
 def find(things: Iterable[Thing], wanted: str, kind: str, *keys: str) -> Thing:
     """The thing one of whose ``keys`` (its id or its name) is ``wanted``.
 
-    Raises LoraError(NOT_FOUND) with the names there are.
+    Raises LoraError as ``not_found``.
     """
     all_of_them = list(things)
     for key in keys:
         for thing in all_of_them:
             if getattr(thing, key) == wanted:
                 return thing
-    import difflib
-
-    names = list(dict.fromkeys(str(getattr(thing, keys[-1])) for thing in all_of_them))
-    close = difflib.get_close_matches(wanted, names, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    if not hint:
-        hint = f" There is {', '.join(names[:8])}." if names else " There is none yet."
-    more = MORE.get(kind, "")
-    raise LoraError(Code.NOT_FOUND, f"There is no {kind} {wanted!r}.{hint}{more}")
+    raise not_found(kind, wanted, (str(getattr(thing, keys[-1])) for thing in all_of_them))
 
 
 async def find_dataset(client: Client, wanted: str) -> wire.Dataset:

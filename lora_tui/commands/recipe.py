@@ -11,7 +11,7 @@ from lora_tui.commands import recipe_import, recipe_new
 from lora_tui.commands.common import Invocation, Subparsers, command, noun
 from lora_tui.commands.console import table
 from shared import recipe
-from shared.errors import Code, Exit, LoraError
+from shared.errors import Exit
 
 
 def add(subparsers: Subparsers) -> None:
@@ -74,21 +74,6 @@ def show_it(call: Invocation) -> Exit:
     else:
         call.console.raw(path.read_text("utf-8"))
     return Exit.OK
-
-
-def save(made: recipe.Recipe, out: str) -> Path:
-    """Write a recipe to a new file. Raises LoraError: ALREADY_EXISTS, STORAGE."""
-    path = Path(out).expanduser()
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(recipe.dump(made))
-    except FileExistsError:
-        raise LoraError(
-            Code.ALREADY_EXISTS, f"{path} is there already. Remove it, or choose another name."
-        ) from None
-    except OSError as error:
-        raise LoraError.storage("write", path, error) from None
-    return path
 
 
 def check_it(call: Invocation) -> Exit:

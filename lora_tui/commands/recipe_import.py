@@ -33,15 +33,10 @@ def add(verbs: Subparsers) -> None:
 
 
 def import_it(call: Invocation) -> Exit:
-    from lora_tui.commands.recipe import save
-    from lora_tui.kohya.files import read
-    from lora_tui.kohya.translate import translate
+    from lora_tui.core.recipe_files import imported, save
 
-    given = read([Path(name).expanduser() for name in call.args.files])
-    found = translate(given, call.args.dataset)
-    made = recipe.convert(found.tree, call.args.files[0])
-    order = ("left out", "nearly", "taken", "default")
-    lines = sorted(found.lines, key=lambda line: order.index(line.verdict))
+    files = [Path(name).expanduser() for name in call.args.files]
+    made, lines = imported(files, call.args.dataset)
     report = table(
         ("", "KOHYA", "VALUE", "HERE", ""),
         [(one.verdict, one.key, one.value, one.ours, one.words) for one in lines],

@@ -60,7 +60,8 @@ def add_answers(parser: argparse.ArgumentParser) -> None:
 
 
 async def new_one(call: Invocation) -> Exit:
-    from lora_tui.commands.recipe import path_of, save
+    from lora_tui.commands.recipe import path_of
+    from lora_tui.core.recipe_files import save
 
     args = call.args
     answered = args.teaches or args.base or args.trigger or args.effort or args.buckets

@@ -44,9 +44,9 @@ def network(left: dict[str, Any], out: Translation) -> None:
     for name in ("loraplus_lr_ratio", "loraplus_unet_lr_ratio"):
         if name in given:
             out.convert(name, given.pop(name), "optimizer.lora_plus")
-    for name in ("rank_dropout", "module_dropout"):
+    for name in ("dropout", "rank_dropout", "module_dropout"):  # the first before network_dropout
         if name in given:
-            out.convert(name, given.pop(name), f"network.{name}")
+            out.convert(f"network_args {name}", given.pop(name), f"network.{name}")
     for name, value in given.items():
         if not value or str(value).lower() == "false":
             out.idle(f"network_args {name}", value, "off")
@@ -126,15 +126,9 @@ def _rates(given: dict[str, Any]) -> Iterator[str]:
 
 def _of_plain_loras(out: Translation) -> None:
     """Take out what is read of a plain LoRA alone."""
-    tree = out.tree["network"]
-    if tree.get("kind", "lora") == "lora":
-        return
-    for name, key in (
-        ("network_dropout", "dropout"), ("network_args rank_dropout", "rank_dropout"),
-        ("scale_weight_norms", "max_norm"),
-    ):  # fmt: skip
-        if tree.pop(key, None):
-            out.leave(name, "", f"of a plain LoRA alone, not of a {tree['kind']}")
+    kind = out.tree["network"].get("kind", "lora")
+    for key in ("dropout", "rank_dropout", "max_norm") if kind != "lora" else ():
+        out.take_back(f"network.{key}", f"of a plain LoRA alone, not of a {kind}")
 
 
 def _numbers(value: Any, length: int) -> bool:

@@ -56,6 +56,16 @@ class Translation:
         self.take(key, given, ours, value, words)
         return True
 
+    def take_back(self, ours: str, why: str) -> None:
+        """Leave out after all what was taken as our option, if anything was."""
+        section, _, name = ours.partition(".")
+        if not self.tree.get(section, {}).get(name):
+            return
+        del self.tree[section][name]
+        for number, line in enumerate(self.lines):
+            if line.ours == ours:
+                self.lines[number] = Line(line.key, line.value, "left out", "", why)
+
     def leave(self, key: str, given: Any, why: str) -> None:
         """Say why an option is left out."""
         self.lines.append(Line(key, shown(given), "left out", "", why))

@@ -215,21 +215,22 @@ def _reading(left: dict[str, Any], out: Translation) -> None:
     if left.get("max_token_length") in (150, 225):
         tokens = left.pop("max_token_length")
         out.take("max_token_length", tokens, "dataset.windows", tokens // 75)
-    network, training = out.tree.get("network", {}), out.tree.get("training", {})
-    dropouts = ("dropout", "rank_dropout", "module_dropout")
-    for name, theirs in (("checkpointing", "gradient_checkpointing"), ("compile", "torch_compile")):
-        if training.get(name) and any(network.get(dropout) for dropout in dropouts):
-            del training[name]
-            out.leave(theirs, True, "it contradicts the network's dropouts here")
-    if out.tree["optimizer"].get("kind") == "schedule_free" and network.pop("max_norm", 0):
-        out.leave("scale_weight_norms", "", "it contradicts schedule-free training")
+    network = out.tree.get("network", {})
+    if any(network.get(name) for name in ("dropout", "rank_dropout", "module_dropout")):
+        for name in ("checkpointing", "compile"):
+            out.take_back(f"training.{name}", "it contradicts the network's dropouts here")
+    if out.tree["optimizer"].get("kind") == "schedule_free":
+        out.take_back("network.max_norm", "it contradicts schedule-free training")
+    if out.tree.get("noise", {}).get("offset"):
+        why = "noise_offset is taken: with both, noise is more than the base knows"
+        out.take_back("noise.multires_iterations", why)
 
 
 def _loss(left: dict[str, Any], out: Translation) -> None:
     gamma = left.pop("min_snr_gamma", None)
     if gamma:
-        out.put("loss.weighting", "min_snr")
-        out.convert("min_snr_gamma", gamma, "loss.min_snr_gamma")
+        out.take("min_snr_gamma", gamma, "loss.weighting", "min_snr")
+        out.put("loss.min_snr_gamma", gamma)
     elif gamma is not None:
         out.idle("min_snr_gamma", gamma, "off")
     if (debiased := left.pop("debiased_estimation_loss", None)) is not None:
@@ -292,8 +293,10 @@ def _samples(given: Given, left: dict[str, Any], out: Translation) -> None:
     ):  # fmt: skip
         if flag in flags:
             value = flags[flag] if flag == "n" else literal(flags[flag])
-            differ = any(other.get(flag) != flags[flag] for _, other in parsed)
-            words = f"the first prompt's {name} serves all" if differ and flag != "d" else ""
+            told = [other.get(flag) for _, other in parsed]
+            words = f"the first prompt's {name} for all" if set(told) != {flags[flag]} else ""
+            if flag == "d":
+                words = "the first prompt's, the next ones for the others" * any(told[1:])
             out.convert(f"sample --{flag}", value, ours, words)
     if any(flag in flags for flag in "wh"):
         out.leave("sample --w --h", "", "samples have the size that is trained at")
@@ -322,8 +325,8 @@ def _kept(left: dict[str, Any], out: Translation) -> None:
     elif last is not None:
         out.idle("save_last_n_steps", last, "read with save_every_n_steps alone")
     save = out.tree.get("save", {})
-    if save.get("keep_last") and not (save.get("every_epochs") or save.get("every_steps")):
-        del save["keep_last"]
+    if not (save.get("every_epochs") or save.get("every_steps")):
+        out.take_back("save.keep_last", "none are kept on the way")
 
 
 def _rest(left: dict[str, Any], out: Translation) -> None:

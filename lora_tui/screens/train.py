@@ -15,7 +15,8 @@ from lora_tui.core import at_hand, words
 from lora_tui.core.form import USUAL, Form, kind_of, templates
 from lora_tui.core.form_sweep import Axes
 from lora_tui.screens.dialogs import Confirm
-from lora_tui.screens.sweeping import BEGINS_HELP, Sweeping
+from lora_tui.screens.filing import Filing
+from lora_tui.screens.sweeping import BEGINS_HELP
 from lora_tui.screens.train_field import Field, field_id
 from lora_tui.widgets.bind import bindings
 from lora_tui.widgets.waiting import anew
@@ -33,7 +34,7 @@ from shared.recipe import (
 _CHOICES = (wire.DatasetChanged, wire.DatasetRemoved, wire.BaseChanged, wire.BaseRemoved)
 
 
-class Train(Sweeping):
+class Train(Filing):
     scope = "train"
     CSS_PATH = "train.tcss"
     BINDINGS = bindings("train")

@@ -7,7 +7,7 @@ import errno
 import msgspec
 import pytest
 
-from shared.errors import Code, Exit, LoraError, in_words
+from shared.errors import Code, Exit, LoraError, in_words, not_found
 from shared.pictures import PictureSpec
 
 
@@ -46,6 +46,18 @@ def test_a_disk_error_says_what_to_do(number: int, advice: str) -> None:
     assert error.message.startswith("Could not write /a/file. ")
     assert advice in error.message
     assert error.data == {"path": "/a/file", "errno": number}
+
+
+def test_what_is_not_there_is_said_with_what_is() -> None:
+    for names, hint in (
+        (["dragons", "ink"], "Did you mean dragons?"),
+        (["ink", "tea"], "There is ink, tea."),
+        ([f"{n:02}" for n in range(9)], "There is 00, 01, 02, 03, 04, 05, 06, 07 and more."),
+        ([], "There is no dataset yet."),
+    ):
+        error = not_found("dataset", "dragon", names)
+        assert error.message == f"There is no dataset 'dragon'. {hint}"
+    assert "`lora-tui model add` adds one" in not_found("base", "x", []).message
 
 
 @pytest.mark.parametrize(

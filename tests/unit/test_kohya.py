@@ -345,6 +345,36 @@ def test_options_read_by_another_choice_alone_do_not_contradict() -> None:
         assert lines[key].verdict == "default", key
 
 
+def test_what_is_left_out_for_something_else_is_not_said_to_be_taken() -> None:
+    """Each option has one line, and the recipe has what the line says."""
+    options: dict[str, Any] = {
+        "gradient_checkpointing": True, "torch_compile": True, "save_last_n_epochs": 3,
+        "noise_offset": 0.05, "multires_noise_iterations": 6, "multires_noise_discount": 0.3,
+        "network_module": "lycoris.kohya", "network_args": ["algo=locon", "dropout=0.2"],
+        "network_dropout": 0.1,
+    }  # fmt: skip
+    found = translate(Given(options=options))
+    one = recipe.convert(found.tree, "config.toml")
+    said = [(line.key, line.verdict) for line in found.lines]
+    for key in ("gradient_checkpointing", "torch_compile", "save_last_n_epochs",
+                "multires_noise_iterations"):  # fmt: skip
+        assert [verdict for name, verdict in said if name == key] == ["left out"], key
+    assert (one.noise.offset, one.noise.multires_iterations) == (0.05, 0)
+    assert not one.training.checkpointing and one.save.keep_last == 0
+    assert one.network.dropout == 0.2  # as kohya hands it to LyCORIS
+    lines = {line.key: line for line in translate(Given(options={"min_snr_gamma": 5.0})).lines}
+    assert (lines["min_snr_gamma"].verdict, lines["min_snr_gamma"].ours) == (
+        "taken", "loss.weighting",
+    )  # fmt: skip
+
+
+def test_seeds_of_several_prompts_are_said_to_follow_the_first() -> None:
+    one, lines = made(Given(prompts=["a dog --d 42", "a cat --d 7"]))
+    assert one.sample.seed == 42 and lines["sample --d"].verdict == "nearly"
+    _, lines = made(Given(prompts=["a dog --d 41", "a cat"]))
+    assert lines["sample --d"].verdict == "taken"
+
+
 def test_every_option_of_the_tables_is_known_to_the_recipe() -> None:
     ours = {option.key for option in recipe.options()}
     assert set(tables.SAME.values()) <= ours
@@ -376,8 +406,9 @@ def test_bad_files_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_contradiction_of_the_result_is_said_with_the_files_name() -> None:
-    given = Given(options={"noise_offset": 0.1, "multires_noise_iterations": 6})
-    with pytest.raises(LoraError, match=r"my\.toml: noise\.offset and noise\.multires") as caught:
+    prodigy = {"optimizer_type": "Prodigy", "unet_lr": 1.0, "text_encoder_lr": 0.5}
+    given = Given(options=prodigy)
+    with pytest.raises(LoraError, match=r"my\.toml: Prodigy finds one rate for all") as caught:
         recipe.convert(translate(given).tree, "my.toml")
     assert caught.value.code is Code.INVALID_RECIPE
 

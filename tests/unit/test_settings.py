@@ -37,6 +37,9 @@ def test_what_a_setting_cannot_be_changes_nothing() -> None:
     settings.path().write_text("pictures = 3")
     with pytest.raises(LoraError, match="Your settings"):
         settings.load()
+    settings.path().write_text("slow_link = 3")
+    with pytest.raises(LoraError, match="slow_link must be true or false, not a whole number"):
+        settings.load()
 
 
 def test_the_environment_has_its_say(monkeypatch: pytest.MonkeyPatch) -> None:
