@@ -36,6 +36,7 @@ class Version(NamedTuple):
 
 
 PLAIN = Version()
+GOLDEN = (5**0.5 - 1) / 2  # steps of it, modulo 1, lie evenly apart however many there are
 
 
 def versions_of(freeze: Freeze, dataset: Dataset) -> list[list[Version]]:
@@ -52,12 +53,11 @@ def versions_of(freeze: Freeze, dataset: Dataset) -> list[list[Version]]:
 def drawn(content: str, number: int, dataset: Dataset) -> Version:
     """A version of the picture with this SHA-256, as ``random_crop`` and ``color_jitter`` have
     it."""
-    draws = torch.rand(5, generator=generator(0, "version", content, number), dtype=torch.float64)
-    place, *moves = draws.tolist()
-    jitter = dataset.color_jitter
-    brightness, contrast, saturation, hue = ((2 * move - 1) * jitter for move in moves)
+    first = torch.rand((), generator=generator(0, "crop", content), dtype=torch.float64)
+    draws = torch.rand(4, generator=generator(0, "colours", content, number), dtype=torch.float64)
+    brightness, contrast, saturation, hue = ((2 * draws - 1) * dataset.color_jitter).tolist()
     return Version(
-        place if dataset.random_crop else PLAIN.place,
+        (float(first) + number * GOLDEN) % 1 if dataset.random_crop else PLAIN.place,
         Colours(1 + brightness, 1 + contrast, 1 + saturation, hue / 4),
     )
 

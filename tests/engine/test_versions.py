@@ -88,6 +88,9 @@ def test_what_a_version_is_follows_from_the_picture_and_its_number_alone() -> No
         np.array([one.colours for one in own]).T, (1, 1, 1, 0), (0.2, 0.2, 0.2, 0.05), strict=True
     ):
         assert 0.95 * most < np.abs(column - middle).max() <= most
+    for picture in range(20):
+        crops = [drawn(f"{picture}", number, dataset_of(**BOTH)).place for number in range(8)]
+        assert np.diff(sorted(crops)).max() < 0.24, picture  # all of what hangs over is seen
     crops = drawn("a" * 64, 3, dataset_of(random_crop=True))
     assert crops == Version(own[3].place) and crops.colours == PLAIN.colours
     assert drawn("a" * 64, 3, dataset_of(color_jitter=0.2)) == Version(0.5, own[3].colours)
