@@ -189,7 +189,7 @@ async def test_a_fault_that_passes_is_waited_out(
 @pytest.mark.parametrize(
     ("page", "code", "said"),
     [
-        (Page(faults=[(429, {"Retry-After": "3600"})]), Code.UNREACHABLE, r"too often \(429\)"),
+        (Page(faults=[(429, {"Retry-After": "3600"})]), Code.UNREACHABLE, r"\(429\).*3,600 s"),
         (Page(faults=[(500, {"Retry-After": "0"})] * 9), Code.UNREACHABLE, r"fault of its own"),
         (Page(faults=[(403, {})]), Code.NOT_FOUND, "wants a login"),
         (Page(faults=[(304, {})]), Code.UNREACHABLE, r"refuses.*\(304\)"),
