@@ -152,9 +152,10 @@ class _Fetch:
             except Passing as fault:
                 if self._have > reached:
                     tries, reached = 0, self._have
-                stays = f" {_STAYS}" if self._have else " Try again."
-                if not self._web.answered or tries == len(PAUSES) or (fault.wait or 0) > LONGEST:
-                    text = f"{fault.message}.{stays}"
+                late = fault.wait is not None and fault.wait > LONGEST
+                if not self._web.answered or tries == len(PAUSES) or late:
+                    text = f"{fault.message}. {_STAYS if self._have else 'Try again.'}"
+                    text += f" It asks to wait {fault.wait:,.0f} seconds." if late else ""
                     raise LoraError(fault.code, text, retryable=True) from None
                 pause = PAUSES[tries] if fault.wait is None else fault.wait
                 again = f"{fault.message}; trying again in {pause:.0f} s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import pickle
 import threading
@@ -11,11 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from lora_daemon.engine import single_file
 from lora_daemon.starter import base_dir
+from lora_daemon.web import Web
 from shared import wire
-from shared.addresses import add_base, from_address
+from shared.addresses import CIVITAI, add_base, from_address
 from shared.client import Client
 from shared.errors import Code, LoraError
 from shared.safetensors_file import Tensor, encode
@@ -109,7 +112,7 @@ async def test_a_server_without_ranges_begins_anew(house: House, site: Site, bas
 
 
 async def test_halves_of_two_files_are_never_joined(house: House, site: Site, base: bytes) -> None:
-    other = base[:-4] + b"\0\0\0\1"
+    other = base[:1_000_000] + bytes(8) + base[1_000_008:]  # in what was fetched by then
     task, page = await _stopped_in_the_middle(house, site, base)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -186,7 +189,7 @@ async def test_a_fault_that_passes_is_waited_out(
 @pytest.mark.parametrize(
     ("page", "code", "said"),
     [
-        (Page(faults=[(429, {"Retry-After": "3600"})]), Code.UNREACHABLE, r"too often \(429\)"),
+        (Page(faults=[(429, {"Retry-After": "3600"})]), Code.UNREACHABLE, r"\(429\).*3,600 s"),
         (Page(faults=[(500, {"Retry-After": "0"})] * 9), Code.UNREACHABLE, r"fault of its own"),
         (Page(faults=[(403, {})]), Code.NOT_FOUND, "wants a login"),
         (Page(faults=[(304, {})]), Code.UNREACHABLE, r"refuses.*\(304\)"),
@@ -365,6 +368,15 @@ async def test_a_disk_that_fills_on_the_way_stops_it_and_room_lets_it_go_on(
         filler.unlink()
         added = await client.call(request)
     assert _ranges(site, "/a.safetensors")[-1] and _bytes(added) == base
+
+
+def test_a_site_of_the_web_sends_nobody_on_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = requests.Response()
+    answer.status_code, answer.raw = 302, io.BytesIO()
+    answer.headers["Location"] = "http://127.0.0.1:8188/view"
+    monkeypatch.setattr(Web, "_ask", lambda *_: answer)
+    with pytest.raises(LoraError, match="sends on to this machine itself"):
+        Web("", CIVITAI).get("https://example.com/a.safetensors")
 
 
 # ── Civitai ─────────────────────────────────────────────────────────────────────────────────────
