@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
@@ -305,6 +307,14 @@ class Train(Filing):
         except LoraError as error:  # about the whole, and no field of it
             self.notify(error.message, severity="warning", timeout=8)
             return False
+        await self.point_at(problems)
+        for first, why in list(problems.items())[:1]:
+            said = why if why.startswith(first) else f"{first}: {why}"
+            self.notify(said, severity="warning", timeout=6)
+        return not problems
+
+    async def point_at(self, problems: Mapping[str, str]) -> None:
+        """Say at the fields what is wrong with them, and go to the first."""
         first = next(iter(problems), "")
         if first and (first not in USUAL or problems.keys() - self.fields().keys()):
             await self._show_all(True)
@@ -312,10 +322,6 @@ class Train(Filing):
             field.wrong(problems.get(key, ""))
         if first:
             self.field(first).entry.focus()
-            why = problems[first]
-            said = why if why.startswith(first) else f"{first}: {why}"
-            self.notify(said, severity="warning", timeout=6)
-        return not first
 
     async def action_check(self) -> None:
         if await self._check():
