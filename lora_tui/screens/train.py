@@ -252,7 +252,8 @@ class Train(Filing):
                 said.append(
                     f"\nin {words.plural(len(shown), 'bucket')}, each with batches of its own"
                 )
-            said.append(f"\n× {recipe.training.epochs} epochs = ")
+            cut = ", ended by max steps" if steps < each * recipe.training.epochs else ""
+            said.append(f"\n× {words.plural(recipe.training.epochs, 'epoch')}{cut} = ")
             said.append(f"{words.count(steps)} steps", style=tone("primary bold"))
         if recipes:
             self.sums_said(said, recipes, pictures, self._bucketed(recipes[0]))

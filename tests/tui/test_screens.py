@@ -125,13 +125,16 @@ async def test_train_counts_says_what_is_wrong_and_starts(daemon: standin.Daemon
         await until(pilot, lambda: "200 steps" in text_of(app))
         screen = app.screen
         assert isinstance(screen, Train)
+        screen.field("training.max_steps").query_one(Input).value = "150"
+        await until(pilot, lambda: "epochs, ended by max steps = 150 steps" in text_of(app))
+        screen.field("training.max_steps").query_one(Input).value = "0"
         screen.field("training.epochs").query_one(Input).value = "0"
         await until(pilot, lambda: "must be a whole number" in text_of(app))
         await pilot.press("ctrl+s")
         assert not asked(daemon, wire.StartRun)
         screen.field("training.batch_size").query_one(Input).value = "1"
         screen.field("training.epochs").query_one(Input).value = "3"
-        await until(pilot, lambda: "60 steps" in text_of(app))
+        await until(pilot, lambda: "× 3 epochs = 60 steps" in text_of(app))
         screen.field("sample.prompts").query_one(Input).value = "a cat | a dog"
         screen.set_focus(screen.field("sample.prompts").entry)
         await pilot.press("ctrl+s")
