@@ -147,7 +147,7 @@ def prepared(freeze: Freeze, directory: Path, *, compiling: bool = False) -> tup
     base = bases.load(Path(freeze.base_path), torch.device("cpu"))
     directory.mkdir()
     cache = LatentsCache(directory.parent / "cache", base, base.resolution)
-    _, moments = choose(freeze, cache, directory, lambda done, total: None)
+    _, moments = choose(recipe.dataset, freeze, cache, directory, lambda *_: None)
     captions = [picture.caption for picture in freeze.pictures]
     feed = Feed(recipe, base, moments, captions)
     adapter = Adapter(base, recipe.network, recipe.training.seed)

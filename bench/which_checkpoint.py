@@ -108,18 +108,7 @@ def main() -> None:
 def campaign(base: Base, folder: Path, name: str, pictures: int) -> None:
     """Whatever is missing of one recipe."""
     freeze, recipe = prepared(folder, name)
-    if not (folder / "done").exists():
-        order = pipe.Train(run=name, run_dir=str(folder), cache_dir=str(folder / "cache"))
-        failures: list[Any] = []
-
-        def tell(report: pipe.Report) -> None:
-            if isinstance(report, pipe.RunFailed):
-                failures.append(report.failure)
-
-        run(order, Studio(base.device, tell, lambda _: False), Nobody(), tell)
-        if failures:
-            raise SystemExit(f"{name}: {failures[0].message}")
-        (folder / "done").touch()
+    trained(base, folder, name)
     plan = plan_of(recipe, freeze)
     measurer = Measurer(base)
     for one in candidates(folder):
@@ -130,7 +119,24 @@ def campaign(base: Base, folder: Path, name: str, pictures: int) -> None:
         painted(base, folder, one, freeze, pictures)
 
 
-def prepared(folder: Path, name: str) -> tuple[pipe.Freeze, recipes.Recipe]:
+def trained(base: Base, folder: Path, name: str) -> None:
+    """Train it, if it is not."""
+    if (folder / "done").exists():
+        return
+    order = pipe.Train(run=name, run_dir=str(folder), cache_dir=str(folder / "cache"))
+    failures: list[Any] = []
+
+    def tell(report: pipe.Report) -> None:
+        if isinstance(report, pipe.RunFailed):
+            failures.append(report.failure)
+
+    run(order, Studio(base.device, tell, lambda _: False), Nobody(), tell)
+    if failures:
+        raise SystemExit(f"{name}: {failures[0].message}")
+    (folder / "done").touch()
+
+
+def prepared(folder: Path, name: str, batch: int = 4) -> tuple[pipe.Freeze, recipes.Recipe]:
     number, rank, rate, steps, schedule = RECIPES[name]
     data = folder / "pictures"
     if not data.is_dir():
@@ -149,7 +155,7 @@ def prepared(folder: Path, name: str) -> tuple[pipe.Freeze, recipes.Recipe]:
         "optimizer": {"learning_rate": rate},
         "schedule": {"kind": schedule, "warmup_steps": 20},
         "training": {
-            "batch_size": 4,
+            "batch_size": batch,
             "epochs": 1000,
             "max_steps": steps,
             "precision": "fp32",

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from lora_daemon import base_look, hub, starter
+from lora_daemon import base_look, download, hub, starter
+from lora_daemon.download import Fetched
 from lora_daemon.jobs import Jobs
 from lora_daemon.service import Context, Daemon
 from shared import wire
+from shared.addresses import check, shown
 from shared.errors import Code, LoraError, not_found
 from shared.filenames import to_text, typed
 from shared.wire import BaseModel, Objective
@@ -26,6 +28,7 @@ class Bases:
 
     def __init__(self, daemon: Daemon, jobs: Jobs) -> None:
         self._store = daemon.store
+        self._models = daemon.workspace.models
         self._jobs = jobs
 
     def all(self) -> list[BaseModel]:
@@ -57,26 +60,40 @@ class Bases:
         self._put(await asyncio.to_thread(_look, path, name, None), "daemon")
 
     async def add(self, context: Context, request: wire.AddBase) -> BaseModel:
-        """Raises LoraError: NOT_FOUND, UNREACHABLE (the Hub), INVALID_FILE saying what it is
+        """Raises LoraError: NOT_FOUND, UNREACHABLE (the network), INVALID_FILE saying what it is
         instead or lacks, ALREADY_EXISTS, STORAGE, BAD_REQUEST."""
         name, came_from = request.name.strip(), ""
+        passed_over: list[str] = []
+        for other in self.all():
+            if other.name == name and not other.hub and not request.path:
+                raise _taken(other)
         if request.hub is not None:
             path, came_from = await hub.job(self._jobs, context, request.hub)
             name = name or (path.stem if path.is_file() else request.hub.id.rpartition("/")[2])
+        elif request.address is not None:
+            path, fetched = await self._fetched(context, request, request.address)
+            came_from, passed_over = fetched.origin, fetched.passed_over
         else:
             path = _absolute(request.path)
+            for known in self.all():
+                if known.path == to_text(path):  # now told what it predicts
+                    came_from, passed_over = known.hub, known.passed_over
         base = await asyncio.to_thread(_look, path, name, request.predicts)
-        base = msgspec.structs.replace(base, hub=came_from)
+        base = msgspec.structs.replace(base, hub=came_from, passed_over=passed_over)
         for other in self.all():
-            renewed = came_from and other.hub.partition("@")[0] == came_from.partition("@")[0]
+            renewed = came_from and _source(other.hub) == _source(came_from)
             if other.name == base.name and other.path != base.path and not renewed:
-                raise LoraError(
-                    Code.ALREADY_EXISTS,
-                    f"There is a base {base.name} already, of {other.path}. Give this one another "
-                    "name.",
-                )
+                raise _taken(other)
         self._put(base, context.by)
         return base
+
+    async def _fetched(
+        self, context: Context, request: wire.AddBase, wanted: wire.FromAddress
+    ) -> tuple[Path, Fetched]:
+        check(wanted.url)
+        order = download.AddressOrder(wanted, to_text(self._models), request.predicts)
+        module, title = "lora_daemon.by_address", shown(wanted.url)
+        return await download.job(self._jobs, context, title, module, order)
 
     async def inspect(self, context: Context, request: wire.InspectBase) -> BaseModel:
         """Raises LoraError: NOT_FOUND, INVALID_FILE saying what it is instead or lacks."""
@@ -146,7 +163,19 @@ def _again(base: BaseModel) -> BaseModel:
         now = _look(Path(typed(base.path)), base.name, base.objective if base.told else None)
     except LoraError as error:
         return msgspec.structs.replace(base, problem=error.message)
-    return msgspec.structs.replace(now, hub=base.hub)
+    return msgspec.structs.replace(now, hub=base.hub, passed_over=base.passed_over)
+
+
+def _taken(other: BaseModel) -> LoraError:
+    return LoraError(
+        Code.ALREADY_EXISTS,
+        f"There is a base {other.name} already, of {other.path}. Give this one another name.",
+    )
+
+
+def _source(hub: str) -> str:
+    """Where a base came from, of the Hub without the commit."""
+    return hub if "://" in hub else hub.partition("@")[0]
 
 
 def _absolute(path: str) -> Path:

@@ -139,6 +139,7 @@ class Freezer:
                 resolution=recipe.dataset.resolution or base.resolution,
             ),
         )
+        versions = self._versions(recipe, [*usable, *regular], warnings)
         name = name.strip() or recipe.output.name or dataset.name
         freeze = pipe.Freeze(
             run="",
@@ -157,6 +158,7 @@ class Freezer:
                 embeddings.named, self._workspace.embeddings, *recipe.sample.prompts,
                 recipe.sample.negative,
             ),
+            versions=versions,
         )  # fmt: skip
         return Prepared(recipe, freeze, name, warnings)
 
@@ -229,6 +231,8 @@ class Freezer:
         for one, run in zip(prepared, runs, strict=True):
             back = len(one.freeze.held_out)
             kept = f", {back} more are kept back" if back else ""
+            if versions := sum(one.freeze.versions):
+                kept += f", {versions} versions are cached"
             self._runs.log(
                 run.id, f"queued by {context.by}: {run.pictures} pictures of {run.dataset}{kept}"
             )
@@ -294,6 +298,31 @@ class Freezer:
                 f"{bare} of {len(usable)} pictures have no caption and are trained without words."
             )
         return usable, skipped, warnings
+
+    def _versions(
+        self, recipe: Recipe, pictures: list[pipe.FrozenPicture], warnings: list[str]
+    ) -> list[int]:  # fmt: skip
+        """How many versions of each picture are trained on: one of those that have the shape they
+        are trained at, if nothing but the crop would differ. Empty: one of all."""
+        count, dataset = recipes.versions(recipe), recipe.dataset
+        if count == 1:
+            return []
+        sizes = {
+            row["id"]: framing.read(row["framing"]).size(row["width"], row["height"])
+            for name in filter(None, (dataset.name, dataset.regularisation))
+            for row in self._store.query(
+                "SELECT id, width, height, framing FROM items WHERE dataset = ?",
+                (self._catalog.dataset(name).id,),
+            )
+        }
+        square = (dataset.resolution, dataset.resolution)
+        fits = [buckets.over(sizes[one.item], one.bucket or square) == (0, 0) for one in pictures]
+        if dataset.random_crop and all(fits):
+            warnings.append(
+                "dataset.random_crop changes nothing: all pictures have the shape that they are "
+                "trained at, so that nothing is cropped away. Take it out."
+            )
+        return [count if dataset.color_jitter or not exact else 1 for exact in fits]
 
     async def _keep_back(
         self, recipe: Recipe, dataset: wire.Dataset, usable: list[pipe.FrozenPicture],

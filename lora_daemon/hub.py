@@ -1,34 +1,27 @@
 """Models, datasets and captioners from the Hugging Face Hub, through its own library.
 
-``python -m lora_daemon.hub`` takes a ``wire.FromHub`` in JSON on stdin; on stdout come lines of
-``Advance``, and at last one ``Fetched`` or a ``Failure``. A process of its own, because a download
-cannot be interrupted within one.
+``python -m lora_daemon.hub`` obeys a ``wire.FromHub``, as ``lora_daemon.download`` says.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import sys
-from asyncio.subprocess import PIPE
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import msgspec
-
-from lora_daemon import pictures
+from lora_daemon import download, pictures
 from lora_daemon.base_folder import STEMS
 from lora_daemon.caption_tables import is_table
+from lora_daemon.download import Advance, Failed, Fetched, ordered, tell
 from lora_daemon.jobs import Jobs
 from lora_daemon.service import Context
 from lora_daemon.sidecars import SUFFIXES as SIDE_CARS
-from shared.errors import Code, Failure, LoraError
-from shared.filenames import ARCHIVES, to_text, typed
+from shared.errors import Code, LoraError
+from shared.filenames import ARCHIVES, to_text
 from shared.wire import FromHub
 
-Progress = Callable[[int, int, str], None]  # bytes fetched, of how many, what is being fetched
 _SUFFIX = ".safetensors"
 _CONFIGURATIONS = (
     "model_index.json", "scheduler/*", "tokenizer/*", "tokenizer_2/*",
@@ -36,66 +29,12 @@ _CONFIGURATIONS = (
 )  # fmt: skip
 
 
-class Advance(msgspec.Struct, frozen=True, tag="advance"):
-    done: int  # bytes
-    total: int
-    file: str
-
-
-class Fetched(msgspec.Struct, frozen=True, tag="fetched"):
-    path: str  # of the folder, or of the one file, as shared.filenames has it
-    commit: str
-
-
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    failure: Failure
-
-
-_told = msgspec.json.Decoder(Advance | Fetched | Failed)
-
-
-async def fetch(wanted: FromHub, progress: Progress) -> Fetched:
-    """Have a model in the cache. Raises LoraError: NOT_FOUND, UNREACHABLE, INVALID_FILE, STORAGE,
-    WORKER_FAILED; cancelled, it gives up, and goes on from there the next time."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", __name__, stdin=PIPE, stdout=PIPE, stderr=PIPE
-    )
-    assert process.stdin and process.stdout and process.stderr
-    complaints = asyncio.create_task(process.stderr.read())
-    try:
-        process.stdin.write(msgspec.json.encode(wanted))  # a token is not for the process list
-        process.stdin.close()
-        async for line in process.stdout:
-            match _told.decode(line):
-                case Advance(done, total, file):
-                    progress(done, total, file)
-                case Fetched() as fetched:
-                    return fetched
-                case Failed(failure):
-                    raise LoraError.of(failure)
-        last = (await complaints).decode("utf-8", "replace").strip().splitlines()
-        raise LoraError(
-            Code.WORKER_FAILED, f"The download ended without a word. {last[-1] if last else ''}"
-        )
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-        await asyncio.gather(complaints, return_exceptions=True)
-
-
 async def job(jobs: Jobs, context: Context, wanted: FromHub) -> tuple[Path, str]:
     """Where what was wanted lies, and which it is, "owner/name@commit": fetched as a job that
-    everybody sees. Raises LoraError as ``fetch``."""
-    with jobs.open("download", wanted.id) as name:
-
-        def progress(done: int, total: int, message: str) -> None:
-            jobs.progress(name, done, total, message)
-            context.progress(done, total, message)
-
-        fetched = await fetch(wanted, progress)
-        jobs.end(name, "done", fetched.commit[:12])
-    return Path(typed(fetched.path)), f"{wanted.id}@{fetched.commit}"
+    everybody sees. Raises LoraError: NOT_FOUND, UNREACHABLE, INVALID_FILE, STORAGE, WORKER_FAILED;
+    cancelled, it gives up, and goes on from there the next time."""
+    path, fetched = await download.job(jobs, context, wanted.id, __name__, wanted)
+    return path, fetched.origin
 
 
 def chosen(names: Iterable[str], wanted: FromHub) -> list[str]:
@@ -194,14 +133,14 @@ def _weights(names: list[str], part: str, stem: str) -> list[str]:
 
 def main() -> None:
     """Obey the order on stdin."""
-    wanted = msgspec.json.decode(sys.stdin.buffer.read(), type=FromHub)
+    wanted = ordered(FromHub)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     try:
-        _tell(_fetch(wanted))
+        tell(_fetch(wanted))
     except LoraError as error:
-        _tell(Failed(error.failure()))
+        tell(Failed(error.failure()))
     except Exception as error:
-        _tell(Failed(_explained(wanted, error).failure()))
+        tell(Failed(_explained(wanted, error).failure()))
 
 
 def _fetch(wanted: FromHub) -> Fetched:
@@ -227,16 +166,17 @@ def _fetch(wanted: FromHub) -> Fetched:
         picked = chosen(sizes, wanted)
         done, total = 0, sum(sizes[name] for name in picked)
         for name in picked:
-            _tell(Advance(done, total, name))
+            tell(Advance(done, total, name))
             bar = _advancing(done, total, name)
             path = Path(hf_hub_download(wanted.id, name, revision=commit, tqdm_class=bar, **where))
             folder = path.parents[name.count("/")]
             done += sizes[name]
         # Once by the name that was asked for: the cache then knows what that name meant.
         hf_hub_download(wanted.id, picked[0], revision=wanted.revision or None, **where)
-        _tell(Advance(done, total, ""))
+        tell(Advance(done, total, ""))
     single = len(picked) == 1 and picked[0].endswith((_SUFFIX, *ARCHIVES))
-    return Fetched(to_text(folder / picked[0] if single else folder), commit)
+    path = folder / picked[0] if single else folder
+    return Fetched(to_text(path), f"{wanted.id}@{commit}")
 
 
 def _advancing(before: int, total: int, file: str) -> type[Any]:
@@ -250,7 +190,7 @@ def _advancing(before: int, total: int, file: str) -> type[Any]:
 
         def update(self, n: float | None = 1) -> None:
             self.n += n or 0
-            _tell(Advance(before + int(self.n), total, file))
+            tell(Advance(before + int(self.n), total, file))
 
     return Telling
 
@@ -314,11 +254,6 @@ def _explained(wanted: FromHub, error: Exception) -> LoraError:
         "with --mirror, or give a folder or a file.",
         retryable=True,
     )
-
-
-def _tell(message: msgspec.Struct) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
-    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

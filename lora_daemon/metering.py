@@ -49,10 +49,11 @@ class Meter:
         painted = foretelling.painted(recipe) * self._samples // prompts if prompts else 0
         steps = self._last - (self._first or 0)
         return Spent(
-            like=foretelling.kind(recipe), device=device, dataset=recipe.dataset.name,
+            like=foretelling.kind(recipe), device=device,
+            dataset=foretelling.latents(recipe),
             loading=sum(self._seconds[phase] for phase in ("loading", "compiling", "saving")),
             caching=self._seconds["caching"],
-            cached=self._cached * foretelling.encodings(recipe),
+            cached=self._cached * (1 + recipe.dataset.flip),
             training=self._seconds["training"], batches=steps * recipe.training.accumulation,
             batch=recipe.training.batch_size, painting=self._seconds["sampling"], painted=painted,
             memory=self._memory,

@@ -59,6 +59,7 @@ class Freeze(msgspec.Struct, frozen=True, kw_only=True):
     regularisation: list[FrozenPicture] = []
     wildcards: dict[str, list[str]] = {}  # lines to choose from, by name
     embeddings: list[tuple[str, str]] = []  # textual inversions that samples name, and their files
+    versions: list[int] = []  # how many there are of each picture in ``every``; empty: one
 
     @property
     def every(self) -> list[FrozenPicture]:
@@ -319,8 +320,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True, tag="phase"):
-    """What the run is doing. ``done``/``total`` count pictures while caching, shapes while
-    compiling, else steps."""
+    """What the run is doing. ``done``/``total`` count pictures while caching, each version for
+    one, shapes while compiling, else steps."""
 
     run: str
     phase: Literal["loading", "caching", "compiling", "training", "sampling", "saving", "paused"]

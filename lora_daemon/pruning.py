@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 class _Used(msgspec.Struct):
     key: str
+    more: list[str] = []  # of its other versions
 
 
 class _Choice(msgspec.Struct):
@@ -105,7 +106,8 @@ def _unused(latents: Path, runs: Path, live: Collection[wire.Run]) -> list[Path]
     for run in live:
         try:
             text = (runs / run.id / "pictures.json").read_bytes()
-            used |= {one.key for one in msgspec.json.decode(text, type=_Choice).used}
+            for one in msgspec.json.decode(text, type=_Choice).used:
+                used |= {one.key, *one.more}
         except (OSError, msgspec.MsgspecError):
             since = min(since, run.started or float("inf"))
     return [

@@ -423,7 +423,7 @@ ACTIONS: tuple[Action, ...] = (
         "gallery.remove", "D", "delete", "Delete it, or forget an imported one (asks first).", 10
     ),
     # Bases.
-    Action("bases.add", "a", "add", "Add a folder, a file, or a model of the Hub.", 1),
+    Action("bases.add", "a", "add", "Add a folder, a file, a model of the Hub, or an address.", 1),
     Action("bases.inspect", "enter", "look again", "Look the base over anew.", 2),
     Action("bases.objective", "o", "predicts", "Say what the base predicts: noise or v.", 3),
     Action("bases.filter", "slash", "filter", "Show only bases whose name has these letters.", 4),

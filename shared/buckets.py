@@ -99,6 +99,12 @@ def resized(picture: Size, bucket: Size) -> tuple[float, float]:
     return (picture[0] * scale, picture[1] * scale)
 
 
+def over(picture: Size, bucket: Size) -> tuple[int, int]:
+    """Pixels that hang over its bucket across and down, which are cropped away."""
+    across, down = resized(picture, bucket)
+    return (round(across) - bucket[0], round(down) - bucket[1])
+
+
 def seen(picture: Size, bucket: Size) -> tuple[float, float, float, float]:
     """The part of a picture that its bucket shows: left, top, right, bottom as shares, 0 … 1."""
     width, height = resized(picture, bucket)

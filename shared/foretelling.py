@@ -8,7 +8,7 @@ from statistics import fmean, median
 
 import msgspec
 
-from shared.recipe import Recipe
+from shared.recipe import Recipe, versions
 
 # What a step's time and memory go by, its pictures aside. A LoRA's rank is little beside the base.
 _SHAPE = (
@@ -24,10 +24,11 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
     """What a run took. Seconds, without pauses.
 
     ``like``: its recipe's kind, as ``kind`` says it; ``dataset``: whose latents were then in the
-    cache. ``batches``: in all its steps, of ``batch`` pictures each. ``caching``: for ``cached``
-    pictures and mirror images; ``painting``: for ``painted`` calls of the denoiser in samples.
-    ``memory``: the most bytes that the worker was seen to have, of the device's memory, or of the
-    machine's where it trains there; 0 if it ended before it was seen.
+    cache, as ``latents`` says it. ``batches``: in all its steps, of ``batch`` pictures each.
+    ``caching``: for ``cached`` versions of pictures and their mirror images; ``painting``: for
+    ``painted`` calls of the denoiser in samples. ``memory``: the most bytes that the worker was
+    seen to have, of the device's memory, or of the machine's where it trains there; 0 if it ended
+    before it was seen.
     """
 
     like: str
@@ -64,7 +65,15 @@ def kind(recipe: Recipe) -> str:
 
 def encodings(recipe: Recipe) -> int:
     """Of each picture, when its latents are cached."""
-    return 1 + recipe.dataset.flip
+    return versions(recipe) * (1 + recipe.dataset.flip)
+
+
+def latents(recipe: Recipe) -> str:
+    """What tells the latents of one dataset and its versions from others."""
+    dataset = recipe.dataset
+    if versions(recipe) == 1:
+        return dataset.name
+    return f"{dataset.name}\n{dataset.random_crop} {dataset.color_jitter:g} {dataset.versions}"
 
 
 def painted(recipe: Recipe) -> int:
@@ -149,7 +158,7 @@ def _caching(recipe: Recipe, pictures: int, alike: Sequence[Spent]) -> float:
     rates = [(one.dataset, one.caching / one.cached) for one in alike if one.cached]
     if not rates:
         return 0.0
-    known = [rate for dataset, rate in rates if dataset == recipe.dataset.name]
+    known = [rate for dataset, rate in rates if dataset == latents(recipe)]
     rate = min(known) if known else max(rate for _, rate in rates)
     return pictures * encodings(recipe) * rate
 

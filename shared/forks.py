@@ -7,16 +7,18 @@ from operator import attrgetter
 
 from shared.recipe import Recipe, options
 
-# Options that decide which pictures there are: they are frozen anew.
+# Options that decide which pictures there are, and at what size: they are frozen anew.
 _DATA = (
-    "base.name", "base.family", "dataset.name", "dataset.regularisation", "dataset.mask_folder",
-    "dataset.wildcards", "dataset.wildcard_folder", "evaluation.held_out", "evaluation.pictures",
+    "base.name", "base.family", "dataset.name", "dataset.resolution", "dataset.enable_bucket",
+    "dataset.min_bucket_reso", "dataset.max_bucket_reso", "dataset.bucket_reso_steps",
+    "dataset.bucket_no_upscale", "dataset.regularisation", "dataset.mask_folder",
+    "dataset.random_crop", "dataset.color_jitter", "dataset.versions", "dataset.wildcards",
+    "dataset.wildcard_folder", "evaluation.held_out", "evaluation.pictures",
 )  # fmt: skip
-# Options that a state of other ones does not fit: its tensors, its steps or its latents.
+# Options that a state of other ones does not fit: its tensors or its steps.
 _MEMORY = (
-    "network.", "optimizer.kind", "optimizer.rates", "optimizer.lora_plus", "dataset.resolution",
-    "dataset.repeats", "training.batch_size", "training.accumulation", "training.ema",
-    "training.num_processes",
+    "network.", "optimizer.kind", "optimizer.rates", "optimizer.lora_plus", "dataset.repeats",
+    "training.batch_size", "training.accumulation", "training.ema", "training.num_processes",
     "optimizer.text_encoder_rate",
 )  # fmt: skip
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 from typing import Literal
+from urllib.parse import unquote
 
 from shared.wire import FromHub
 
-_ID = re.compile(
-    r"(?:hf:|https://huggingface\.co/(?:datasets/)?)?"
-    r"(?P<id>[\w.-]+/[\w.-]+)/?(?:@(?P<revision>\S+))?"
+_ID = re.compile(r"(?:hf:)?(?P<id>[\w.-]+/[\w.-]+)/?(?:@(?P<revision>\S+))?")
+_PAGE = re.compile(  # as a browser has it: a repository's, a folder's, or a file's
+    r"/(?:datasets/)?(?P<id>[\w.-]+/[\w.-]+)/?(?:@(?P<revision>\S+))?"
+    r"(?:/tree/(?P<tree>[^/]+)(?:/.*)?|/(?:resolve|blob)/(?P<at>[^/]+)/(?P<file>.+))?"
 )
-_SURE = ("hf:", "https://huggingface.co/")
+_SURE = ("hf:", "https://huggingface.co/", "https://hf.co/")
 
 
 def is_hub(text: str) -> bool:
@@ -29,20 +31,25 @@ def from_hub(
     mirror: str = "",
     offline: bool = False,
 ) -> FromHub | None:
-    """``owner/name``, ``hf:owner/name@revision`` or a page's address; None if it is none of them.
+    """``owner/name``, ``hf:owner/name@revision`` or the address of a page or of a file; None if it
+    is none of them.
 
     The client's HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE count where nothing is said.
     """
-    match = _ID.fullmatch(text)
+    mirror = mirror or os.environ.get("HF_ENDPOINT", "")
+    at = next((one for one in (*_SURE[1:], mirror) if one and text.startswith(one)), "")
+    page = re.split(r"[?#]", text.removeprefix(at.rstrip("/")))[0]
+    match = _PAGE.fullmatch(page) if at else _ID.fullmatch(text)
     if match is None:
         return None
+    found = {name: unquote(part) for name, part in match.groupdict("").items()}
     told = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     return FromHub(
-        id=match["id"],
+        id=found["id"],
         kind=kind,
-        revision=revision or match["revision"] or "",
-        file=file,
+        revision=revision or found["revision"] or found.get("tree") or found.get("at", ""),
+        file=file or found.get("file", ""),
         token=os.environ.get("HF_TOKEN", ""),
-        mirror=mirror or os.environ.get("HF_ENDPOINT", ""),
+        mirror=mirror,
         offline=offline or told,
     )

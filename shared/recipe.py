@@ -38,7 +38,7 @@ from shared.recipe_schema import (
 __all__ = [  # the schema's types come from here too
     "FEW_PICTURES", "Loss", "Network", "Noise", "Optimizer", "Option", "Recipe", "Sampler",
     "Schedule", "Text", "convert", "dump", "held_out_count", "load", "must_be", "options", "parse",
-    "pictures_per_step", "section_help", "steps_per_epoch", "total_steps", "written",
+    "pictures_per_step", "section_help", "steps_per_epoch", "total_steps", "versions", "written",
 ]  # fmt: skip
 
 FEW_PICTURES = 10  # of which none can be spared for judging
@@ -202,6 +202,12 @@ def pictures_per_step(recipe: Recipe) -> int:
     return training.batch_size * training.accumulation * training.num_processes
 
 
+def versions(recipe: Recipe) -> int:
+    """How many versions of each picture are trained on."""
+    dataset = recipe.dataset
+    return dataset.versions if dataset.random_crop or dataset.color_jitter else 1
+
+
 def held_out_count(recipe: Recipe, pictures: int) -> int:
     """How many of a dataset's pictures a run keeps back, where near-duplicates allow it."""
     named = recipe.evaluation.pictures
@@ -277,6 +283,7 @@ _ALIASES = {
     "pretrained_model_name_or_path": "base.name",
     "random_flip": "dataset.flip",
     "flip_aug": "dataset.flip",
+    "color_aug": "dataset.color_jitter",
     "num_repeats": "dataset.repeats",
     "lr_scheduler": "schedule.kind",
     "lr_warmup_steps": "schedule.warmup_steps",
@@ -298,15 +305,12 @@ _ALIASES = {
     "base_model_precision": "base.quantize",
 }
 
-# What other trainers have and latents that are cached, as here always, contradict.
-_UNCACHED = ("random_crop", "color_aug", "face_crop_aug_range")
-
 
 def _suggestion(prefix: str, key: str) -> str:
-    if key in _UNCACHED:
+    if key == "face_crop_aug_range":
         return (
-            " It would show each picture otherwise every time, and latents are cached here: put "
-            "crops or colours that should be seen into the dataset as pictures of their own."
+            " Faces are not looked for here: dataset.random_crop crops at any place, and a picture "
+            "is cropped to a face by hand (`x` in Datasets)."
         )
     keys = [option.key for option in options()]
     leaves = {k.rsplit(".", 1)[-1]: k for k in keys}

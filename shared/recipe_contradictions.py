@@ -90,6 +90,10 @@ _READ_BY: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
     "dataset.max_bucket_reso": ("dataset.enable_bucket", lambda r: r.dataset.enable_bucket),
     "dataset.bucket_reso_steps": ("dataset.enable_bucket", lambda r: r.dataset.enable_bucket),
     "dataset.bucket_no_upscale": ("dataset.enable_bucket", lambda r: r.dataset.enable_bucket),
+    "dataset.versions": (
+        "dataset.random_crop or dataset.color_jitter",
+        lambda r: r.dataset.random_crop or r.dataset.color_jitter > 0,
+    ),
     "dataset.keep_tokens": (
         "dataset.shuffle_tags or dataset.tag_dropout",
         lambda r: r.dataset.shuffle_tags or r.dataset.tag_dropout > 0,

@@ -143,6 +143,34 @@ class Dataset(Table, frozen=True, kw_only=True):
             "right matter (lettering, a scar on one cheek)."
         ),
     ] = True
+    random_crop: Annotated[
+        bool,
+        Meta(
+            description="What hangs over a picture's square or bucket is cropped away at a random "
+            "place, not evenly on both sides, so that the ends of a picture are seen too; another "
+            "place in each of its versions."
+        ),
+    ] = False
+    color_jitter: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=0.5,
+            description="How far the colours of a version are moved at most: brightness, contrast "
+            "and saturation by a factor of 1 ± this each, the hue by a quarter of this in turns "
+            "(0.05: 5 % and 4.5°); 0: not at all. Leave off where colours are to be learnt.",
+        ),
+    ] = 0.0
+    versions: Annotated[
+        int,
+        Meta(
+            ge=2,
+            le=1000,
+            description="With random_crop or color_jitter: so many versions of each picture are "
+            "made and cached, and shown in turn; with as many as epochs each is shown once. "
+            "Caching, its memory and its disk take so many times as much.",
+        ),
+    ] = 8
     repeats: Annotated[
         int, Meta(ge=1, le=10_000, description="How often each picture comes up in one epoch.")
     ] = 1

@@ -111,7 +111,7 @@ class Run(Record, frozen=True, kw_only=True):
     base: str
     state: RunState
     phase: str  # loading, caching, training, sampling, saving, paused; or empty
-    done: int  # of the phase: pictures while caching, else steps
+    done: int  # of the phase: pictures while caching, each version for one; else steps
     total: int
     step: int
     steps: int
@@ -189,7 +189,8 @@ class BaseModel(Record, frozen=True, kw_only=True):
     zero_snr: bool = False  # zero terminal SNR
     precision: list[str] = []  # number formats of its weights, such as F16
     carried: dict[str, int] = {}  # what is in the file and not used: tensors of each kind
-    hub: str = ""  # "owner/name@commit" if it came from the Hub
+    hub: str = ""  # where it came from: "owner/name@commit" of the Hub, or an address
+    passed_over: list[str] = []  # other files there that would have done, with their addresses
 
 
 class Picture(Record, frozen=True, kw_only=True):
@@ -612,6 +613,16 @@ class FromHub(Record, frozen=True, kw_only=True):
     token: str = ""  # empty: what the daemon's machine is logged in with. Never stored
     mirror: str = ""  # address of another Hub; empty: HF_ENDPOINT, or the Hub itself
     offline: bool = False  # take what is in the cache, ask nobody
+
+
+class FromAddress(Record, frozen=True, kw_only=True):
+    """A file at an address, or the one that suits on a page of Civitai; it is fetched to the
+    workspace's folder ``models``."""
+
+    url: str  # https; http to this machine alone
+    token: str = ""  # of Civitai; empty: the daemon's CIVITAI_API_TOKEN. Never stored
+    mirror: str = ""  # another address of Civitai; empty: CIVITAI_ENDPOINT, or Civitai itself
+    offline: bool = False  # take what was fetched before, ask nobody
 
 
 class ImportDataset(Request[Imported], frozen=True, kw_only=True, tag="dataset.import"):
@@ -1764,11 +1775,15 @@ class RemoveLora(Request[Done], frozen=True, kw_only=True, tag="lora.remove"):
 
 
 class AddBase(Request[BaseModel], frozen=True, kw_only=True, tag="base.add"):
-    """Reference a diffusers folder or one file as a base, or fetch one from the Hub."""
+    """Reference a diffusers folder or one file as a base, or fetch one from the Hub or an address.
+
+    Reports progress. Cancelled with its call; asked again, it goes on where it was.
+    """
 
     changes: ClassVar[bool] = True
     path: str = ""
     hub: FromHub | None = None
+    address: FromAddress | None = None
     name: str = ""
     predicts: Objective | None = None  # where its files do not say, or say something else
 

@@ -18,7 +18,7 @@ VERBS = {
     "job": (job.job, "the lesson's job, from a process's start to the LoRA"),
     "memory": (job.memory, "the most memory of a few steps and samples of a small card's recipe"),
     "profile": (profiles.profiled, "the largest kernels of some steps"),
-    "manners": (profiles.manners, "a step launched, recorded, and with more and more compiled"),
+    "manners": (profiles.manners, "a step with torch's kernels, launched, recorded and compiled"),
     "floor": (profiles.floor, "the bare denoiser, forward and back to its input"),
 }
 

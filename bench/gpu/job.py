@@ -18,7 +18,7 @@ from lora_daemon.engine import bases
 from lora_daemon.engine.memory import Counted
 from shared.recipe import total_steps
 
-CONTEXT = 0.6  # GiB of a card that are not torch's to give
+CONTEXT = 0.85  # GiB of a card that are not torch's to give
 # By shape: the recipe whose memory is measured, and the GiB that it is for.
 RECIPES = {"sd15": ("sd15-4gb", 4.0), "sdxl": ("sdxl-8gb", 8.0)}
 

@@ -9,18 +9,16 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from bench.gpu import inputs
 from bench.gpu.job import device_of
 from bench.steps import Alone
-from lora_daemon.engine import bases, compiled
+from lora_daemon.engine import bases, compiled, quick
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache
@@ -33,8 +31,7 @@ from shared.recipe import Recipe
 PICTURES = 12
 WARM_UP = 5
 LARGEST = 25
-MANNERS = ("launched", "recorded", "norms", "blocks", "whole")
-BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
+MANNERS = ("torch", "launched", "recorded", "whole")
 
 
 class Row(NamedTuple):
@@ -81,7 +78,7 @@ class Prepared:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         cache = LatentsCache(folder / "cache", self.base, inputs.SIDE[options.shape])
-        _, moments = choose(freeze, cache, folder, lambda done, total: None)
+        _, moments = choose(self.recipe.dataset, freeze, cache, folder, lambda *_: None)
         captions = [picture.caption for picture in frozen]
         self.feed = Feed(self.recipe, self.base, moments, captions)
         self.adapter = Adapter(self.base, self.recipe.network, self.recipe.training.seed)
@@ -186,22 +183,17 @@ def profiled(options: Namespace) -> dict[str, Any]:
 
 
 def manners(options: Namespace) -> dict[str, Any]:
-    """Steps in several manners, each told as it is done: launched kernel by kernel, recorded as a
-    CUDA graph, and recorded with the norms, the blocks or the whole denoiser compiled. ``ready_s``:
-    what compiling, choosing kernels and recording took."""
+    """Steps in several manners, each told as it is done: recorded as a CUDA graph, with torch's
+    kernels alone; launched kernel by kernel, with ours; recorded; and recorded with the whole
+    denoiser compiled. ``ready_s``: what compiling, choosing kernels and recording took."""
     count = options.steps or 20
     found: dict[str, Any] = {"shape": options.shape, "batch": options.batch}
+    quicken = quick.quicken
     for name in options.manner or MANNERS:
         os.environ["LORA_TUI_CUDA_GRAPHS"] = str(int(name != "launched"))
+        quick.quicken = quicken if name != "torch" else lambda network: None
         own = Prepared(options, compiling=name == "whole")
         compiled.without_limits()
-        if name == "norms":
-            _compile_norms(own)
-        elif name == "blocks":
-            own.adapter.unfuse(own.base.family.denoiser)
-            for module in own.base.denoiser.modules():
-                if type(module).__name__ in BLOCKS:
-                    module.compile(dynamic=False)
         began = time.perf_counter()
         own.steps(1, own.wait, own.wait)
         ready = own.compiling + time.perf_counter() - began
@@ -215,23 +207,6 @@ def manners(options: Namespace) -> dict[str, Any]:
         found["device"] = str(own.device)
         print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
     return found
-
-
-def _compile_norms(own: Prepared) -> None:
-    """Torch's own norm on a GPU takes and gives channel by channel, so that each is two copies to
-    the convolutions' layout and back, and as many on the way back."""
-    quick = torch.compile(_normed, dynamic=False)
-    for module in own.base.denoiser.modules():
-        if isinstance(module, nn.GroupNorm):
-            kept = {"weight": module.weight, "bias": module.bias, "eps": module.eps}
-            module.forward = partial(quick, groups=module.num_groups, **kept)
-
-
-def _normed(
-    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:  # fmt: skip
-    out = F.group_norm(x, groups, weight, bias, eps)
-    return out.contiguous(memory_format=torch.channels_last) if out.dim() == 4 else out
 
 
 def floor(options: Namespace) -> dict[str, Any]:

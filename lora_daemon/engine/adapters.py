@@ -21,7 +21,7 @@ from lora_daemon import families
 from lora_daemon.engine import kinds
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.dropout import Dropout
-from lora_daemon.engine.fused import fuse, in_16_bits
+from lora_daemon.engine.fused import HALVES, Halves, fuse, in_16_bits
 from lora_daemon.engine.kinds import ADAPTER, MAGNITUDE
 from lora_daemon.engine.mix import Placed
 from lora_daemon.engine.start import take_over
@@ -106,11 +106,15 @@ class Adapter:
             for place, one in chosen.items()
         ]
         self.dropout = Dropout(network, seed, base.device)
+        fusing = network.kind == "lora" and not self.dropout.on
+        self._halves = None
+        if fusing and base.dtype in HALVES:
+            self._halves = Halves(self.vector.data, self.gradient, base.dtype)
         for layer in self._layers.values():
             if self.dropout.on:
                 self.dropout.attach(layer, ADAPTER)
-            elif isinstance(layer, Linear) and network.kind == "lora":
-                fuse(layer, ADAPTER)
+            elif isinstance(layer, Linear) and fusing:
+                fuse(layer, ADAPTER, self._halves)
         for module in self.modules:
             plain = self._plain[module.network, module.path].weight
             values = {role: weight.data for role, weight in module.weights.items()}
@@ -151,6 +155,18 @@ class Adapter:
         """Float32 (n,): backward adds to it in place."""
         assert self.vector.grad is not None
         return self.vector.grad
+
+    @property
+    def bytes_beside(self) -> int:
+        """What is kept beside the vector and its gradient."""
+        return self._halves.bytes if self._halves else 0
+
+    @contextlib.contextmanager
+    def learning(self) -> Iterator[None]:
+        """Layers compute as is quickest where a gradient is wanted, for as long as the context
+        lasts, in which the vector stays as it is."""
+        with self._halves.lend() if self._halves else contextlib.nullcontext():
+            yield
 
     def groups(self, by_matrix: bool) -> Iterator[Group]:
         """The weights for an optimiser: flat, one parameter a group, or ``by_matrix``, up and down

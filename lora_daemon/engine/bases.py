@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lora_daemon import base_file
 from lora_daemon.base_folder import STEMS, weight_files
-from lora_daemon.engine import quantized, single_file
+from lora_daemon.engine import quantized, quick, single_file
 from lora_daemon.engine.denoisers import CALLS, Given
 from lora_daemon.engine.device import free_cache, out_of_memory, roughly
 from lora_daemon.engine.encoders import ORDINARY, Encoder, Reading, together
@@ -418,6 +418,7 @@ def _settled(
             )
     network.requires_grad_(False).eval()
     quantized.settle(network, quantize, device)
+    quick.quicken(network)
     return network
 
 

@@ -1,4 +1,5 @@
-"""The latents cache: each training picture, and if wanted its mirror image, through the VAE once.
+"""The latents cache: each version of a training picture, and if wanted its mirror image, through
+the VAE once.
 
 An entry holds moments, not one draw, and is named by what decides it: the picture's content, the
 preprocessing and the VAE's weights. So an edited picture can never meet stale latents.
@@ -22,6 +23,7 @@ from torch import Tensor
 from lora_daemon import colours, pictures
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.files import sweep
+from lora_daemon.engine.versions import PLAIN, Version, recoloured
 from lora_daemon.pipe import FrozenPicture
 from shared.errors import Code, LoraError
 from shared.filenames import from_text
@@ -40,7 +42,7 @@ class Moments:
     float32 (channels, height/8, width/8).
 
     ``size``: height and width of the picture, turned and cropped by hand, before it was resized and
-    cropped for training, in pixels.
+    cropped for training, in pixels. ``place``: where it was cropped, as ``Version`` has it.
     """
 
     mean: Tensor
@@ -48,6 +50,7 @@ class Moments:
     mirrored_mean: Tensor | None = None
     mirrored_deviation: Tensor | None = None
     size: tuple[int, int] | None = None
+    place: float = PLAIN.place
 
     def draw(self, mirrored: bool, noise: Tensor) -> Tensor:
         """Latents from the picture's or its mirror image's distribution."""
@@ -59,10 +62,11 @@ class Moments:
 
 class Seen(NamedTuple):
     """``pixels``: float32 (3, height, width) in -1 … 1; ``whole``: height and width of the picture
-    before it was resized and cropped for training."""
+    before it was resized and cropped for training; ``place``: where it was cropped."""
 
     pixels: Tensor
     whole: tuple[int, int]
+    place: float = PLAIN.place
 
 
 class PictureError(Exception):
@@ -86,8 +90,8 @@ class LatentsCache:
         self.base = base
         self.resolution = resolution
 
-    def key(self, picture: FrozenPicture) -> str:
-        """The name of a picture's entry."""
+    def key(self, picture: FrozenPicture, version: Version = PLAIN) -> str:
+        """The name of the entry of a picture's version."""
         decides: dict[str, object] = {
             "content": picture.content,
             "crop": "centre",
@@ -99,11 +103,20 @@ class LatentsCache:
             decides["resolution"] = picture.bucket
         if not picture.framing.plain:
             decides["framing"] = stored(picture.framing)
+        if version.place != PLAIN.place:
+            decides["crop"] = version.place
+        if version.colours != PLAIN.colours:
+            decides["colours"] = version.colours
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def size(self, picture: FrozenPicture) -> Size:
         """Width and height that a picture is trained at, in pixels."""
         return picture.bucket or (self.resolution, self.resolution)
+
+    def bytes_of(self, picture: FrozenPicture) -> int:
+        """What an entry of a picture takes in memory, and nearly on the disk."""
+        wide, high = (side // self.base.pixels_per_latent for side in self.size(picture))
+        return 4 * self.base.latent_channels * wide * high * len(self._names)
 
     def find(self, key: str, size: Size) -> Moments | None:
         """The entry, read and checked; None if it is absent, damaged or not finite. ``size``: what
@@ -128,31 +141,40 @@ class LatentsCache:
             }
             if not all(bool(torch.isfinite(one).all()) for one in moments.values()):
                 return None
-            return Moments(**moments, size=(int(height), int(width)) if width else None)
+            return Moments(
+                **moments,
+                size=(int(height), int(width)) if width else None,
+                place=float(header.metadata.get("place", PLAIN.place)),
+            )
         except (LoraError, KeyError, OSError, ValueError):
             return None
 
-    def read(self, picture: FrozenPicture) -> Seen:
-        """What is encoded of a picture; any thread may ask. Raises PictureError if the file is not
-        the picture it was."""
+    def read(self, picture: FrozenPicture, version: Version = PLAIN) -> Seen:
+        """What is encoded of a picture's version; any thread may ask. Raises PictureError if the
+        file is not the picture it was."""
         path = Path(from_text(picture.path))
         whole = load_picture(path, picture.framing, picture.content)
-        return Seen(pixels_of(whole, self.size(picture)), (whole.height, whole.width))
+        pixels = recoloured(pixels_of(whole, self.size(picture), version.place), version.colours)
+        return Seen(pixels, (whole.height, whole.width), version.place)
 
-    def make(self, key: str, picture: FrozenPicture, seen: Seen | None = None) -> Moments:
-        """Encode a picture, publish its entry, and read it back. ``seen``: as ``read`` gives it, if
-        it was asked before.
+    def make(
+        self, key: str, picture: FrozenPicture, seen: Seen | None = None,
+        encode: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> Moments:  # fmt: skip
+        """Encode a picture, publish its entry, and read it back. ``seen``: as ``read`` gives it of
+        the picture's version, if it was asked before. ``encode``: in place of the base's.
 
         Encoded at batch shape 1, so that an entry made again has the same bytes. Not waited for
         until it is on the disk: what a power cut tears is made again. Raises PictureError if the
         file is not the picture it was, LoraError(STORAGE).
         """
         seen = seen or self.read(picture)
+        encode = encode or self.base.encode_pixels
         pixels = seen.pixels
-        found = [*self.base.encode_pixels(pixels[None])]
-        if len(self._names) > len(found):
-            found += self.base.encode_pixels(pixels.flip(-1).contiguous()[None])
-        moments = [one[0].float().cpu().contiguous() for one in found]
+        moments = [one[0].float().cpu().contiguous() for one in encode(pixels[None])]
+        if len(self._names) > len(moments):
+            mirrored = encode(pixels.flip(-1).contiguous()[None])
+            moments += [one[0].float().cpu().contiguous() for one in mirrored]
         if not all(bool(torch.isfinite(one).all()) for one in moments):
             raise PictureError("the base's VAE makes numbers of it that are not finite")
         raw = {name: one.numpy().tobytes() for name, one in zip(self._names, moments, strict=True)}
@@ -160,6 +182,8 @@ class LatentsCache:
         shape = tuple(moments[0].shape)
         tensors = {name: RawTensor("F32", shape, data) for name, data in raw.items()}
         metadata = {"checksum": _checksum(raw), "size": "{}×{}".format(*seen.whole)}
+        if seen.place != PLAIN.place:
+            metadata["place"] = str(seen.place)
         self._insist(
             lambda: write(self._path(key), tensors, metadata, durable=False),
             sum(map(len, raw.values())),
@@ -177,10 +201,10 @@ class LatentsCache:
         return self.root / "latents" / key[:2] / f"{key}.safetensors"
 
 
-def pixels_of(picture: Image.Image, size: Size) -> Tensor:
-    """An RGB picture resized to cover ``size`` (width, height), and cropped to it at the centre:
-    float32 (3, height, width) in -1 … 1."""
-    fitted = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+def pixels_of(picture: Image.Image, size: Size, place: float = PLAIN.place) -> Tensor:
+    """An RGB picture resized to cover ``size`` (width, height), and cropped to it at a ``place`` as
+    ``Version`` has it: float32 (3, height, width) in -1 … 1."""
+    fitted = ImageOps.fit(picture, size, Image.Resampling.LANCZOS, centering=(place, place))
     pixels = torch.from_numpy(np.asarray(fitted, dtype=np.float32).copy())
     return (pixels / 127.5 - 1).permute(2, 0, 1).contiguous()
 

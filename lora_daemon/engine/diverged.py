@@ -305,8 +305,7 @@ def _asked_again(base: Base, feed: Feed, paths: Sequence[str], step: int) -> lis
 
 def latent_of(feed: Feed, index: int) -> float:
     """The greatest of a picture's latents, by size."""
-    one = feed.moments[index]
-    return float((one.mean.abs() + one.deviation).max())
+    return max(float((one.mean.abs() + one.deviation).max()) for one in feed.moments[index])
 
 
 def points_of(path: Path, before: int) -> list[Point]:

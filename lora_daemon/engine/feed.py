@@ -5,34 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import msgspec
+import psutil
 import torch
 from torch import Tensor
 
-from lora_daemon.engine.ahead import entries
+from lora_daemon.engine.ahead import Wanted, entries
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache, Moments, PictureError
 from lora_daemon.engine.captions import reading, shown, varies
 from lora_daemon.engine.noises import draw_noise, draw_timestep
 from lora_daemon.engine.randomness import generator, shuffled
+from lora_daemon.engine.versions import PLAIN, versions_of
 from lora_daemon.pipe import Freeze, FrozenPicture
 from shared import buckets
 from shared.errors import Code, LoraError
 from shared.files import publish
 from shared.framing import Size
 from shared.recipe import Recipe, pictures_per_step, steps_per_epoch
+from shared.recipe_schema import Dataset
 
 TEXTS_AT_ONCE = 8  # on a GPU
-Look = Callable[[int, int], None]  # called between two pictures with those done and their number
+T = TypeVar("T")
+Look = Callable[[int, int], None]  # called between two versions with those done and their number
 
 
 class Used(msgspec.Struct, frozen=True):
-    """A picture that the run uses: its place in the freeze, and its entry in the cache."""
+    """A picture that the run uses: its place in the freeze, and its entry in the cache. ``more``:
+    the entries of its versions after the first."""
 
     index: int
     key: str
+    more: list[str] = []
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -68,18 +76,25 @@ class Batch:
     counts: Tensor | None = None
 
 
+class Showing(NamedTuple):
+    """``picture``: its place in the run's list; ``time``: how often it was shown before."""
+
+    picture: int
+    time: int
+
+
 class Feed:
     """All samples of a run in memory, and the batch of any step, in any order of asking.
 
-    A batch is of one bucket: of pictures whose latents have one size. ``regular``: how many of the
-    ``moments`` and ``captions``, the last ones, are of pictures for regularisation. ``masks``: what
-    counts of each picture, float32 (h/8, w/8) in 0 … 1. ``wildcards``: lines to choose from, by
-    name.
+    A batch is of one bucket: of pictures whose latents have one size. ``moments``: of each picture
+    those of its versions, which are shown in turn. ``regular``: how many of the ``moments`` and
+    ``captions``, the last ones, are of pictures for regularisation. ``masks``: what counts of each
+    version, float32 (h/8, w/8) in 0 … 1. ``wildcards``: lines to choose from, by name.
     """
 
     def __init__(
-        self, recipe: Recipe, base: Base, moments: list[Moments], captions: list[str],
-        regular: int = 0, masks: Sequence[Tensor] | None = None,
+        self, recipe: Recipe, base: Base, moments: Sequence[Sequence[Moments]],
+        captions: list[str], regular: int = 0, masks: Sequence[Sequence[Tensor]] | None = None,
         wildcards: Mapping[str, list[str]] | None = None,
     ) -> None:  # fmt: skip
         self.base = base
@@ -99,7 +114,7 @@ class Feed:
                 one.mean.shape[-1] * base.pixels_per_latent,
                 one.mean.shape[-2] * base.pixels_per_latent,
             )
-            for one in moments
+            for one, *_ in moments
         ]
         trained, others = self.sizes[: self.trained], self.sizes[self.trained :]
         self.shown = buckets.shown(recipe, trained, others)  # samples of each bucket in an epoch
@@ -108,7 +123,8 @@ class Feed:
         self.wildcards = wildcards or {}
         self.masks = None
         if masks is not None:
-            self.masks = [one.clamp(min=recipe.loss.unmasked_weight) for one in masks]
+            least = recipe.loss.unmasked_weight
+            self.masks = [[one.clamp(min=least) for one in several] for several in masks]
         self.timesteps = (
             # At timestep 0 of a flow there is no noise to be seen, and so nothing to learn.
             max(recipe.noise.min_timestep, int(base.family.flows)),
@@ -120,7 +136,7 @@ class Feed:
         if recipe.dataset.caption_dropout and not self.learns_text:
             ahead = [*ahead, ""]
         self._texts = self._embedded_ahead(list(ahead))
-        self._order: tuple[int, list[list[int]]] = (-1, [])
+        self._order: tuple[int, list[list[Showing]]] = (-1, [])
 
     def batches(self, step: int, part: int = 0) -> Iterator[Batch]:
         """The batches of one of the ``parts`` of a step, counted from 0: one, unless several are
@@ -140,26 +156,27 @@ class Feed:
         met = set()
         for step in range(self.steps_per_epoch):
             for batch in self._wanted(step):
-                if (shape := (self.sizes[batch[0]], len(batch))) not in met:
+                if (shape := (self.sizes[batch[0].picture], len(batch))) not in met:
                     met.add(shape)
                     yield self._batch(step, 0, batch, len(batch))
 
     def pictures(self, step: int) -> list[int]:
         """The places in the run's list of a step's pictures, by slot."""
-        return [index for order in self._wanted(step) for index in order]
+        return [one.picture for order in self._wanted(step) for one in order]
 
-    def _wanted(self, step: int) -> list[list[int]]:
+    def _wanted(self, step: int) -> list[list[Showing]]:
         """A step's pictures by batch."""
         epoch, place = divmod(step, self.steps_per_epoch)
         count = self.accumulation * self.parts
         return self._batches(epoch)[place * count : (place + 1) * count]
 
-    def _batch(self, step: int, first: int, order: list[int], of: int) -> Batch:
+    def _batch(self, step: int, first: int, order: list[Showing], of: int) -> Batch:
         """``first``: the slot of its first picture among the step's ``of``."""
-        drawn = [self._sample(step, first + slot, index) for slot, index in enumerate(order)]
+        drawn = [self._sample(step, first + slot, one) for slot, one in enumerate(order)]
+        pictures = tuple(one.picture for one in order)
         captions = [
             shown(self.captions[index], self.dataset, self.seed, step, first + slot, self.wildcards)
-            for slot, index in enumerate(order)
+            for slot, index in enumerate(pictures)
         ]
         latents, noise, mixed, timesteps, views, mirrored = zip(*drawn, strict=True)
         noises = self._sent(torch.stack(noise))
@@ -171,20 +188,22 @@ class Feed:
             text=self._sent(self._text(captions)),
             share=len(order) / of,
             views=self._sent(torch.tensor(views)) if self.base.takes_views else None,
-            pictures=tuple(order),
+            pictures=pictures,
             first=first,
             counts=self._counts(order, mirrored),
         )
 
-    def _counts(self, order: list[int], mirrored: Sequence[bool]) -> Tensor | None:
+    def _counts(self, order: list[Showing], mirrored: Sequence[bool]) -> Tensor | None:
         if self.masks is None and self.trained == len(self.moments):
             return None
-        counts = torch.tensor([1.0 if index < self.trained else self.prior for index in order])
+        trained = [one.picture < self.trained for one in order]
+        counts = torch.tensor([1.0 if one else self.prior for one in trained])
         counts = counts.view(-1, 1, 1, 1)
         if self.masks is not None:
+            own = [_in_turn(self.masks[one.picture], one.time) for one in order]
             masks = [
-                self.masks[index].flip(-1) if turned else self.masks[index]
-                for index, turned in zip(order, mirrored, strict=True)
+                mask.flip(-1) if turned else mask
+                for mask, turned in zip(own, mirrored, strict=True)
             ]
             counts = counts * torch.stack(masks)[:, None]
         return self._sent(counts)
@@ -224,12 +243,12 @@ class Feed:
         return self.base.encode_text(text, self.reading).to("cpu", self.base.dtype)
 
     def _sample(
-        self, step: int, slot: int, index: int
+        self, step: int, slot: int, showing: Showing
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[float], bool]:
         """Latents, noise, noise to mix in, timestep, view of one picture in one step, and whether
         it is mirrored."""
         own = generator(self.seed, "sample", step, slot)
-        moments = self.moments[index]
+        moments = _in_turn(self.moments[showing.picture], showing.time)
         mirrored = bool(torch.rand((), generator=own) < 0.5) and self.flip
         latents = moments.draw(mirrored, torch.randn(moments.mean.shape, generator=own))
         shift = self.noise.shift or self.base.shift(*latents.shape[-2:])
@@ -238,16 +257,16 @@ class Feed:
         if self.noise.input_perturbation:
             more = torch.randn(latents.shape, generator=own)
             mixed = noise + self.noise.input_perturbation * more
-        seen = view(moments.size, self.sizes[index], mirrored)
+        seen = view(moments.size, self.sizes[showing.picture], mirrored, moments.place)
         return latents, noise, mixed, timestep, seen, mirrored
 
-    def _batches(self, epoch: int) -> list[list[int]]:
+    def _batches(self, epoch: int) -> list[list[Showing]]:
         """The pictures of an epoch's batches. With several buckets each is filled in the epoch's
         order, its last batch as full as it gets, and then the batches are shuffled."""
         if self._order[0] != epoch:
-            filled: dict[Size, list[int]] = {}
-            for index in self._shuffled(epoch):
-                filled.setdefault(self.sizes[index], []).append(index)
+            filled: dict[Size, list[Showing]] = {}
+            for one in self._shuffled(epoch):
+                filled.setdefault(self.sizes[one.picture], []).append(one)
             batches = [
                 bucket[first : first + self.batch_size]
                 for _, bucket in sorted(filled.items())
@@ -259,60 +278,75 @@ class Feed:
             self._order = (epoch, batches)
         return self._order[1]
 
-    def _shuffled(self, epoch: int) -> list[int]:
-        """Indices of an epoch's samples: each picture ``repeats`` times, in the epoch's order, and
-        as many for regularisation. These take turns over the epochs; with several buckets each
-        epoch has the same ones, for else its steps would be another number."""
+    def _shuffled(self, epoch: int) -> list[Showing]:
+        """An epoch's samples: each picture ``repeats`` times, in the epoch's order, and as many for
+        regularisation. These take turns over the epochs; with several buckets each epoch has the
+        same ones, for else its steps would be another number."""
         count = self.trained * self.repeats
         regular = len(self.moments) - self.trained
-        order = shuffled(2 * count if regular else count, self.seed, epoch)
-        turn = 0 if len(set(self.sizes)) > 1 else epoch * count
-        return [
-            number % self.trained
-            if number < count
-            else self.trained + (turn + number - count) % regular
-            for number in order
-        ]
+        again = len(set(self.sizes)) > 1
+        samples = []
+        for number in shuffled(2 * count if regular else count, self.seed, epoch):
+            if number < count:
+                time, index = divmod(epoch * count + number, self.trained)
+                samples.append(Showing(index, time))
+                continue
+            place = number - count
+            time, index = divmod(place if again else epoch * count + place, regular)
+            if again:
+                time += epoch * -(-(count - index) // regular)  # so often in each epoch before
+            samples.append(Showing(self.trained + index, time))
+        return samples
 
 
-def view(whole: tuple[int, int] | None, size: Size, mirrored: bool) -> list[float]:
-    """What SDXL is told of a picture that was resized to cover its bucket and cropped to its centre
-    (https://arxiv.org/abs/2307.01952): height and width before that (``whole``), the crop's top and
-    left, and the height and width of what is left (``size`` is width and height). Mirrored, its
-    left is what was its right."""
+def _in_turn(versions: Sequence[T], time: int) -> T:
+    return versions[time % len(versions)]
+
+
+def view(
+    whole: tuple[int, int] | None, size: Size, mirrored: bool, place: float = PLAIN.place
+) -> list[float]:
+    """What SDXL is told of a picture that was resized to cover its bucket and cropped at a
+    ``place`` as ``Version`` has it (https://arxiv.org/abs/2307.01952): height and width before that
+    (``whole``), the crop's top and left, and the height and width of what is left (``size`` is
+    width and height). Mirrored, its left is what was its right."""
     wide, high = size
     height, width = whole or (high, wide)
-    across, down = buckets.resized((width, height), size)
-    over, below = round(across) - wide, round(down) - high
-    left = over - over // 2 if mirrored else over // 2
-    return [float(one) for one in (height, width, below // 2, left, high, wide)]
+    over, below = buckets.over((width, height), size)
+    left, top = int(over * place), int(below * place)
+    return [
+        float(one) for one in (height, width, top, over - left if mirrored else left, high, wide)
+    ]
 
 
 def choose(
-    freeze: Freeze, cache: LatentsCache, run_dir: Path, look: Look
-) -> tuple[Choice, list[Moments]]:
-    """Cache every picture of a run, and settle for good which ones can be used.
+    dataset: Dataset, freeze: Freeze, cache: LatentsCache, run_dir: Path, look: Look
+) -> tuple[Choice, list[list[Moments]]]:
+    """Cache every version of a run's pictures, and settle for good which ones can be used.
 
     ``look`` may raise to leave off; what is cached stays so. Raises LoraError: INVALID_FILE if none
-    can be used, or if one that the run has begun with is lost; STORAGE.
+    can be used, or if one that the run has begun with is lost; INVALID_RECIPE if the memory does
+    not hold so many versions; STORAGE.
     """
+    if freeze.versions:
+        _insist_on_memory(dataset, freeze, cache)
     path = run_dir / "pictures.json"
     if path.exists():
-        return _chosen_before(path, freeze, cache, look)
+        return _chosen_before(path, dataset, freeze, cache, look)
     used: list[Used] = []
-    moments: list[Moments] = []
+    moments: list[list[Moments]] = []
     skipped: list[tuple[str, str]] = []
-    every = freeze.every
-    keys = [cache.key(picture) for picture in every]
-    with closing(entries(cache, list(zip(keys, every, strict=True)))) as coming:
-        for index, entry in enumerate(coming):
-            look(index, len(every))
-            try:
-                moments.append(entry())
-                used.append(Used(index, keys[index]))
-            except PictureError as error:
-                skipped.append((every[index].path, str(error)))
-    look(len(every), len(every))
+    wanted = [
+        [Wanted(cache.key(picture, version), picture, version) for version in versions]
+        for picture, versions in zip(freeze.every, versions_of(freeze, dataset), strict=True)
+    ]
+    for index, found in enumerate(_found(cache, wanted, look)):
+        if isinstance(found, PictureError):
+            skipped.append((freeze.every[index].path, str(found)))
+        else:
+            moments.append(found)
+            key, *more = (one.key for one in wanted[index])
+            used.append(Used(index, key, more))
     choice = Choice(used, skipped)
     if not any(one.index < len(freeze.pictures) for one in used):
         raise LoraError(
@@ -332,31 +366,72 @@ def choose(
     return choice, moments
 
 
+def _insist_on_memory(dataset: Dataset, freeze: Freeze, cache: LatentsCache) -> None:
+    """All versions are in memory while a run trains: too many would have its process killed."""
+    sizes = [cache.bytes_of(picture) for picture in freeze.every]
+    needed = sum(size * count for size, count in zip(sizes, freeze.versions, strict=True))
+    free = psutil.virtual_memory().available
+    if needed > free:
+        fewer = max(2, int(dataset.versions * free / needed))
+        raise LoraError(
+            Code.INVALID_RECIPE,
+            f"The latents of {sum(freeze.versions)} versions of {len(sizes)} pictures take "
+            f"{needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free. `lora-tui "
+            f"run fork {freeze.run} --set dataset.versions={fewer}` makes fewer.",
+            data={"key": "dataset.versions"},
+        )
+
+
 def _chosen_before(
-    path: Path, freeze: Freeze, cache: LatentsCache, look: Look
-) -> tuple[Choice, list[Moments]]:
+    path: Path, dataset: Dataset, freeze: Freeze, cache: LatentsCache, look: Look
+) -> tuple[Choice, list[list[Moments]]]:
     try:
         choice = msgspec.json.decode(path.read_bytes(), type=Choice)
-        every = freeze.every
-        pictures = [every[one.index] for one in choice.used]
-    except (msgspec.MsgspecError, IndexError) as error:
+        every, versions = freeze.every, versions_of(freeze, dataset)
+        wanted = [
+            [
+                Wanted(key, every[one.index], version)
+                for key, version in zip([one.key, *one.more], versions[one.index], strict=True)
+            ]
+            for one in choice.used
+        ]
+    except (msgspec.MsgspecError, IndexError, ValueError) as error:
         raise LoraError(Code.INVALID_FILE, f"{path} is damaged ({error}).") from None
     moments = []
-    wanted = [(one.key, picture) for one, picture in zip(choice.used, pictures, strict=True)]
-    with closing(entries(cache, wanted)) as coming:
-        for number, entry in enumerate(coming):
-            look(number, len(pictures))
-            try:
-                moments.append(entry())
-            except PictureError as error:
-                raise LoraError(
-                    Code.INVALID_FILE,
-                    f"{pictures[number].path}: {error}. This run has begun with it, and its cached "
-                    "latents are gone: put the picture back, or start a new run.",
-                    data={"path": pictures[number].path},
-                ) from None
-    look(len(pictures), len(pictures))
+    for number, found in enumerate(_found(cache, wanted, look)):
+        if isinstance(found, PictureError):
+            lost = wanted[number][0].picture.path
+            raise LoraError(
+                Code.INVALID_FILE,
+                f"{lost}: {found}. This run has begun with it, and its cached latents are gone: "
+                "put the picture back, or start a new run.",
+                data={"path": lost},
+            )
+        moments.append(found)
     return choice, moments
+
+
+def _found(
+    cache: LatentsCache, wanted: Sequence[Sequence[Wanted]], look: Look
+) -> Iterator[list[Moments] | PictureError]:
+    """For each picture the entries of its versions, or why it cannot be used. Raises
+    LoraError(STORAGE)."""
+    flat = [one for versions in wanted for one in versions]
+    done = 0
+    with closing(entries(cache, flat)) as coming:
+        for versions in wanted:
+            moments: list[Moments] = []
+            failed: PictureError | None = None
+            for entry in islice(coming, len(versions)):
+                look(done, len(flat))
+                done += 1
+                try:
+                    if failed is None:
+                        moments.append(entry())
+                except PictureError as error:
+                    failed = error
+            yield failed or moments
+    look(done, len(flat))
 
 
 def cached(cache: LatentsCache, key: str, picture: FrozenPicture) -> Moments:

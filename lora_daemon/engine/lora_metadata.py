@@ -15,7 +15,7 @@ from lora_daemon.pipe import Freeze
 from shared import buckets
 from shared.framing import Size
 from shared.provenance import kohya_hashes
-from shared.recipe import Network, Recipe, pictures_per_step
+from shared.recipe import Network, Recipe, pictures_per_step, versions
 from shared.safetensors_file import Tensor, encode
 
 _OPTIMIZERS = {  # as kohya's trainer names the classes it would have used
@@ -60,7 +60,7 @@ def fits(recipe: Recipe, feed: Feed) -> Fits | None:
     places = buckets.in_epoch(feed.trained, regular, feed.repeats)
     apart = [
         abs(wide / high - moments.size[1] / moments.size[0])
-        for (wide, high), moments in zip(feed.sizes, feed.moments, strict=True)
+        for (wide, high), (moments, *_) in zip(feed.sizes, feed.moments, strict=True)
         if moments.size is not None
     ]
     counts = Counter(feed.sizes[place] for place in places)
@@ -131,8 +131,10 @@ def metadata(made: Made, tensors: Mapping[str, Tensor], step: int, epoch: int) -
         "ss_resolution": f"({size}, {size})",
         **_bucketed(made, images),
         "ss_cache_latents": "True",
-        "ss_random_crop": "False",
+        "ss_color_aug": str(recipe.dataset.color_jitter > 0),
+        "ss_random_crop": str(recipe.dataset.random_crop),
         "ss_flip_aug": str(recipe.dataset.flip),
+        **_versions(recipe),
         "ss_dataset_dirs": json.dumps(
             {freeze.dataset: {"n_repeats": recipe.dataset.repeats, "img_count": len(made.captions)}}
         ),
@@ -230,6 +232,14 @@ def _quantized(base: Base) -> dict[str, str]:
     if base.quantize == "none":
         return {}
     return {"ss_fp8_base": str(base.quantize == "fp8"), "lora_tui.quantize": base.quantize}
+
+
+def _versions(recipe: Recipe) -> dict[str, str]:
+    """What kohya has no name for: how many versions of a picture there are, and their colours."""
+    if (count := versions(recipe)) == 1:
+        return {}
+    jitter = recipe.dataset.color_jitter
+    return {"lora_tui.versions": str(count), "lora_tui.color_jitter": str(jitter)}
 
 
 def _or_none(value: float) -> str:

@@ -3,8 +3,8 @@
 The networks are made without their numbers, and one step goes forward and back through them while
 every block that torch would have allocated is counted, from the operation that makes it to the last
 that needs it. So checkpointing, 16 bits, batch and size count as they are. Attention is counted as
-the kernels of today do it, without the square of its length. Not counted: the CUDA context, some
-0.5 GiB, and what the allocator leaves unused between blocks.
+the kernels of today do it, without the square of its length. Not counted: the CUDA context and its
+libraries, some 0.5 to 0.9 GiB, and what the allocator leaves unused between blocks.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Counted:
         batch = min(recipe.training.batch_size, max(1, pictures * recipe.dataset.repeats))
         adapter = _adapter(base, recipe)
         try:
-            numbers = adapter.vector.numel()
+            numbers, beside = adapter.vector.numel(), adapter.bytes_beside
             network, training = recipe.network, recipe.training
             twice = recipe.loss.preservation > 0
             key = (precision, recipe.base.quantize, side, batch, training.checkpointing, network,
@@ -105,8 +105,9 @@ class Counted:
         if side not in self._encodings:
             self._encodings[side] = _encoding(base, side)
         each = 8 + _STATE[recipe.optimizer.kind] + (4 if training.ema else 0)
+        kept = numbers * each + beside
         step, encoding = self._steps[known], self._encodings[side]
-        return Need(frozen(base)[0], numbers * each, step, encoding, sampling)
+        return Need(frozen(base)[0], kept, step, encoding, sampling)
 
     @property
     def resolution(self) -> int:

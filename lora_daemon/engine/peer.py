@@ -54,7 +54,7 @@ def follow_leader(place: Place, device: torch.device) -> None:
         resolution = recipe.dataset.resolution or base.resolution
         mirrored = recipe.dataset.flip
         cache = LatentsCache(Path(order.cache_dir), base, resolution, mirrored=mirrored)
-        choice, moments = choose(freeze, cache, run_dir, lambda done, total: None)
+        choice, moments = choose(recipe.dataset, freeze, cache, run_dir, lambda *_: None)
         base = as_trained(recipe, base)
         feed = fed(recipe, base, freeze, choice, moments, run_dir)
         adapter = adapter_for(base, recipe)

@@ -37,6 +37,7 @@ from lora_daemon.engine.steering import Commands, Leave, PhaseName, Steering, Te
 from lora_daemon.engine.studio import Studio
 from lora_daemon.engine.together import led, world_of
 from lora_daemon.engine.train import train
+from lora_daemon.engine.versions import versions_of
 from lora_daemon.pipe import (
     Finished,
     Freeze,
@@ -143,6 +144,7 @@ def _run(order: Train, studio: Studio, steering: Steering) -> None:
             stop_at_once = True  # what the run had learnt before becomes its LoRA
 
     choice, moments = choose(
+        recipe.dataset,
         freeze,
         _latents(order, recipe, base, resolution, steering),
         run_dir,
@@ -266,7 +268,7 @@ def _serve(steering: Steering, studio: Studio, base: Base, aside: Aside) -> None
 
 
 def fed(
-    recipe: Recipe, base: Base, freeze: Freeze, choice: Choice, moments: list[Moments],
+    recipe: Recipe, base: Base, freeze: Freeze, choice: Choice, moments: list[list[Moments]],
     run_dir: Path,
 ) -> Feed:  # fmt: skip
     """What the run is fed. Raises LoraError: masks that cannot be read."""
@@ -275,8 +277,10 @@ def fed(
     masked = None
     if recipe.dataset.alpha_mask or recipe.dataset.mask_folder:
         scale = base.pixels_per_latent
-        sizes = [(one.mean.shape[-1] * scale, one.mean.shape[-2] * scale) for one in moments]
-        masked = masks(run_dir, used, sizes, scale)
+        sizes = [(one.mean.shape[-1] * scale, one.mean.shape[-2] * scale) for one, *_ in moments]
+        versions = versions_of(freeze, recipe.dataset)
+        own = [versions[one.index] for one in choice.used]
+        masked = masks(run_dir, used, own, sizes, scale)
     captions = [picture.caption for picture in used]
     return Feed(recipe, base, moments, captions, regular, masked, freeze.wildcards)
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.feed import Batch, Feed
+from lora_daemon.engine.graphs import recorder
 from lora_daemon.engine.objectives import objective, wanted
 from lora_daemon.engine.preservation import Preservation
-from lora_daemon.engine.replayed import Learn, Replayed, recorder
+from lora_daemon.engine.replayed import Learn, Replayed
 from lora_daemon.engine.session import Session
 from lora_daemon.engine.together import OVER, Together
 from lora_daemon.schedules import learning_rate
@@ -120,14 +121,15 @@ def _learning(recipe: Recipe, base: Base, adapter: Adapter, learner: Base) -> Le
     def learn(batch: Batch) -> tuple[Tensor, Tensor]:
         latents, noise, t = batch.latents, batch.noise, batch.timesteps
 
-        noisy = signal[t] * latents + spread[t] * batch.mixed
-        predicted = learner.denoise(noisy, t, batch.text, batch.views)
-        target = wanted(base.objective, latents, noise, signal[t], spread[t])
-        loss = loss_of(predicted, target, t, batch.counts)
-        if preserved is not None:
-            loss = loss + preserved.loss(learner, noisy, t, batch.views)
+        with adapter.learning():
+            noisy = signal[t] * latents + spread[t] * batch.mixed
+            predicted = learner.denoise(noisy, t, batch.text, batch.views)
+            target = wanted(base.objective, latents, noise, signal[t], spread[t])
+            loss = loss_of(predicted, target, t, batch.counts)
+            if preserved is not None:
+                loss = loss + preserved.loss(learner, noisy, t, batch.views)
 
-        (loss * (base.loss_scale * batch.share)).backward()  # type: ignore[no-untyped-call]
+            (loss * (base.loss_scale * batch.share)).backward()  # type: ignore[no-untyped-call]
         each = ((predicted.detach() - target) ** 2).mean(dim=(1, 2, 3))
         return loss.detach() * batch.share, each
 

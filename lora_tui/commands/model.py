@@ -6,6 +6,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from lora_tui.commands import process
 from lora_tui.commands.common import (
     Invocation,
@@ -19,9 +21,9 @@ from lora_tui.commands.common import (
 from lora_tui.commands.console import pairs, table
 from lora_tui.core import bases, words
 from shared import wire
+from shared.addresses import add_base
 from shared.errors import Code, Exit, LoraError
 from shared.filenames import to_text
-from shared.hub_ids import from_hub
 from shared.lora_orders import Packed, PackOrder
 
 _OBJECTIVES: tuple[wire.Objective, ...] = ("epsilon", "v_prediction")  # a flow is always one
@@ -34,13 +36,18 @@ def add(subparsers: Subparsers) -> None:
         verbs,
         "add",
         add_it,
-        "add a base by reference: a diffusers folder, one .safetensors file, or a Hub id",
+        "add a base: a diffusers folder or one .safetensors file, by reference; a Hub id; or an "
+        "https address, of Civitai's pages too",
         "  lora-tui model add ~/models/stable-diffusion-v1-5 --name sd15\n"
         "  lora-tui model add ~/models/noobai-vpred.safetensors --predicts v_prediction\n"
-        "  lora-tui model add stabilityai/stable-diffusion-xl-base-1.0   # HF_TOKEN if gated",
+        "  lora-tui model add stabilityai/stable-diffusion-xl-base-1.0   # HF_TOKEN if gated\n"
+        "  lora-tui model add https://civitai.com/models/ID   # CIVITAI_API_TOKEN if it asks\n"
+        "  lora-tui model add https://HOST/FILE.safetensors",
     )
     take.add_argument(
-        "what", metavar="PATH|OWNER/NAME", help="on the daemon's machine, or on the Hub"
+        "what",
+        metavar="PATH|OWNER/NAME|ADDRESS",
+        help="on the daemon's machine, on the Hub, or on the web",
     )
     take.add_argument("--name", default="", help="call it so; else as its folder or file is called")
     take.add_argument(
@@ -117,22 +124,12 @@ async def add_it(call: Invocation) -> Exit:
 def _request(call: Invocation) -> wire.AddBase:
     args = call.args
     here = not call.remote and Path(args.what).expanduser().exists()
-    found = None
-    if not here and not args.what.startswith((".", "~", "/")):
-        found = from_hub(
-            args.what, revision=args.revision, file=args.file, mirror=args.mirror,
-            offline=args.offline,
-        )  # fmt: skip
-    if found is None and "://" in args.what:
-        raise LoraError(
-            Code.BAD_REQUEST,
-            f"{args.what} is no address of the Hugging Face Hub, from which alone lora-tui "
-            "fetches. Download the file on the daemon's machine and add it by its path.",
-        )
-    if found is None:
-        path = call.daemon_path(args.what)
-        return wire.AddBase(path=path, name=args.name, predicts=args.predicts)
-    return wire.AddBase(hub=found, name=args.name, predicts=args.predicts)
+    fetched = None if here else add_base(
+        args.what, revision=args.revision, file=args.file, mirror=args.mirror,
+        offline=args.offline,
+    )  # fmt: skip
+    request = fetched or wire.AddBase(path=call.daemon_path(args.what))
+    return replace(request, name=args.name, predicts=args.predicts)
 
 
 def _asked(call: Invocation, base: wire.BaseModel) -> wire.Objective | None:

@@ -29,5 +29,6 @@ def about(base: BaseModel) -> list[tuple[str, str]]:
         ("resolution", f"{base.resolution} pixels"),
         ("weights in", ", ".join(base.precision)),
         *(("not used", f"{kind} ({number})") for kind, number in base.carried.items()),
+        *(("also there", one) for one in base.passed_over),
         ("problem", base.problem),
     ]

@@ -99,7 +99,7 @@ class Form:
         return self.problem_of(key, read(self.options[key], self.texts[key]))
 
     def problem_of(self, key: str, value: Any) -> str:
-        """What would be wrong with a value of one option."""
+        """What would be wrong with a value of one option, whatever the others are."""
         single: dict[str, Any] = {}
         *parents, leaf = key.split(".")
         node = single
@@ -110,8 +110,8 @@ class Form:
             convert(single, "recipe")
         except LoraError as error:
             text = error.message.removeprefix("recipe: ").removeprefix(f"{key} ")
-            help_text = self.options[key].help
-            return text.removesuffix(help_text).strip() if help_text else text
+            text = text.removesuffix(self.options[key].help).strip()
+            return "" if set(self.named(text)) - {key} else text
         return ""
 
     def problems(self) -> dict[str, str]:

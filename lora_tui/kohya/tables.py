@@ -43,6 +43,15 @@ DEFAULTS = {
     "network_dim": 4, "network_alpha": 1.0, "flip_aug": False, "sample_at_first": False,
 }  # fmt: skip
 
+# Options that kohya works out for each showing, and we for each version of a picture.
+VERSIONS = {
+    "random_crop": ("dataset.random_crop", True, ""),
+    "color_aug": (
+        "dataset.color_jitter", 0.05,
+        "all colours a little in each version, where kohya moves hue or gamma in one of three; ",
+    ),
+}  # fmt: skip
+
 # Kohya's own, where buckets are on and the file is silent; ours follow the resolution.
 BUCKETS = {"min_bucket_reso": 256, "max_bucket_reso": 1024, "bucket_reso_steps": 64}
 
@@ -92,9 +101,9 @@ ANYWAY = {
 
 # What changes the result and is not here. A value that means "off" is no loss.
 NOT_HERE = {
-    "color_aug": "it contradicts cached latents",
-    "random_crop": "it contradicts cached latents",
-    "face_crop_aug_range": "it contradicts cached latents",
+    "color_aug": "neither on nor off",
+    "random_crop": "neither on nor off",
+    "face_crop_aug_range": "faces are not looked for; dataset.random_crop crops at any place",
     "masked_loss": "there are no masks: see dataset.mask_folder and dataset.alpha_mask",
     "in_json": "give it to `lora-tui dataset import` with --captions",
     "metadata_file": "give it to `lora-tui dataset import` with --captions",

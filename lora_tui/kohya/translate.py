@@ -35,6 +35,7 @@ def translate(given: Given, dataset: str = "") -> Translation:
     optimizing.optimizer(left, out)
     optimizing.schedule(left, out)
     optimizing.length(left, out)
+    _versions(left, out)
     _buckets(left, out)
     _reading(left, out)
     _loss(left, out)
@@ -165,6 +166,13 @@ def _same(left: dict[str, Any], out: Translation) -> None:
     for name, ours in tables.SAME.items():
         if name in left:
             out.convert(name, left.pop(name), ours)
+
+
+def _versions(left: dict[str, Any], out: Translation) -> None:
+    for name, (ours, value, words) in tables.VERSIONS.items():
+        if left.get(name) is True:
+            once = "from dataset.versions of each picture, which are made and cached once"
+            out.take(name, left.pop(name), ours, value, words + once)
 
 
 def _buckets(left: dict[str, Any], out: Translation) -> None:

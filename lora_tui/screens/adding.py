@@ -1,37 +1,35 @@
-"""The window that adds a base: a path or a Hub id, then progress, then what came of it."""
+"""The window that adds a base from where it is typed to be, and what came of it."""
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 
+from msgspec.structs import replace
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import Input, Static
+from textual.worker import Worker
 
 from lora_tui.core import words
 from lora_tui.screens.base import Dialog
 from lora_tui.screens.importing import Folders
 from shared import wire
+from shared.addresses import add_base
 from shared.errors import LoraError
 
-_HUB = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
+_FETCHES = "^b: in background · esc: cancel"
+_TAKES = "enter: add · tab: complete · esc: leave"
 
 
 def request_for(what: str, name: str) -> wire.AddBase:
-    """What was typed as a request: a path begins with / or ~, a Hub id is owner/name[@revision]."""
-    if (match := _HUB.fullmatch(what)) is None or what.startswith("."):
-        return wire.AddBase(path=str(Path(what).expanduser()), name=name)
-    hub = wire.FromHub(
-        id=match["id"],
-        revision=match["revision"] or "",
-        token=os.environ.get("HF_TOKEN", ""),
-        mirror=os.environ.get("HF_ENDPOINT", ""),
-    )
-    return wire.AddBase(hub=hub, name=name)
+    """What was typed as a request: a path, a Hub id (owner/name[@revision]) or an address.
+
+    Raises LoraError(BAD_REQUEST) for an address that is not taken.
+    """
+    request = add_base(what) or wire.AddBase(path=str(Path(what).expanduser()))
+    return replace(request, name=name)
 
 
 class AddBase(Dialog[wire.BaseModel | None]):
@@ -39,6 +37,7 @@ class AddBase(Dialog[wire.BaseModel | None]):
 
     BINDINGS = [
         Binding("escape", "leave", "leave", id="dialog.no", priority=True),
+        Binding("ctrl+b", "hide", "in background", id="import.hide"),
         Binding("tab", "complete", "complete", id="import.complete", priority=True),
     ]
 
@@ -59,15 +58,16 @@ class AddBase(Dialog[wire.BaseModel | None]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._under_way = False
+        self._work: Worker[None] | None = None  # of the app: it may outlive this window
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="window") as window:
             window.border_title = "Add a base"
-            window.border_subtitle = "enter: add · tab: complete · esc: leave"
+            window.border_subtitle = _TAKES
             yield Static(
                 "A diffusers folder or a .safetensors file on the daemon's machine, which stays "
-                "where it is; or owner/name of the Hugging Face Hub.",
+                "where it is; owner/name of the Hugging Face Hub; or the https address of a file "
+                "or of a page of Civitai, which is fetched.",
                 markup=False,
                 classes="lead",
             )
@@ -92,28 +92,45 @@ class AddBase(Dialog[wire.BaseModel | None]):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         what = self.query_one("#what", Input).value.strip()
-        if self._under_way:
+        if self._work is not None:
             return
         if not what:
-            self._say("Type a path or a Hub id first.", error=True)
+            self._say("Type a path, a Hub id or an address first.", error=True)
             return
-        self._under_way = True
+        try:
+            request = request_for(what, self.query_one("#name", Input).value.strip())
+        except LoraError as error:
+            self._say(error.message, error=True)
+            return
         self._say("Looking…")
-        request = request_for(what, self.query_one("#name", Input).value.strip())
-        self.run_worker(self._add(request), group="add")
+        self.query_one(".window").border_subtitle = _FETCHES
+        self._work = self.app.run_worker(self._add(request), group="add base")
 
     async def _add(self, request: wire.AddBase) -> None:
+        app, lora = self.app, self.lora
+
         def progress(done: int, total: int, text: str) -> None:
-            self.post_message(self.Said(f"{words.size(done)} of {words.size(total)}  {text}"))
+            of = f" of {words.size(total)}" if total else ""
+            self.post_message(self.Said(f"{words.size(done)}{of}  {text}"))
 
         try:
-            self.post_message(self.Added(await self.lora.ask(request, on_progress=progress)))
+            base = await lora.ask(request, on_progress=progress)
         except LoraError as error:
-            self.post_message(self.Said(error.message, error=True))
+            if self.is_attached:
+                self.post_message(self.Said(error.message, error=True))
+            else:
+                app.notify(error.message, severity="error")
+        else:
+            if self.is_attached:
+                self.post_message(self.Added(base))
+            else:
+                app.notify(f"{base.name} is added.")
 
     def on_add_base_said(self, message: Said) -> None:
-        self._under_way = not message.error
-        self._say(message.text, error=message.error)
+        if self._work is not None:
+            self._say(message.text, error=message.error)
+        if message.error:
+            self._end()
 
     def on_add_base_added(self, message: Added) -> None:
         self.dismiss(message.base)
@@ -123,7 +140,17 @@ class AddBase(Dialog[wire.BaseModel | None]):
         said.update(text)
         said.set_class(error, "-error")
 
+    def _end(self) -> None:
+        self._work = None
+        self.query_one(".window").border_subtitle = _TAKES
+
     def action_leave(self) -> None:
-        if self._under_way:
-            self.app.notify("It is added all the same; the daemon goes on.")
+        if self._work is None:
+            self.dismiss(None)
+            return
+        self._work.cancel()
+        self._end()
+        self._say("Cancelled. What was fetched stays; add it again to go on.")
+
+    def action_hide(self) -> None:
         self.dismiss(None)

@@ -17,7 +17,7 @@ from lora_tui.widgets.rows import Cell, Column, Rows
 from shared import wire
 from shared.wire import FAMILIES, BaseModel, Objective
 
-_NONE = "No bases yet. Add one: a diffusers folder, a .safetensors file, or a Hub id."
+_NONE = "No bases yet. Add one: a diffusers folder, a .safetensors file, a Hub id, or an address."
 _OBJECTIVES: tuple[Objective, ...] = ("epsilon", "v_prediction")
 
 

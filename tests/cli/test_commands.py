@@ -350,14 +350,14 @@ def test_kohyas_files_are_imported_and_each_option_is_accounted_for(
     cli: CommandLine, tmp_path: Path
 ) -> None:
     config, out = tmp_path / "config.toml", tmp_path / "mine.toml"
-    config.write_text('network_dim = 16\noptimizer_type = "Lion"\nrandom_crop = true\n')
+    config.write_text('network_dim = 16\noptimizer_type = "Lion"\nface_crop_aug_range = "2,4"\n')
     said = cli("recipe", "import", str(config), "--dataset", "dragons")
     assert said.returncode == Exit.OK
     assert 'kind = "lion"' in said.stdout and 'name = "dragons"' in said.stdout
-    assert "left out  random_crop" in said.stderr and "network.rank" in said.stderr
+    assert "left out  face_crop_aug_range" in said.stderr and "network.rank" in said.stderr
     found = cli.data("recipe", "import", str(config), "--out", str(out))
-    (crop,) = (one for one in found["options"] if one["key"] == "random_crop")
-    assert crop["verdict"] == "left out" and "cached" in crop["words"]
+    (crop,) = (one for one in found["options"] if one["key"] == "face_crop_aug_range")
+    assert crop["verdict"] == "left out" and "faces" in crop["words"]
     assert cli.data("recipe", "check", str(out), "--pictures", "10")["steps"] == 1600
     assert cli.refused("recipe", "import", str(config), "--out", str(out))[0] == Exit.CONFLICT
     assert cli.refused("recipe", "import-kohya", str(tmp_path / "none.toml"))[0] == Exit.NOT_FOUND

@@ -188,6 +188,34 @@ async def test_a_run_freezes_how_its_pictures_are_seen(house: House, tmp_path: P
     assert (run.steps, run.epochs) == (12, 4)  # three buckets of one
 
 
+async def test_a_run_has_versions_of_pictures_that_are_cropped(
+    house: House, tmp_path: Path
+) -> None:
+    await taken_in(house, tmp_path / "set")
+    await house.call(wire.FramePictures(dataset="set", items=["a.png"], crop=(0, 0, 200, 200)))
+    base = hollow_base(tmp_path / "base")
+
+    async def queued(options: str) -> tuple[list[int], list[str]]:
+        recipe = f'[base]\nname = "{base}"\n[dataset]\nname = "set"\nresolution = 128\n{options}\n'
+        run = await house.domain._freezer.start(
+            Context(by="tester", key="", progress=lambda *_: None), wire.StartRun(recipe=recipe)
+        )
+        path = house.workspace.runs / run.id / "freeze.json"
+        freeze = msgspec.json.decode(path.read_bytes(), type=pipe.Freeze)
+        warnings = (await house.call(wire.GetRun(run=run.id))).warnings
+        return freeze.versions, [one for one in warnings if "random_crop" in one]
+
+    assert await queued("") == ([], [])
+    assert await queued("random_crop = true\nversions = 3") == ([1, 3, 3], [])
+    assert await queued("color_jitter = 0.1") == ([8, 8, 8], [])
+    for name in ("b.png", "c.png"):
+        await house.call(wire.FramePictures(dataset="set", items=[name], crop=(0, 0, 200, 200)))
+    versions, (warning,) = await queued("random_crop = true")
+    assert versions == [1, 1, 1] and "changes nothing" in warning
+    versions, (_,) = await queued("random_crop = true\ncolor_jitter = 0.1")
+    assert versions == [8, 8, 8]
+
+
 async def test_an_export_writes_what_is_seen_if_asked_and_else_what_is_in_the_files(
     house: House, tmp_path: Path
 ) -> None:

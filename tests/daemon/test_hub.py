@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lora_daemon.download import fetch
 from lora_daemon.families import SD1
-from lora_daemon.hub import chosen, fetch
+from lora_daemon.hub import chosen
 from shared import wire
 from shared.errors import Code, LoraError
 from shared.hub_ids import from_hub
@@ -68,7 +69,7 @@ async def test_it_is_told_how_far_a_large_file_is() -> None:
     heard: list[int] = []
     with Hub({"me/large": {"a.safetensors": bytes(25_000_000)}}).served() as hub:
         wanted = FromHub(id="me/large", mirror=hub.address)
-        await fetch(wanted, lambda done, _total, _file: heard.append(done))
+        await fetch("lora_daemon.hub", wanted, lambda done, _total, _file: heard.append(done))
     assert heard == sorted(heard) and heard[-1] == 25_000_000
     assert any(0 < done < 25_000_000 for done in heard)
 

@@ -33,7 +33,7 @@ def home(tmp_path: Path) -> Path:
         write(folder / "lora" / "a.safetensors", {"w": Tensor("F32", (1,), bytes(4))}, {})
         (folder / "samples").mkdir()
         (folder / "samples" / "step000010_00.png").write_bytes(bytes(100))
-    used = {"used": [{"index": 0, "key": "aa"}, {"index": 1, "key": "bb"}], "skipped": []}
+    used = {"used": [{"index": 0, "key": "aa", "more": ["bb"]}], "skipped": []}
     (tmp_path / "runs" / "r0002" / "pictures.json").write_text(json.dumps(used))
     return tmp_path
 

@@ -248,6 +248,20 @@ async def test_a_fork_begins_from_the_lora_where_the_state_does_not_fit(house: H
         await house.call(wire.ForkRun(run="r0001", step=0, settings=["network.start=styl"]))
 
 
+@pytest.mark.parametrize(
+    ("setting", "field"),
+    [("dataset.enable_bucket=true", "bucket"), ("dataset.color_jitter=0.1", "versions")],
+)
+async def test_a_fork_freezes_its_pictures_anew_where_they_are_trained_at_others(
+    setting: str, field: str, house: House
+) -> None:
+    await finished(house)
+    found = await house.call(wire.ForkRun(run="r0001", settings=[setting]))
+    assert "Pictures and captions are frozen as they are now" in found.told
+    made = json.loads((house.workspace.run("r0002") / "freeze.json").read_bytes())
+    assert made[field] == [8] * 5 if field == "versions" else made["pictures"][0][field]
+
+
 async def test_what_goes_on_from_a_run_whose_base_is_gone_is_refused_at_once(house: House) -> None:
     await finished(house)
     await house.call(wire.RemoveBase(base="base"))

@@ -97,7 +97,7 @@ async def test_a_run_freezes_pictures_of_the_class_masks_and_wildcards(
     await caption(house, 1, text="a __colour__ thing")
     more = (
         f'regularisation = "class"\nmask_folder = "{masks}"\nwildcards = true\n'
-        f'wildcard_folder = "{tmp_path / "words"}"\n'
+        f'wildcard_folder = "{tmp_path / "words"}"\ncolor_jitter = 0.1\nversions = 2\n'
     )
     run = await house.call(wire.StartRun(recipe=RECIPE + more))
     assert (run.pictures, run.steps) == (5, 100)  # as many of the class beside them
@@ -109,6 +109,7 @@ async def test_a_run_freezes_pictures_of_the_class_masks_and_wildcards(
         *[""] * 3,
     ]
     assert freeze["wildcards"] == {"colour": ["red", "blue"]}
+    assert freeze["versions"] == [2] * 7  # those of the class too
     warnings = (await house.call(wire.GetRun(run=run.id))).warnings
     assert any("3 of 5 pictures have no mask" in warning for warning in warnings)
     with pytest.raises(LoraError, match="Did you mean class"):

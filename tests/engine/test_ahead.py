@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_daemon.engine.ahead import entries
+from lora_daemon.engine.ahead import Wanted, entries
 from lora_daemon.engine.bases import Base
 from lora_daemon.engine.cache import LatentsCache, PictureError, Seen
+from lora_daemon.engine.versions import PLAIN, Version
 from lora_daemon.pipe import Finished, FrozenPicture
 from shared.safetensors_file import read_header
 from tests.engine import worker_process as work
@@ -37,7 +38,7 @@ def test_each_entry_is_its_picture_s_and_a_bad_one_fails_alone(base: Base, tmp_p
 
     for turn in range(2):
         failed = []
-        with closing(entries(cache, list(zip(keys, frozen, strict=True)))) as coming:
+        with closing(entries(cache, [*map(Wanted, keys, frozen)])) as coming:
             for number, entry in enumerate(coming):
                 try:
                     found = entry()
@@ -55,13 +56,13 @@ def test_what_was_read_ahead_is_let_go_when_a_run_is_left(base: Base, tmp_path: 
     busy = threading.Event()
 
     class Counted(LatentsCache):
-        def read(self, picture: FrozenPicture) -> Seen:
+        def read(self, picture: FrozenPicture, version: Version = PLAIN) -> Seen:
             read.append(picture.path)
             busy.set()
-            return super().read(picture)
+            return super().read(picture, version)
 
     cache = Counted(tmp_path / "cache", base, 64)
-    with closing(entries(cache, [(cache.key(one), one) for one in frozen])) as coming:
+    with closing(entries(cache, [Wanted(cache.key(one), one) for one in frozen])) as coming:
         next(coming)
         assert busy.wait(60)
     assert 0 < len(read) < 20

@@ -18,6 +18,7 @@ from lora_daemon.engine.cache import LatentsCache, load_picture
 from lora_daemon.engine.feed import Feed
 from lora_daemon.engine.masks import masks
 from lora_daemon.engine.studio import Studio
+from lora_daemon.engine.versions import PLAIN
 from shared import buckets
 from shared.framing import Framing, Size
 from shared.recipe import Recipe, convert, total_steps
@@ -56,7 +57,7 @@ def fed(
 ) -> tuple[Feed, list[pipe.FrozenPicture]]:  # fmt: skip
     cache = LatentsCache(tmp_path / "cache", base, 64)
     frozen = ragged(tmp_path / "pictures", recipe)
-    moments = [cache.make(cache.key(one), one) for one in frozen]
+    moments = [[cache.make(cache.key(one), one)] for one in frozen]
     captions = [one.caption for one in frozen]
     return Feed(recipe, base, moments, captions, regular, **more), frozen
 
@@ -113,13 +114,13 @@ def test_a_mask_is_turned_and_cropped_with_its_picture(base: Base, tmp_path: Pat
     own = msgspec.structs.replace(own, mask=seen.path, mask_content=seen.content)
     assert own.bucket is not None
     (tmp_path / "run").mkdir()
-    (made,) = masks(tmp_path / "run", [own], [own.bucket], 8)
+    ((made,),) = masks(tmp_path / "run", [own], [[PLAIN]], [own.bucket], 8)
     assert made.shape == (own.bucket[1] // 8, own.bucket[0] // 8)
     assert load_picture(Path(own.path), own.framing).size == (60, 80)
     # of the rows 8 … 88 that are left, those up to 60 count
     assert float(made.mean()) == pytest.approx(52 / 80, abs=0.06)
     assert bool((made[0] > 0.9).all()) and not bool((made[-1] > 0.1).any())
-    with_masks, _ = fed(base, tmp_path, recipe, masks=[torch.ones(size[1] // 8, size[0] // 8)
+    with_masks, _ = fed(base, tmp_path, recipe, masks=[[torch.ones(size[1] // 8, size[0] // 8)]
                         for size in [one.bucket for one in frozen if one.bucket]])  # fmt: skip
     (batch,) = with_masks.batches(0)
     assert batch.counts is not None and batch.counts.shape[2:] == batch.latents.shape[2:]

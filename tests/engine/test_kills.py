@@ -46,6 +46,20 @@ def test_a_run_killed_once_in_each_kind_of_moment_ends_with_the_same_bytes(
     _go_on_and_compare(order, unbroken)
 
 
+def test_a_run_killed_among_versions_ends_with_the_same_bytes(
+    tmp_path: Path, base_path: Path, frozen: list[pipe.FrozenPicture]
+) -> None:
+    dataset = {"random_crop": True, "color_jitter": 0.2, "versions": 3, "repeats": 2}
+    recipe = RECIPE | {"dataset": dataset, "sample": {}}
+    unbroken = work.prepare(tmp_path / "unbroken" / "run", base_path, frozen, **recipe)
+    work.train(unbroken)
+    order = work.prepare(tmp_path / "broken" / "run", base_path, frozen, **recipe)
+    dice = random.Random(3)
+    for moment in ("caching", "step"):
+        _kill(order, moment, dice)
+    _go_on_and_compare(order, unbroken)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_a_run_killed_five_times_ends_with_the_same_bytes(

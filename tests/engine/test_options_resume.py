@@ -65,6 +65,11 @@ CASES: dict[str, dict[str, Any]] = {
         "base": {"quantize": "fp8"}, "optimizer": LEARNING, "training": {"checkpointing": True},
         "network": {"targets": ["to_q", "conv"]},
     },
+    "crops and colours, repeats": {
+        "optimizer": LEARNING, "training": {"max_steps": 14},
+        "dataset": {"random_crop": True, "color_jitter": 0.2, "versions": 3, "repeats": 2,
+                    "alpha_mask": True},
+    },
     "text encoder, flat": {"optimizer": {**LEARNING, "text_encoder_rate": 5e-3}},
 }  # fmt: skip
 

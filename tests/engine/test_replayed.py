@@ -16,7 +16,7 @@ from lora_daemon.engine import feed as feed_module
 from lora_daemon.engine import train as training
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
-from lora_daemon.engine.replayed import WARM_UP
+from lora_daemon.engine.graphs import WARM_UP
 from lora_daemon.engine.train import Errors
 from tests.engine.test_bucketed import fed, recipe_of
 
@@ -47,11 +47,15 @@ class Recorder:
         return replay
 
 
-def learnt(base: Base, tmp_path: Path, **sections: Any) -> list[tuple[Tensor, ...]]:
-    """Loss, errors and gradient of each of two epochs' steps, in order."""
+def learnt(
+    base: Base, tmp_path: Path, begin: float = 0.0, **sections: Any
+) -> list[tuple[Tensor, ...]]:
+    """Loss, errors and gradient of each of two epochs' steps, in order. ``begin``: is added to
+    every weight."""
     recipe = recipe_of(**sections)
     feed, _ = fed(base, tmp_path, recipe)
     adapter = Adapter(base, recipe.network, 1)
+    adapter.vector.data.add_(begin)
     together = training.Together(feed.parts)
     try:
         errors = Errors(recipe, base, adapter, None)
@@ -117,16 +121,17 @@ def test_what_is_not_the_same_each_time_is_not_recorded(
     assert not recorder.made
 
 
+@pytest.mark.parametrize("rank", [4, 8])  # rows of 8 and of 16 bytes
 def test_in_16_bits_the_fused_layer_learns_what_peft_s_own_does(
-    base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rank: int, base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = bases.load(base_path, torch.device("cpu"), "bf16")
-    network = {"network": {"rank": 4, "alpha": 2.0}}
-    ours = learnt(half, tmp_path, **network)
-    monkeypatch.setattr(adapters, "fuse", fused.in_16_bits)
-    read_by_compilers = learnt(half, tmp_path, **network)
-    monkeypatch.setattr(adapters, "fuse", lambda layer, name: None)
-    peft_s = learnt(half, tmp_path, **network)
+    network = {"network": {"rank": rank, "alpha": 2.0}}
+    ours = learnt(half, tmp_path, 0.01, **network)
+    monkeypatch.setattr(adapters, "fuse", lambda layer, name, _: fused.in_16_bits(layer, name))
+    read_by_compilers = learnt(half, tmp_path, 0.01, **network)
+    monkeypatch.setattr(adapters, "fuse", lambda *_: None)
+    peft_s = learnt(half, tmp_path, 0.01, **network)
     for one, other, expected in zip(ours, read_by_compilers, peft_s, strict=True):
         for found in (one[2], other[2]):
             assert expected[2].any()

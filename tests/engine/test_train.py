@@ -14,7 +14,7 @@ from torch import Tensor
 from lora_daemon.engine import adapters, fused
 from lora_daemon.engine.adapters import Adapter
 from lora_daemon.engine.bases import Base
-from lora_daemon.engine.cache import LatentsCache, load_picture, pixels_of
+from lora_daemon.engine.cache import LatentsCache, Moments, load_picture, pixels_of
 from lora_daemon.engine.feed import Feed
 from lora_daemon.engine.optimizers import optimizer_for
 from lora_daemon.engine.randomness import generator, shuffled
@@ -49,7 +49,7 @@ def feed(base: Base, tmp_path: Path) -> Feed:
 def fed(base: Base, tmp_path: Path, recipe: Recipe, pictures: int = 5) -> Feed:
     cache = LatentsCache(tmp_path / "cache", base, base.resolution)
     frozen = work.pictures(tmp_path / "pictures", pictures)
-    moments = [cache.make(cache.key(p), p) for p in frozen]
+    moments = [[cache.make(cache.key(p), p)] for p in frozen]
     return Feed(recipe, base, moments, [picture.caption for picture in frozen])
 
 
@@ -86,7 +86,7 @@ def test_the_fused_layer_computes_what_pefts_own_does(
     results = []
     for plain in (False, True):
         if plain:
-            monkeypatch.setattr(adapters, "fuse", lambda layer, adapter: None)
+            monkeypatch.setattr(adapters, "fuse", lambda *_: None)
         adapter = Adapter(base, Network(rank=4, alpha=1.5), seed=0)
         try:
             adapter.vector.data.add_(0.1)
@@ -140,9 +140,9 @@ def test_timesteps_cover_the_whole_schedule_and_half_the_pictures_are_mirrored(
     feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mirrored: list[bool] = []
-    draw = type(feed.moments[0]).draw
+    draw = Moments.draw
     monkeypatch.setattr(
-        type(feed.moments[0]),
+        Moments,
         "draw",
         lambda self, flip, noise: (mirrored.append(flip), draw(self, flip, noise))[1],
     )
@@ -164,8 +164,9 @@ def test_a_mirrored_latent_is_of_the_mirrored_picture(
     side = base.resolution
     pixels = pixels_of(load_picture(Path(picture.path)), (side, side))
     mean, _ = base.encode_pixels(pixels.flip(-1).contiguous()[None])
-    assert torch.equal(feed.moments[0].mirrored_mean, mean[0])
-    assert not torch.allclose(feed.moments[0].mirrored_mean, feed.moments[0].mean.flip(-1))
+    (moments,) = feed.moments[0]
+    assert torch.equal(moments.mirrored_mean, mean[0])
+    assert not torch.allclose(moments.mirrored_mean, moments.mean.flip(-1))
 
 
 def test_a_mirror_image_is_encoded_only_where_it_is_wanted(

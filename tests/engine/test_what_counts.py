@@ -18,6 +18,7 @@ from lora_daemon.engine.masks import masks
 from lora_daemon.engine.objectives import objective
 from lora_daemon.engine.optimizers import optimizer_for
 from lora_daemon.engine.train import train
+from lora_daemon.engine.versions import PLAIN
 from lora_daemon.masks import with_masks
 from shared.errors import Code, LoraError
 from shared.recipe import convert, total_steps
@@ -33,7 +34,7 @@ def frozen(tmp_path: Path, count: int) -> list[pipe.FrozenPicture]:
 def fed(base: Base, tmp_path: Path, sections: dict[str, Any], regular: int, **more: Any) -> Feed:
     cache = LatentsCache(tmp_path / "cache", base, base.resolution)
     pictures = frozen(tmp_path, 3 + regular)
-    moments = [cache.make(cache.key(p), p) for p in pictures]
+    moments = [[cache.make(cache.key(p), p)] for p in pictures]
     captions = [picture.caption for picture in pictures]
     return Feed(convert(sections), base, moments, captions, regular, **more)
 
@@ -47,7 +48,7 @@ def test_as_many_regularisation_pictures_come_up_and_all_take_turns(
     }
     feed = fed(base, tmp_path, sections, 5)
     assert feed.steps_per_epoch == 12 == total_steps(convert(sections), 3) // 10
-    seen = [[feed._shuffled(epoch)[n] for n in range(12)] for epoch in range(5)]
+    seen = [[one.picture for one in feed._shuffled(epoch)] for epoch in range(5)]
     for order in seen:
         assert sorted(n for n in order if n < 3) == [0, 0, 1, 1, 2, 2]
     counts = [sum(order.count(n) for order in seen) for n in range(3, 8)]
@@ -85,20 +86,23 @@ def test_masks_of_files_and_of_the_alpha_channel(base: Base, tmp_path: Path) -> 
     assert bare == 1 and found[0].mask == str(folder / "0.png") and not found[1].mask
     (tmp_path / "run").mkdir()
     sizes = [(64, 64)] * len(found)
-    made = masks(tmp_path / "run", found, sizes, 8)
-    assert torch.equal(made[1], torch.ones(8, 8))
-    assert torch.allclose(made[0][:, :3], torch.ones(8, 3)) and not bool(made[0][:, 5:].any())
+    plain = [[PLAIN]] * len(found)
+    (left,), (whole,) = made = masks(tmp_path / "run", found, plain, sizes, 8)
+    assert torch.equal(whole, torch.ones(8, 8))
+    assert torch.allclose(left[:, :3], torch.ones(8, 3)) and not bool(left[:, 5:].any())
     (folder / "0.png").unlink()  # it has begun: the mask is the run's own
-    assert all(map(torch.equal, masks(tmp_path / "run", found, sizes, 8), made))
+    again = masks(tmp_path / "run", found, plain, sizes, 8)
+    assert all(torch.equal(one, other) for (one,), (other,) in zip(again, made, strict=True))
     picture = Image.open(pictures[0].path).convert("RGBA")
     picture.putalpha(mask)
     path = tmp_path / "alpha.png"
     picture.save(path)
     own = msgspec.structs.replace(pictures[0], path=str(path))
     (tmp_path / "other").mkdir()
-    assert torch.equal(masks(tmp_path / "other", [own], [(64, 64)], 8)[0], made[0])
+    ((alpha,),) = masks(tmp_path / "other", [own], [[PLAIN]], [(64, 64)], 8)
+    assert torch.equal(alpha, left)
     sections = {"dataset": {"alpha_mask": True}, "loss": {"unmasked_weight": 0.1}}
-    feed = fed(base, tmp_path, sections, 0, masks=[made[0]] * 3)
+    feed = fed(base, tmp_path, sections, 0, masks=[[left]] * 3)
     sides = set()
     for step in range(8):  # mirrored with the picture
         (batch,) = feed.batches(step)

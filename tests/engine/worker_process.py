@@ -157,10 +157,13 @@ def prepare(
     run_dir.mkdir(parents=True, exist_ok=True)
     sections.setdefault("dataset", {}).setdefault("name", "things")
     sections.setdefault("network", {"rank": 4, "alpha": 2.0})
-    (run_dir / "recipe.toml").write_text(recipes.dump(recipes.convert({**sections})))
+    recipe = recipes.convert({**sections})
+    (run_dir / "recipe.toml").write_text(recipes.dump(recipe))
+    several = recipes.versions(recipe)
     freeze = pipe.Freeze(
         run="r1", name="things", base="tiny", base_path=str(base), dataset="things",
         pictures=frozen, skipped=[], queued_at=1_700_000_000.0,
+        versions=[several] * len(frozen) if several > 1 else [],
     )  # fmt: skip
     (run_dir / "freeze.json").write_bytes(msgspec.json.encode(freeze))
     return pipe.Train(run="r1", run_dir=str(run_dir), cache_dir=str(run_dir.parent / "cache"))

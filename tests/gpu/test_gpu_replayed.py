@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lora_daemon.engine import bases, replayed
+from lora_daemon.engine import bases, graphs
 from lora_daemon.engine.bases import Base
 from tests.engine.test_replayed import RECIPES, learnt
 
@@ -37,7 +37,7 @@ def test_where_there_is_no_room_it_is_launched_and_the_log_says_so(
     base: Base, cuda: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(replayed, "SPARE", 2**60)
+    monkeypatch.setattr(graphs, "SPARE", 2**60)
     found = learnt(base, tmp_path)
-    assert "No CUDA graph of the steps: the device has too little memory" in capfd.readouterr().err
+    assert "No CUDA graph: the device has too little memory" in capfd.readouterr().err
     assert all(torch.isfinite(one[2]).all() and one[2].any() for one in found)

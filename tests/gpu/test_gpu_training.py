@@ -170,7 +170,7 @@ def test_no_step_waits_for_the_device(
     recipe = convert({"training": {"batch_size": 2, "accumulation": 2, "ema": 0.9}})
     feed = fed(base, tmp_path, recipe)
     if masked:
-        feed.masks = [one.mean[0].abs() for one in feed.moments]
+        feed.masks = [[one.mean[0].abs() for one in several] for several in feed.moments]
     adapter = adapted(base, recipe)
     session = Unwaited(10)
     try:

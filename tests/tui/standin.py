@@ -665,7 +665,8 @@ class Daemon:
         ), []
 
     def on_AddBase(self, request: wire.AddBase, by: str) -> Any:
-        path = request.path or f"/cache/{request.hub and request.hub.id}"
+        at = request.hub.id if request.hub else request.address.url if request.address else ""
+        path = request.path or f"/cache/{at}"
         if "nowhere" in path:
             raise LoraError(Code.NOT_FOUND, f"There is no folder {path}.")
         name = request.name or path.rpartition("/")[2].removesuffix(".safetensors")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from textual.widgets import Input
 
 from lora_tui.screens.adding import AddBase, request_for
@@ -25,7 +27,7 @@ async def test_a_base_is_added_by_its_path_and_a_guess_is_asked_about(
         await pilot.press("a")
         await until(pilot, lambda: isinstance(app.screen, AddBase))
         await pilot.press("enter")
-        await until(pilot, lambda: "Type a path or a Hub id first" in text_of(app))
+        await until(pilot, lambda: "Type a path, a Hub id or an address first" in text_of(app))
         app.screen.query_one("#what", Input).value = "/nowhere/x.safetensors"
         await pilot.press("enter")
         await until(pilot, lambda: "There is no folder /nowhere" in text_of(app))
@@ -77,3 +79,33 @@ def test_what_is_typed_is_a_path_or_a_hub_id() -> None:
     hub = request_for("owner/name@v2", "").hub
     assert hub is not None and (hub.id, hub.revision) == ("owner/name", "v2")
     assert request_for("./owner/name", "").hub is None
+    address = request_for("https://example.com/a.safetensors", "x")
+    assert address.address is not None and address.name == "x"
+
+
+async def test_what_is_fetched_can_be_cancelled_or_left_alone(daemon: standin.Daemon) -> None:
+    url = "https://example.com/far.safetensors"
+    async with opened(daemon, "g", "b", "a", size=(80, 24)) as (app, pilot, _):
+        await until(pilot, lambda: isinstance(app.screen, AddBase))
+        daemon.held = asyncio.Event()
+        app.screen.query_one("#what", Input).value = "http://example.com/far.safetensors"
+        await pilot.press("enter")
+        await until(pilot, lambda: "is not encrypted" in text_of(app))
+        app.screen.query_one("#what", Input).value = url
+        await pilot.press("enter")
+        await until(pilot, lambda: "Looking" in text_of(app) and "esc: cancel" in text_of(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: "Cancelled. What was fetched stays" in text_of(app))
+        daemon.held.set()
+        await pilot.pause()
+        assert not asked(daemon, wire.AddBase)
+        daemon.held.clear()
+        await pilot.press("enter")
+        await until(pilot, lambda: "esc: cancel" in text_of(app))
+        await pilot.press("ctrl+b")
+        await until(pilot, lambda: isinstance(app.screen, Bases))
+        daemon.held.set()
+        await until(pilot, lambda: "far is added" in text_of(app))
+        [request] = asked(daemon, wire.AddBase)
+        assert request == wire.AddBase(address=wire.FromAddress(url=url))
+        assert any(base.name == "far" for base in daemon.state.bases)

@@ -160,6 +160,17 @@ def test_the_form_says_what_is_wrong_in_words() -> None:
     assert Form().steps(40) == 400
 
 
+def test_a_value_is_not_wrong_for_what_the_others_would_be_by_themselves() -> None:
+    form = Form()
+    form.texts |= {"dataset.random_crop": "yes", "dataset.versions": "4"}
+    assert form.problem("dataset.versions") == "" and not form.problems()
+    assert form.recipe().dataset.versions == 4
+    form.texts["dataset.random_crop"] = "no"
+    assert "read only with dataset.random_crop" in form.problems()["dataset.versions"]
+    form.texts["dataset.versions"] = "1"
+    assert "at least 2" in form.problem("dataset.versions")
+
+
 # ── the roll ────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -9,7 +9,16 @@ import pytest
 
 from lora_daemon import pipe
 from lora_daemon.metering import Meter
-from shared.foretelling import Foretold, Spent, foretell, kind, measuring, occasions, painted
+from shared.foretelling import (
+    Foretold,
+    Spent,
+    foretell,
+    kind,
+    latents,
+    measuring,
+    occasions,
+    painted,
+)
 from shared.recipe import Recipe, convert
 
 SET = {"name": "set", "flip": False}
@@ -105,8 +114,19 @@ def test_latents_are_made_once_and_samples_cost() -> None:
     assert told(paid, sample=sample).seconds == pytest.approx(68 + 5 * 20 * 0.5)
 
 
+def test_versions_are_counted_and_are_other_latents() -> None:
+    crops = SET | {"random_crop": True, "versions": 5}
+    past = [took(caching=0.4), took(caching=8.0)]
+    assert told(past, dataset=crops).seconds == pytest.approx(60 + 5 * 8)  # not in the cache yet
+    again = took(dataset=latents(convert({"dataset": crops})), caching=2.0, cached=20)
+    assert told([again, *past], dataset=crops).seconds == pytest.approx(60 + 2)
+    assert told([again, *past]).seconds == pytest.approx(60.4)
+    moved = crops | {"color_jitter": 0.1}
+    assert told([again, *past], dataset=moved).seconds == pytest.approx(60 + 5 * 8)
+
+
 def test_a_meter_keeps_what_each_phase_took() -> None:
-    clock = iter([0.0, 2.0, 5.0, 6.0, 10.0, 12.0, 14.0, 100.0, 101.0, 102.0, 103.0])
+    clock = iter([0.0, 2.0, 5.0, 6.0, 10.0, 12.0, 14.0, 100.0, 101.0, 102.0, 103.0, 104.0])
     recipe = convert(
         {"dataset": SET, "sample": {"prompts": ["a"], "steps": 3}, "training": {"accumulation": 2}}
     )
@@ -130,6 +150,10 @@ def test_a_meter_keeps_what_each_phase_took() -> None:
     assert (found.cached, found.batches, found.painted, found.memory) == (7, 20, 6, 7)
     flipped = convert({"dataset": {**SET, "flip": True}})
     assert meter.spent(flipped, "cpu").cached == 14  # mirror images as well
+    several = convert({"dataset": {**SET, "random_crop": True}})
+    found = meter.spent(several, "cpu")
+    assert found.cached == 7  # each version was one of those told
+    assert found.dataset == latents(several) != "set"
 
 
 def test_a_pause_is_not_time_at_work() -> None:

@@ -72,6 +72,14 @@ def test_what_is_wrong_is_said_at_the_field_that_holds_it(
     assert words in found[key]
 
 
+def test_an_option_that_another_one_reads_is_swept_beside_it() -> None:
+    made = axes(dataset__versions="4, 8")
+    assert "read only with" in made.problems()["dataset.versions"]
+    made._form.texts["dataset.random_crop"] = "yes"
+    assert made.problems() == {}
+    assert [one.recipe.dataset.versions for one in made.runs()] == [4, 8]
+
+
 def run(number: int, **fields: Any) -> wire.Run:
     return msgspec.structs.replace(RUN, created=float(number), base="starter", **fields)
 

@@ -239,6 +239,22 @@ def test_optimisers(options: dict[str, Any], kind: str, decay: float) -> None:
         assert one.optimizer.beta2 == 0.99
 
 
+def test_crops_and_colours_are_taken_with_what_differs(tmp_path: Path) -> None:
+    one, lines = of(random_crop=True, color_aug=True, cache_latents=False)
+    assert (one.dataset.random_crop, one.dataset.color_jitter) == (True, 0.05)
+    for key in ("random_crop", "color_aug"):
+        assert lines[key].verdict == "nearly" and "dataset.versions" in lines[key].words
+    (tmp_path / "data.toml").write_text(
+        "[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = 'dogs'\n"
+        "random_crop = true\n"
+    )
+    one, lines = made(read([tmp_path / "data.toml"]))
+    assert one.dataset.random_crop and lines["random_crop"].verdict == "nearly"
+    plain, lines = of(random_crop=False, color_aug="yes")
+    assert plain.dataset == of()[0].dataset
+    assert (lines["random_crop"].verdict, lines["color_aug"].verdict) == ("default", "left out")
+
+
 def test_what_cannot_be_done_says_why() -> None:
     _, lines = of(
         optimizer_type="SGDNesterov", lr_scheduler="inverse_sqrt", network_module="lycoris.kohya",

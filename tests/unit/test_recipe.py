@@ -28,6 +28,7 @@ def refusal(text: str, *overrides: str) -> str:
         ("[network]\nnetwork_dim = 4", "network.rank"),  # another trainer's name for it
         ("[training]\nlearning_rate = 1e-4", "optimizer.learning_rate"),  # the wrong section
         ("train_batch_size = 4", "training.batch_size"),
+        ("[dataset]\ncolor_aug = true", "dataset.color_jitter"),
         ("[netwrk]\nrank = 4", "[network]"),
     ],
 )
@@ -35,9 +36,19 @@ def test_an_unknown_key_is_refused_and_the_right_one_suggested(text: str, meant:
     assert f"Did you mean {meant}?" in refusal(text)
 
 
-def test_a_key_that_cached_latents_contradict_is_refused_with_the_reason() -> None:
-    with pytest.raises(LoraError, match=r"dataset\.random_crop.*latents are cached"):
-        recipe.parse("[dataset]\nrandom_crop = true")
+def test_what_is_not_here_is_refused_with_the_reason() -> None:
+    with pytest.raises(LoraError, match=r"dataset\.face_crop_aug_range.*Faces are not looked for"):
+        recipe.parse('[dataset]\nface_crop_aug_range = "2,4"')
+
+
+def test_versions_are_of_something_that_differs() -> None:
+    with pytest.raises(
+        LoraError, match=r"dataset\.versions is read only with dataset\.random_crop"
+    ):
+        recipe.parse("[dataset]\nversions = 4")
+    assert recipe.versions(recipe.parse("[dataset]\nrandom_crop = true\nversions = 4")) == 4
+    assert recipe.versions(recipe.parse("[dataset]\ncolor_jitter = 0.1")) == 8
+    assert recipe.versions(recipe.parse("")) == 1
 
 
 def test_what_a_named_family_has_no_use_for_is_said_with_the_recipe() -> None:
