@@ -44,12 +44,14 @@ def trained(
     }
     found: dict[Place, Trained] = {}
     used: dict[str, set[int | None]] = {"network.ranks": set(), "optimizer.rates": set()}
+    like: list[str] = []  # what the first is called, the denoiser's
     for (part, path), name in rows.items():
         if part == denoiser:
             called = [blocks.label(path, layers), f"{part}.{path}"]
         else:  # which transformers has under text_model in some versions and not in others
             bare = path.removeprefix("text_model.")
             called = [blocks.TEXT, f"{part}.{bare}", f"{part}.text_model.{bare}"]
+        like = like or called
         ranked, paced = patterns.find(network.ranks, called), patterns.find(rates, called)
         used["network.ranks"].add(ranked)
         used["optimizer.rates"].add(paced)
@@ -62,7 +64,7 @@ def trained(
             raise _invalid(
                 key,
                 f"{idle[0]} fits none of the modules that are trained, or one before it fits them "
-                f"all. Their names are like {called[0]} and {called[1]}.",
+                f"all. Their names are like {like[0]} and {like[1]}.",
             )
     if not found:
         raise _invalid("network.ranks", "with optimizer.rates they leave nothing to train.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.text import Text
 from textual.containers import Horizontal
@@ -43,6 +43,9 @@ class Sweeping(Place):
         raise NotImplementedError
 
     def _sum_up_soon(self) -> None:
+        raise NotImplementedError
+
+    async def point_at(self, problems: Mapping[str, str]) -> None:
         raise NotImplementedError
 
     # ── when ────────────────────────────────────────────────────────────────────────────────────
@@ -190,9 +193,8 @@ class Sweeping(Place):
             warnings = (await self.lora.ask(wire.GetRun(run=runs[0].id))).warnings
         except LoraError as error:
             key = str(error.data.get("key", ""))
-            if (field := self.fields().get(key)) is not None:
-                field.wrong(error.message)
-                field.entry.focus()
+            if key in self._form.options:
+                await self.point_at({key: error.message})
             self.notify(error.message, severity="error", timeout=8)
             return
         self.notify(said, timeout=4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
@@ -250,7 +252,8 @@ class Train(Filing):
                 said.append(
                     f"\nin {words.plural(len(shown), 'bucket')}, each with batches of its own"
                 )
-            said.append(f"\n× {recipe.training.epochs} epochs = ")
+            cut = ", ended by max steps" if steps < each * recipe.training.epochs else ""
+            said.append(f"\n× {words.plural(recipe.training.epochs, 'epoch')}{cut} = ")
             said.append(f"{words.count(steps)} steps", style=tone("primary bold"))
         if recipes:
             self.sums_said(said, recipes, pictures, self._bucketed(recipes[0]))
@@ -305,6 +308,14 @@ class Train(Filing):
         except LoraError as error:  # about the whole, and no field of it
             self.notify(error.message, severity="warning", timeout=8)
             return False
+        await self.point_at(problems)
+        for first, why in list(problems.items())[:1]:
+            said = why if why.startswith(first) else f"{first}: {why}"
+            self.notify(said, severity="warning", timeout=6)
+        return not problems
+
+    async def point_at(self, problems: Mapping[str, str]) -> None:
+        """Say at the fields what is wrong with them, and go to the first."""
         first = next(iter(problems), "")
         if first and (first not in USUAL or problems.keys() - self.fields().keys()):
             await self._show_all(True)
@@ -312,10 +323,6 @@ class Train(Filing):
             field.wrong(problems.get(key, ""))
         if first:
             self.field(first).entry.focus()
-            why = problems[first]
-            said = why if why.startswith(first) else f"{first}: {why}"
-            self.notify(said, severity="warning", timeout=6)
-        return not first
 
     async def action_check(self) -> None:
         if await self._check():

@@ -172,6 +172,8 @@ async def test_a_pattern_that_fits_no_module_of_the_base_is_refused_when_the_run
     error = await refused(house, recipe + wrong)
     assert error.code is Code.INVALID_RECIPE and error.data["key"] == key
     assert error.message.startswith(f"{key}: ")
+    if "=0" not in wrong:
+        assert "like IN01 and unet.down_blocks.0.attentions.0." in error.message
 
 
 async def test_patterns_that_fit_are_taken_whatever_the_text_encoders_path_is(

@@ -18,6 +18,7 @@ from lora_tui.screens.runs import Runs
 from lora_tui.screens.train import Train
 from lora_tui.widgets.picture import PictureView
 from shared import recipe, wire
+from shared.errors import Code, LoraError
 from tests.tui import standin
 from tests.tui.driving import opened, text_of, until
 
@@ -124,13 +125,16 @@ async def test_train_counts_says_what_is_wrong_and_starts(daemon: standin.Daemon
         await until(pilot, lambda: "200 steps" in text_of(app))
         screen = app.screen
         assert isinstance(screen, Train)
+        screen.field("training.max_steps").query_one(Input).value = "150"
+        await until(pilot, lambda: "epochs, ended by max steps = 150 steps" in text_of(app))
+        screen.field("training.max_steps").query_one(Input).value = "0"
         screen.field("training.epochs").query_one(Input).value = "0"
         await until(pilot, lambda: "must be a whole number" in text_of(app))
         await pilot.press("ctrl+s")
         assert not asked(daemon, wire.StartRun)
         screen.field("training.batch_size").query_one(Input).value = "1"
         screen.field("training.epochs").query_one(Input).value = "3"
-        await until(pilot, lambda: "60 steps" in text_of(app))
+        await until(pilot, lambda: "× 3 epochs = 60 steps" in text_of(app))
         screen.field("sample.prompts").query_one(Input).value = "a cat | a dog"
         screen.set_focus(screen.field("sample.prompts").entry)
         await pilot.press("ctrl+s")
@@ -142,6 +146,24 @@ async def test_train_counts_says_what_is_wrong_and_starts(daemon: standin.Daemon
         await until(pilot, lambda: "r0004" in text_of(app))
         await until(pilot, lambda: "5 of 20 pictures have no caption" in text_of(app))
         assert not isinstance(screen.focused, Input)  # letters are keys when one comes back
+
+
+async def test_train_shows_the_field_that_the_daemon_refuses_also_among_all_options(
+    daemon: standin.Daemon,
+) -> None:
+    def refuse(request: wire.StartRun, by: str) -> object:
+        why = "network.ranks: OUT99=4 fits none of the modules that are trained."
+        raise LoraError(Code.INVALID_RECIPE, why, data={"key": "network.ranks"})
+
+    daemon.on_StartRun = refuse  # type: ignore[assignment]
+    async with opened(daemon, "g", "t") as (app, pilot, _):
+        screen = app.screen
+        assert isinstance(screen, Train)
+        await until(pilot, lambda: screen.field("dataset.name").text == "creatures")
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: "network.ranks" in screen.fields())
+        await until(pilot, lambda: screen.field("network.ranks").entry.has_focus)
+        assert screen.field("network.ranks").has_class("-wrong")
 
 
 async def test_train_names_the_keys_that_work_in_a_field(daemon: standin.Daemon) -> None:
