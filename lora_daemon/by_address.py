@@ -15,6 +15,7 @@ import itertools
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from email.message import Message
@@ -50,7 +51,10 @@ T = TypeVar("T")
 
 
 class _Note(msgspec.Struct):
-    """What is known of a file from earlier answers; in the end where it lies."""
+    """What is known of a file from earlier answers; in the end where it lies.
+
+    Raises ValueError for a name that is a path: whatever is done to files here stays in here.
+    """
 
     name: str = ""
     size: int = 0  # 0: not told
@@ -59,6 +63,10 @@ class _Note(msgspec.Struct):
     origin: str = ""
     passed_over: list[str] = []
     published: str = ""  # its name in the folder
+
+    def __post_init__(self) -> None:
+        if any("/" in name or name in (".", "..") for name in (self.name, self.published)):
+            raise ValueError("a name that is a path")
 
 
 def main() -> None:
@@ -265,14 +273,11 @@ class _Fetch:
             file.seek(0)
             beginning = file.read(min(end, done))
         self._glanced = True
-        hollow = self._own / "glance" / self._note.name
-        hollow.parent.mkdir(exist_ok=True)
-        try:
+        with tempfile.TemporaryDirectory(dir=self._own) as folder:
+            hollow = Path(folder) / self._note.name
             hollow.write_bytes(beginning)
             os.truncate(hollow, self._note.size)
             self._look(hollow)
-        finally:
-            shutil.rmtree(hollow.parent, ignore_errors=True)
 
     def _look_over(self) -> None:
         note = self._note

@@ -1,6 +1,6 @@
 """Which file an address of Civitai's means, by its public API.
 
-https://developer.civitai.com/docs/api/public-rest: ``models/ID`` lists versions, the newest first;
+https://developer.civitai.com/site/reference: ``models/ID`` lists versions, the newest first;
 ``model-versions/ID`` lists a version's files with their SHA-256.
 """
 

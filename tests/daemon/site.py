@@ -48,7 +48,7 @@ class Site:
 
     @contextmanager
     def served(self, certificate: Path | None = None) -> Iterator[Site]:
-        """Over http, or with a certificate for localhost over https."""
+        """Over http, or with a certificate of its own making over https."""
         site = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -67,7 +67,7 @@ class Site:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
             server.socket = context.wrap_socket(server.socket, server_side=True)
-            self.address = f"https://localhost:{server.server_address[1]}"
+            self.address = f"https://127.0.0.1:{server.server_address[1]}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield self

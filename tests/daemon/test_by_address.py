@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from lora_daemon import by_address
 from lora_daemon.engine import single_file
 from lora_daemon.starter import base_dir
 from lora_daemon.web import Web
@@ -300,6 +301,14 @@ async def test_a_file_is_called_as_the_server_says_but_stays_in_its_folder(
     assert Path(added.path).parent == house.workspace.models and added.name == name
 
 
+@pytest.mark.parametrize("name", ["/x.safetensors", "../x.safetensors", ".."])
+def test_a_name_that_is_a_path_goes_no_further(name: str) -> None:
+    with pytest.raises(ValueError, match="path"):
+        by_address._Note(name=name)
+    with pytest.raises(ValueError, match="path"):
+        by_address._Note(published=name)
+
+
 async def test_no_file_takes_the_place_of_another(house: House, site: Site, base: bytes) -> None:
     house.workspace.models.mkdir()
     mine = house.workspace.models / "a.safetensors"
@@ -334,7 +343,7 @@ async def test_a_certificate_that_is_not_trusted_is_told(
     certificate = Path(__file__).with_name("localhost.pem")
     with Site().served(certificate) as site, pytest.raises(LoraError) as refused:
         await _add(house, f"{site.address}/a.safetensors")
-    assert "certificate of localhost" in refused.value.message
+    assert "certificate of 127.0.0.1" in refused.value.message
     assert "self-signed" in refused.value.message
 
 
