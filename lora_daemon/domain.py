@@ -190,6 +190,7 @@ class Domain:
     def _answer_of_runs(self, handlers: service.Handlers) -> None:
         """Say who answers what about runs, bases, LoRAs and what is painted."""
         handlers.add(wire.StartRun, self._start_run)
+        handlers.add(wire.CheckRecipes, self._freezer.check)
         handlers.add(wire.StartSweep, self._start_sweep)
         handlers.add(wire.ArrangeRun, self._arrange_run)
         handlers.add(wire.ExtendRun, self._extend_run)

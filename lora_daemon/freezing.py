@@ -47,7 +47,7 @@ class Prepared(msgspec.Struct, frozen=True):
 
 
 class Freezer:
-    """Answers StartRun and StartSweep, up to the moment when the scheduler may take the runs."""
+    """Answers CheckRecipes, StartRun and StartSweep, until the scheduler may take the runs."""
 
     def __init__(self, daemon: Daemon, catalog: Catalog, library: Library, runs: Runs) -> None:
         self._store = daemon.store
@@ -56,6 +56,14 @@ class Freezer:
         self._library = library
         self._runs = runs
         self.make_room: Callable[[int], Awaitable[object]] = _no_room
+
+    async def check(self, context: Context, request: wire.CheckRecipes) -> wire.Done:
+        """Raises LoraError as ``start`` does, but for datasets and their pictures."""
+        for text in request.recipes:
+            recipe = recipes.parse(text)
+            await self.suited(recipe, await self._library.base(recipe.base.name))
+            await self.begun(recipe, later=request.later)
+        return wire.Done()
 
     async def start(self, context: Context, request: wire.StartRun) -> wire.Run:
         """Raises LoraError: INVALID_RECIPE, NOT_FOUND (base, dataset, a run that it is to follow),

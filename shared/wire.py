@@ -1132,6 +1132,17 @@ class RunGroup(Record, frozen=True, kw_only=True):
     runs: list[Run]  # in the order of the queue
 
 
+class CheckRecipes(Request[Done], frozen=True, kw_only=True, tag="recipe.check"):
+    """Whether their bases can follow these recipes, TOML texts, and what they begin from is there.
+    Answers with the first that is wrong, as queueing would; pictures are looked at only then.
+
+    ``later``: they are to wait for runs, which may write what they begin from.
+    """
+
+    recipes: list[str]
+    later: bool = False
+
+
 class StartSweep(Request[RunGroup], frozen=True, kw_only=True, tag="run.sweep"):
     """Queue one run for each combination of values, as one named group.
 
@@ -1832,6 +1843,7 @@ AnyRequest = (
     | GetTags
     | UndoCaption
     | StartRun
+    | CheckRecipes
     | StartSweep
     | ArrangeRun
     | ExtendRun

@@ -20,7 +20,7 @@ from lora_tui.screens.base import Place
 from lora_tui.screens.train_field import Field
 from shared import wire
 from shared.errors import LoraError
-from shared.recipe import Recipe
+from shared.recipe import Recipe, dump
 
 BEGINS_HELP = (
     "When the queue is to take it up: in its turn; not before you let it go on (p in Runs); or "
@@ -171,8 +171,27 @@ class Sweeping(Place):
 
     # ── and off ─────────────────────────────────────────────────────────────────────────────────
 
+    async def ask_whether_wrong(self) -> None:
+        """Ask the daemon, who knows the bases, whether it would queue this."""
+        made = self.recipes()
+        later = str(self.query_one("#begins", Select).value) not in (_NOW, _HELD)
+        try:
+            await self.lora.ask(wire.CheckRecipes(recipes=[dump(one) for one in made], later=later))
+        except LoraError as error:
+            await self._refused(error)
+            return
+        what = f"these {len(made)} recipes" if self._axes else "this recipe"
+        self.notify(f"Nothing is wrong with {what}.")
+
+    async def _refused(self, error: LoraError) -> None:
+        """What the daemon refuses is said at its field."""
+        key = str(error.data.get("key", ""))
+        if key in self._form.options:
+            await self.point_at({key: error.message})
+        self.notify(error.message, severity="error", timeout=8)
+
     async def queue_runs(self) -> None:
-        """Queue the run, or all of the sweep; what the daemon refuses is said at its field."""
+        """Queue the run, or all of the sweep."""
         value = str(self.query_one("#begins", Select).value)
         after = [] if value in (_NOW, _HELD) else [value]
         held = value == _HELD
@@ -192,10 +211,7 @@ class Sweeping(Place):
                 runs, said, opened = [run], f"{run.id} is in the queue.", run.id
             warnings = (await self.lora.ask(wire.GetRun(run=runs[0].id))).warnings
         except LoraError as error:
-            key = str(error.data.get("key", ""))
-            if key in self._form.options:
-                await self.point_at({key: error.message})
-            self.notify(error.message, severity="error", timeout=8)
+            await self._refused(error)
             return
         self.notify(said, timeout=4)
         for warning in warnings:

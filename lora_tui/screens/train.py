@@ -326,8 +326,7 @@ class Train(Filing):
 
     async def action_check(self) -> None:
         if await self._check():
-            what = f"these {len(self.recipes())} recipes" if self._axes else "this recipe"
-            self.notify(f"Nothing is wrong with {what}.")
+            self.run_worker(self.ask_whether_wrong(), group="check", exclusive=True)
 
     async def action_advanced(self) -> None:
         await self._show_all(not self._all)

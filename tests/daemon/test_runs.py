@@ -170,6 +170,9 @@ async def test_a_pattern_that_fits_no_module_of_the_base_is_refused_when_the_run
 ) -> None:
     recipe = RECIPE.replace('"base"', '"starter"')
     error = await refused(house, recipe + wrong)
+    with pytest.raises(LoraError) as checked:
+        await house.call(wire.CheckRecipes(recipes=[recipe, recipe + wrong]))
+    assert checked.value.message == error.message
     assert error.code is Code.INVALID_RECIPE and error.data["key"] == key
     assert error.message.startswith(f"{key}: ")
     if "=0" not in wrong:
@@ -184,6 +187,8 @@ async def test_patterns_that_fit_are_taken_whatever_the_text_encoders_path_is(
         '[network]\nranks = ["OUT*=4/2", "text_encoder.text_model.encoder.layers.0.*=2"]\n'
         '[optimizer]\ntext_encoder_rate = 1e-5\nrates = ["text_encoder.encoder.layers.1.*=0.5"]\n'
     )
+    await house.call(wire.CheckRecipes(recipes=[recipe + fitting]))
+    assert not house.domain.state().runs  # it was looked at alone
     assert (await house.call(wire.StartRun(recipe=recipe + fitting))).id == "r0001"
 
 

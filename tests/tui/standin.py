@@ -466,6 +466,9 @@ class Daemon:
         self.event(wire.DatasetRemoved(dataset=request.dataset))
         return wire.Done(), []
 
+    def on_CheckRecipes(self, request: wire.CheckRecipes, by: str) -> Any:
+        return wire.Done(), []
+
     def on_StartRun(self, request: wire.StartRun, by: str) -> Any:
         started = run_of(len(self.state.runs) + 1, state="queued", step=0)
         self.event(wire.RunChanged(run=started))

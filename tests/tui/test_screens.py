@@ -148,19 +148,20 @@ async def test_train_counts_says_what_is_wrong_and_starts(daemon: standin.Daemon
         assert not isinstance(screen.focused, Input)  # letters are keys when one comes back
 
 
+@pytest.mark.parametrize(("key", "asks"), [("s", "StartRun"), ("c", "CheckRecipes")])
 async def test_train_shows_the_field_that_the_daemon_refuses_also_among_all_options(
-    daemon: standin.Daemon,
+    daemon: standin.Daemon, key: str, asks: str
 ) -> None:
-    def refuse(request: wire.StartRun, by: str) -> object:
+    def refuse(request: object, by: str) -> object:
         why = "network.ranks: OUT99=4 fits none of the modules that are trained."
         raise LoraError(Code.INVALID_RECIPE, why, data={"key": "network.ranks"})
 
-    daemon.on_StartRun = refuse  # type: ignore[assignment]
+    setattr(daemon, f"on_{asks}", refuse)
     async with opened(daemon, "g", "t") as (app, pilot, _):
         screen = app.screen
         assert isinstance(screen, Train)
         await until(pilot, lambda: screen.field("dataset.name").text == "creatures")
-        await pilot.press("ctrl+s")
+        await pilot.press("escape", key)
         await until(pilot, lambda: "network.ranks" in screen.fields())
         await until(pilot, lambda: screen.field("network.ranks").entry.has_focus)
         assert screen.field("network.ranks").has_class("-wrong")
