@@ -50,7 +50,7 @@ class InOrder(App[int]):
 
         if isinstance(focused, Input):
             return focused.check_consume_key(event.key, event.character)
-        return not (isinstance(focused, Select) and event.key in ("tab", "shift+tab"))
+        return not isinstance(focused, Select)  # which has bindings, and they come first
 
     async def run_key(self, key: str) -> bool:
         """Do what a key is bound to just now."""

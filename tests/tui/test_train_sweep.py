@@ -69,3 +69,15 @@ async def test_a_sweep_is_typed_summed_and_queued_in_one_go(daemon: standin.Daem
         await until(pilot, lambda: field.entry.has_focus)
         await pilot.press("ctrl+t")
         await until(pilot, lambda: not field.swept and "= 200 steps" in text_of(app))
+
+
+async def test_keys_in_one_burst_leave_the_form_where_a_list_has_the_focus(
+    daemon: standin.Daemon,
+) -> None:
+    from textual import events
+
+    async with opened(daemon, "g", "t") as (app, pilot, _):
+        await until(pilot, lambda: isinstance(app.focused, Select))
+        for key in "gb":
+            app.post_message(events.Key(key, key))
+        await until(pilot, lambda: app.current_mode == "bases")
