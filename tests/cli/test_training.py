@@ -289,8 +289,8 @@ def test_a_base_is_listed_and_a_folder_that_is_none_refused(
     assert ready.data("model", "inspect", "tiny")["family"] == "sd1"
     code, _ = ready.refused("model", "add", str(tmp_path))
     assert code == Exit.INVALID
-    _, error = ready.refused("model", "add", "https://example.com/model.safetensors")
-    assert "Download the file" in error["message"]
+    _, error = ready.refused("model", "add", "http://example.com/model.safetensors")
+    assert "is not encrypted" in error["message"]
 
 
 def test_a_sweep_is_followed_compared_and_exported(ready: CommandLine, tmp_path: Path) -> None:
