@@ -96,18 +96,14 @@ class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, low = ctx.saved_tensors
-        weight, down, up = ctx.weights
+        _, down, up = ctx.weights
         scale = ctx.scale
         shape = gradient.shape
         gradient = gradient.reshape(-1, shape[-1])
         low_gradient = gradient @ up
         up.grad.addmm_(gradient.t(), low, alpha=scale)
         down.grad.addmm_(low_gradient.t(), rows, alpha=scale)
-        below = None
-        if ctx.needs_input_grad[0]:
-            below = (gradient @ weight).addmm_(low_gradient, down, alpha=scale)
-            below = below.view(*shape[:-1], -1)
-        return below, None, None, None, None, None
+        return _below(ctx, gradient, low_gradient, down, shape)
 
 
 class _AdaptedHalves(torch.autograd.Function):
@@ -132,18 +128,26 @@ class _AdaptedHalves(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, low = ctx.saved_tensors
-        weight, down, up = ctx.weights
+        _, down, up = ctx.weights
         scale = ctx.scale
         shape = gradient.shape
         gradient = gradient.reshape(-1, shape[-1])
         low_gradient = up.t() @ gradient.t()
         _add_product(ctx.kept[1].grad.t(), low, gradient, scale)
         _add_product(ctx.kept[0].grad, low_gradient, rows, scale)
-        below = None
-        if ctx.needs_input_grad[0]:
-            below = (gradient @ weight).addmm_(low_gradient.t(), down, alpha=scale)
-            below = below.view(*shape[:-1], -1)
-        return below, None, None, None, None, None
+        return _below(ctx, gradient, low_gradient.t(), down, shape)
+
+
+def _below(
+    ctx: Any, gradient: Tensor, low_gradient: Tensor, down: Tensor, shape: torch.Size
+) -> tuple[Tensor | None, ...]:
+    """The gradients of what ``forward`` was given: of x, where that is wanted, and no other.
+    ``gradient``: (rows, out); ``low_gradient``: (rows, rank); ``shape``: of y."""
+    below = None
+    if ctx.needs_input_grad[0]:
+        below = (gradient @ ctx.weights[0]).addmm_(low_gradient, down, alpha=ctx.scale)
+        below = below.view(*shape[:-1], -1)
+    return below, None, None, None, None, None
 
 
 def _add_product(to: Tensor, one: Tensor, other: Tensor, scale: float) -> None:
@@ -162,15 +166,15 @@ def fuse(layer: Linear, adapter: str, halves: Halves | None) -> None:
     """
     plain = layer.get_base_layer()
     own = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-    scale, dtype = layer.scaling[adapter], plain.weight.dtype
+    low, scale, dtype = own, layer.scaling[adapter], plain.weight.dtype
     run: Any = _AdaptedLinear.apply
-    if dtype in HALVES and halves:
-        run, low = _AdaptedHalves.apply, tuple(map(halves.like, own))
+    if halves and dtype in HALVES:
+        run, low = _AdaptedHalves.apply, (halves.like(own[0]), halves.like(own[1]))
     elif dtype != own[0].dtype:
         return
 
     def forward(x: Tensor) -> Tensor:
-        pair = low if halves and halves.lent and dtype in HALVES else own
+        pair = low if halves and halves.lent else own
         out: Tensor = run(x, plain.weight, plain.bias, *pair, scale)
         return out
 
