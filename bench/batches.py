@@ -2,10 +2,10 @@
 
     python -m bench.batches --out FOLDER [--seen 1920]
 
-As many pictures are seen in all runs. The learning rate of batch 1 is the starter's; those of batch
-8 are that, and some times it. Each run's error on held-out pictures is that of its best checkpoint
-(bench.which_checkpoint measures it: fixed pictures, timesteps and noise), as a share of the base's.
-Kept in FOLDER as it is made. One JSON object.
+All runs are of the same pictures, and see as many. The learning rate of batch 1 is the starter's;
+those of batch 8 are that, and some times it. Each run's error on held-out pictures is that of its
+best checkpoint (bench.which_checkpoint measures it: fixed pictures, timesteps and noise), as a
+share of the base's. Kept in FOLDER as it is made. One JSON object.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import msgspec
 
 from bench import which_checkpoint as which
 from lora_daemon.engine import device
-from lora_daemon.engine.bases import best_device, load
+from lora_daemon.engine.bases import Base, best_device, load
 from lora_daemon.engine.measuring import Measurer
 from lora_daemon.measurements import Record, plan_of
 from lora_daemon.starter import base_dir
 
-RATE, PICTURES, RANK = 1e-3, 120, 16
+RATE, PICTURES, RANK, SEED = 1e-3, 120, 16, 81
 LARGER = (1.0, 2.0, 3.0, 4.0, 5.0, 8.0)  # times the rate of batch 1
 
 
@@ -43,26 +43,33 @@ def main() -> None:
     measurer = Measurer(base)
     found: dict[str, Any] = {"seen": options.seen}
     for batch, times in ((1, 1.0), *((8, times) for times in LARGER)):
-        name, steps = f"batch{batch}-{times:g}", options.seen // batch
-        folder = options.out / name
-        which.RECIPES[name] = (PICTURES, RANK, RATE * times, steps, "constant")
-        freeze, recipe = which.prepared(folder, name, batch=batch)
-        which.trained(base, folder, name)
-        errors: dict[int, float] = {}
-        for one in which.candidates(folder):
-            path = folder / f"measured-{one.step}.json"
-            if not path.exists():
-                record = which.measured(base, measurer, folder, one, plan_of(recipe, freeze))
-                path.write_bytes(msgspec.json.encode(record))
-            rows = msgspec.json.decode(path.read_bytes(), type=Record).rows["held"]
-            errors[one.step] = statistics.fmean(value for row in rows for value in row)
-        best = min(errors, key=lambda step: errors[step])
-        found[name] = {
-            "rate": RATE * times, "steps": steps, "best_step": best,
-            "held_out": round(errors[best] / errors[0], 4),
-            "held_out_at_the_end": round(errors[steps] / errors[0], 4),
-        }  # fmt: skip
+        name = f"batch{batch}-{times:g}"
+        found[name] = arm(base, measurer, options.out / name, batch, times, options.seen)
     print(json.dumps(found))
+
+
+def arm(
+    base: Base, measurer: Measurer, folder: Path, batch: int, times: float, seen: int
+) -> dict[str, Any]:
+    """A run on the pictures that all arms have, whatever is missing of it, and what it came to."""
+    rate, steps = RATE * times, seen // batch
+    row = (PICTURES, RANK, rate, steps, "constant")
+    freeze, recipe = which.prepared(folder, folder.name, row, SEED, batch)
+    which.trained(base, folder, folder.name)
+    errors: dict[int, float] = {}
+    for one in which.candidates(folder):
+        path = folder / f"measured-{one.step}.json"
+        if not path.exists():
+            record = which.measured(base, measurer, folder, one, plan_of(recipe, freeze))
+            path.write_bytes(msgspec.json.encode(record))
+        rows = msgspec.json.decode(path.read_bytes(), type=Record).rows["held"]
+        errors[one.step] = statistics.fmean(value for each in rows for value in each)
+    best = min(errors, key=lambda step: errors[step])
+    return {
+        "rate": rate, "steps": steps, "best_step": best,
+        "held_out": round(errors[best] / errors[0], 4),
+        "held_out_at_the_end": round(errors[steps] / errors[0], 4),
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def main() -> None:
 
 def campaign(base: Base, folder: Path, name: str, pictures: int) -> None:
     """Whatever is missing of one recipe."""
-    freeze, recipe = prepared(folder, name)
+    freeze, recipe = prepared(folder, name, RECIPES[name], sorted(RECIPES).index(name) + 70)
     trained(base, folder, name)
     plan = plan_of(recipe, freeze)
     measurer = Measurer(base)
@@ -136,12 +136,15 @@ def trained(base: Base, folder: Path, name: str) -> None:
     (folder / "done").touch()
 
 
-def prepared(folder: Path, name: str, batch: int = 4) -> tuple[pipe.Freeze, recipes.Recipe]:
-    number, rank, rate, steps, schedule = RECIPES[name]
+def prepared(
+    folder: Path, name: str, row: tuple[int, int, float, int, str], seed: int, batch: int = 4
+) -> tuple[pipe.Freeze, recipes.Recipe]:
+    """A run's folder. ``row``: as in ``RECIPES``; ``seed``: of its pictures."""
+    number, rank, rate, steps, schedule = row
     data = folder / "pictures"
     if not data.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        write_creatures(data, number, seed=sorted(RECIPES).index(name) + 70)
+        write_creatures(data, number, seed=seed)
     frozen = [
         pipe.FrozenPicture(
             item=path.stem, path=str(path.absolute()), caption=path.with_suffix(".txt").read_text(),
